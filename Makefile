@@ -1,0 +1,51 @@
+# The whole interface: make demo | test | lab | docs | check | bench | clean
+# Each sets up what it needs first, in .venv; PYTHON=python3.12 picks the interpreter (3.11 or 3.12).
+PYTHON ?= python3
+BIN    := .venv/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
+SITE   := smalldocs==0.5.4 fastcore==2.2.39 markdown-it-py==4.3.0 mdit-py-plugins==0.7.0 pygments==2.21.0 pyyaml==6.0.3
+# With a CPU build of torch on offer there is no reason to download gigabytes of CUDA to a machine without an NVIDIA GPU.
+CPU    := $(shell [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && echo yes)
+
+.PHONY: demo test lab docs check bench clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.ready  ## the main job: a probabilistic forecast of real retail demand and the stock it implies
+	$(BIN)/forecastlab run demand_forecast
+
+test: .venv/.ready .venv-docs/.ready  ## every test: notebooks, modules, pipelines, the site and the study in a browser
+	$(BIN)/python -m pytest -n auto
+
+lab: .venv/.ready  ## JupyterLab on the home notebook
+	$(BIN)/jupyter-lab nbs/index.ipynb
+
+docs: .venv/.ready .venv-docs/.ready  ## the whole site in _docs/: with Quarto where it is installed, else with smalldocs
+	$(BIN)/python .ci/site.py
+
+check: .venv/.ready  ## what CI runs: lint, the house's rules (notebooks clean and exported), then every test
+	$(BIN)/ruff check -q forecastlab tests
+	$(BIN)/python -m pytest -q tests/test_house.py
+	$(MAKE) test
+
+bench: .venv/.ready  ## make every figure of data/results/figures.csv again on this machine
+	$(BIN)/forecastlab figures --run
+
+clean:  ## back to a fresh clone; your runs/ stay
+	rm -rf .venv .venv-docs _proc _docs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache nbs/nbdev.yml nbs/sidebar.yml
+	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 12) or sys.exit("Python %d.%d found; the pinned versions need 3.11 or 3.12: make PYTHON=python3.12 ..." % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@[ -z "$(CPU)" ] || $(BIN)/python -c 'import torch; assert torch.__version__ == "$(TORCH)+cpu"' 2>/dev/null \
+	  || $(PIP) install --no-deps 'torch==$(TORCH)+cpu' \
+	  || $(PIP) install --no-deps 'torch==$(TORCH)' --index-url https://download.pytorch.org/whl/cpu \
+	  || echo 'No CPU build of torch is on offer: taking the default build, which is large.'
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv-docs/.ready: Makefile
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check install -q $(SITE)
+	@touch $@

@@ -1,0 +1,18 @@
+__version__ = "0.1.0"
+
+# Nothing heavy is imported here: a name below loads its module when it is first used.
+_home = {
+    "Panel": "core.panel", "Windows": "core.windows", "Forecast": "core.forecast", "backtest": "core.backtest",
+    "QuantileFunction": "core.distributions", "QuantileGrid": "core.distributions",
+}
+__all__ = sorted(_home)
+
+
+def __getattr__(name):
+    from importlib import import_module
+    if name not in _home: raise AttributeError(f"module 'forecastlab' has no attribute '{name}'; it has {', '.join(__all__)}")
+    value = globals()[name] = getattr(import_module(f".{_home[name]}", __name__), name)
+    return value
+
+
+def __dir__(): return sorted({*globals(), *_home})

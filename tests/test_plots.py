@@ -1,0 +1,83 @@
+"""Every picture of the house renders to a PNG that holds ink, at 80 dots per inch, on a new figure and on given axes."""
+import matplotlib
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from forecastlab.core import plots
+
+WEEKS = pd.date_range("2025-01-05", periods=40, freq="W-SUN")
+LEVELS = np.arange(1, 10)/10
+
+
+@pytest.fixture(autouse=True)
+def tidy():
+    yield
+    plt.close("all")
+
+
+def fan(ax):
+    rng = np.random.default_rng(0); y = rng.poisson(20, 40).astype(float); y[5:8] = np.nan
+    q = {a: 20 + 12*(a - .5)*np.ones(8) for a in (.025, .1, .25, .5, .75, .9, .975)}
+    return plots.fan(ax, WEEKS[:32], y[:32], WEEKS[32:], q, actual=y[32:], marks=WEEKS[[10, 35]], title="Item 7", ylabel="units")
+
+
+PICTURES = {
+    "fan": fan,
+    "fan_integer_time": lambda ax: plots.fan(ax, range(10), np.arange(10.), range(10, 90), {.5: np.ones(80)}, actual=np.zeros(80), legend=False),
+    "fan_one_step": lambda ax: plots.fan(ax, [], [], [3], {.5: [1.], .1: [0.], .9: [4.]}),
+    "calibration": lambda ax: plots.calibration(ax, LEVELS, {"a": LEVELS**1.2, "b": LEVELS**.8}, n=500, title="Calibration"),
+    "calibration_plain": lambda ax: plots.calibration(ax, LEVELS, LEVELS),
+    "stock_curve": lambda ax: plots.stock_curve(ax, np.linspace(.8, .99, 20), 100/(1 - np.linspace(.8, .99, 20)), value=3.2),
+    "leaderboard": lambda ax: plots.leaderboard(ax, {"MQ-CNN": .32, "seasonal naive": .45, "broken": np.nan}, reference=.34, xlabel="wQL"),
+    "leaderboard_negative": lambda ax: plots.leaderboard(ax, pd.Series({"a": -1., "b": 2.}), best="high"),
+    "folds": lambda ax: plots.folds(ax, [20, 24, 28, 32], 8, trained=[20, 20, 28, 28], calendar=WEEKS),
+    "folds_plain": lambda ax: plots.folds(ax, [20], 8),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("given", [False, True])
+def test_every_picture_renders(name, given, tmp_path):
+    ax = plt.subplots()[1] if given else None
+    out = PICTURES[name](ax); path = tmp_path/f"{name}.png"
+    assert out is ax or not given
+    out.figure.savefig(path, dpi=80); pixels = plt.imread(path)[..., :3]
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and 2_000 < path.stat().st_size < 60_000
+    assert (pixels.min(-1) < .9).mean() > .01 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20, "hardly any ink"
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_text_is_readable_and_inside_the_figure(name):
+    ax = PICTURES[name](None); figure = ax.figure; figure.canvas.draw(); page = figure.bbox
+    texts = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]
+    small = [t.get_text() for t in texts if t.get_fontsize() < 8]
+    ticks = {id(t) for a in (ax.xaxis, ax.yaxis) for k in a.get_major_ticks() for t in (k.label1, k.label2)}
+    outside = [t.get_text() for t in texts if id(t) not in ticks and not page.padded(1).containsx(t.get_window_extent().x1)]
+    assert not small and not outside
+
+
+def test_new_figures_follow_the_style_without_touching_global_settings():
+    before = dict(plt.rcParams); ax = PICTURES["leaderboard"](None)
+    assert dict(plt.rcParams) == before and ax.figure.dpi == 80 and not ax.spines["top"].get_visible()
+
+
+def test_stock_curve_says_what_the_step_saves():
+    ax = plots.stock_curve(None, [.9, .94, .95, .99], [100, 150, 200, 400], value=2, currency="$", unit="boxes")
+    assert [t.get_text() for t in ax.texts] == ["95 % to 94 % saves 50 boxes (25.0 %),\n$100"]
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda: plots.fan(None, [1], [1.], [2], {.3: [1.]}), "neither a median nor a central band"),
+    (lambda: plots.fan(None, [1, 2], [1.], [2], {.5: [1.]}), "lengths differ: ds_history 2, y 1"),
+    (lambda: plots.calibration(None, LEVELS, {"a": [.1]}), "lengths differ: levels 9, shares a 1"),
+    (lambda: plots.stock_curve(None, [.9, .8], [1, 2]), "increasing levels"),
+    (lambda: plots.stock_curve(None, [.8, .9], [1, 2], marks=(.85, .95)), "Levels run from 0.8 to 0.9"),
+    (lambda: plots.leaderboard(None, {"a": np.inf}), "no finite score to draw: a"),
+    (lambda: plots.leaderboard(None, {"a": 1.}, best="least"), "best is low or high: least"),
+    (lambda: plots.folds(None, [5, 9], 4, trained=[5, 10]), "fitted after its origin, origins: 9"),
+])
+def test_what_cannot_be_drawn_is_refused(call, says):
+    with pytest.raises(ValueError, match=says): call()
