@@ -124,12 +124,12 @@ def target(page, url):
 
 
 def anchors():
-    "A link to a method without a heading of its own (`panel.html#panel.save`) leads to its class, or to the top."
+    "A link to a name without a heading of its own (`panel.html#panel.save`, `_value`) leads to its class, or to the top."
     for page in DOCS.rglob("*.html"):
         text = page.read_text()
         for url in set(read(page).links):
             file, fragment = target(page, url) or (None, "")
-            if "." not in fragment or not file.exists() or fragment in read(file).ids: continue
+            if not re.search(r"\.|^_", fragment) or not file.exists() or fragment in read(file).ids: continue
             near = next((f for f in (fragment.rsplit(".", 1)[-1], fragment.split(".")[0]) if f in read(file).ids), "")
             text = text.replace(f'href="{html.escape(url)}"', f'href="{url.split("#")[0]}{"#" + near if near else ""}"')
         page.write_text(text)

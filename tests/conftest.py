@@ -54,7 +54,8 @@ def chrome(tmp_path):
     options = webdriver.ChromeOptions()
     options.binary_location = browser()
     for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-component-update",
-                 "disable-sync", "disable-dev-shm-usage", "window-size=1400,1200", f"user-data-dir={tmp_path/'profile'}"):
+                 "disable-sync", "disable-dev-shm-usage", "window-size=1400,1200", "host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
+                 f"user-data-dir={tmp_path/'profile'}"):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))

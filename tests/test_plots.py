@@ -57,6 +57,8 @@ def test_text_is_readable_and_inside_the_figure(name):
     ticks = {id(t) for a in (ax.xaxis, ax.yaxis) for k in a.get_major_ticks() for t in (k.label1, k.label2)}
     outside = [t.get_text() for t in texts if id(t) not in ticks and not page.padded(1).containsx(t.get_window_extent().x1)]
     assert not small and not outside
+    labels = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text() and page.x0 <= t.get_window_extent().x0 <= page.x1]
+    assert all(a.x1 < b.x0 for a, b in zip(labels, labels[1:])), "tick labels run into each other"
 
 
 def test_new_figures_follow_the_style_without_touching_global_settings():

@@ -45,7 +45,8 @@ def _print_table(df):
     scalars = [c for c in shown if not c.startswith("metrics.") or not shown[c].map(lambda v: isinstance(v, (list, dict))).any()]
     short = {c: c.split(".", 1)[1] for c in scalars if "." in c}
     free = {c: s for c, s in short.items() if [*short.values(), *shown].count(s) == 1}
-    print(shown[scalars].rename(columns=free).to_string(index=False, na_rep="-", float_format="{:.5g}".format))
+    cell = lambda v: "-" if v is None or v != v else f"{v:.5g}" if isinstance(v, float) else str(v)
+    print(shown[scalars].rename(columns=free).map(cell).to_string(index=False))
 
 def _runs(a):
     from forecastlab.core.sweep import table

@@ -6,8 +6,8 @@
 __all__ = ['registry', 'names', 'info', 'table', 'fault', 'check', 'mend', 'get', 'Dataset', 'load', 'grid', 'carry', 'unpack',
            'clean', 'sales', 'texts', 'kind']
 
-# %% ../../nbs/core/80_datasets.ipynb #b3350d52
-import gzip, hashlib, inspect, io, json, os, shutil, sys, tempfile, time, zipfile
+# %% ../../nbs/core/80_datasets.ipynb #866ba0de
+import gzip, hashlib, inspect, io, json, shutil, sys, tempfile, time, zipfile
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -36,7 +36,7 @@ def info(
     "What the registry says about a set; an unknown name is an error that suggests the nearest ones."
     if name not in registry():
         near = get_close_matches(str(name), names(), 3, .4)
-        refuse(f"unknown data set {name!r}", mend=f"{'Did you mean ' + ' or '.join(near) + '? ' if near else ''}Known: {named(names(), 40)}", kind=KeyError)
+        refuse(f"unknown data set {name!r}", mend=f"{'Did you mean ' + ' or '.join(near) + '? ' if near else ''}Known: {named(names(), 40)}")
     return registry()[name]
 
 # %% ../../nbs/core/80_datasets.ipynb #table
@@ -242,7 +242,7 @@ def _assemble(name, entry, made, series):
     available = None
     if frame.y.isna().any(): available = "available"; frame["available"] = frame.y.notna().astype("int8")
     roles = entry["roles"]; known, past = roles["known"], roles["past"]
-    if static is not None: static = static[["unique_id", *roles["static"], *roles["text"]]]
+    if static is not None: static = static[["unique_id", *roles["static"], *roles["text"]]].reset_index(drop=True)
     frame = frame[["unique_id", "ds", "y", *known, *past, *([available] if available else [])]]
     settings = {k: made.get(k, entry[k]) for k in ("freq", "horizon", "season", "fill")}
     return Dataset(name, frame, static, known, past, roles["text"], **settings, available=available, future=future, info=entry)
@@ -343,7 +343,7 @@ def kind(
     least:int=10,  # items that share a word before it counts as common
 )->pd.Series:  # one word, or "OTHER"
     "A coarse product kind: the last common word of the text that is no colour, number or filler."
-    words = texts.str.upper().str.findall(r"[A-Z+][A-Z+-]+").map(lambda w: [x.removesuffix("S") if len(x) > 4 else x for x in w if x not in _PLAIN])
+    words = texts.str.upper().str.findall(r"[A-Z+][A-Z+-]+").map(lambda w: [x[:-1] if x[-1] == "S" != x[-2] and len(x) > 4 else x for x in w if x not in _PLAIN])
     count = words.map(set).explode().value_counts()
     common = set(count.index[count >= least])
     return words.map(lambda w: next((x for x in reversed(w) if x in common), "OTHER"))

@@ -16,9 +16,9 @@ from .basics import refuse
 def check_levels(
     levels,  # (level,) numbers
     increasing:bool=False,  # also demand that they increase
-)->Tensor:  # (level,) float tensor
+)->Tensor:  # (level,) float tensor, double unless `levels` is a tensor
     "Levels as a tensor, refused unless strictly inside (0, 1)."
-    levels = torch.as_tensor(levels, dtype=None if torch.is_tensor(levels) else torch.float32).reshape(-1)
+    levels = torch.as_tensor(levels, dtype=None if torch.is_tensor(levels) else torch.float64).reshape(-1)
     bad = levels[~((levels > 0) & (levels < 1))]
     if not len(levels): refuse("no levels given", mend="Pass numbers such as 0.1, 0.5, 0.9")
     if len(bad): refuse("levels must lie strictly between 0 and 1", bad.tolist(), "For 95 % write 0.95")
@@ -40,7 +40,7 @@ class QuantileFunction(Distribution):
         levels,  # (level,) strictly inside (0, 1), any order
     )->Tensor:  # (*batch, level)
         "Quantiles at the same levels for the whole batch."
-        u = check_levels(levels).to(self.device)
+        u = check_levels(levels).to(self.device, self.dtype)
         return self.icdf(u.view(-1, *[1]*len(self.batch_shape)).expand(-1, *self.batch_shape)).movedim(0, -1)
 
     def rsample(self, sample_shape=torch.Size(), generator=None)->Tensor:  # (*sample, *batch)
@@ -167,11 +167,11 @@ def _grid_cdf(grid, y):
     inside = (n > 0) & (n < len(a))
     F = torch.where(inside, a[j - 1] + (y - low)/torch.where(inside, slope, 1), (n > 0).to(y))
     p = torch.where(inside, 1/torch.where(inside, slope, 1), 0)
-    left, right = (s.clamp(min=torch.finfo(y.dtype).tiny**.5) for s in _scales(grid))
+    left, right = (s.clamp(min=torch.finfo(y.dtype).tiny) for s in _scales(grid))          # 0 where the outer values are equal
     if grid.left == "exponential":
         tail = a[0]*torch.exp((y - v[..., 0]).clamp(max=0)/left); F = torch.where(n == 0, tail, F); p = torch.where(n == 0, tail/left, p)
     if grid.tails == "exponential":
-        tail = (1 - a[-1])*torch.exp((v[..., -1] - y).clamp(max=0)/right)
+        tail = (1 - a[-1])*torch.where(v[..., -2] < v[..., -1], torch.exp((v[..., -1] - y).clamp(max=0)/right), 0)   # a jump to 1
         F = torch.where(n == len(a), 1 - tail, F); p = torch.where(n == len(a), tail/right, p)
     return F, p
 
@@ -182,25 +182,24 @@ def _grid_log_prob(grid, y):
 # %% ../../nbs/core/30_distributions.ipynb #line_crps
 def line_crps(z, a, b, c, m, r):
     "Twice the pinball integral over a straight piece q = c + m (level - a) on [a, b]; r = F(z) clipped to [a, b]."
-    return ((z - c + m*a)*(r**2 - a**2) - 2*m/3*(r**3 - a**3)
-            + 2*(c - m*a - z)*((b - r) - (b**2 - r**2)/2) + 2*m*((b**2 - r**2)/2 - (b**3 - r**3)/3))
+    area = lambda x, a, d: x*d*(2*a + d) - m*d**2*(a + 2/3*d)
+    return area(z - c, a, r - a) + area(c + m*(b - a) - z, 1 - b, b - r)
 
 def tail_crps(z, a, y, s):
     "Twice the pinball integral over the exponential left tail q = y + s ln(level/a) on (0, a]."
-    tiny = torch.finfo(z.dtype).tiny**.5
-    log = ((z - y)/s.clamp(min=tiny)).clamp(-80, 0)                                    # ln(r/a)
+    log = ((z - y)/s.clamp(min=torch.finfo(z.dtype).tiny)).clamp(-80, 0).detach()           # ln(r/a)
     r = a*torch.exp(log)
     G = lambda u, l: u*(l - 1) - u**2/2*(l - .5)
-    return (z - y)*r**2 - s*r**2*(log - .5) + 2*(y - z)*((a - r) - (a**2 - r**2)/2) + 2*s*(G(a, torch.zeros_like(log)) - G(r, log))
+    return (z - y)*r**2 - s*r**2*(log - .5) + 2*(y - z)*(a - r)*(1 - (a + r)/2) + 2*s*(G(a, torch.zeros_like(log)) - G(r, log))
 
 # %% ../../nbs/core/30_distributions.ipynb #_grid_crps
 def _grid_crps(grid, z):
     "(*sample, *batch) CRPS, the sum of the pieces."
     z = torch.as_tensor(z, dtype=grid.dtype, device=grid.device)
-    a, v = _knots(grid); F = grid.cdf(z)
-    c, m = v[..., :-1], (v[..., 1:] - v[..., :-1])/(a[1:] - a[:-1])
-    r = torch.minimum(torch.maximum(F[..., None], a[:-1]), a[1:])
-    total = line_crps(z[..., None], a[:-1], a[1:], c, m, r).sum(-1)
+    a, v = _knots(grid)
+    with torch.no_grad(): r = torch.minimum(torch.maximum(grid.cdf(z)[..., None], a[:-1]), a[1:])
+    m = (v[..., 1:] - v[..., :-1])/(a[1:] - a[:-1])
+    total = line_crps(z[..., None], a[:-1], a[1:], v[..., :-1], m, r).sum(-1)
     left, right = _scales(grid)
     if grid.left == "exponential": total = total + tail_crps(z, a[0], v[..., 0], left)
     if grid.tails == "exponential": total = total + tail_crps(-z, 1 - a[-1], -v[..., -1], right)

@@ -87,6 +87,7 @@ def _value(figure, done):
     if values[key] is None: refuse(f"figure {figure['id']}: '{key}' is null in {done['folder']}", mend="The run ended without reaching it.")
     return values[key]/figure.get("divide", 1)
 
+# %% ../../nbs/core/95_figures.ipynb #_parameters
 def _parameters(figure):
     "All parameters a figure sets."
     return {**(from_file(figure["file"]) if figure.get("file") else {}), **(figure.get("parameters") or {})}

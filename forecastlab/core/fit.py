@@ -188,7 +188,8 @@ def _finish(state):
     if not np.isfinite(losses).all(): refuse(f"the loss became {losses[~np.isfinite(losses)][0]} at step {int((~np.isfinite(losses)).argmax())}", mend="Lower the learning rate, or look for huge values in the inputs", kind=FloatingPointError)
     if state.best: state.model.load_state_dict(state.best)
     elif state.average: _swap(state)
-    weights = {n: v.detach().cpu() for n, v in state.model.state_dict().items()}
+    from safetensors.torch import save
+    weights = save({n: v.detach().cpu().contiguous().clone() for n, v in state.model.state_dict().items()})     # bytes travel between processes
     stopped = bool(state.training.patience) and state.waited >= state.training.patience
     return Fitted(losses, state.scores, state.step, state.seconds, state.cpu, stopped), weights
 
@@ -212,5 +213,6 @@ def fit(
     if strategy == "ddp": fabric.launch()
     job = (model, draw, loss, training, checkpoint, validate)
     fitted, weights = fabric.launch(_loop, *job) if strategy == "ddp_spawn" else _loop(fabric, *job)
-    model.load_state_dict(weights); model.eval()
+    from safetensors.torch import load
+    model.load_state_dict(load(weights)); model.eval()
     return fitted

@@ -37,7 +37,7 @@ class Forecast:
 
     def __post_init__(self):
         shape = tuple(self.distribution.batch_shape)
-        if len(shape) != 2 or shape[0] != len(self.panel): refuse(f"expected a distribution of shape ({len(self.panel)}, horizon), got {shape}")
+        if len(shape) != 2 or shape[0] != len(self.panel) or not shape[1]: refuse(f"expected a distribution of shape ({len(self.panel)}, horizon), got {shape}")
 
     ids = property(lambda self: self.panel.ids)
     last = property(lambda self: self.panel.last)  # (series,) calendar step of the origin

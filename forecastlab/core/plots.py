@@ -32,8 +32,14 @@ def _axes(
     import matplotlib.pyplot as plt
     if ax is None:
         with plt.rc_context(style()): _, ax = plt.subplots(figsize=size)
+    if texts.get("title"): ax.set_title(texts.pop("title"), loc="left", fontsize=11)
     ax.set(**{k: v for k, v in texts.items() if v is not None})
     return ax
+
+def _legend(ax, beside=True, **more):
+    "A plain legend to the right of the axes, or inside them at the upper left."
+    place = dict(loc="upper left", bbox_to_anchor=(1, 1)) if beside else dict(loc="upper left")
+    ax.legend(*(list(x)[::-1 if beside else 1] for x in ax.get_legend_handles_labels()), frameon=False, handlelength=1.3, **place | dict(fontsize=9) | more)
 
 def _arrays(**named):
     "Arrays of one common length on the first axis, or an error that says which differ."
@@ -56,7 +62,9 @@ def _bands(
     pairs = [(p, _level(quantiles, .5 - p/200), _level(quantiles, .5 + p/200)) for p in sorted(bands, reverse=True)]
     pairs = [(p, lo, hi) for p, lo, hi in pairs if lo is not None and hi is not None]
     shades = [PALETTE[c] for c in ("band95", "band80", "band50")][-len(pairs):] if len(pairs) <= 3 else [PALETTE["band80"]]*len(pairs)
-    for (p, lo, hi), colour in zip(pairs, shades): ax.fill_between(ds, lo, hi, color=colour, lw=.6, label=f"{p:g} %", zorder=2)
+    for i, ((p, lo, hi), colour) in enumerate(zip(pairs, shades)):
+        if len(ds) > 1: ax.fill_between(ds, lo, hi, color=colour, lw=.6, label=f"{p:g} %", zorder=2)
+        else: ax.vlines(ds, lo, hi, color=colour, lw=16 - 3*i, label=f"{p:g} %", zorder=2)          # one step: nested bars
     return len(pairs)
 
 def _finish(
@@ -71,7 +79,7 @@ def _finish(
         locator = AutoDateLocator(minticks=3, maxticks=8); ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     if nonnegative: ax.set_ylim(bottom=0)
-    if legend: ax.legend(*(list(x)[::-1] for x in ax.get_legend_handles_labels()), loc="upper left", bbox_to_anchor=(1, 1), handlelength=1.3)
+    if legend: _legend(ax)
 
 # %% ../../nbs/core/85_plots.ipynb #fan
 def fan(
@@ -123,7 +131,7 @@ def calibration(
     for (name, share), colour, marker in zip(shares.items(), CYCLE*9, "os^Dvp*"*9):
         ax.plot(levels, share, color=colour, marker=marker, ms=4, lw=1.4, label=name or None, zorder=3)
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    if any(shares) or n: ax.legend(loc="upper left", fontsize=8, handlelength=1.3)
+    if any(shares) or n: _legend(ax, beside=False, fontsize=8)
     return ax
 
 # %% ../../nbs/core/85_plots.ipynb #stock_curve
@@ -209,6 +217,7 @@ def folds(
     **texts,  # title, xlabel
 ):  # axes
     "Rolling origins: known past, horizon, and where each fold's model was fitted."
+    from matplotlib.ticker import MaxNLocator
     origins, trained = _arrays(origins=origins, trained=origins if trained is None else trained)
     late = origins[trained > origins]
     if len(late): refuse("a fold's model was fitted after its origin, origins", late.tolist(), "That leaks the future: fit up to the origin at most.")
@@ -218,8 +227,9 @@ def folds(
     ax.barh(row, horizon, left=origins + 1, height=.5, color=PALETTE["forecast"], label="forecast", zorder=2)
     ax.plot(trained + 1, row + .42, "v", ms=6, color=PALETTE["notice"], ls="none", label="fitted here", zorder=3)
     ax.set(yticks=row, yticklabels=[f"fold {i + 1}" for i in range(len(row))]); ax.grid(axis="y", visible=False)
+    end = origins.max() + horizon + 1
     if calendar is not None:
-        ax.set_xticks([t for t in ax.get_xticks() if 0 <= t < len(calendar) and t == int(t)])
-        ax.set_xticklabels([str(calendar[int(t)])[:10] for t in ax.get_xticks()])
-    ax.set_xlim(start, origins.max() + horizon + 1); ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=1.3)
+        ticks = [int(t) for t in MaxNLocator(4, integer=True).tick_values(start, end) if start <= t <= end and t < len(calendar)]
+        ax.set_xticks(ticks, [str(calendar[t])[:10] for t in ticks])
+    ax.set_xlim(start, end); _legend(ax)
     return ax

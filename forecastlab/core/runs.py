@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['load_json', 'save_json', 'folder', 'record', 'locked', 'read', 'Echo', 'Stopped', 'RunFailed', 'run']
 
-# %% ../../nbs/core/90_runs.ipynb #c1276e3c
-import contextlib, datetime, fcntl, hashlib, json, math, os, re, shutil, signal, socket, sys, tempfile, threading, time
+# %% ../../nbs/core/90_runs.ipynb #23fea0b3
+import contextlib, datetime, fcntl, hashlib, importlib.util, json, math, os, re, shutil, signal, socket, sys, tempfile, threading, time
 from pathlib import Path
 from .basics import atomic, refuse, runs_dir, versions
 from .parameters import cells, declared, find, pipeline_name, resolve
@@ -130,7 +130,7 @@ class Echo:
         if self.terminal: print(f"{start}  {line}" + ("\x1b[K" if start else ""), file=self.terminal, flush=True)
 
     def say(self, line):
-        "A line of the runner's own."
+        "A line of the runner's own; it ends what the notebook left open."
         with self.guard:
             if self.line: self._end()
             print(line, file=self.log, flush=True)
@@ -178,7 +178,8 @@ def _stoppable(
     running,  # function -> (pid, birth) of the kernel, or None
 ):
     "SIGTERM, SIGINT and SIGHUP kill the kernel and raise `Stopped`, once."
-    mine = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP] if threading.current_thread() is threading.main_thread() else []
+    first = threading.current_thread() is threading.main_thread()
+    mine = [s for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if first and signal.getsignal(s) is not signal.SIG_IGN]   # nohup stays nohup
     def stop(number, frame):
         for s in mine: signal.signal(s, signal.SIG_IGN)
         _kill(running()); raise Stopped(number)
@@ -220,14 +221,16 @@ def _execute(nb, path, echo, cell_started, kernels):
             echo.say(f"the kernel did not start ({e}), trying once more")
 
 # %% ../../nbs/core/90_runs.ipynb #_page
-def _page(notebook):
-    "Write notebook.html beside an executed notebook."
-    from nbconvert import HTMLExporter
-    html, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
-    maths = any("$" in c["source"] for c in cells(notebook) if c["kind"] == "markdown")
-    keep = lambda m: m[0].replace("<script ", "<script async ") if maths and "mathjax" in m[1].lower() else ""
-    html = re.sub(r'<script[^>]*src="(https?:[^"]*)"[^>]*>\s*</script>', keep, html)
-    with atomic(notebook.with_suffix(".html")) as tmp: tmp.write_text(html, encoding="utf-8")
+def _page(notebook, echo):
+    "Write notebook.html beside an executed notebook; a page that cannot be made fails no run."
+    try:
+        from nbconvert import HTMLExporter
+        html, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
+        maths = any("$" in c["source"] for c in cells(notebook) if c["kind"] == "markdown")
+        keep = lambda m: m[0].replace("<script ", "<script async ") if maths and "mathjax" in m[1].lower() else ""
+        html = re.sub(r'<script[^>]*src="(https?:[^"]*)"[^>]*>\s*</script>', keep, html)
+        with atomic(notebook.with_suffix(".html")) as tmp: tmp.write_text(html, encoding="utf-8")
+    except Exception as e: echo.say(f"no notebook.html: {type(e).__name__}: {e}")
 
 # %% ../../nbs/core/90_runs.ipynb #_summary
 def _summary(e, cell):
@@ -273,7 +276,12 @@ def _agree(path, before, given):
         if changed: refuse("a resumed run keeps its parameters", changed, "Leave them out, or start a new run.")
     return {k: v for k, v in values.items() if k != "out"}
 
-# %% ../../nbs/core/90_runs.ipynb #_place
+# %% ../../nbs/core/90_runs.ipynb #_need
+def _need():
+    "The libraries of the `run` extra, asked for before anything is made."
+    for name in ("papermill", "nbconvert", "ipykernel", "psutil"):
+        if importlib.util.find_spec(name) is None: raise ModuleNotFoundError(f"{name} is not installed", name=name)
+
 def _place(name, out, resume, runs):
     "The run folder: the one given, the last unfinished one, or a new one named after the time."
     if out: return Path(out).expanduser().resolve()
@@ -305,28 +313,25 @@ def _pulse(path, echo, where):
 # %% ../../nbs/core/90_runs.ipynb #_attempt
 def _attempt(notebook, path, values, status, terminal):
     "One execution in a folder that is ours; returns the exception that ended it, or None."
-    begin, kernels, cell = time.monotonic(), [], ["1"]
+    begin, kernels, cell, problem = time.monotonic(), [], ["0"], None
     def kernel(): return _process(kernels[-1].provisioner.pid) if kernels and kernels[-1].provisioner and kernels[-1].has_kernel else None
-    with open(path/"log.txt", "a", encoding="utf-8") as log:
-        echo, problem = Echo(terminal, log), None
-        nb, above = _prepare(notebook, values)
-        order = {i: f"{k}/{len(above)}" for k, i in enumerate(above, 1)}
-        def cell_started(i):
-            if i not in above: return
-            cell[0] = order[i]; echo.say(f"[{order[i]}] {above[i]}")
-            save_json(path/"status.json", status | dict(cell=order[i], kernel=kernel()))
+    def update(**new): status.update(new); save_json(path/"status.json", status)
+    with open(path/"log.txt", "a", encoding="utf-8") as log, _stoppable(kernel):
+        echo = Echo(terminal, log); echo.say(f"{status['name']}: {path}")
         try:
-            with _pulse(path, echo, lambda: cell[0]), _stoppable(kernel): _execute(nb, path/"notebook.ipynb", echo, cell_started, kernels)
+            with _pulse(path, echo, lambda: cell[0]):
+                nb, above = _prepare(notebook, values)
+                order = {i: f"{k}/{len(above)}" for k, i in enumerate(above, 1)}
+                def cell_started(i):
+                    if i not in above: return
+                    cell[0] = order[i]; echo.say(f"[{order[i]}] {above[i]}"); update(cell=order[i], kernel=kernel())
+                _execute(nb, path/"notebook.ipynb", echo, cell_started, kernels)
         except (Exception, KeyboardInterrupt) as e: problem = e
         finally: _kill(kernel())
-        if echo.line: echo._end()
-        if (path/"notebook.ipynb").exists() and not isinstance(problem, KeyboardInterrupt):
-            try: _page(path/"notebook.ipynb")
-            except Exception as e: echo.say(f"no notebook.html: {type(e).__name__}: {e}")
         state = "done" if problem is None else "killed" if isinstance(problem, KeyboardInterrupt) else "failed"
-        status |= dict(status=state, ended=_now(), seconds=round(time.monotonic() - begin, 3), cell=cell[0], error=_summary(problem, cell[0]) if problem else "")
-        save_json(path/"status.json", status)
-        echo.say(f"{state} after {status['seconds']:.1f} s: {path}" + (f"\n{status['error']}" if problem else ""))
+        if (path/"notebook.ipynb").exists() and state != "killed": _page(path/"notebook.ipynb", echo)
+        update(status=state, ended=_now(), seconds=round(time.monotonic() - begin, 3), cell=cell[0], kernel=None, error=_summary(problem, cell[0]) if problem else "")
+        echo.say(f"{state} after {status['seconds']:.1f} s: {path}")
     return problem
 
 # %% ../../nbs/core/90_runs.ipynb #_removed_if_unborn
@@ -349,7 +354,7 @@ def run(
     terminal=sys.stderr,  # where progress is shown; None for silence
 )->Path:  # run folder
     "Execute a pipeline into a folder of its own."
-    notebook = find(pipeline).resolve(); name, given = pipeline_name(notebook), parameters or {}
+    _need(); notebook = find(pipeline).resolve(); name, given = pipeline_name(notebook), parameters or {}
     if not resume: _agree(notebook, dict(status="none"), given)
     path = _place(name, out, resume, runs); _foreign(path)
     with locked(path), _removed_if_unborn(path):

@@ -103,10 +103,14 @@ def _cluster(address, workers):
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import logging, ray
+    logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized(): return ray, False
     here = {} if address else dict(num_cpus=workers or os.cpu_count(), include_dashboard=False, object_store_memory=100*2**20)
-    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
-    return ray, True
+    for left in (2, 1, 0):
+        try: ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here); return ray, True
+        except Exception as e:                           # Ray gives its own processes 30 s; a busy machine may need more
+            ray.shutdown()
+            if address or not left: refuse(f"no Ray cluster at {address or 'this machine'}", [" ".join(str(e).split())[:200]], kind=ConnectionError)
 
 # %% ../../nbs/core/93_sweep.ipynb #_collect
 def _collect(ray, waiting, echo):
@@ -122,6 +126,7 @@ def _collect(ray, waiting, echo):
             echo(f"[{over}/{total}] {state['status']} {folder.name}" + (f" in {state['seconds']:.1f} s" if state.get("seconds") else "") + (f": {problem or state.get('error')}" if problem or state.get("error") else ""))
         if not ready: echo(f"  ... {over} of {total} ended, {sum(read(f)['status'] == 'running' for f in waiting.values())} running")
 
+# %% ../../nbs/core/93_sweep.ipynb #sweep
 def sweep(
     file,  # YAML file of the sweep
     workers:int|None=None,  # runs at a time on this machine, default its cores

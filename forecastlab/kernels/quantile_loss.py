@@ -150,7 +150,7 @@ class _TritonLoss(torch.autograd.Function):
     "Fused loss; keeps one sign bit a forecast for the gradient."
     @staticmethod
     def forward(ctx, q, y, seen, origins, loc, scale, weight, tau, keep):
-        (B, F, H, K), rows, (ob, *_) = q.shape, q.shape[:3].numel(), (*origins.stride()[:-1], 0)
+        (_, F, H, K), rows, (ob, *_) = q.shape, q.shape[:3].numel(), (*origins.stride()[:-1], 0)
         grid, tile = _tiles(rows, K)
         loss, mass = y.new_empty((2, *grid)).unbind()
         sign = torch.empty((rows, grid[1]) if keep else (0,), dtype=torch.int32, device=q.device)
@@ -188,35 +188,36 @@ def quantile_loss_triton(
 def _ahead(
     x,  # (batch, time)
     origins, horizon, level,
-):  # (batch, origin, horizon, level) a view for evenly spaced origins, else (batch, origin, horizon, 1); 0 outside the series
-    "Values at origin + 1 ... origin + horizon."
+)->Tensor:  # (batch, origin, horizon, level)
+    "A view of x at origin + 1 ... origin + horizon, the same for all levels; 0 outside the series."
     T = x.shape[1]
     o = origins.tolist() if origins.dim() == 1 else []
     step = o[1] - o[0] if len(o) > 1 else 1
     if o and step > 0 and -horizon <= o[0] + 1 < T and o[-1] < T and o == list(range(o[0], o[-1] + 1, step)):
         x = pad(x, (-o[0] - 1, o[-1] + horizon + 1 - T))  # only the steps in use
-        return x[..., None].expand(-1, -1, level).reshape(len(x), -1).unfold(1, horizon*level, step*level).unflatten(2, (horizon, level))
+        return x[..., None].expand(-1, -1, level).flatten(1).unfold(1, horizon*level, step*level).unflatten(2, (horizon, level))
     t = (origins[..., None] + 1 + torch.arange(horizon, device=x.device)).expand(len(x), -1, -1)
-    return (x.gather(1, t.clamp(0, T - 1).flatten(1)).view(t.shape)*((t >= 0) & (t < T)))[..., None]
+    x = x.gather(1, t.clamp(0, T - 1).flatten(1)).view(t.shape).masked_fill_((t < 0) | (t >= T), 0)
+    return x[..., None].expand(-1, -1, -1, level)
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_sweep
 def _sweep(q, y, m, loc, scale, w, tau, keep, chunk=1 << 18):
     "Loss and, if `keep`, gradient: v = q - (y - loc)/scale, g = w m ([v > 0] - tau), loss = sum v g."
     step = max(1, min(len(q), chunk//max(1, q[:1].numel())))
-    v, g = torch.empty(2, step, *q.shape[1:], dtype=y.dtype, device=q.device)
+    direct = keep and q.dtype == y.dtype  # else g is scratch, then cast
+    scratch = torch.empty(2 - direct, step, *q.shape[1:], dtype=y.dtype, device=q.device)
     grad = torch.empty(q.shape if keep else 0, dtype=q.dtype, device=q.device)
     tau = tau.expand(q.shape[2:]).contiguous()
     loss = torch.zeros((), dtype=torch.float64, device=q.device)
-    direct = keep and q.dtype == y.dtype
     for a in range(0, len(q), step):
         part = slice(a, a + step)
         n = len(q[part])
-        vn, gn = v[:n], grad[part] if direct else g[:n]
-        torch.sub(q[part], torch.sub(y[part], loc[part], out=vn).div_(scale[part]), out=vn)
-        torch.gt(vn, 0, out=gn).sub_(tau).mul_(w[part])
-        if m is not None: gn.mul_(m[part])
-        loss += torch.dot(vn.view(-1), gn.view(-1))
-        if keep and not direct: grad[part] = gn
+        v, g = scratch[0, :n], grad[part] if direct else scratch[-1, :n]
+        torch.sub(q[part], torch.sub(y[part], loc[part], out=v).div_(scale[part]), out=v)
+        torch.gt(v, 0, out=g).sub_(tau).mul_(w[part])
+        if m is not None: g.mul_(m[part])
+        loss += torch.dot(v.view(-1), g.view(-1))
+        if keep and not direct: grad[part] = g
     return loss.to(y.dtype), grad
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_TorchLoss
