@@ -15,7 +15,7 @@ demo: .venv/.ready  ## the main job: a probabilistic forecast of real retail dem
 	$(BIN)/forecastlab run demand_forecast
 
 test: .venv/.ready .venv-docs/.ready  ## every test: notebooks, modules, pipelines, the site and the study in a browser
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 lab: .venv/.ready  ## JupyterLab on the home notebook
 	$(BIN)/jupyter-lab nbs/index.ipynb
@@ -24,7 +24,7 @@ docs: .venv/.ready .venv-docs/.ready  ## the whole site in _docs/: with Quarto w
 	$(BIN)/python .ci/site.py
 
 check: .venv/.ready  ## what CI runs: lint, the house's rules (notebooks clean and exported), then every test
-	$(BIN)/ruff check -q forecastlab tests
+	$(BIN)/ruff check -q forecastlab
 	$(BIN)/python -m pytest -q tests/test_house.py
 	$(MAKE) test
 

@@ -3,7 +3,9 @@ __version__ = "0.1.0"
 # Nothing heavy is imported here: a name below loads its module when it is first used.
 _home = {
     "Panel": "core.panel", "Windows": "core.windows", "Forecast": "core.forecast", "backtest": "core.backtest",
-    "QuantileFunction": "core.distributions", "QuantileGrid": "core.distributions",
+    "QuantileFunction": "core.distributions", "QuantileGrid": "core.distributions", "load": "core.datasets",
+    "MQCNN": "demand.mq", "MQRNN": "demand.mq", "SeasonalNaive": "demand.textbook", "EmpiricalQuantiles": "demand.textbook",
+    "CrostonSBA": "demand.textbook", "AutoETS": "demand.textbook",
 }
 __all__ = sorted(_home)
 

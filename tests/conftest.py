@@ -5,7 +5,6 @@ from pathlib import Path
 
 # Set before torch or triton is imported: one thread a test process, kernels through Triton's interpreter where there is no GPU.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("MPLBACKEND", "agg")
 if not shutil.which("nvidia-smi"): os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest

@@ -16,7 +16,7 @@ RUN = "import sys; from nbdev.test import nbdev_test; nbdev_test(path=sys.argv[1
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
 def test_notebook(notebook):
     pytest.importorskip("nbdev", reason="nbdev is in the `dev` extra")
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", RUN, str(ROOT/"nbs"/notebook)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, (done.stderr + done.stdout)[-6000:]
     assert "No files were eligible" not in done.stdout, f"{notebook} was not run"

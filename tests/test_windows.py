@@ -78,7 +78,7 @@ def test_the_calendar_goes_on_before_and_after(freq):
 def test_cycles_do_not_depend_on_where_the_calendar_begins():
     for first in pd.date_range("2024-01-01", periods=7):
         grid = pd.bdate_range(first, periods=30)
-        assert cycles_of(Panel.from_frame(pd.DataFrame({"unique_id": "a", "ds": grid, "y": 1.}), freq="B")) == ("week", "month")
+        assert cycles_of(Panel.from_frame(pd.DataFrame({"unique_id": "a", "ds": grid, "y": 1.}), freq="B")) == ("week",)
 
 
 def test_integer_time_has_no_calendar():
@@ -202,18 +202,17 @@ print(json.dumps(dict(grown=memory() - before, size=4*panel.rows, hidden=not b.o
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_cut_of_a_mapped_panel_stays_on_the_disk(tmp_path):
     "Hiding the last day of 100 MB moves one page a series to memory, not the panel."
-    series, steps = 100, 250_000; grid = pd.date_range("2000", periods=steps, freq="15min", unit="us")
-    Panel(np.array([f"s{i}" for i in range(series)]), "15min", grid, np.zeros(series, np.int64), np.arange(series + 1)*steps, np.full(series, steps), np.ones(series*steps, np.float32)).save(tmp_path/"p")
+    series, steps = 100, 250_000
+    Panel(np.array([f"s{i}" for i in range(series)]), 1, pd.RangeIndex(steps), np.zeros(series, np.int64), np.arange(series + 1)*steps, np.full(series, steps), np.ones(series*steps, np.float32)).save(tmp_path/"p")
     out = subprocess.run([sys.executable, "-c", CUT, tmp_path/"p"], capture_output=True, text=True); assert not out.returncode, out.stderr[-2000:]
-    got = json.loads(out.stdout); assert got["hidden"] and got["seen"] and got["grown"] < .35*got["size"], got
+    got = json.loads(out.stdout); assert got["hidden"] and got["seen"] and got["grown"] < .1*got["size"], got
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="sparse files and MAP_NORESERVE as on Linux")
 def test_a_panel_larger_than_the_machine_opens_and_is_cut(tmp_path):
     "A sparse file larger than all memory: opened, read and cut without being loaded."
     import os
-    rows = 2*os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")//4; steps = 10**6; series = rows//steps
+    rows = 2*os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")//4; series = 20; steps = rows//series
     Panel(np.array([f"s{i}" for i in range(series)]), 1, pd.RangeIndex(steps), np.zeros(series, np.int64), np.r_[0, np.zeros(series, np.int64)], np.full(series, steps), np.ones(0, np.float32)).save(tmp_path/"p")
     np.save(tmp_path/"p"/"indptr.npy", np.arange(series + 1)*steps); os.unlink(tmp_path/"p"/"y.npy")
     np.lib.format.open_memmap(tmp_path/"p"/"y.npy", "w+", np.float32, (series*steps,))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['registry', 'names', 'info', 'table', 'fault', 'check', 'mend', 'get', 'Dataset', 'load', 'grid', 'carry', 'unpack',
-           'clean', 'sales', 'texts', 'kind']
+           'clean', 'sales', 'texts', 'kind', 'read_panel']
 
 # %% ../../nbs/core/80_datasets.ipynb #866ba0de
 import gzip, hashlib, inspect, io, json, shutil, sys, tempfile, time, zipfile
@@ -258,7 +258,7 @@ def _table(
         if ".json" in path.name: return json.loads(gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes())
         return pd.read_csv(path, **options)
     except Exception as e:
-        refuse("this file cannot be read (truncated or corrupt)", [path], f"Fetch it again with `forecastlab data get NAME` ({type(e).__name__}: {str(e)[:120]})", OSError)
+        refuse("this file cannot be read (truncated or corrupt)", [path], f"Fetch it or write it again (`forecastlab data get NAME` for a registered set) ({type(e).__name__}: {str(e)[:120]})", OSError)
 
 # %% ../../nbs/core/80_datasets.ipynb #grid
 def grid(
@@ -518,3 +518,27 @@ def _tsibble(files, file, freq, id, time, target, rename={}):
 _READERS = {"retail": _retail, "retail_lines": _retail_lines, "breakfast": _breakfast, "m5": _m5, "walmart": _walmart, "rossmann": _rossmann,
             "stallion": _stallion, "wide": _wide, "competition": _competition, "m4": _m4, "exchange": _exchange, "ett": _ett, "avocado": _avocado,
             "eia": _eia, "tsibble": _tsibble}
+
+# %% ../../nbs/core/80_datasets.ipynb #read_panel
+def read_panel(
+    path,  # csv (also packed) or parquet file, folder or glob
+    id:str="unique_id", time:str="ds", target:str="y",  # column names
+    freq=None,  # pandas offset alias, an integer for counted steps, None infers
+    future=None,  # file with the known columns after the history
+    **columns,  # known, past, static, available, fill, align_end: as in `Panel.from_frame`
+):  # core.panel.Panel
+    "A panel from your own file."
+    from forecastlab.core.panel import Panel
+    columns |= dict(id=id, time=time, target=target, freq=freq)
+    if ".csv" not in Path(path).name: return Panel.from_parquet(path, future=future, **columns)
+    return Panel.from_frame(_long_csv(path, time, freq), future=None if future is None else _long_csv(future, time, freq), **columns)
+
+def _long_csv(path, time, freq):
+    "One CSV with its time column as dates, or as integers where time is counted."
+    if not Path(path).exists(): refuse("no such file", [path], "Check the path", FileNotFoundError)
+    frame = _table(Path(path))
+    if time not in frame: refuse("unknown time column", [time], f"The file has: {named(frame.columns, 12)}")
+    if isinstance(freq, int): return frame
+    try: frame[time] = pd.to_datetime(frame[time])
+    except (ValueError, TypeError) as e: refuse(f"the time column {time!r} of {path} does not hold dates", mend=f"Write them as 2024-12-31, or pass freq=1 for counted steps ({e})")
+    return frame

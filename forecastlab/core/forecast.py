@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from .basics import named, refuse
+from .basics import refuse
 from .distributions import QuantileFunction, check_levels
 from .panel import Panel
 

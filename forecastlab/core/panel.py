@@ -382,6 +382,7 @@ def _static(frame, panel, id):
         if bad.any(): refuse(f"static {n!r} is NaN or infinite", ids[bad], "Fill it first")
     return columns, categories
 
+# %% ../../nbs/core/10_panel.ipynb #_constant
 def _constant(read, names, id):
     "One row a series from columns that must not change within a series."
     import pyarrow as pa
@@ -474,6 +475,7 @@ def _cut(panel, step):
     length = np.minimum(panel.length, step - panel.start + 1)
     return replace(panel, length=length, y=_hide(panel, panel.y, length), past={n: _hide(panel, c, length) for n, c in panel.past.items()})
 
+# %% ../../nbs/core/10_panel.ipynb #_hide
 def _hide(panel, column, length):
     "A copy of the column without the rows after `length`."
     column = _on_write(column) if isinstance(column, np.memmap) else np.array(column)
@@ -490,6 +492,7 @@ def _on_write(column):
     copy._mmap, copy.filename, copy.offset, copy.mode = pages, column.filename, column.offset, "c"
     return copy
 
+# %% ../../nbs/core/10_panel.ipynb #_actual
 def _actual(panel, last, horizon):
     "(series, horizon) what really happened after steps `last` (series,), NaN where nothing is known."
     t = np.asarray(last)[:, None] + np.arange(1, horizon + 1) - panel.start[:, None]     # row within the series

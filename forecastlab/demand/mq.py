@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'CONTEXT', 'MQSettings', 'running_scale', 'CausalConvolutions', 'Recurrent', 'DenseLags', 'GlobalDecoder',
-           'step_table', 'positive', 'LocalDecoder', 'Sizes', 'Embeddings', 'MQNetwork', 'mq_loss', 'Recipe',
-           'default_context', 'MQForecaster', 'MQCNN', 'MQRNN', 'MQDense']
+           'step_table', 'positive', 'LocalDecoder', 'recent_quantiles', 'Sizes', 'Embeddings', 'MQNetwork', 'mq_loss',
+           'Recipe', 'default_context', 'MQForecaster', 'MQCNN', 'MQRNN', 'MQDense']
 
 # %% ../../nbs/demand/50_mq.ipynb #0806c193
 import json
@@ -42,13 +42,14 @@ class MQSettings:
     specific: int = 8  # width of the context of one horizon
     local: int = 32  # hidden layer of the local decoder
     embedding: int = 8  # largest width of a category's embedding
-    identity: bool = True  # let the network learn one embedding a series
+    identity: bool = False  # learn one embedding a series; pays with long histories, overfits short ones
     unknown: float = .1  # share of categories hidden in training, which trains code 0
     link: str = "log"  # "log": quantiles are positive; "identity": any sign
     centre: bool = False  # subtract the mean of the context before scaling
     squash: bool = True  # log(1 + |x|) of scaled inputs
+    recent: tuple = (8, 26)  # windows of last values whose quantiles the decoder sees; () = none
     floor: float = .5  # smallest scale, in units of the target
-    weight: float = .5  # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
+    weight: float = 0.  # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
     dropout: float = 0.  # in encoder and mixing layer
 
 # %% ../../nbs/demand/50_mq.ipynb #running_scale
@@ -149,6 +150,21 @@ class LocalDecoder(nn.Module):
         q = steps@self.table.T
         return positive(q) if self.link == "log" else q
 
+# %% ../../nbs/demand/50_mq.ipynb #recent_quantiles
+def recent_quantiles(
+    y:Tensor,  # (batch, context)
+    loc:Tensor, scale:Tensor,  # (batch, fork)
+    windows:tuple,  # lengths
+    levels:tuple=(.1, .3, .5, .7, .9),  # of the empirical quantiles
+)->Tensor:  # (batch, fork, window x level)
+    "Empirical quantiles of the last values before each origin, scaled and squashed."
+    found = []
+    for w in (min(w, y.shape[1] - loc.shape[1] + 1) for w in windows):
+        last = y.unfold(1, w, 1)[:, -loc.shape[1]:].sort(-1).values                        # (batch, fork, w)
+        found.append(last[..., [round(a*(w - 1)) for a in levels]])
+    x = (torch.cat(found, -1) - loc[..., None])/scale[..., None]
+    return x.sign()*x.abs().log1p()
+
 # %% ../../nbs/demand/50_mq.ipynb #Sizes
 @dataclass
 class Sizes:
@@ -181,7 +197,7 @@ class MQNetwork(nn.Module):
         self.known, self.past, self.static = (Embeddings(c, s) for c in (sizes.known_codes, sizes.past_codes, sizes.static_codes))
         ahead, still = sizes.known + self.known.width, sizes.static + self.static.width
         self.encoder = ENCODERS[s.encoder](3 + ahead + sizes.past + self.past.width, s)
-        self.glob = GlobalDecoder(self.encoder.width + still + s.horizon*ahead + 2, s)
+        self.glob = GlobalDecoder(self.encoder.width + still + s.horizon*ahead + 2 + 5*len(s.recent), s)
         self.loc = LocalDecoder(ahead, s)
     def forward(self, b:Batch)->tuple[Tensor, Tensor, Tensor]:  # scaled quantiles (batch, fork, horizon, level); loc, scale (batch, fork)
         s, c, o = self.s, self.s.context, b.observed[:, :self.s.context]
@@ -192,7 +208,8 @@ class MQNetwork(nn.Module):
         ahead = known[:, c - s.forks + 1:].unfold(1, s.horizon, 1).transpose(2, 3)          # (batch, fork, horizon, channel)
         still = torch.cat([b.static, self.static(b.static_codes)], -1)[:, None].expand(-1, s.forks, -1)
         age = o.cumsum(1)[:, -s.forks:, None]/c                                             # how much history there is
-        z = torch.cat([code, still, ahead.flatten(2), .1*scale.log()[..., None], age], -1)
+        lately = [recent_quantiles(b.y[:, :c], loc, scale, s.recent)] if s.recent else []
+        z = torch.cat([code, still, ahead.flatten(2), .1*scale.log()[..., None], age, *lately], -1)
         return self.loc(*self.glob(z), ahead), loc, scale
     def _inputs(self, y, o, loc, scale, known, past):
         "What the encoder reads: each row scaled as of the first origin that may know it."
@@ -312,8 +329,9 @@ class MQForecaster:
         context:int=None,  # rows read; None: `default_context`
         steps:int=600,  # training steps
         batch:int=64,  # windows a step
+        members:int=1,  # networks trained from different seeds; their quantiles are averaged
         training:dict=None,  # more fields of `Training`
-        checkpoint=None,  # safetensors file to resume a killed training from
+        checkpoint=None,  # folder for checkpoints; a killed training goes on from there
         **settings,  # fields of `MQSettings`
     ):
         known = {f.name for f in fields(MQSettings)}
@@ -321,9 +339,11 @@ class MQForecaster:
         if horizon < 1: refuse(f"the horizon must be at least 1 step, got {horizon}")
         if settings.get("encoder", "cnn") not in ENCODERS: refuse("unknown encoder", [settings["encoder"]], f"Choose {named(ENCODERS)}")
         check_levels(settings.get("levels", (.5,)), increasing=True)
-        self.horizon, self.context, self.batch, self.options, self.checkpoint = horizon, context, batch, settings, checkpoint
+        if members < 1: refuse(f"members must be at least 1, got {members}")
+        self.horizon, self.context, self.batch, self.members, self.options, self.checkpoint = horizon, context, batch, members, settings, checkpoint
         self.training = Training(**dict(steps=steps, lr=3e-3, average=.99, weight_decay=0.) | (training or {}))
-        self.network = self.recipe = self.settings = self.fitted = self.panel = None
+        self.networks, self.fitted = [], []
+        self.recipe = self.settings = self.panel = None
 
     def _settle(self, panel)->MQSettings:
         "Fill in what depends on the data."
@@ -337,6 +357,7 @@ class MQForecaster:
     def fit(self, panel:Panel)->"MQForecaster": return _fit(self, panel)
     def predict(self, h:int=None, panel:Panel=None)->Forecast: return _predict(self, h, panel)
     def save(self, path): return _save(self, path)
+    cpu = property(lambda self: sum(f.cpu for f in self.fitted))  # CPU seconds of training
     @staticmethod
     def load(path)->"MQForecaster": return _load(path)
     name = property(lambda self: {"cnn": "MQCNN", "rnn": "MQRNN", "lags": "MQDense"}[self.options.get("encoder", "cnn")])
@@ -359,12 +380,15 @@ def _device(training): return torch.device("cpu") if training.accelerator == "cp
 def _fit(self, panel):
     "Train on every window of the panel's history."
     if not len(panel): refuse("the panel holds no series")
-    self.settings, self.panel = self._settle(panel), panel
+    self.settings, self.panel, self.networks, self.fitted = self._settle(panel), panel, [], []
     self.recipe = Recipe.learn(panel, self.settings)
-    torch.manual_seed(self.training.seed)
-    self.network = MQNetwork(self.settings, self.recipe.sizes(self.settings))
     task = _Task(panel, self.settings, self.recipe, self.batch, _device(self.training))
-    self.fitted = train(self.network, task.draw, task.loss, self.training, self.checkpoint)
+    for k in range(self.members):
+        training = replace(self.training, seed=self.training.seed + 1000*k)
+        torch.manual_seed(training.seed)
+        network = MQNetwork(self.settings, self.recipe.sizes(self.settings))
+        place = Path(self.checkpoint)/f"{self.name}-{int(panel.last.max())}-{k}.safetensors" if self.checkpoint else None
+        self.fitted.append(train(network, task.draw, task.loss, training, place)); self.networks.append(network)
     return self
 
 # %% ../../nbs/demand/50_mq.ipynb #_covered
@@ -378,16 +402,16 @@ def _covered(panel, horizon, roles):
 @torch.no_grad()
 def _predict(self, h, panel, chunk:int=1024):
     "Forecast the h steps after each series' last known row."
-    if self.network is None: refuse(f"{self.name} has not been fitted", mend="Call fit(panel) or load(path) first", kind=RuntimeError)
+    if not self.networks: refuse(f"{self.name} has not been fitted", mend="Call fit(panel) or load(path) first", kind=RuntimeError)
     panel, h = self.panel if panel is None else panel, self.horizon if h is None else h
     if panel is None: refuse("no panel to forecast from", mend="Pass predict(h, panel=...)")
     if not 1 <= h <= self.settings.horizon: refuse(f"this model forecasts 1 to {self.settings.horizon} steps, asked for {h}", mend="Train one with that horizon")
     _covered(panel, h, self.recipe.roles)
-    device = _device(self.training); network = self.network.to(device).eval()
+    device = _device(self.training); networks = [n.to(device).eval() for n in self.networks]
     windows = Windows(self.recipe.apply(panel), self.settings.context, self.settings.horizon, 1, device, self.recipe.cycles)
     series, known = windows.latest(); parts = []
     for s, t in zip(series.split(chunk), known.split(chunk)):
-        q, loc, scale = network(windows.read(s, t))
+        q, loc, scale = (sum(v)/len(v) for v in zip(*(n(b) for b in [windows.read(s, t)] for n in networks)))
         parts.append((q[:, -1]*scale[:, -1, None, None] + loc[:, -1, None, None])[:, :h].float().cpu())
     grid = QuantileGrid(self.settings.levels, torch.cat(parts), support="nonnegative" if self.recipe.nonnegative else "real")
     return Forecast(panel, grid, self.name)
@@ -396,9 +420,9 @@ def _predict(self, h, panel, chunk:int=1024):
 def _save(self, path):
     "Weights, settings and recipe in one safetensors file."
     from safetensors.torch import save
-    if self.network is None: refuse("nothing to save: the model has not been fitted", kind=RuntimeError)
-    note = dict(settings=asdict(self.settings), recipe=asdict(self.recipe), training=asdict(self.training), batch=self.batch)
-    data = save({n: v.detach().cpu().contiguous() for n, v in self.network.state_dict().items()}, {"forecastlab.mq": json.dumps(note)})
+    if not self.networks: refuse("nothing to save: the model has not been fitted", kind=RuntimeError)
+    note = dict(settings=asdict(self.settings), recipe=asdict(self.recipe), training=asdict(self.training), batch=self.batch, members=len(self.networks))
+    data = save({f"{k}.{n}": v.detach().cpu().contiguous() for k, net in enumerate(self.networks) for n, v in net.state_dict().items()}, {"forecastlab.mq": json.dumps(note)})
     with atomic(path) as tmp: tmp.write_bytes(data)
 
 def _load(path):
@@ -409,8 +433,9 @@ def _load(path):
         with safe_open(path, "pt") as f: note = json.loads(f.metadata()["forecastlab.mq"]); weights = {k: f.get_tensor(k) for k in f.keys()}
     except Exception as e: refuse("not a readable MQ model file", [path], f"Save it again ({e})", OSError)
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in note["settings"].items()}
-    model = MQForecaster(tuples.pop("horizon"), tuples.pop("context"), batch=note["batch"], training=note["training"], **tuples)
+    model = MQForecaster(tuples.pop("horizon"), tuples.pop("context"), batch=note["batch"], members=note["members"], training=note["training"], **tuples)
     model.settings = MQSettings(**tuples | dict(horizon=model.horizon, context=model.context))
     model.recipe = Recipe(**note["recipe"] | dict(cycles=tuple(note["recipe"]["cycles"])))
-    model.network = MQNetwork(model.settings, model.recipe.sizes(model.settings)); model.network.load_state_dict(weights)
+    model.networks = [MQNetwork(model.settings, model.recipe.sizes(model.settings)) for _ in range(model.members)]
+    for k, net in enumerate(model.networks): net.load_state_dict({n.removeprefix(f"{k}."): v for n, v in weights.items() if n.startswith(f"{k}.")})
     return model

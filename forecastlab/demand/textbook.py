@@ -94,6 +94,7 @@ class _Simple:
         "Remember which series a special case applied to."
         if len(ids): self.notes[reason] = np.concatenate([self.notes.get(reason, ids[:0]), ids])
 
+# %% ../../nbs/demand/10_textbook.ipynb #_blocks
 def _blocks(panel, cells:int=2**23)->list:
     "Positions of series, in blocks of at most so many cells."
     if not len(panel): refuse("the panel holds no series")

@@ -1,0 +1,207 @@
+"Quantile grids: closed forms against quadrature, inverse against inverse, extreme numbers, gradients, and GluonTS where the definitions agree."
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate
+from torch.testing import assert_close
+
+from forecastlab.core.distributions import QuantileFunction, QuantileGrid, check_levels, line_crps, tail_crps
+
+KINDS = [(t, s) for t in ("exponential", "flat") for s in ("real", "nonnegative")]
+SCALES = [1e-8, 1., 1e8]
+
+
+def grid(seed, tails, support, k=5, batch=(), scale=1., ties=False, dtype=torch.float64):
+    g = np.random.default_rng(seed); v = g.normal(size=(*batch, k)).cumsum(-1) + 1
+    if ties: v = np.round(v)
+    levels = np.sort(g.choice(np.arange(1, 100), k, replace=False))/100
+    return QuantileGrid(levels, torch.tensor(v*scale, dtype=dtype), tails, support)
+
+
+def edges(d):
+    "Levels where the quantile function has a kink or a pole, and points towards the poles."
+    return np.r_[0, np.geomspace(1e-13, float(d.levels[0]), 12), d.levels.numpy()[1:-1], 1 - np.geomspace(1e-13, 1 - float(d.levels[-1]), 12)[::-1], 1]
+
+
+def quadrature(f, ends):
+    "Gauss-Legendre of high order on every smooth piece; `f` takes an array."
+    return sum(integrate.fixed_quad(f, a, b, n=24)[0] for a, b in zip(ends, ends[1:]) if b > a)
+
+
+def at(f):
+    "A function of tensors as one of arrays."
+    return lambda x: f(torch.as_tensor(x, dtype=torch.float64)).numpy()
+
+
+@pytest.mark.parametrize("tails, support", KINDS)
+@pytest.mark.parametrize("ties", [False, True])
+def test_mean_and_crps_against_scipy_quadrature(tails, support, ties):
+    for seed in range(3):
+        d = grid(seed, tails, support, ties=ties); q = at(d.icdf)
+        assert float(d.mean) == pytest.approx(quadrature(q, edges(d)), rel=1e-8, abs=1e-8)
+        for z in (-40., -1., 0., float(d.values[1]), 1.3, 77.):
+            e = np.unique(np.r_[edges(d), at(d.cdf)(z)])
+            exact = quadrature(lambda u: 2*np.maximum(u*(z - q(u)), (u - 1)*(z - q(u))), e)
+            assert float(at(d.crps)(z)) == pytest.approx(exact, rel=1e-8, abs=1e-8)
+
+
+@pytest.mark.parametrize("tails, support", KINDS)
+def test_crps_against_the_integral_of_squared_errors(tails, support):
+    "The other definition: CRPS = integral of (F(x) - [x >= z])^2."
+    d = grid(3, tails, support); F = at(d.cdf)
+    for z in (-2., .5, 4.):
+        exact = quadrature(lambda x: (F(x) - (x >= z))**2, np.unique(np.r_[np.linspace(-120, 160, 561), d.values.numpy(), z]))
+        assert float(at(d.crps)(z)) == pytest.approx(exact, rel=1e-8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(KINDS), st.sampled_from(SCALES), st.booleans(), st.sampled_from([torch.float32, torch.float64]))
+def test_cdf_and_icdf_are_inverse(seed, kind, scale, ties, dtype):
+    d = grid(seed, *kind, batch=(4,), scale=scale, ties=ties, dtype=dtype); eps = torch.finfo(dtype).eps
+    u = torch.linspace(.001, .999, 333, dtype=dtype)[:, None].expand(-1, 4)
+    x, F = d.icdf(u), d.cdf(d.icdf(u)); tol = 1e3*eps
+    assert (x.diff(dim=0) >= 0).all() and torch.isfinite(x).all()
+    assert (F >= u - tol - d.values.abs().amax(-1)*eps*8*(d.log_prob(x).exp()).nan_to_num(0, 0, 0)).all()     # F(q(u)) >= u, up to the rounding of q
+    if not ties:
+        inside = torch.isfinite(d.log_prob(x)); slack = tol + d.values.abs().amax(-1)*eps*16*d.log_prob(x).exp()
+        if kind[1] == "nonnegative": inside &= x > 0
+        if kind[0] == "flat": inside &= (x > d.values[..., 0]) & (x < d.values[..., -1])
+        assert ((F - u).abs() <= slack)[inside].all()
+    assert_close(d.quantile(u[:, 0]).movedim(-1, 0), x, rtol=0, atol=16*eps*float(x.abs().max()))      # shared levels: another way to the same numbers
+    y = torch.linspace(-30, 30, 301, dtype=dtype)[:, None]*scale; F = d.cdf(y.expand(-1, 4))
+    assert (F.diff(dim=0) >= -1e-6).all() and ((F >= 0) & (F <= 1)).all()
+
+
+def test_cdf_jumps_to_the_highest_level():
+    d = lambda v, **k: QuantileGrid([.2, .4, .6, .8], torch.tensor(v), **k)
+    x = torch.tensor([-1., 0., 1., 2.])
+    F = lambda g: [round(float(g.cdf(t)), 6) for t in x]
+    assert F(d([0., 0, 0, 0])) == F(d([0., 0, 0, 0], tails="flat")) == F(d([0., 0, 0, 0], support="nonnegative")) == [0, 1, 1, 1]
+    assert F(d([0., 0, 1, 1])) == [0, .4, 1, 1] and F(d([0., 0, 1, 1], tails="flat", support="nonnegative")) == [0, .4, 1, 1]
+    assert F(d([-5., -2, 0, 2], support="nonnegative"))[:2] == [0, .6]
+
+
+@pytest.mark.parametrize("tails, support", KINDS)
+def test_density_is_the_derivative_of_the_cdf(tails, support):
+    d = grid(4, tails, support); y = torch.linspace(-6, 9, 997, dtype=torch.float64, requires_grad=True)
+    slope, = torch.autograd.grad(d.cdf(y).sum(), y)
+    assert_close(d.log_prob(y).exp(), slope)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(KINDS), st.sampled_from(SCALES), st.booleans(), st.sampled_from(SCALES))
+def test_crps_in_single_precision(seed, kind, scale, ties, far):
+    "Finite, never negative, close to double precision, and with finite gradients, whatever the numbers."
+    d = grid(seed, *kind, k=9, scale=scale, ties=ties); v = d.values.float().clone().requires_grad_()
+    z = torch.tensor(np.random.default_rng(seed).normal()*far).float()
+    e = lambda: QuantileGrid(d.levels.float(), v, *kind)
+    loss = e().crps(z); loss.backward(); loss = loss.detach()
+    exact = float(QuantileGrid(d.levels, v.detach().double(), *kind).crps(z.double()))
+    size = max(scale*float((d.values/scale).abs().max()), abs(float(z)))
+    assert torch.isfinite(v.grad).all() and float(loss) >= -1e-6*size and abs(float(loss) - exact) <= 3e-6*size
+    for out in (e().mean, e().icdf(torch.tensor(.003)), e().icdf(torch.tensor(.9999)), e().quantile([.01, .5, .99]).sum()):
+        g, = torch.autograd.grad(out, v); assert torch.isfinite(g).all()
+
+
+@pytest.mark.parametrize("tails, support", KINDS)
+def test_gradients_against_finite_differences(tails, support):
+    levels = torch.tensor([.1, .3, .6, .9], dtype=torch.float64)
+    v = torch.tensor([[.3, 1.1, 2.5, 3.4], [.2, .9, 1.7, 8.]], dtype=torch.float64, requires_grad=True); z = torch.tensor([[-4., 1.7], [2.2, 30.], [.25, 1.]], dtype=torch.float64, requires_grad=True)
+    for f in (lambda v, z: QuantileGrid(levels, v, tails, support).crps(z), lambda v, z: QuantileGrid(levels, v, tails, support).mean,
+              lambda v, z: QuantileGrid(levels, v, tails, support).icdf(torch.sigmoid(z/9)), lambda v, z: QuantileGrid(levels, v, tails, support).quantile([.01, .4, .97])):
+        assert torch.autograd.gradcheck(f, (v, z))
+
+
+def test_many_fine_levels_in_single_precision():
+    u = torch.linspace(1e-4, 1 - 1e-4, 4001).double(); normal = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.)
+    for z, exact in ((0., .2336950), (1., .6024414), (-3., 2.4365729)):
+        assert float(QuantileGrid(u, normal.icdf(u).float()).crps(torch.tensor(z))) == pytest.approx(exact, abs=3e-5)
+
+
+def test_pieces_against_quadrature():
+    "`line_crps` and `tail_crps` on their own, for observations on every side."
+    for z in (-3., -.2, .4, 2.):
+        a, b, c, m = .3, .45, -.4, 6.; t = lambda x: torch.tensor(x, dtype=torch.float64); r = min(max(a + (z - c)/m, a), b)
+        rho = lambda u, q: 2*np.maximum(u*(z - q), (u - 1)*(z - q))
+        assert float(line_crps(t(z), t(a), t(b), t(c), t(m), t(r))) == pytest.approx(quadrature(lambda u: rho(u, c + m*(u - a)), [a, r, b]), rel=1e-9)
+        y, s = .1, .7; q = lambda u: y + s*np.log(u/a); r = min(a, a*np.exp((z - y)/s))
+        ends = np.unique(np.r_[0, np.geomspace(1e-15, a, 30), r])
+        assert float(tail_crps(t(z), t(a), t(y), t(s))) == pytest.approx(quadrature(lambda u: rho(u, q(u)), ends), rel=1e-8)
+
+
+@pytest.mark.parametrize("tails, support", KINDS)
+def test_closed_forms_against_the_general_fallback(tails, support):
+    "What every family inherits agrees with the grid's own formulas, within the coarseness of its rule at kinks."
+    d = grid(7, tails, support, batch=(6,)); z = torch.linspace(-5, 9, 6, dtype=torch.float64)
+    assert_close(QuantileFunction.mean.fget(d), d.mean, rtol=1e-2, atol=1e-2); assert_close(QuantileFunction.crps(d, z), d.crps(z), rtol=1e-2, atol=5e-3)
+    assert_close(QuantileFunction.quantile(d, [.01, .5, .99]), d.quantile([.01, .5, .99]))
+
+
+def test_against_gluonts():
+    "Lines between levels and exponential tails beyond them are GluonTS's definitions as well."
+    from gluonts.model.forecast import QuantileForecast
+    import pandas as pd
+    levels = [.1, .3, .5, .8, .9]; v = np.random.default_rng(0).normal(size=(12, 5)).cumsum(-1).round(3); v.sort(-1)
+    theirs = QuantileForecast(v.T, pd.Period("2024-01-01", "D"), [str(u) for u in levels]); ours = QuantileGrid(levels, torch.tensor(v))
+    for u in (.02, .1, .2, .45, .5, .7, .85, .9, .97): np.testing.assert_allclose(ours.quantile([u])[:, 0].numpy(), theirs.quantile(u), rtol=1e-6, atol=1e-6)
+
+
+def test_batches_broadcast_like_torch_distributions():
+    d = grid(1, "exponential", "real", batch=(3, 2)); z = torch.randn(5, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for f in (d.cdf, d.log_prob, d.crps, lambda z: d.icdf(torch.sigmoid(z))):
+        out = f(z); assert out.shape == (5, 3, 2)
+        assert_close(f(z[0, 0, 0]), f(z[:1, :1, :1].expand(1, 3, 2))[0])
+    one = d[1, 0]; assert one.batch_shape == () and one.event_shape == (); assert_close(d.crps(z)[:, 1, 0], torch.stack([one.crps(t) for t in z[:, 1, 0]]))
+    assert d.quantile([.9, .1]).shape == (3, 2, 2) and d.rsample((4,)).shape == (4, 3, 2) and d.sample().shape == (3, 2) and not d.sample().requires_grad
+
+
+@pytest.mark.parametrize("tails, support", KINDS)
+def test_samples_follow_the_distribution(tails, support):
+    from scipy.stats import kstest
+    d = grid(2, tails, support); x = d.rsample((4000,), torch.Generator().manual_seed(0))
+    if support == "nonnegative": assert (x >= 0).all()
+    if tails == "exponential" and (d.values > 0).all(): assert kstest(x.numpy(), lambda t: d.cdf(torch.as_tensor(t)).numpy()).pvalue > .001
+    assert torch.equal(x, d.rsample((4000,), torch.Generator().manual_seed(0)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_rearrangement_never_costs(seed):
+    "Sorting crossed quantiles never raises the summed pinball loss (Chernozhukov et al. 2010)."
+    g = torch.Generator().manual_seed(seed); v = torch.randn(20, 7, generator=g); y = torch.randn(20, 1, generator=g); u = torch.arange(1, 8)/8
+    pinball = lambda q: torch.maximum(u*(y - q), (u - 1)*(y - q)).sum(-1)
+    d = QuantileGrid(u, v); assert (pinball(d.quantile(u)) <= pinball(v) + 1e-5).all() and (d.values.diff(dim=-1) >= 0).all()
+
+
+def test_an_unobserved_target_has_no_score():
+    d = grid(0, "exponential", "nonnegative", batch=(2,))
+    assert torch.isnan(d.crps(torch.tensor([float("nan"), 1.]))).tolist() == [True, False]
+
+
+def test_a_family_needs_only_icdf_and_cdf():
+    class Exponential(QuantileFunction):
+        dtype, device = torch.float64, "cpu"
+        def icdf(self, u): return -torch.log1p(-u)
+    d = Exponential((3,), validate_args=False)
+    assert_close(d.mean, torch.ones(3, dtype=torch.float64), rtol=1e-6, atol=0); assert d.rsample((2,)).shape == (2, 3)
+    z = torch.tensor([.1, 1., 4.], dtype=torch.float64); assert_close(d.crps(z), z + 2*torch.exp(-z) - 1.5, atol=1e-3, rtol=1e-3)
+    with pytest.raises(TypeError, match="Exponential defines no cdf"): d.cdf(1.)
+
+
+BAD = [(dict(levels=[.5]), "expected values for 1 levels \\(at least 2\\)"), (dict(levels=[.1, .2, .3]), "got shape \\(3, 2\\)"), (dict(levels=[.9, .1]), "levels must increase"),
+       (dict(levels=[.1, .1]), "levels must increase"), (dict(levels=[.1, 95]), "95.0. For 95 % write 0.95"), (dict(levels=[0., .5]), "strictly between 0 and 1: 0.0"), (dict(levels=[float("nan"), .5]), "strictly"),
+       (dict(levels=[]), "no levels given"), (dict(tails="gauss"), "unknown tails: gauss. Choose 'exponential' or 'flat'"), (dict(support="counts"), "unknown support: counts"),
+       (dict(values=torch.tensor([[0., np.inf]])), "1 quantiles are NaN or infinite")]
+
+
+@pytest.mark.parametrize("change, message", BAD)
+def test_bad_grids(change, message):
+    with pytest.raises(ValueError, match=message): QuantileGrid(**(dict(levels=[.1, .9], values=torch.zeros(3, 2)) | change))
+
+
+def test_levels_keep_their_precision():
+    assert check_levels([.1, .95]).tolist() == [.1, .95] and QuantileGrid([.1, .9], torch.zeros(2, dtype=torch.float64)).levels.tolist() == [.1, .9]
+    assert QuantileGrid([.1, .9], torch.tensor([1., 2.], dtype=torch.float64)).quantile([.1, .9]).tolist() == [1, 2]
+    for u in (torch.tensor(.5), np.float32(.5), .5, (.5,), np.array([.5])): assert QuantileGrid([.1, .9], torch.tensor([1., 2.])).quantile(u).tolist() == [1.5]
