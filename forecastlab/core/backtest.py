@@ -7,7 +7,7 @@ __all__ = ['LEVELS', 'origins_of', 'as_known', 'Fold', 'backtest', 'Backtest', '
 
 # %% ../../nbs/core/70_backtest.ipynb #f1339a4f
 import copy, time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 import numpy as np
 from .basics import named, refuse
 from .forecast import Forecast, dates_of
@@ -77,7 +77,7 @@ def backtest(
     refit=False,  # False, True, or every k-th origin
     levels=LEVELS,  # quantile levels to score
     progress:bool=True,  # show a bar
-)->"Backtest":
+):  # Backtest
     "Rolling-origin evaluation that cannot leak."
     from tqdm import tqdm
     at = origins_of(panel, horizon, origins, step); every = len(at) if refit is False else int(refit)

@@ -6,8 +6,8 @@
 __all__ = ['named', 'refuse', 'atomic', 'home', 'pipelines_dir', 'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'machine',
            'versions']
 
-# %% ../../nbs/core/00_basics.ipynb #47dec29f
-import contextlib, os, platform, sys
+# %% ../../nbs/core/00_basics.ipynb #41aa7c73
+import contextlib, os, platform
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path

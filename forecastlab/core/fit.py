@@ -7,7 +7,7 @@ __all__ = ['Training', 'rate', 'Fitted', 'fit']
 
 # %% ../../nbs/core/60_fit.ipynb #c15050b3
 import json, math, os, time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
 import torch

@@ -79,11 +79,11 @@ def _to_frame(forecast, quantiles=None, level=None):
 def _plot(forecast, which=None, history:int=60, actual:Panel=None, levels=(.025, .1, .25, .5, .75, .9, .975), columns:int=3):
     "Fan charts of some series (default: the first six), with what happened where `actual` holds it."
     import matplotlib.pyplot as plt
-    from forecastlab.core.plots import fan
+    from forecastlab.core.plots import fan, style as house_style
     at = forecast.panel.index(which if which is not None else np.arange(min(6, len(forecast.ids))))
     some = forecast.select(at); q = some.quantile(levels).detach().cpu().numpy()
     rows = -(-len(at)//columns)
-    fig, axes = plt.subplots(rows, min(columns, len(at)), figsize=(4*min(columns, len(at)), 2.6*rows), squeeze=False, layout="constrained")
+    with plt.rc_context(house_style()): fig, axes = plt.subplots(rows, min(columns, len(at)), figsize=(4*min(columns, len(at)), 2.6*rows), squeeze=False, layout="constrained")
     for i, ax in enumerate(axes.flat):
         if i >= len(at): ax.set_axis_off(); continue
         seen, ahead = some.panel.history(i)[-history:], None

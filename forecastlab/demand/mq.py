@@ -9,7 +9,7 @@ __all__ = ['ENCODERS', 'CONTEXT', 'MQSettings', 'running_scale', 'CausalConvolut
 
 # %% ../../nbs/demand/50_mq.ipynb #0806c193
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import atomic, named, refuse
 from ..core.distributions import QuantileGrid, check_levels
-from ..core.fit import Fitted, Training, fit as train
+from ..core.fit import Training, fit as train
 from ..core.forecast import Forecast
 from ..core.panel import Panel
 from ..core.windows import Batch, Windows, cycles_of
@@ -47,7 +47,7 @@ class MQSettings:
     link: str = "log"  # "log": quantiles are positive; "identity": any sign
     centre: bool = False  # subtract the mean of the context before scaling
     squash: bool = True  # log(1 + |x|) of scaled inputs
-    recent: tuple = (8, 26)  # windows of last values whose quantiles the decoder sees; () = none
+    recent: tuple = (4, 8, 13, 26)  # windows of last values whose quantiles the decoder sees; () = none
     floor: float = .5  # smallest scale, in units of the target
     weight: float = 0.  # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
     dropout: float = 0.  # in encoder and mixing layer
