@@ -41,7 +41,9 @@ def as_known(
     "Cut the panel at the origin and keep the series that can be scored."
     known = panel.cut(origin)
     actual = panel.select(np.flatnonzero(panel.start <= origin)).actual(known.last, horizon)
-    keep = (known.last == origin) & np.isfinite(actual).any(1)
+    seen = np.add.reduceat(np.isfinite(known.y), known.indptr[:-1]) > 0                     # y beyond the origin is NaN by now
+    keep = (known.last == origin) & seen & np.isfinite(actual).any(1)
+    if panel.known: keep &= known.ahead >= horizon
     if not keep.any(): refuse(f"no series has both history and targets around {panel.calendar[origin]}", mend="Use other origins")
     return (known if keep.all() else known.select(np.flatnonzero(keep))), actual[keep]
 

@@ -34,10 +34,13 @@ def info(
     name:str,  # name of a data set
 )->dict:  # its registry entry
     "What the registry says about a set; an unknown name is an error that suggests the nearest ones."
-    if name not in registry():
-        near = get_close_matches(str(name), names(), 3, .4)
-        refuse(f"unknown data set {name!r}", mend=f"{'Did you mean ' + ' or '.join(near) + '? ' if near else ''}Known: {named(names(), 40)}")
+    if name not in registry(): refuse(f"unknown data set {name!r}", mend=_nearest(name))
     return registry()[name]
+
+def _nearest(name)->str:
+    "What a misspelt name may have meant."
+    near = get_close_matches(str(name), names(), 3, .4)
+    return f"{'Did you mean ' + ' or '.join(near) + '? ' if near else ''}Known: {named(names(), 40)}"
 
 # %% ../../nbs/core/80_datasets.ipynb #table
 def table()->pd.DataFrame:  # one row a set
@@ -529,6 +532,8 @@ def read_panel(
 ):  # core.panel.Panel
     "A panel from your own file."
     from forecastlab.core.panel import Panel
+    if isinstance(path, str) and not set(path) & set("/.*") and not Path(path).exists():
+        refuse(f"neither a file nor a data set: {path!r}", mend=_nearest(path), kind=FileNotFoundError)
     columns |= dict(id=id, time=time, target=target, freq=freq)
     if ".csv" not in Path(path).name: return Panel.from_parquet(path, future=future, **columns)
     return Panel.from_frame(_long_csv(path, time, freq), future=None if future is None else _long_csv(future, time, freq), **columns)

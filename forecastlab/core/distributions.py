@@ -76,14 +76,14 @@ class QuantileGrid(QuantileFunction):
     "Quantiles at a few levels, sorted, joined by lines, with declared tails."
     def __init__(
         self,
-        levels,  # (level,) increasing, strictly inside (0, 1); at least 2
+        levels,  # (level,) increasing, strictly inside (0, 1); at least 2 unless tails are flat
         values:Tensor,  # (*batch, level) quantiles, in any order
         tails:str="exponential",  # "exponential" or "flat"
         support:str="real",  # "real" or "nonnegative"
     ):
         values = torch.as_tensor(values)
         levels = check_levels(levels, increasing=True).to(values)
-        if len(levels) < 2 or values.shape[-1] != len(levels): refuse(f"expected values for {len(levels)} levels (at least 2), got shape {tuple(values.shape)}")
+        if len(levels) < 2 and tails != "flat" or values.shape[-1] != len(levels): refuse(f"expected values for {len(levels)} levels (at least 2), got shape {tuple(values.shape)}", mend="One level alone needs tails='flat'")
         if tails not in ("exponential", "flat"): refuse("unknown tails", [tails], "Choose 'exponential' or 'flat'")
         if support not in ("real", "nonnegative"): refuse("unknown support", [support], "Choose 'real' or 'nonnegative'")
         if not torch.isfinite(values).all(): refuse(f"{int((~torch.isfinite(values)).sum()):,} quantiles are NaN or infinite", mend="Check the model's inputs and learning rate")

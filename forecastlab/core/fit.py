@@ -129,7 +129,7 @@ def _advance(fabric, state, wrapped, batch, loss, stepper):
     "One optimiser step; keeps the loss as a tensor, so that a GPU is not waited for."
     training = state.training
     total, weight = loss(wrapped, batch)
-    if fabric.world_size > 1: weight = fabric.all_reduce(weight.detach(), reduce_op="sum")
+    if fabric.world_size > 1: weight = fabric.all_reduce(weight.detach().clone(), reduce_op="sum")     # in place: the loss may still need its own
     value = total/weight.clamp(min=1e-12) if torch.is_tensor(weight) else total/weight
     fabric.backward(value*fabric.world_size if fabric.world_size > 1 else value)
     if training.clip: fabric.clip_gradients(wrapped, stepper, max_norm=training.clip, error_if_nonfinite=False)

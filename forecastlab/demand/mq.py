@@ -7,8 +7,8 @@ __all__ = ['ENCODERS', 'CONTEXT', 'MQSettings', 'running_scale', 'CausalConvolut
            'step_table', 'positive', 'LocalDecoder', 'recent_quantiles', 'Sizes', 'Embeddings', 'MQNetwork', 'mq_loss',
            'Recipe', 'default_context', 'MQForecaster', 'MQCNN', 'MQRNN', 'MQDense']
 
-# %% ../../nbs/demand/50_mq.ipynb #0806c193
-import json
+# %% ../../nbs/demand/50_mq.ipynb #251027b4
+import hashlib, json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 import numpy as np
@@ -48,9 +48,25 @@ class MQSettings:
     centre: bool = False  # subtract the mean of the context before scaling
     squash: bool = True  # log(1 + |x|) of scaled inputs
     recent: tuple = (4, 8, 13, 26)  # windows of last values whose quantiles the decoder sees; () = none
+    least: int = 13  # observed rows that an origin needs to be trained on
     floor: float = .5  # smallest scale, in units of the target
     weight: float = 0.  # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
     dropout: float = 0.  # in encoder and mixing layer
+    def __post_init__(self): _check(self)
+
+def _check(s):
+    "Refuse settings that no network can have."
+    least = dict.fromkeys(("context", "horizon", "forks", "channels", "layers", "kernel", "agnostic", "specific", "local", "embedding"), 1) | dict(mixing=0)
+    for n, low in least.items():
+        if not isinstance(v := getattr(s, n), (int, np.integer)) or v < low: refuse(f"{n} must be a whole number, at least {low}, got {v!r}")
+    for n in ("dilations", "recent"):
+        if any(v < 1 for v in getattr(s, n)): refuse(f"{n} must be at least 1", getattr(s, n))
+    for n in ("dropout", "unknown"):
+        if not 0 <= getattr(s, n) < 1: refuse(f"{n} must lie in [0, 1), got {getattr(s, n)!r}")
+    for n, known in (("encoder", ENCODERS), ("link", ("log", "identity"))):
+        if getattr(s, n) not in known: refuse(f"unknown {n}", [getattr(s, n)], f"Choose {named(known)}")
+    if not s.floor > 0: refuse(f"floor must be above 0, got {s.floor!r}", mend="It keeps the scale of items that never sold from being 0")
+    check_levels(s.levels, increasing=True)
 
 # %% ../../nbs/demand/50_mq.ipynb #running_scale
 def running_scale(
@@ -99,7 +115,7 @@ class DenseLags(nn.Module):
     "Dense layers over the rows before each origin."
     def __init__(self, inputs:int, s:MQSettings):
         super().__init__()
-        sizes = [s.context - s.forks + 1] + [s.channels]*s.layers
+        sizes = [s.context - s.forks + 1 + inputs] + [s.channels]*s.layers
         self.net = nn.Sequential(*(m for a, b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(s.dropout))))
         self.width = s.channels
     def forward(self, x, lags:Tensor)->Tensor: return self.net(lags)  # (batch, fork, lag) -> (batch, fork, width)
@@ -196,7 +212,8 @@ class MQNetwork(nn.Module):
         self.s = s
         self.known, self.past, self.static = (Embeddings(c, s) for c in (sizes.known_codes, sizes.past_codes, sizes.static_codes))
         ahead, still = sizes.known + self.known.width, sizes.static + self.static.width
-        self.encoder = ENCODERS[s.encoder](3 + ahead + sizes.past + self.past.width, s)
+        past = sizes.past + self.past.width
+        self.encoder = ENCODERS[s.encoder](past if s.encoder == "lags" else 3 + ahead + past, s)
         self.glob = GlobalDecoder(self.encoder.width + still + s.horizon*ahead + 2 + 5*len(s.recent), s)
         self.loc = LocalDecoder(ahead, s)
     def forward(self, b:Batch)->tuple[Tensor, Tensor, Tensor]:  # scaled quantiles (batch, fork, horizon, level); loc, scale (batch, fork)
@@ -217,7 +234,9 @@ class MQNetwork(nn.Module):
         squash = (lambda x: x.sign()*x.abs().log1p()) if s.squash else (lambda x: x)
         if s.encoder == "lags":
             lags = y.unfold(1, s.context - s.forks + 1, 1)                                  # (batch, fork, lag)
-            return None, squash((lags - loc[..., None])/scale[..., None])
+            lags = squash((lags - loc[..., None])/scale[..., None])
+            if s.centre: lags = lags*o.unfold(1, lags.shape[-1], 1)                         # what was not observed is normal, not 0
+            return None, torch.cat([lags, past[:, -s.forks:]], -1) if past.shape[-1] else lags
         l, a = (torch.cat([v[:, :1].expand(-1, s.context - s.forks), v], 1) for v in (loc, scale))
         return torch.cat([(squash((y - l)/a)*o)[..., None], o[..., None], .1*a.log()[..., None], known, past], -1), None
 
@@ -231,7 +250,8 @@ def mq_loss(
     "Multi-horizon quantile loss over all origins (Wen et al. 2017, equation 1), twice the pinball loss."
     q, loc, scale = network(batch)
     origins = torch.arange(s.context - s.forks, s.context, device=q.device)
-    total, mass = quantile_loss(q, batch.y, origins, s.levels, batch.observed, loc, scale, (scale/typical)**s.weight)
+    old = batch.observed[:, :s.context].cumsum(1)[:, -s.forks:] >= s.least                   # (batch, fork)
+    total, mass = quantile_loss(q, batch.y, origins, s.levels, batch.observed, loc, scale, (scale/typical)**s.weight*old)
     return 2*total, mass
 
 # %% ../../nbs/demand/50_mq.ipynb #_column_stats
@@ -336,10 +356,9 @@ class MQForecaster:
     ):
         known = {f.name for f in fields(MQSettings)}
         if wrong := sorted(set(settings) - known): refuse("unknown settings", wrong, f"Known: {named(sorted(known), 40)}", TypeError)
-        if horizon < 1: refuse(f"the horizon must be at least 1 step, got {horizon}")
-        if settings.get("encoder", "cnn") not in ENCODERS: refuse("unknown encoder", [settings["encoder"]], f"Choose {named(ENCODERS)}")
-        check_levels(settings.get("levels", (.5,)), increasing=True)
-        if members < 1: refuse(f"members must be at least 1, got {members}")
+        MQSettings(**settings | dict(horizon=horizon) | ({} if context is None else dict(context=context)))      # refuses what cannot be
+        for n, v in (("batch", batch), ("members", members)):
+            if v < 1: refuse(f"{n} must be at least 1, got {v}")
         self.horizon, self.context, self.batch, self.members, self.options, self.checkpoint = horizon, context, batch, members, settings, checkpoint
         self.training = Training(**dict(steps=steps, lr=3e-3, average=.99, weight_decay=0.) | (training or {}))
         self.networks, self.fitted = [], []
@@ -347,8 +366,8 @@ class MQForecaster:
 
     def _settle(self, panel)->MQSettings:
         "Fill in what depends on the data."
-        context = self.context or default_context(panel, self.horizon)
-        given = dict(forks=min(26, max(1, context//2))) | self.options
+        context = default_context(panel, self.horizon) if self.context is None else self.context
+        given = dict(forks=min(26, max(1, context//2)), least=max(1, min(13, context//4, int(panel.length.max() - self.horizon)//2))) | self.options
         if given["forks"] > context: refuse(f"forks must not exceed the context of {context} rows, got {given['forks']}")
         nonnegative = not np.isfinite(panel.y).any() or np.nanmin(panel.y) >= 0
         if not nonnegative and given.get("link", "log") == "log": given["link"] = "identity"
@@ -380,14 +399,16 @@ def _device(training): return torch.device("cpu") if training.accelerator == "cp
 def _fit(self, panel):
     "Train on every window of the panel's history."
     if not len(panel): refuse("the panel holds no series")
+    if not np.isfinite(panel.y).any(): refuse("no series has an observed target", mend="Check the availability column")
     self.settings, self.panel, self.networks, self.fitted = self._settle(panel), panel, [], []
     self.recipe = Recipe.learn(panel, self.settings)
     task = _Task(panel, self.settings, self.recipe, self.batch, _device(self.training))
+    mark = hashlib.sha256(json.dumps([asdict(self.settings), asdict(self.recipe), self.batch, panel.rows]).encode()).hexdigest()[:8]   # other data, other file
     for k in range(self.members):
         training = replace(self.training, seed=self.training.seed + 1000*k)
         torch.manual_seed(training.seed)
         network = MQNetwork(self.settings, self.recipe.sizes(self.settings))
-        place = Path(self.checkpoint)/f"{self.name}-{int(panel.last.max())}-{k}.safetensors" if self.checkpoint else None
+        place = Path(self.checkpoint)/f"{self.name}-{int(panel.last.max())}-{mark}-{k}.safetensors" if self.checkpoint else None
         self.fitted.append(train(network, task.draw, task.loss, training, place)); self.networks.append(network)
     return self
 
@@ -413,7 +434,8 @@ def _predict(self, h, panel, chunk:int=1024):
     for s, t in zip(series.split(chunk), known.split(chunk)):
         q, loc, scale = (sum(v)/len(v) for v in zip(*(n(b) for b in [windows.read(s, t)] for n in networks)))
         parts.append((q[:, -1]*scale[:, -1, None, None] + loc[:, -1, None, None])[:, :h].float().cpu())
-    grid = QuantileGrid(self.settings.levels, torch.cat(parts), support="nonnegative" if self.recipe.nonnegative else "real")
+    tails = "exponential" if len(self.settings.levels) > 1 else "flat"                  # one level says nothing of a tail
+    grid = QuantileGrid(self.settings.levels, torch.cat(parts), tails, support="nonnegative" if self.recipe.nonnegative else "real")
     return Forecast(panel, grid, self.name)
 
 # %% ../../nbs/demand/50_mq.ipynb #_save
