@@ -1,4 +1,23 @@
-"Bad input at the door: one error that names the culprit (at most five) and the mend, or a documented behaviour. Nothing half-made is left."
+"""Bad input at the door: one error that names the culprit (at most five) and the mend, or a documented behaviour. Nothing half-made is left.
+
+Each case, and the test that holds it:
+
+| case | behaviour | test |
+|---|---|---|
+| duplicate (unique_id, ds) | error | `test_frames[duplicate]`, `test_pipelines.py::test_bad_data_are_one_clear_error` |
+| unsorted time stamps | any order is read | `test_order_does_not_matter` |
+| irregular time stamps | error | `test_frames[off the calendar]`, `[hole]`, `test_pipelines.py::test_bad_data_are_one_clear_error` |
+| NaN target | error, or what `fill` and `available` say | `test_frames[NaN target]`, `test_a_stock_out_excuses_a_missing_target`, `test_mq.py::test_stock_outs_are_not_zero_demand` |
+| infinite target | error | `test_frames[infinite target]`, `[too large a target]` |
+| known covariate ends before the horizon | error at `predict` | `test_mq.py::test_known_covariates_that_end_before_the_horizon_are_named`, `test_known_covariates_that_end_before_the_horizon` |
+| unseen category at prediction | warning, `<unknown>` | `test_mq.py::test_an_unseen_category_is_named_and_forecast`, `test_unseen_category_at_prediction` |
+| series shorter than the horizon | trained on what there is, forecast | `test_mq.py::test_short_series_train_and_are_forecast`, `test_a_series_of_one_row_and_one_of_none` |
+| horizon of 0 | error | `test_mq.py::test_impossible_settings_are_refused_in_words`, `test_backtest.py::test_impossible_schedules`, `test_textbook.py::test_hard_cases_are_refused_by_name` |
+| unknown column | error | `test_frames[unknown column]`, `test_pipelines.py::test_bad_parameters_of_the_main_job_are_one_clear_error` |
+| truncated parquet file | error | `test_truncated_parquet`, `test_pipelines.py::test_a_truncated_file_is_named` |
+| full disk during a checkpoint | error, the old checkpoint stays | `test_fit.py::test_a_full_disk_during_a_checkpoint_leaves_the_old_checkpoint` |
+| two runs writing to one folder | the second is refused | `test_runs.py::test_two_runs_in_one_folder` |
+"""
 import numpy as np
 import pandas as pd
 import polars as pl

@@ -16,22 +16,14 @@ from torch import nn
 
 from forecastlab.core import fit as module
 from forecastlab.core.fit import Training, fit
+from tiny_task import draw, loss, net
 
-TASK = '''
+TASK = f"""
 import sys, torch
-from torch import nn
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from tiny_task import draw, loss, net
 from forecastlab.core.fit import Training, fit
-class Batch(tuple):
-    def part(self, rows): return Batch(t[rows] for t in self)
-def draw(g):
-    x = torch.randn(32, 5, generator=g); m = (torch.rand(32, generator=g) > .3).float()
-    return Batch((x, x.square().sum(1), m))
-def loss(model, b):
-    e = (model(b[0])[:, 0] - b[1])*b[2]
-    return e.square().sum(), b[2].sum()
-def net(dropout): torch.manual_seed(3); return nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 1))
-'''
-exec(TASK)
+"""
 QUIET = dict(progress=False, accelerator="cpu", lr=1e-2)
 
 

@@ -7,8 +7,8 @@ __all__ = ['ENCODERS', 'CONTEXT', 'MQSettings', 'running_scale', 'CausalConvolut
            'step_table', 'positive', 'LocalDecoder', 'recent_quantiles', 'Sizes', 'Embeddings', 'MQNetwork', 'mq_loss',
            'Recipe', 'default_context', 'MQForecaster', 'MQCNN', 'MQRNN', 'MQDense']
 
-# %% ../../nbs/demand/50_mq.ipynb #251027b4
-import hashlib, json
+# %% ../../nbs/demand/50_mq.ipynb #5b7b6187
+import hashlib, json, tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 import numpy as np
@@ -56,7 +56,7 @@ class MQSettings:
 
 def _check(s):
     "Refuse settings that no network can have."
-    least = dict.fromkeys(("context", "horizon", "forks", "channels", "layers", "kernel", "agnostic", "specific", "local", "embedding"), 1) | dict(mixing=0)
+    least = dict.fromkeys(("context", "horizon", "forks", "channels", "layers", "kernel", "agnostic", "specific", "local", "embedding", "least"), 1) | dict(mixing=0)
     for n, low in least.items():
         if not isinstance(v := getattr(s, n), (int, np.integer)) or v < low: refuse(f"{n} must be a whole number, at least {low}, got {v!r}")
     for n in ("dilations", "recent"):
@@ -254,28 +254,57 @@ def mq_loss(
     total, mass = quantile_loss(q, batch.y, origins, s.levels, batch.observed, loc, scale, (scale/typical)**s.weight*old)
     return 2*total, mass
 
-# %% ../../nbs/demand/50_mq.ipynb #_column_stats
+# %% ../../nbs/demand/50_mq.ipynb #_blocks
+def _blocks(panel, rows:int=2**22):
+    "Slices of series with at most so many rows (or one series), so that memory stays small on large panels."
+    first = 0
+    while first < len(panel):
+        last = max(first + 1, int(np.searchsorted(panel.indptr, panel.indptr[first] + rows, "right")) - 1)
+        yield slice(first, last); first = last
+
+def _block(panel, part, values):
+    "(row,) float64 values of a block, (row,) position of their series in it, (row,) which lie in the history and are numbers."
+    count = np.diff(panel.indptr[part.start:part.stop + 1]); s = np.repeat(np.arange(len(count)), count)
+    x = np.array(values[panel.indptr[part.start]:panel.indptr[part.stop]], np.float64)
+    row = np.arange(len(x)) - (np.cumsum(count) - count)[s]
+    return x, s, (row < panel.length[part][s]) & np.isfinite(x)
+
+def _means(x, s, seen)->np.ndarray:
+    "(series,) mean of the seen rows of each series, 0 where there are none."
+    n = s[-1] + 1 if len(s) else 0
+    return np.bincount(s, np.where(seen, x, 0), n)/np.maximum(np.bincount(s, seen, n), 1)
+
+# %% ../../nbs/demand/50_mq.ipynb #_relative
+def _relative(x, s, seen)->np.ndarray:
+    "log of each value over its series' mean level."
+    x = np.log(np.where(x > 0, x, 1e-9))
+    return x - _means(x, s, seen)[s]
+
 def _column_stats(panel, values)->dict:
     "How to standardise one packed column, from its history rows."
-    s = np.repeat(np.arange(len(panel)), np.diff(panel.indptr)); row = np.arange(panel.rows) - panel.indptr[s]
-    seen = (row < panel.length[s]) & np.isfinite(values)
-    x = np.asarray(values, np.float64)[seen]
-    ratio = bool(len(x) and (x > 0).all())
-    if ratio: x = (np.log(x) - _series_mean(panel, np.log(np.where(seen, values, 1.)), seen)[s[seen]])
-    return dict(ratio=ratio, mean=0. if ratio else float(x.mean()) if len(x) else 0., spread=max(float(x.std()), 1e-6) if len(x) else 1.)
+    ratio = all((x[seen] > 0).all() for x, s, seen in (_block(panel, p, values) for p in _blocks(panel)))
+    n = total = square = 0.
+    for x, s, seen in (_block(panel, p, values) for p in _blocks(panel)):
+        x = (_relative(x, s, seen) if ratio else x)[seen]
+        n += len(x); total += x.sum(); square += (x*x).sum()
+    mean = total/max(n, 1)
+    return dict(ratio=ratio, mean=float(mean), spread=max(float(max(square/max(n, 1) - mean**2, 0)**.5), 1e-6) if n else 1.)
 
-def _series_mean(panel, values, seen)->np.ndarray:
-    "(series,) mean of the seen rows, 0 where there are none."
-    s = np.repeat(np.arange(len(panel)), np.diff(panel.indptr))
-    return np.bincount(s, np.where(seen, values, 0), len(panel))/np.maximum(np.bincount(s, seen, len(panel)), 1)
-
+# %% ../../nbs/demand/50_mq.ipynb #_standardised
 def _standardised(panel, values, stats)->np.ndarray:
-    "(row,) float32 standardised column; missing values become 0."
-    s = np.repeat(np.arange(len(panel)), np.diff(panel.indptr)); row = np.arange(panel.rows) - panel.indptr[s]
-    x = np.asarray(values, np.float64); seen = (row < panel.length[s]) & np.isfinite(x)
-    if stats["ratio"]:
-        x = np.log(np.maximum(x, 1e-9)); x = x - _series_mean(panel, x, seen)[s]
-    return np.nan_to_num((x - stats["mean"])/stats["spread"]).clip(-8, 8).astype(np.float32)
+    "(row,) float32 standardised column; missing values become 0. On the disk where the panel is."
+    mapped = isinstance(values, np.memmap)
+    out = np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=values.shape) if mapped else np.empty(values.shape, np.float32)
+    for p in _blocks(panel):
+        x, s, seen = _block(panel, p, values)
+        if stats["ratio"]: x = np.where(np.isfinite(x), _relative(x, s, seen), np.nan)
+        out[panel.indptr[p.start]:panel.indptr[p.stop]] = np.nan_to_num((x - stats["mean"])/stats["spread"]).clip(-8, 8)
+    return out
+
+def _levels_of(panel)->tuple:
+    "(series,) mean size of the target, and whether it is never negative."
+    parts = [(_means(np.abs(np.where(seen, x, 0)), s, seen), (x[seen] >= 0).all()) for x, s, seen in (_block(panel, p, panel.y) for p in _blocks(panel))]
+    return np.concatenate([m for m, _ in parts]), all(ok for _, ok in parts)
 
 # %% ../../nbs/demand/50_mq.ipynb #Recipe
 @dataclass
@@ -300,10 +329,10 @@ def _learn(panel, s):
     stats = {n: _column_stats(panel, c) for r in (panel.known, panel.past) for n, c in r.items() if n not in panel.categories}
     for n, c in panel.static.items():
         if n not in panel.categories: stats[n] = dict(ratio=False, mean=float(c.mean()), spread=max(float(c.std()), 1e-6))
-    y = np.asarray(panel.y); mean = _series_mean(panel, np.abs(np.nan_to_num(y)), np.isfinite(y))
+    mean, nonnegative = _levels_of(panel)
     typical = float(np.maximum(mean, s.floor).mean()) if not s.centre else max(float(mean.mean()), 1e-6)
     return Recipe(stats, panel.categories, panel.ids.tolist() if s.identity else [], cycles_of(panel), {r: list(getattr(panel, r)) for r in ("known", "past", "static")},
-                  typical, panel.freq, bool(np.nanmin(y) >= 0) if np.isfinite(y).any() else False)
+                  typical, panel.freq, bool(nonnegative))
 
 # %% ../../nbs/demand/50_mq.ipynb #_apply
 def _apply(recipe, panel):
@@ -368,9 +397,9 @@ class MQForecaster:
         "Fill in what depends on the data."
         context = default_context(panel, self.horizon) if self.context is None else self.context
         given = dict(forks=min(26, max(1, context//2)), least=max(1, min(13, context//4, int(panel.length.max() - self.horizon)//2))) | self.options
-        if given["forks"] > context: refuse(f"forks must not exceed the context of {context} rows, got {given['forks']}")
-        nonnegative = not np.isfinite(panel.y).any() or np.nanmin(panel.y) >= 0
-        if not nonnegative and given.get("link", "log") == "log": given["link"] = "identity"
+        for n in ("forks", "least"):
+            if given[n] > context: refuse(f"{n} must not exceed the context of {context} rows, got {given[n]}")
+        if not _levels_of(panel)[1] and given.get("link", "log") == "log": given["link"] = "identity"
         return MQSettings(**given | dict(context=context, horizon=self.horizon))
 
     def fit(self, panel:Panel)->"MQForecaster": return _fit(self, panel)
@@ -399,8 +428,9 @@ def _device(training): return torch.device("cpu") if training.accelerator == "cp
 def _fit(self, panel):
     "Train on every window of the panel's history."
     if not len(panel): refuse("the panel holds no series")
-    if not np.isfinite(panel.y).any(): refuse("no series has an observed target", mend="Check the availability column")
+    most = int(np.add.reduceat(np.isfinite(panel.y), panel.indptr[:-1]).max())
     self.settings, self.panel, self.networks, self.fitted = self._settle(panel), panel, [], []
+    if most <= self.settings.least: refuse(f"no series has enough observed targets: an origin needs {self.settings.least} before and 1 after it, the most is {most}", mend="Pass longer series, or check the availability column")
     self.recipe = Recipe.learn(panel, self.settings)
     task = _Task(panel, self.settings, self.recipe, self.batch, _device(self.training))
     mark = hashlib.sha256(json.dumps([asdict(self.settings), asdict(self.recipe), self.batch, panel.rows]).encode()).hexdigest()[:8]   # other data, other file
