@@ -95,6 +95,7 @@ class QuantileGrid(QuantileFunction):
     dtype = property(lambda self: self.values.dtype)
     device = property(lambda self: self.values.device)
     def __getitem__(self, which)->"QuantileGrid": return QuantileGrid(self.levels, self.values[which], self.tails, self.domain)
+    def refine(self, levels)->"QuantileGrid": return _refine(self, levels)
     def __repr__(self): return f"QuantileGrid(batch {tuple(self.batch_shape)}, {len(self.levels)} levels, {self.tails} tails, {self.domain})"
 
     def icdf(self, value): return _grid_icdf(self, value)
@@ -212,3 +213,15 @@ def _grid_mean(grid):
     if grid.left == "exponential": total = total + a[0]*(v[..., 0] - left)
     if grid.tails == "exponential": total = total + (1 - a[-1])*(v[..., -1] + right)
     return total
+
+# %% ../../nbs/core/30_distributions.ipynb #_refine
+def _refine(grid, levels):
+    "The grid with more levels inside its range, joined exponentially."
+    a = grid.levels.double(); new = check_levels(levels).to(a)
+    new = new[(new > a[0]) & (new < a[-1])]
+    u = torch.cat([a, new[(new[:, None] - a).abs().min(1).values > 1e-6]]).sort().values
+    bend = lambda x: torch.where(x >= .5, -torch.log(2*(1 - x)), torch.log(2*x))
+    j = torch.searchsorted(a, u).clamp(1, len(a) - 1)
+    share = ((bend(u) - bend(a[j - 1]))/(bend(a[j]) - bend(a[j - 1]))).to(grid.dtype)
+    low, high = grid.values[..., j - 1], grid.values[..., j]
+    return QuantileGrid(u.to(grid.dtype), low + (high - low)*share, grid.tails, grid.domain)

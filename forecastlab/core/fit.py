@@ -156,6 +156,12 @@ def _validate(state, validate)->bool:
     state.scores.append((state.step, score)); _swap(state); state.model.train()
     return bool(state.training.patience) and state.waited >= state.training.patience
 
+# %% ../../nbs/core/60_fit.ipynb #_warm_up
+def _warm_up():
+    "A process's first optimiser step imports a good second's worth of torch: take it before the clock starts."
+    p = nn.Parameter(torch.zeros(1)); p.grad = torch.zeros(1)
+    torch.optim.AdamW([p], fused=True).step()
+
 # %% ../../nbs/core/60_fit.ipynb #_loop
 def _loop(fabric, model, draw, loss, training, checkpoint, validate):
     "Train until the steps or the patience are used up; runs in every process."
@@ -166,6 +172,7 @@ def _loop(fabric, model, draw, loss, training, checkpoint, validate):
     wrapped, stepper = fabric.setup(torch.compile(model) if training.compile else model, optimizer)
     state = _State(model, optimizer, training)
     if checkpoint and Path(checkpoint).exists(): _read(state, checkpoint)
+    _warm_up()
     done = training.steps if state.waited >= training.patience > 0 else state.step
     wall, cpu = time.perf_counter() - state.seconds, time.process_time() - state.cpu
     bar = tqdm(total=training.steps, initial=state.step, desc="training", unit="step", mininterval=.5, disable=not training.progress or fabric.global_rank > 0, leave=False)
