@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from forecastlab.core import fit as module
 from forecastlab.core.fit import Training, fit
 from tiny_task import draw, loss, net
 
@@ -136,4 +135,36 @@ def test_a_compiled_model_learns_the_same():
 def test_same_seed_same_losses_other_seed_other_losses():
     a, b, c = (fit(net(.2), draw, loss, Training(steps=20, seed=s, **QUIET)).losses for s in (1, 1, 2))
     assert np.array_equal(a, b) and not np.array_equal(a, c)
-    assert module.rate(0, Training()) > 0
+
+
+@pytest.mark.parametrize("wrong", [dict(steps=0), dict(steps=1.5), dict(checkpoint_every=0), dict(lr=0.), dict(average=2.), dict(clip=-1.), dict(patience=-1)])
+def test_settings_that_cannot_train_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))): Training(**wrong)
+
+
+def test_early_stopping_without_a_score_is_refused():
+    with pytest.raises(ValueError, match="need validate"): fit(net(0.), draw, loss, Training(steps=5, validate_every=2, patience=1, **QUIET))
+
+
+@pytest.mark.slow
+def test_two_processes_with_dropout_resume_bit_for_bit(tmp_path):
+    "Each process draws masks of its own, seeded by step and rank, so a killed run gets the same ones again."
+    body = """
+if __name__ == "__main__":
+    import os, numpy as np
+    stop = int(sys.argv[3]); count = [0]
+    def dying(g):
+        count[0] += 1
+        if count[0] == stop: os._exit(9)
+        return draw(g)
+    f = fit(net(.3), dying, loss, Training(steps=20, checkpoint_every=5, progress=False, accelerator="cpu", lr=1e-2), sys.argv[2] if sys.argv[2] != "-" else None)
+    if os.environ["RANK"] == "0": np.save(sys.argv[1], f.losses)
+"""
+    path = script(tmp_path, body); point = tmp_path/"point.safetensors"
+    run = lambda out, point, stop: subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(path), str(tmp_path/out), str(point), str(stop)],
+                                                  capture_output=True, text=True, timeout=240)
+    assert run("whole.npy", "-", 0).returncode == 0
+    assert run("never.npy", point, 14).returncode != 0 and point.exists()
+    done = run("resumed.npy", point, 0)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert np.array_equal(np.load(tmp_path/"whole.npy"), np.load(tmp_path/"resumed.npy"))

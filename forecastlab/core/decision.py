@@ -15,7 +15,10 @@ from .forecast import Forecast
 def _values(forecast, value):
     "(series,) money a unit, NaN where none is given."
     if value is None: return np.full(len(forecast.ids), np.nan)
-    value = np.broadcast_to(np.asarray(value, float), len(forecast.ids))
+    if hasattr(value, "reindex"): value = value.reindex(forecast.ids)                  # a pandas Series by unique_id
+    try: value = np.broadcast_to(np.asarray(value, float), len(forecast.ids))
+    except (ValueError, TypeError): refuse(f"value must be one number, or one for each of the {len(forecast.ids):,} series", kind=TypeError)
+    if np.isinf(value).any(): refuse("a unit cannot be worth infinitely much", np.asarray(forecast.ids)[np.isinf(value)], "Check the prices")
     if (value < 0).any(): refuse("a unit cannot be worth less than nothing", np.asarray(forecast.ids)[value < 0], "Check the prices")
     return value
 
@@ -46,7 +49,7 @@ def saving(
     value=None,  # (series,) money a unit
 ):  # pandas frame: unique_id, stock at both levels, units and money saved; dearest first
     "What going from one service level to a lower one saves, item by item."
-    if not low < high: refuse(f"the second level must be lower than the first, got {high} and {low}")
+    if not low < high or f"{low:g}" == f"{high:g}": refuse(f"the second level must be lower than the first, got {high} and {low}")
     import pandas as pd
     units = forecast.quantile([low, high]).mean(1).detach().cpu().numpy()          # (series, 2)
     frame = pd.DataFrame({"unique_id": forecast.ids, f"stock_{low:g}": units[:, 0], f"stock_{high:g}": units[:, 1], "units_saved": units[:, 1] - units[:, 0]})
@@ -62,6 +65,8 @@ def achieved(
     "Delivered service: share of steps without a stock-out, and share of units served from stock."
     import pandas as pd
     y, q = np.asarray(y, float), np.asarray(q, float); scored = np.isfinite(y)
+    if q.shape != (*y.shape, len(levels)): refuse(f"expected stock of shape {(*y.shape, len(levels))}, one for each target and level, got {q.shape}")
+    if np.isnan(q[scored]).any(): refuse("stock is NaN where demand is known")
     if not scored.any(): refuse("nothing to score: every target is NaN")
     y, q = y[scored], q[scored]
     served = np.minimum(y[:, None], q).sum(0)/max(y.sum(), 1e-12)

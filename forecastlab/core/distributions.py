@@ -82,6 +82,7 @@ class QuantileGrid(QuantileFunction):
         support:str="real",  # "real" or "nonnegative"
     ):
         values = torch.as_tensor(values)
+        if not values.is_floating_point(): values = values.float()
         levels = check_levels(levels, increasing=True).to(values)
         if len(levels) < 2 and tails != "flat" or values.shape[-1] != len(levels): refuse(f"expected values for {len(levels)} levels (at least 2), got shape {tuple(values.shape)}", mend="One level alone needs tails='flat'")
         if tails not in ("exponential", "flat"): refuse("unknown tails", [tails], "Choose 'exponential' or 'flat'")

@@ -35,6 +35,13 @@ class Training:
     seed: int = 0  # starts both random generators
     progress: bool = True  # show a bar
 
+    def __post_init__(self):
+        for name, low in dict(steps=1, checkpoint_every=1, devices=1, validate_every=0, patience=0).items():
+            v = getattr(self, name)
+            if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < low: refuse(f"{name} must be a whole number, at least {low}, got {v!r}")
+        if not self.lr > 0: refuse(f"lr must be above 0, got {self.lr!r}")
+        if not (0 <= self.average < 1 and 0 <= self.warmup <= 1 and self.clip >= 0): refuse(f"expected 0 <= average < 1, 0 <= warmup <= 1, clip >= 0, got {self.average}, {self.warmup}, {self.clip}")
+
 # %% ../../nbs/core/60_fit.ipynb #rate
 def rate(
     step:int,  # 0 <= step < training.steps
@@ -102,7 +109,7 @@ def _read(state, path):
     try: state.model.load_state_dict(part("model."))
     except RuntimeError as e: refuse(f"the checkpoint {path} belongs to another network", mend=f"Remove it, or name another ({str(e).splitlines()[-1].strip()})")
     for i, p in enumerate(state.parameters):
-        state.optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in part(f"optimizer.{i}.").items()}
+        state.optimizer.state[p] = {k: v.to(p.device) for k, v in part(f"optimizer.{i}.").items()}
     state.average = [v.to(p.device) for v, p in zip((t[k] for k in (f"average.{i}" for i in range(len(state.average)))), state.parameters)]
     state.draws.set_state(t["random.draws"]); torch.set_rng_state(t["random.torch"])
     if "random.cuda" in t and torch.cuda.is_available(): torch.cuda.set_rng_state(t["random.cuda"])
@@ -128,6 +135,8 @@ def _share(batch, rank, world):
 def _advance(fabric, state, wrapped, batch, loss, stepper):
     "One optimiser step; keeps the loss as a tensor, so that a GPU is not waited for."
     training = state.training
+    if fabric.world_size > 1:                                              # dropout differs by process, and is the same after a resume
+        batch = fabric.to_device(batch); torch.manual_seed((training.seed*1_000_003 + state.step)*fabric.world_size + fabric.global_rank)
     total, weight = loss(wrapped, batch)
     if fabric.world_size > 1: weight = fabric.all_reduce(weight.detach().clone(), reduce_op="sum")     # in place: the loss may still need its own
     value = total/weight.clamp(min=1e-12) if torch.is_tensor(weight) else total/weight
@@ -149,18 +158,12 @@ def _swap(state):
 
 def _validate(state, validate)->bool:
     "Score the (averaged) weights, keep the best, and say whether patience has run out."
-    _swap(state); score = float(validate(state.model))
+    _swap(state); state.model.eval(); score = float(validate(state.model))
     if not state.scores or score < min(s for _, s in state.scores):
         state.best, state.waited = {n: v.detach().clone() for n, v in state.model.state_dict().items()}, 0
     else: state.waited += 1
     state.scores.append((state.step, score)); _swap(state); state.model.train()
     return bool(state.training.patience) and state.waited >= state.training.patience
-
-# %% ../../nbs/core/60_fit.ipynb #_warm_up
-def _warm_up():
-    "A process's first optimiser step imports a good second's worth of torch: take it before the clock starts."
-    p = nn.Parameter(torch.zeros(1)); p.grad = torch.zeros(1)
-    torch.optim.AdamW([p], fused=True).step()
 
 # %% ../../nbs/core/60_fit.ipynb #_loop
 def _loop(fabric, model, draw, loss, training, checkpoint, validate):
@@ -172,7 +175,6 @@ def _loop(fabric, model, draw, loss, training, checkpoint, validate):
     wrapped, stepper = fabric.setup(torch.compile(model) if training.compile else model, optimizer)
     state = _State(model, optimizer, training)
     if checkpoint and Path(checkpoint).exists(): _read(state, checkpoint)
-    _warm_up()
     done = training.steps if state.waited >= training.patience > 0 else state.step
     wall, cpu = time.perf_counter() - state.seconds, time.process_time() - state.cpu
     bar = tqdm(total=training.steps, initial=state.step, desc="training", unit="step", mininterval=.5, disable=not training.progress or fabric.global_rank > 0, leave=False)
@@ -212,7 +214,8 @@ def fit(
     "Train `model`. A run killed at any step and started again gives the same losses, bit for bit on the CPU."
     from lightning_fabric import Fabric
     training = training or Training()
-    if training.steps < 1: refuse(f"training needs at least 1 step, got {training.steps}")
+    if (training.validate_every or training.patience) and validate is None: refuse("validate_every and patience need validate, a function that scores the model")
+    if training.patience and not training.validate_every: refuse("patience needs validate_every: how many steps lie between two validations")
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     devices = local if world > 1 else training.devices
     strategy = "auto" if devices == world == 1 else "ddp" if world > 1 else "ddp_spawn"

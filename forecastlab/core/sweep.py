@@ -72,6 +72,9 @@ def plan(
     spec = _pairs(file); unknown = [k for k in spec if k not in known]
     if unknown: refuse(f"unknown key in {file}", unknown, f"{near(unknown[0], known)}Known: {', '.join(sorted(known))}.")
     if "pipeline" not in spec: refuse(f"{file} names no pipeline", mend="Add `pipeline: NAME`.")
+    for key, kind, say in (("grid", dict, "`name: [a, b]` lines"), ("parameters", dict, "`name: value` lines"), ("list", list, "a list of `{name: value}`")):
+        if not isinstance(spec.get(key) or kind(), kind): refuse(f"`{key}` in {file} must be {say}", [spec[key]])
+    if any(not isinstance(one, dict) for one in spec.get("list") or []): refuse(f"each entry of `list` in {file} must be {{name: value}}", spec["list"])
     notebook, grid = find(spec["pipeline"]), spec.get("grid") or {}
     bad = [k for k, v in grid.items() if not isinstance(v, list) or not v]
     if bad: refuse(f"a grid needs a list of values in {file}", bad, "Write `name: [a, b]`.")

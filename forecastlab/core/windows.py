@@ -85,7 +85,7 @@ class _Column:
 
 # %% ../../nbs/core/20_windows.ipynb #Windows
 class Windows:
-    "All windows of a panel, drawn and read by address. Series with fewer than `context_min + horizon` rows are not trained on."
+    "All windows of a panel, drawn and read by address. Series shorter than `context_min + horizon` rows (`+ 1` where not `complete`) are not trained on."
     def __init__(
         self,
         panel:Panel,  # series to read

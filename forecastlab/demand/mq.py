@@ -60,9 +60,12 @@ def _check(s):
     "Refuse settings that no network can have."
     least = dict.fromkeys(("context", "horizon", "forks", "channels", "layers", "kernel", "agnostic", "specific", "local", "embedding", "least"), 1) | dict(mixing=0)
     for n, low in least.items():
-        if not isinstance(v := getattr(s, n), (int, np.integer)) or v < low: refuse(f"{n} must be a whole number, at least {low}, got {v!r}")
+        if isinstance(v := getattr(s, n), bool) or not isinstance(v, (int, np.integer)) or v < low: refuse(f"{n} must be a whole number, at least {low}, got {v!r}")
     for n in ("dilations", "recent"):
-        if any(v < 1 for v in getattr(s, n)): refuse(f"{n} must be at least 1", getattr(s, n))
+        v = getattr(s, n)
+        if not isinstance(v, (tuple, list)) or any(not isinstance(x, (int, np.integer)) or x < 1 for x in v): refuse(f"{n} must be whole numbers of at least 1, such as (4, 8), got {v!r}")
+    for n in ("dropout", "unknown", "floor", "weight"):
+        if not isinstance(getattr(s, n), (int, float)): refuse(f"{n} must be a number, got {getattr(s, n)!r}")
     for n in ("dropout", "unknown"):
         if not 0 <= getattr(s, n) < 1: refuse(f"{n} must lie in [0, 1), got {getattr(s, n)!r}")
     for n, known in (("encoder", ENCODERS), ("link", ("log", "identity"))):
@@ -172,16 +175,19 @@ class LocalDecoder(nn.Module):
 
 # %% ../../nbs/demand/50_mq.ipynb #recent_quantiles
 def recent_quantiles(
-    y:Tensor,  # (batch, context)
+    y:Tensor, observed:Tensor,  # (batch, context)
     loc:Tensor, scale:Tensor,  # (batch, fork)
     windows:tuple,  # lengths
     levels:tuple=(.1, .3, .5, .7, .9),  # of the empirical quantiles
 )->Tensor:  # (batch, fork, window x level)
-    "Empirical quantiles of the last values before each origin, scaled and squashed."
-    found = []
-    for w in (min(w, y.shape[1] - loc.shape[1] + 1) for w in windows):
-        last = y.unfold(1, w, 1)[:, -loc.shape[1]:].sort(-1).values                        # (batch, fork, w)
-        found.append(last[..., [round(a*(w - 1)) for a in levels]])
+    "Empirical quantiles of the observed values among the last ones before each origin, scaled and squashed."
+    found, forks, level = [], loc.shape[1], torch.tensor(levels, device=y.device)
+    y = torch.where(observed > 0, y, torch.inf)                                            # what was not observed sorts last
+    for w in (min(w, y.shape[1] - forks + 1) for w in windows):
+        n = observed.unfold(1, w, 1)[:, -forks:].sum(-1, keepdim=True)                      # (batch, fork, 1)
+        last = y.unfold(1, w, 1)[:, -forks:].sort(-1).values                               # (batch, fork, w)
+        x = last.gather(-1, (level*(n - 1).clamp(min=0)).round().long())
+        found.append(torch.where(n > 0, x, (loc + scale)[..., None]))                       # nothing seen: as usual
     x = (torch.cat(found, -1) - loc[..., None])/scale[..., None]
     return x.sign()*x.abs().log1p()
 
@@ -242,14 +248,15 @@ class MQNetwork(nn.Module):
         ahead = known[:, c - s.forks + 1:].unfold(1, s.horizon, 1).transpose(2, 3)          # (batch, fork, horizon, channel)
         still = torch.cat([b.static, self.static(b.static_codes)], -1)[:, None].expand(-1, s.forks, -1)
         age = o.cumsum(1)[:, -s.forks:, None]/c                                             # how much history there is
-        lately = [recent_quantiles(b.y[:, :c], loc, scale, s.recent)] if s.recent else []
+        lately = [recent_quantiles(b.y[:, :c], o, loc, scale, s.recent)] if s.recent else []
         z = torch.cat([code, still, ahead.flatten(2), .1*scale.log()[..., None], age, *lately], -1)
         q = self.loc(*self.glob(z), ahead)
         return (q if self.naive is None else q + self.naive(self._lags(b.y[:, :c], o, loc, scale))[..., None]), loc, scale
     def _lags(self, y, o, loc, scale):
-        "(batch, fork, lag) the last values before each origin, scaled as of that origin; what was not observed is 0."
+        "(batch, fork, lag) the last values before each origin, scaled as of that origin; what was not observed counts as the mean."
         lags = self.s.context - self.s.forks + 1
-        return (y.unfold(1, lags, 1) - loc[..., None])/scale[..., None]*o.unfold(1, lags, 1)
+        x = (y.unfold(1, lags, 1) - loc[..., None])/scale[..., None]
+        return torch.where(o.unfold(1, lags, 1) > 0, x, 0. if self.s.centre else 1.)
     def _inputs(self, y, o, loc, scale, known, past):
         "What the encoder reads: each row scaled as of the first origin that may know it."
         s = self.s
@@ -267,12 +274,11 @@ def mq_loss(
     s:MQSettings,  # forks, levels and weight
     typical:float=1.,  # weights are relative to this scale
 )->tuple[Tensor, Tensor]:  # sum of losses, sum of weights
-    "Multi-horizon quantile loss over all origins (Wen et al. 2017, equation 1), twice the pinball loss."
+    "Multi-horizon quantile loss over all origins (Wen et al. 2017, equation 1)."
     q, loc, scale = network(batch)
     origins = torch.arange(s.context - s.forks, s.context, device=q.device)
     old = batch.observed[:, :s.context].cumsum(1)[:, -s.forks:] >= s.least                   # (batch, fork)
-    total, mass = quantile_loss(q, batch.y, origins, s.levels, batch.observed, loc, scale, (scale/typical)**s.weight*old)
-    return 2*total, mass
+    return quantile_loss(q, batch.y, origins, s.levels, batch.observed, loc, scale, (scale/typical)**s.weight*old)
 
 # %% ../../nbs/demand/50_mq.ipynb #_blocks
 def _blocks(panel, rows:int=2**22):
@@ -344,14 +350,21 @@ class Recipe:
     def apply(self, panel:Panel)->Panel: return _apply(self, panel)
     def sizes(self, s:MQSettings)->Sizes: return _sizes(self, s)
 
+def _seen_names(panel, name)->list:
+    "Names of a category that occur in the history; what only the future holds stays unknown."
+    values = panel.known.get(name, panel.past.get(name))
+    if values is None: return panel.categories[name]
+    used = set().union(*(np.unique(x[seen]).astype(int).tolist() for x, s, seen in (_block(panel, p, values) for p in _blocks(panel)))) - {0}
+    return ["<unknown>", *(panel.categories[name][i] for i in sorted(used))]
+
 def _learn(panel, s):
     "Look at the training panel once."
     stats = {n: _column_stats(panel, c) for r in (panel.known, panel.past) for n, c in r.items() if n not in panel.categories}
     for n, c in panel.static.items():
         if n not in panel.categories: stats[n] = dict(ratio=False, mean=float(c.mean()), spread=max(float(c.std()), 1e-6))
-    mean, nonnegative = _levels_of(panel)
+    mean, nonnegative = _levels_of(panel); categories = {n: _seen_names(panel, n) for n in panel.categories}
     typical = float(np.maximum(mean, s.floor).mean()) if not s.centre else max(float(mean.mean()), 1e-6)
-    return Recipe(stats, panel.categories, panel.ids.tolist() if s.identity else [], cycles_of(panel), {r: list(getattr(panel, r)) for r in ("known", "past", "static")},
+    return Recipe(stats, categories, panel.ids.tolist() if s.identity else [], cycles_of(panel), {r: list(getattr(panel, r)) for r in ("known", "past", "static")},
                   typical, panel.freq, bool(nonnegative))
 
 # %% ../../nbs/demand/50_mq.ipynb #_apply
@@ -407,9 +420,12 @@ class MQForecaster:
         if wrong := sorted(set(settings) - known): refuse("unknown settings", wrong, f"Known: {named(sorted(known), 40)}", TypeError)
         MQSettings(**settings | dict(horizon=horizon) | ({} if context is None else dict(context=context)))      # refuses what cannot be
         for n, v in (("batch", batch), ("members", members)):
-            if v < 1: refuse(f"{n} must be at least 1, got {v}")
+            if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < 1: refuse(f"{n} must be a whole number, at least 1, got {v!r}")
+        options = dict(steps=steps, lr=3e-3, average=.99, weight_decay=0.) | (training or {})
+        if wrong := sorted(set(options) - {f.name for f in fields(Training)}): refuse("unknown training fields", wrong, f"Known: {named([f.name for f in fields(Training)], 40)}", TypeError)
+        if options.get("patience") or options.get("validate_every"): refuse("MQForecaster trains for a fixed number of steps", ["patience", "validate_every"], "Leave them out; the averaged weights are what is used")
         self.horizon, self.context, self.batch, self.members, self.options, self.checkpoint = horizon, context, batch, members, settings, checkpoint
-        self.training = Training(**dict(steps=steps, lr=3e-3, average=.99, weight_decay=0.) | (training or {}))
+        self.training = Training(**options)
         self.networks, self.fitted = [], []
         self.recipe = self.settings = self.panel = None
 
@@ -447,15 +463,22 @@ FINE = tuple(round(.01*i, 2) for i in (*range(1, 20), *range(81, 100)))         
 
 def _device(training): return torch.device("cpu") if training.accelerator == "cpu" else best_device()
 
+def _fingerprint(panel, note)->str:
+    "Eight letters that change with any number of the panel or of the settings."
+    mark = hashlib.sha256(json.dumps(note).encode())
+    for c in (panel.y, panel.start, panel.length, panel.indptr, *panel.known.values(), *panel.past.values(), *panel.static.values()): mark.update(np.ascontiguousarray(c))
+    return mark.hexdigest()[:8]
+
 def _fit(self, panel):
     "Train on every window of the panel's history."
+    if not isinstance(panel, Panel): refuse(f"expected a Panel, got {type(panel).__name__}", mend="Build one with Panel.from_frame", kind=TypeError)
     if not len(panel): refuse("the panel holds no series")
     most = int(np.add.reduceat(np.isfinite(panel.y), panel.indptr[:-1]).max())
     self.settings, self.panel, self.networks, self.fitted = self._settle(panel), panel, [], []
     if most <= self.settings.least: refuse(f"no series has enough observed targets: an origin needs {self.settings.least} before and 1 after it, the most is {most}", mend="Pass longer series, or check the availability column")
     self.recipe = Recipe.learn(panel, self.settings)
     task = _Task(panel, self.settings, self.recipe, self.batch, _device(self.training))
-    mark = hashlib.sha256(json.dumps([asdict(self.settings), asdict(self.recipe), self.batch, panel.rows]).encode()).hexdigest()[:8]   # other data, other file
+    mark = _fingerprint(panel, [asdict(self.settings), asdict(self.recipe), self.batch])    # other data, other file
     for k in range(self.members):
         training = replace(self.training, seed=self.training.seed + 1000*k)
         torch.manual_seed(training.seed)
@@ -478,8 +501,10 @@ def _predict(self, h, panel, chunk:int=1024):
     if not self.networks: refuse(f"{self.name} has not been fitted", mend="Call fit(panel) or load(path) first", kind=RuntimeError)
     panel, h = self.panel if panel is None else panel, self.horizon if h is None else h
     if panel is None: refuse("no panel to forecast from", mend="Pass predict(h, panel=...)")
+    if isinstance(h, bool) or not isinstance(h, (int, np.integer)): refuse(f"the horizon must be a whole number of steps, got {h!r}", kind=TypeError)
+    if not isinstance(panel, Panel): refuse(f"expected a Panel, got {type(panel).__name__}", mend="Build one with Panel.from_frame", kind=TypeError)
     if not 1 <= h <= self.settings.horizon: refuse(f"this model forecasts 1 to {self.settings.horizon} steps, asked for {h}", mend="Train one with that horizon")
-    _covered(panel, h, self.recipe.roles)
+    _covered(panel, self.settings.horizon, self.recipe.roles)                               # the global decoder reads all of it
     device = _device(self.training); networks = [n.to(device).eval() for n in self.networks]
     windows = Windows(self.recipe.apply(panel), self.settings.context, self.settings.horizon, 1, device, self.recipe.cycles)
     series, known = windows.latest(); parts = []
