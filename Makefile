@@ -23,7 +23,7 @@ lab: .venv/.ready  ## JupyterLab on the home notebook
 docs: .venv/.ready .venv-docs/.ready  ## the whole site in _docs/: with Quarto where it is installed, else with smalldocs
 	$(BIN)/python .ci/site.py
 
-check: .venv/.ready  ## what CI runs: lint, the house's rules (notebooks clean and exported), then every test
+check: .venv/.ready  ## what CI runs, cheapest first: lint, the house's rules (notebooks clean and exported), then every test
 	$(BIN)/ruff check -q forecastlab
 	$(BIN)/python -m pytest -q tests/test_house.py
 	$(MAKE) test

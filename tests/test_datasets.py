@@ -252,10 +252,9 @@ def test_the_form_the_source_gives_reads_the_same(mirror, tmp_path, monkeypatch,
 
 def peers():
     "The yardstick's own readers, where they are at hand."
-    places = [os.environ.get("FORECASTLAB_PEERS"), Path(__file__).parents[1]/"shared"/"peers", Path(__file__).parents[2]/"shared"/"peers"]
-    folder = next((Path(p) for p in places if p and (Path(p)/"demand"/"loaders.py").exists()), None)
-    if folder is None: pytest.skip("the peers' readers are not here (set FORECASTLAB_PEERS)")
-    return folder
+    folder = os.environ.get("FORECASTLAB_PEERS")
+    if not folder or not (Path(folder)/"demand"/"loaders.py").exists(): pytest.skip("FORECASTLAB_PEERS names no folder with the peers' readers")
+    return Path(folder)
 
 
 def module(path):

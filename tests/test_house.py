@@ -158,3 +158,10 @@ def test_public_names_lead_somewhere():
         module = ast.parse((LIB/Path(*home.split(".")).with_suffix(".py")).read_text())
         public = next(ast.literal_eval(n.value) for n in module.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
         assert name in public, f"forecastlab.{name} is said to be in {home}, which has no such name"
+
+
+def test_code_is_free_of_lint():
+    ruff = shutil.which("ruff") or shutil.which("ruff", path=str(Path(sys.executable).parent))
+    if ruff is None: pytest.skip("ruff is in the `dev` extra")
+    done = subprocess.run([ruff, "check", "-q", "forecastlab", "tests"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
