@@ -54,7 +54,7 @@ def test_slider_of_the_study_redraws_its_figure(lab, chrome):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
-    if not STUDY.exists(): pytest.skip(f"{STUDY.relative_to(ROOT)} is not there")
+    assert STUDY.exists(), f"{STUDY.relative_to(ROOT)} is not there"
     address, token = lab
     chrome.set_window_size(1400, 1600)
     chrome.get(f"{address}/lab/tree/studies/{STUDY.name}?token={token}")
