@@ -14,6 +14,7 @@ from forecastlab.core.backtest import as_known, plant
 from forecastlab.core.metrics import mean_wql
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows, forked
+from forecastlab.core import forecaster
 from forecastlab.demand import mq
 from forecastlab.demand.mq import MQCNN, MQForecaster, MQNetwork, MQRNN, MQSettings, Recipe, Sizes, mq_loss
 from forecastlab.demand.textbook import SeasonalNaive
@@ -45,7 +46,7 @@ def network(encoder, seed=0, **settings):
     "An untrained network and a batch from the panel with every kind of covariate."
     s = MQSettings(encoder=encoder, horizon=3, **{k: v for k, v in SMALL.items() if k not in ("batch", "training")} | settings)
     panel = full(); recipe = Recipe.learn(panel, s); w = Windows(recipe.apply(panel), s.context, s.horizon, cycles=recipe.cycles)
-    torch.manual_seed(seed); net = MQNetwork(s, recipe.sizes(s))
+    torch.manual_seed(seed); net = MQNetwork(s, recipe.sizes())
     return s, net, w.read(torch.tensor([0, 1, 5, 3]), torch.tensor([20, 37, 5, 1]))
 
 
@@ -165,7 +166,7 @@ def test_members_are_averaged_and_saved(tmp_path):
 @pytest.mark.parametrize("damage", [lambda d: b"", lambda d: d[:60], lambda d: d[:-30]])
 def test_a_damaged_model_file_is_named(trained, tmp_path, damage):
     trained["cnn"].save(tmp_path/"m"); (tmp_path/"m").write_bytes(damage((tmp_path/"m").read_bytes()))
-    with pytest.raises(OSError, match="not a readable MQ model file: .*m. Save it again"): MQForecaster.load(tmp_path/"m")
+    with pytest.raises(OSError, match="not a readable MQForecaster file: .*m. Save it again"): MQForecaster.load(tmp_path/"m")
     with pytest.raises(FileNotFoundError, match="no such model file"): MQForecaster.load(tmp_path/"none")
     with pytest.raises(RuntimeError, match="nothing to save"): model().save(tmp_path/"new")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
@@ -175,7 +176,7 @@ def test_a_damaged_model_file_is_named(trained, tmp_path, damage):
 def test_a_killed_training_goes_on_to_the_same_forecast(tmp_path, monkeypatch, encoder, dies):
     "Dropout, hidden categories and two members: whatever is random must be in the checkpoint."
     seen = full().cut(36); make = lambda: model(encoder, steps=16, members=2, dropout=.2, checkpoint=tmp_path, training=QUIET | dict(checkpoint_every=5))
-    draw, count = mq._Task.draw, []
+    draw, count = forecaster._Task.draw, []
 
     def dying(task, generator):
         count.append(1)
@@ -183,10 +184,10 @@ def test_a_killed_training_goes_on_to_the_same_forecast(tmp_path, monkeypatch, e
         return draw(task, generator)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mq._Task, "draw", dying)
+        patch.setattr(forecaster._Task, "draw", dying)
         with pytest.raises(KeyboardInterrupt): make().fit(seen)
     count.clear()
-    monkeypatch.setattr(mq._Task, "draw", lambda task, g: count.append(1) or draw(task, g))
+    monkeypatch.setattr(forecaster._Task, "draw", lambda task, g: count.append(1) or draw(task, g))
     resumed = make().fit(seen); assert len(count) == 32 - (dies - 1)//16*16 - (dies - 1) % 16//5*5
     whole = model(encoder, steps=16, members=2, dropout=.2, training=QUIET).fit(seen)
     assert np.array_equal(q(resumed.predict()), q(whole.predict())) and all(np.array_equal(a.losses, b.losses) for a, b in zip(resumed.fitted, whole.fitted))
@@ -354,7 +355,7 @@ def test_it_beats_the_seasonal_naive_where_season_and_promotion_were_planted(enc
 
 def test_names_of_the_two_papers():
     assert (MQCNN(2).name, MQRNN(2).name, mq.MQDense(2).name) == ("MQCNN", "MQRNN", "MQDense")
-    assert Sizes() == Sizes(known=0) and MQNetwork(MQSettings(context=8, forks=2, horizon=2), Sizes()).encoder.field == 31
+    assert Sizes() == Sizes(known=0) and MQNetwork(MQSettings(context=8, forks=2, horizon=2), Sizes()).encoder.encoder.field == 31
 
 
 def test_a_category_that_only_the_future_holds_is_unknown_and_named():
