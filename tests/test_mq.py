@@ -15,12 +15,13 @@ from forecastlab.core.metrics import mean_wql
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows, forked
 from forecastlab.core import forecaster
-from forecastlab.demand import mq
-from forecastlab.demand.mq import MQCNN, MQForecaster, MQNetwork, MQRNN, MQSettings, Recipe, Sizes, mq_loss
+from forecastlab.core.encoders import ENCODERS
+from forecastlab.core.features import Recipe, Sizes
+from forecastlab.demand.mq import MQCNN, MQDense, MQForecaster, MQNetwork, MQRNN, MQSettings, mq_loss
 from forecastlab.demand.textbook import SeasonalNaive
 
 torch.set_num_threads(1)
-ENCODERS = list(mq.ENCODERS)
+ENCODERS = list(ENCODERS)
 QUIET = dict(progress=False, accelerator="cpu")
 SMALL = dict(context=16, forks=6, batch=8, channels=8, dilations=(1, 2), mixing=8, agnostic=8, local=8, recent=(4, 8), training=QUIET)
 LEVELS = [.01, .1, .25, .5, .75, .9, .99]
@@ -354,7 +355,7 @@ def test_it_beats_the_seasonal_naive_where_season_and_promotion_were_planted(enc
 
 
 def test_names_of_the_two_papers():
-    assert (MQCNN(2).name, MQRNN(2).name, mq.MQDense(2).name) == ("MQCNN", "MQRNN", "MQDense")
+    assert (MQCNN(2).name, MQRNN(2).name, MQDense(2).name) == ("MQCNN", "MQRNN", "MQDense")
     assert Sizes() == Sizes(known=0) and MQNetwork(MQSettings(context=8, forks=2, horizon=2), Sizes()).encoder.encoder.field == 31
 
 

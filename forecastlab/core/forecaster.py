@@ -11,10 +11,10 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from .basics import atomic, named, refuse
 from .distributions import QuantileFunction
-from .features import Recipe, Sizes, target_sizes
+from .features import Recipe, Sizes
 from .fit import Training, fit as train
 from .forecast import Forecast
 from .panel import Panel

@@ -6,16 +6,15 @@
 __all__ = ['FINE', 'MQSettings', 'GlobalDecoder', 'step_table', 'positive', 'LocalDecoder', 'MQNetwork', 'mq_loss',
            'MQForecaster', 'MQCNN', 'MQRNN', 'MQDense']
 
-# %% ../../nbs/demand/50_mq.ipynb #78a03ffc
+# %% ../../nbs/demand/50_mq.ipynb #20695787
 from dataclasses import dataclass
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import refuse
 from ..core.distributions import QuantileGrid, check_levels
-from ..core.encoders import ENCODERS, Encoder, Reading, check_reading, seasonal_map, whole
-from ..core.features import Recipe, Sizes, target_sizes
+from ..core.encoders import Encoder, Reading, check_reading, seasonal_map, whole
+from ..core.features import Sizes, target_sizes
 from ..core.forecaster import Forecaster, _given
 from ..core.windows import Batch
 from ..kernels.quantile_loss import quantile_loss
