@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from .basics import named, refuse
-from .features import Embeddings, Sizes
+from .features import SUPPORTS, Embeddings, Sizes
 from .windows import Batch
 
 # %% ../../nbs/core/65_encoders.ipynb #Reading
@@ -38,6 +38,7 @@ class Reading:
     floor: float = .5  # smallest scale, in units of the target
     weight: float = 0.  # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
     dropout: float = 0.  # share of hidden units silenced in training
+    support: str = "auto"  # what the target can be: "real", "nonnegative", "count" (whole numbers), or what the history says
     @property
     def rows(self)->int: return self.context  # rows before an origin that a window holds
     def __post_init__(self): check_reading(self)
@@ -59,6 +60,7 @@ def check_reading(s):
     for n in ("dropout", "unknown"):
         if not 0 <= getattr(s, n) < 1: refuse(f"{n} must lie in [0, 1), got {getattr(s, n)!r}")
     if s.encoder not in ENCODERS: refuse("unknown encoder", [s.encoder], f"Choose {named(ENCODERS)}")
+    if s.support not in SUPPORTS: refuse("unknown support", [s.support], f"Choose {named(SUPPORTS)}")
     if not s.floor > 0: refuse(f"floor must be above 0, got {s.floor!r}", mend="It keeps the scale of items that never sold from being 0")
 
 # %% ../../nbs/core/65_encoders.ipynb #running_scale
