@@ -3,8 +3,10 @@ __version__ = "0.1.0"
 # Nothing heavy is imported here: a name below loads its module when it is first used.
 _home = {
     "Panel": "core.panel", "Windows": "core.windows", "Forecast": "core.forecast", "backtest": "core.backtest",
-    "QuantileFunction": "core.distributions", "QuantileGrid": "core.distributions", "load": "core.datasets",
-    "MQCNN": "demand.mq", "MQRNN": "demand.mq", "SeasonalNaive": "demand.textbook", "EmpiricalQuantiles": "demand.textbook",
+    "QuantileFunction": "core.distributions", "QuantileGrid": "core.distributions", "Paths": "core.distributions",
+    "Counts": "core.distributions", "Conformal": "core.conformal", "Calibrated": "core.conformal", "load": "core.datasets",
+    "SplineQuantile": "quantile.spline", "RecurrentForecaster": "quantile.recurrent", "MQF2Forecaster": "quantile.mqf2",
+    "MQCNN": "demand.mq", "MQRNN": "demand.mq", "MQDense": "demand.mq", "SeasonalNaive": "demand.textbook", "EmpiricalQuantiles": "demand.textbook",
     "CrostonSBA": "demand.textbook", "AutoETS": "demand.textbook",
 }
 __all__ = sorted(_home)

@@ -43,6 +43,9 @@ def model(encoder="cnn", horizon=3, steps=4, **more): return MQForecaster(horizo
 def q(forecast, levels=LEVELS): return forecast.quantile(levels).numpy()
 
 
+def values_of(out): return (out[0]["values"], *out[1:])
+
+
 def network(encoder, seed=0, **settings):
     "An untrained network and a batch from the panel with every kind of covariate."
     s = MQSettings(encoder=encoder, horizon=3, **{k: v for k, v in SMALL.items() if k not in ("batch", "training")} | settings)
@@ -62,13 +65,13 @@ def trained():
 @pytest.mark.parametrize("centre", [False, True])
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_an_origin_sees_nothing_that_comes_later(encoder, centre):
-    s, net, b = network(encoder, centre=centre); net.eval(); c = s.context; before = net(b)
+    s, net, b = network(encoder, centre=centre); net.eval(); c = s.context; before = values_of(net(b))
     for fork in range(s.forks):
         later = slice(c - s.forks + fork + 1, None)
         changed = {n: getattr(b, n).clone() for n in ("y", "observed", "past", "past_codes")}
         changed["y"][:, later] += 1e3; changed["observed"][:, later] = 1 - changed["observed"][:, later]
         changed["past"][:, later] -= 7; changed["past_codes"][:, later] = 1
-        after = net(dataclasses.replace(b, **changed))
+        after = values_of(net(dataclasses.replace(b, **changed)))
         for x, z in zip(before, after): assert torch.equal(x[:, :fork + 1], z[:, :fork + 1])
         assert fork == s.forks - 1 or not torch.equal(before[0][:, fork + 1], after[0][:, fork + 1])
 
@@ -90,10 +93,10 @@ def test_training_on_a_planted_panel_gives_the_same_forecast(encoder):
 @pytest.mark.parametrize("role", ["known", "past", "static"])
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_covariate_is_read(encoder, role):
-    s, net, b = network(encoder); net.eval(); before = net(b)[0]
+    s, net, b = network(encoder); net.eval(); before = net(b)[0]["values"]
     for n in (role, f"{role}_codes"):
         x = getattr(b, n); changed = (x == 0).to(x.dtype) if n.endswith("codes") else x + 1
-        assert not torch.equal(before, net(dataclasses.replace(b, **{n: changed}))[0]), n
+        assert not torch.equal(before, net(dataclasses.replace(b, **{n: changed}))[0]["values"]), n
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -113,7 +116,7 @@ def test_quantiles_never_cross_whatever_comes_in(encoder, link):
         with torch.no_grad():
             for p in net.parameters(): p.mul_(1 + 5*seed*torch.rand(p.shape, generator=g))
             wild = dataclasses.replace(b, y=b.observed*torch.randn(b.y.shape, generator=g)*size, known=torch.randn(b.known.shape, generator=g)*8, past=torch.randn(b.past.shape, generator=g)*8)
-            f = net.eval()(wild)[0]
+            f = net.eval()(wild)[0]["values"]
         assert torch.isfinite(f).all() and (f.diff(dim=-1) >= -1e-5*f.abs().amax(-1, keepdim=True)).all()        # up to rounding; the grid sorts
         if link == "log": assert (f >= 0).all()
 
@@ -121,7 +124,7 @@ def test_quantiles_never_cross_whatever_comes_in(encoder, link):
 @pytest.mark.parametrize("weight", [0., .5, 1.])
 def test_the_loss_over_forks_equals_plain_python(weight):
     s, net, b = network("cnn", weight=weight, least=5); net.eval(); total, mass = (v.detach() for v in mq_loss(net, b, s, typical=3.))
-    f, loc, scale = (x.detach().double() for x in net(b)); y, o = forked(b.y, 3, s.forks).double(), forked(b.observed, 3, s.forks).double()
+    f, loc, scale = (x.detach().double() for x in values_of(net(b))); y, o = forked(b.y, 3, s.forks).double(), forked(b.observed, 3, s.forks).double()
     want = weights = 0.
     for i in range(len(b)):
         for j in range(s.forks):
