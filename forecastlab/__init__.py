@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 _home = {
     "Panel": "core.panel", "Windows": "core.windows", "Forecast": "core.forecast", "backtest": "core.backtest",
     "QuantileFunction": "core.distributions", "QuantileGrid": "core.distributions", "Paths": "core.distributions",
-    "Counts": "core.distributions", "Conformal": "core.conformal", "Calibrated": "core.conformal", "load": "core.datasets",
+    "Counts": "core.distributions", "Conformal": "core.conformal", "Calibrated": "core.conformal", "Adaptive": "core.conformal", "load": "core.datasets",
     "SplineQuantile": "quantile.spline", "RecurrentForecaster": "quantile.recurrent", "MQF2Forecaster": "quantile.mqf2",
     "MQCNN": "demand.mq", "MQRNN": "demand.mq", "MQDense": "demand.mq", "SeasonalNaive": "demand.textbook", "EmpiricalQuantiles": "demand.textbook",
     "CrostonSBA": "demand.textbook", "AutoETS": "demand.textbook",

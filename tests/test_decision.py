@@ -4,10 +4,13 @@ import pandas as pd
 import pytest
 import torch
 
-from forecastlab.core.decision import achieved, saving, stock_curve, total_curve
-from forecastlab.core.distributions import QuantileGrid
+from forecastlab.core.conformal import LevelMap, recalibrated
+from forecastlab.core.decision import (achieved, joint_service, newsvendor, price_of_service, saving, shortage, stock_curve, stock_for_joint_service,
+                                       stockout_probability, total_curve)
+from forecastlab.core.distributions import Counts, Paths, QuantileFunction, QuantileGrid
 from forecastlab.core.forecast import Forecast
 from forecastlab.core.panel import Panel
+from forecastlab.quantile.spline import SplineQuantile
 
 U = torch.linspace(.005, .995, 199, dtype=torch.float64)
 SERVICE = np.round(np.arange(.80, .995, .01), 2)
@@ -102,3 +105,145 @@ def test_a_shy_forecast_delivers_less():
 def test_no_demand_and_nothing_to_score():
     t = achieved(np.zeros(4), np.zeros((4, 1)), [.9]); assert t.achieved[0] == 1 and np.isfinite(t.fill_rate[0])
     with pytest.raises(ValueError, match="nothing to score: every target is NaN"): achieved(np.full(3, np.nan), np.ones((3, 1)), [.9])
+
+
+# ------------------------------------------------------------------ every distribution of the lab
+def draw(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Bell(QuantileFunction):
+    "N(100, 20) by icdf and cdf alone."
+    dtype, device = torch.float64, torch.device("cpu"); law = torch.distributions.Normal(torch.tensor(100.).double(), 20.)
+    icdf, cdf, log_prob = staticmethod(law.icdf), staticmethod(law.cdf), staticmethod(law.log_prob)
+
+
+def every():
+    "One of each, two series and three steps, demand mostly positive."
+    levels = torch.tensor([.05, .2, .4, .6, .8, .9, .95]).double(); heights = 3*draw(2, 3, 7).abs().cumsum(-1); shape = torch.tensor([.1, .3, 0.]).double().expand(2, 3)
+    yield "grid", QuantileGrid(levels, heights, support="nonnegative")
+    yield "flat", QuantileGrid(levels, heights, "flat", "nonnegative")
+    yield "grid32", QuantileGrid(levels.float(), 100*heights.float(), support="nonnegative")
+    yield "zeros", QuantileGrid(levels, (heights - 6).clamp(min=0), support="nonnegative")
+    yield "counts", Counts(QuantileGrid(levels, heights, support="nonnegative"))
+    yield "spline", SplineQuantile(levels, heights, right=1 + shape, right_shape=shape, support="nonnegative")
+    yield "paths", Paths(20 + 3*draw(500, 2, 1) + 4*draw(500, 2, 3, seed=1))
+    yield "recalibrated", recalibrated(QuantileGrid(levels, heights, support="nonnegative"), LevelMap(torch.tensor([.1, .5, .9]), torch.tensor([.05, .55, .96])))
+    yield "any", Bell((2, 3))
+
+
+FAMILIES = [pytest.param(d, id=n) for n, d in every()]
+W = torch.linspace(0, 1, 100_001, dtype=torch.float64)**3                                 # a fine rule, finest near level 1
+TAIL, WEIGHT = 1 - (W[1:] + W[:-1])/2, W.diff()
+
+
+def named(d): return Forecast(Panel.from_frame(pd.DataFrame({"unique_id": ["a", "a", "b", "b"], "ds": [0, 1]*2, "y": 1.}), freq=1), d, "m")
+
+
+@pytest.mark.parametrize("d", FAMILIES)
+def test_units_short_equal_the_integral_over_levels(d):
+    keep = TAIL < (1 - 1e-7 if d.dtype == torch.float32 else 1); q = d.quantile(TAIL[keep]).double()
+    for stock in (d.quantile([.3])[..., 0], d.quantile([.9])[..., 0], d.quantile([.99])[..., 0], torch.zeros(2, 3)):
+        want = ((q - stock.double()[..., None]).clamp(min=0)*WEIGHT[keep]).sum(-1); np.testing.assert_allclose(shortage(d, stock), want, rtol=2e-3, atol=1e-6*float(q.mean()))
+    np.testing.assert_allclose(shortage(d, torch.zeros(2, 3)), d.mean, rtol=2e-3 if d.joint else 2e-4)                        # with no stock all demand is short
+
+
+@pytest.mark.parametrize("d", FAMILIES)
+@pytest.mark.parametrize("under, over", [(9., 1.), (1., 4.), ([9., 2.], [1., 3.])])
+def test_no_other_stock_is_cheaper(d, under, over):
+    f = named(d); best = newsvendor(f, under, over); u, o = (np.broadcast_to(x, 2) for x in (under, over))
+    assert list(best) == ["unique_id", "ratio", "quantity", "short", "left", "cost", "profit"] and np.allclose(best.ratio, u/(u + o)) and (best.short >= 0).all() and (best.left >= 0).all()
+    held = d.icdf(torch.tensor(u/(u + o))[:, None].expand(2, 3).to(d.dtype)).double().numpy()
+    for change in (.5, .9, 1.1, 2.):
+        short = shortage(d, torch.tensor(held*change)).double().numpy().mean(1); cost = u*short + o*(held.mean(1)*change - d.mean.double().numpy().mean(1) + short)
+        assert (cost >= best.cost - 1e-3*abs(best.cost)).all()
+    np.testing.assert_allclose(best.quantity, held.mean(1), rtol=1e-6); np.testing.assert_allclose(best.profit + best.cost, u*d.mean.double().numpy().mean(1), rtol=1e-6)
+    np.testing.assert_allclose(newsvendor(d, under, over).cost, best.cost)               # a bare distribution is as good
+
+
+def test_the_newsvendors_closed_forms():
+    u = torch.special.ndtr(torch.linspace(-6, 6, 6001).double())
+    for d in (Bell(()), QuantileGrid(u, Bell.icdf(u))):
+        r = newsvendor(d, 9, 1).iloc[0]; assert r.quantity == pytest.approx(125.631031, abs=1e-4) and r.cost == pytest.approx(35.099666, abs=1e-4) and r.unique_id == 0
+    k = torch.arange(60).double(); F = torch.special.gammaincc(k + 1, torch.tensor(5.).double()); F = F[F.diff(prepend=-F[:1]) > 0]; F = F[F < 1]
+    poisson = Counts(QuantileGrid(F, k[:len(F)] + .5, "flat", "nonnegative"))
+    for p, s, c in ((4, 7, 3.277405), (9, 8, 4.221093), (19, 9, 5.080313), (39, 10, 5.887504)):
+        r = newsvendor(poisson, p, 1).iloc[0]; assert r.quantity == s and r.cost == pytest.approx(c, abs=2e-6)
+    assert shortage(poisson, 7.5).item() == pytest.approx((shortage(poisson, 7.) + shortage(poisson, 8.)).item()/2)
+    a = torch.tensor([.5, .9]).double(); d = QuantileGrid(a, -10*torch.log1p(-a), support="nonnegative")                # beyond 0.9 the exponential distribution itself
+    assert shortage(d, 30.).item() == pytest.approx(10*np.exp(-3), rel=1e-9)
+
+
+@pytest.mark.parametrize("d", FAMILIES)
+def test_the_price_of_a_point_is_the_slope_of_the_stock_curve(d):
+    f = named(d); levels = np.array([.31, .52, .83, .93, .97]); price = price_of_service(f, levels, [2., 5.]); eps = 1e-3 if d.dtype == torch.float32 else 1e-5
+    curve = d.base if isinstance(d, Counts) else d
+    rise = ((curve.quantile(levels + eps) - curve.quantile(levels))/eps/100).mean(1).double().numpy().reshape(-1)
+    np.testing.assert_allclose(price.units, rise, rtol=2e-2, atol=1e-6 if d.dtype == torch.float64 else 1e-2); assert (price.units >= 0).all()
+    np.testing.assert_allclose(price.money, price.units*np.repeat([2., 5.], 5)); assert list(price) == ["unique_id", "level", "units", "money"]
+    np.testing.assert_allclose(total_curve(price).units, price.units.to_numpy().reshape(2, 5).sum(0))
+
+
+def test_price_and_margin_meet_at_the_critical_ratio():
+    "d cost / d level = (over level - under (1 - level)) q'(level): cost falls before the ratio and rises after it."
+    d = dict(every())["spline"]; under, over = 7., 2.; levels = np.arange(.70, .86, .005); slope = d.slope(levels).numpy()
+    stock = d.quantile(levels); cost = np.stack([((under + over)*shortage(d, stock[..., i]) + over*(stock[..., i] - d.mean)).numpy() for i in range(len(levels))], -1)
+    middle = (levels[1:] + levels[:-1])/2; want = (over*middle - under*(1 - middle))*d.slope(middle).numpy()
+    inside = np.abs(slope[..., 1:]/slope[..., :-1] - 1) < 1e-9                            # no knot between the two levels
+    np.testing.assert_allclose((np.diff(cost)/.005)[inside], want[inside], rtol=1e-3, atol=1e-2); assert inside.mean() > .8
+
+
+@pytest.mark.parametrize("d", FAMILIES)
+def test_probability_of_a_stock_out(d):
+    f = named(d); stock = d.quantile([.8])[..., 0].double().numpy(); out = stockout_probability(f, stock)
+    assert list(out) == ["unique_id", "ds", "stock", "probability", "so_far"] and out.ds.tolist() == [2, 3, 4]*2
+    np.testing.assert_allclose(out.probability, (1 - d.cdf(torch.tensor(stock).to(d.dtype))).double().numpy().reshape(-1), atol=1e-6)
+    so_far = out.so_far.to_numpy().reshape(2, 3); assert (np.diff(so_far) >= -1e-12).all() and (so_far[:, 0] - out.probability.to_numpy().reshape(2, 3)[:, 0] < .03).all()
+    if not d.joint: np.testing.assert_allclose(so_far[:, -1], 1 - np.prod(1 - out.probability.to_numpy().reshape(2, 3), 1))
+    x = d.sample((4000,)); np.testing.assert_allclose(so_far[:, -1], (x.double().numpy() > stock).any(-1).mean(0), atol=.04)
+    assert (stockout_probability(f, [5., 6.]).stock == [5.]*3 + [6.]*3).all() and (stockout_probability(d, 1.).ds == [1, 2, 3]*2).all()
+    assert (stockout_probability(f, pd.Series({"b": 2., "a": 1.})).stock == [1.]*3 + [2.]*3).all()
+
+
+# ------------------------------------------------------------------ a stock that must last
+def walk(n=6000, rho=.5):
+    z = rho**.5*draw(n, 2, 1, seed=3) + (1 - rho)**.5*draw(n, 2, 4, seed=4)
+    return (100 + 20*z)*torch.tensor([1., 2.])[:, None]
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: x.numpy(), Paths, lambda x: recalibrated(Paths(x), LevelMap(torch.tensor([.5]), torch.tensor([.5])))])
+def test_dependence_of_steps_costs_stock(wrap):
+    x = wrap(walk()); need = stock_for_joint_service(x, [.5, .95], value=[1., 3.], draws=6000)
+    assert list(need) == ["unique_id", "level", "lead_time", "units", "independent", "summed", "money"] and (need.lead_time == 4).all()
+    for i, scale in enumerate((1., 2.)):
+        half, top = need.iloc[2*i], need.iloc[2*i + 1]; z = 1.644854*20*scale
+        assert half.units == pytest.approx(400*scale, rel=.01) and top.units == pytest.approx(400*scale + z*10**.5, rel=.015)
+        assert top.independent == pytest.approx(400*scale + z*2, rel=.015) and top.summed == pytest.approx(400*scale + z*4, rel=.015) and top.independent < top.units < top.summed
+        assert top.money == pytest.approx(top.units*(1, 3)[i])
+    kept = joint_service(x, need[need.level == .95].units.to_numpy(), draws=6000); less = joint_service(x, need[need.level == .95].independent.to_numpy(), value=2., draws=6000)
+    np.testing.assert_allclose(kept.service, .95, atol=2e-4); np.testing.assert_allclose(less.independent, .95, atol=2e-4); assert (less.service < .9).all()
+    assert (less.short > kept.short).all() and np.allclose(less.money, 2*less.short) and kept.money.isna().all()
+
+
+@pytest.mark.parametrize("d", FAMILIES)
+def test_joint_service_of_every_distribution(d):
+    f = named(d); need = stock_for_joint_service(f, [.5, .9], lead_time=2, draws=1500, seed=5); got = joint_service(f, need[need.level == .9].units.to_numpy(), 2, draws=1500, seed=5)
+    assert (got.service >= .9 - 1e-9).all() and (got.service < .92).all() or isinstance(d, Counts); assert (got.lead_time == 2).all() and list(got.unique_id) == ["a", "b"]
+    if not d.joint: assert (got.service == got.independent).all()
+    one = stock_for_joint_service(f, .9, lead_time=1, draws=1500); assert np.allclose(one.units, one.summed) and np.allclose(one.units, one.independent)
+    np.testing.assert_allclose(one.units, d.quantile([.9])[:, 0, 0], rtol=.25, atol=.5)
+    again = stock_for_joint_service(f, [.5, .9], lead_time=2, draws=1500, seed=5); pd.testing.assert_frame_equal(need, again)
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda f: newsvendor(f, 0, 1), "a unit short must cost something: `under` is not positive for: i0, i1. Free shortages"),
+    (lambda f: newsvendor(f, 1, [1, -2]), "a unit left over must cost something: `over` is not positive for: i1"),
+    (lambda f: newsvendor(f, [1, 2, 3], 1), "under must be one number, or one for each of the 2 series"), (lambda f: newsvendor(f, "9", "x"), "over must be one number"),
+    (lambda f: price_of_service(f, [95]), "For 95 % write 0.95"), (lambda f: price_of_service(f, [.9], [1, -1]), "worth less than nothing: i1"),
+    (lambda f: stockout_probability(f, [1., np.nan]), "stock must be a number, not negative; it is not for: i1"), (lambda f: stockout_probability(f, [[1., 2.]]), r"or of shape \(2, 3\); got \(1, 2\)"),
+    (lambda f: joint_service(f, 5, 4), "whole number of steps from 1 to the horizon 3, got 4. Forecast further ahead"), (lambda f: joint_service(f, 5, 0), "got 0"), (lambda f: joint_service(f, 5, 1.5), "got 1.5"),
+    (lambda f: joint_service(f, -5), "not negative; it is not for: i0, i1"), (lambda f: joint_service(f, [1, 2, 3]), "one for each of 2 series"), (lambda f: joint_service(f, 5, draws=0), "draws must be a whole number of at least 1: 0"),
+    (lambda f: stock_for_joint_service(f, 95), "For 95 % write 0.95"), (lambda f: stock_for_joint_service(f, .999, draws=500), "500 paths cannot tell: 0.999. Draw more paths"),
+    (lambda f: joint_service(QuantileGrid(U, U), 5), r"shape \(series, horizon\), got \(\)"), (lambda f: newsvendor(QuantileGrid(U, U.expand(2, 2, 2, -1)), 1, 1), "expected forecasts of shape"),
+])
+def test_bad_questions(make, message):
+    with pytest.raises((ValueError, TypeError), match=message): make(uniform(100., 50.))

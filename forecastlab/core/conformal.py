@@ -29,11 +29,11 @@ def _targets(base, y)->Tensor:
 def needed_level(
     base:QuantileFunction,  # forecast, batch shape (*batch,)
     y,  # (*batch,) targets, NaN where unknown
-)->Tensor:  # (*batch,) double in [0, 1], NaN where y is
+)->Tensor:  # (*batch,) double in [0, 1] on the CPU, NaN where y is
     "The least level whose quantile covers each target: F just below it."
     y = _targets(base, y)
     below = torch.nextafter(y.nan_to_num(), torch.full_like(y, -math.inf))
-    return torch.where(y.isnan(), math.nan, base.cdf(below).double())
+    return torch.where(y.isnan(), math.nan, base.cdf(below).double()).cpu()
 
 # %% ../../nbs/core/78_conformal.ipynb #enough
 def enough(
@@ -82,6 +82,7 @@ class LevelMap:
     def __call__(self, u:Tensor)->Tensor: return _along(u, self.levels, self.values, right=False)[0]
     def slope(self, u:Tensor)->Tensor: return _along(u, self.levels, self.values, right=True)[1]
     def inverse(self, s:Tensor)->Tensor: return _back(s, self.levels, self.values)
+    def to(self, device)->"LevelMap": new = copy.copy(self); new.levels, new.values = self.levels.to(device), self.values.to(device); return new
     def __getitem__(self, which)->"LevelMap": return LevelMap(self.levels[1:-1], self.values[which][..., 1:-1])
     def expand(self, *shape)->"LevelMap": return LevelMap(self.levels[1:-1], self.values.expand(*shape, -1)[..., 1:-1])
 
@@ -114,7 +115,7 @@ class Recalibrated(QuantileFunction):
     ):
         try: map.values.expand(*base.batch_shape, -1)
         except RuntimeError: refuse(f"a level map for groups {tuple(map.group)} does not fit forecasts of shape {tuple(base.batch_shape)}")
-        self.base, self.map = base, map
+        self.base, self.map = base, map.to(base.device)
         super().__init__(base.batch_shape, validate_args=False)
 
     dtype = property(lambda self: self.base.dtype)
@@ -155,7 +156,7 @@ def _quantile(self, levels):
 def _cdf(self, y):
     "The highest level whose quantile is y or less; 0 below the lowest quantile."
     F = self.map.inverse(self.base.cdf(y)).to(self.dtype)
-    return torch.where(y < self.icdf(torch.zeros(self.batch_shape)), torch.zeros_like(F), F)
+    return torch.where(y < self.icdf(torch.zeros(self.batch_shape, device=self.device)), torch.zeros_like(F), F)
 
 def _slope(self, levels):
     "(*batch, level) derivative of the quantile function, by the chain rule where all share one map."
@@ -163,6 +164,7 @@ def _slope(self, levels):
     u = check_levels(levels).double().to(self.device)
     return self.base.slope(_asked(self, self.map(u)))*self.map.slope(u).to(self.dtype)
 
+# %% ../../nbs/core/78_conformal.ipynb #_rsample
 def _rsample(self, shape, generator):
     "Draws; those of a joint base keep their ranks, and so their dependence."
     if isinstance(self.base, Paths): return rejoined(self.base, self).rsample(shape, generator)
@@ -179,6 +181,7 @@ def rejoined(
     rank = paths.draws.argsort(0).argsort(0)
     return Paths(marginal.icdf((rank + .5).to(marginal.dtype)/len(rank)))
 
+# %% ../../nbs/core/78_conformal.ipynb #_nodes
 def _nodes(self):
     "Gauss nodes and weights on the pieces of the map, halving towards both ends."
     a = self.map.levels[1:-1]; half = .5**torch.arange(1, 40, dtype=torch.float64)
@@ -223,6 +226,7 @@ def _grouped(
     pad = [torch.nn.functional.pad(v, (0, wide - v.shape[-1]), value=math.nan) for v in rows.values()]
     return torch.stack(pad, 1)[:, :, None].sort(-1).values, list(rows)                        # (score, series, 1, sample)
 
+# %% ../../nbs/core/78_conformal.ipynb #_poorest
 def _poorest(x, names)->tuple:
     "Fewest targets of any group, and the series that have so few."
     n = x[0].isfinite().sum(-1)
@@ -265,8 +269,10 @@ def _fit_levels(self, pairs):
     x, self.names = _grouped([(ids, needed_level(f, y)[None]) for ids, f, y in pairs], self.by); x = x[0]
     n, who = _poorest(x[None], self.names); self.promised = promised(self.levels, n, who)
     eps = torch.finfo(pairs[0][1].dtype).eps; values = order_statistic(x, self.promised)*(1 + 4*eps)
-    hopeless = self.promised[(values >= 1 - eps).flatten(0, -2).any(0) if values.dim() > 1 else values >= 1 - eps].tolist()
-    if hopeless:
+    never = (values >= 1 - eps).flatten(0, -2).any(0) if values.dim() > 1 else values >= 1 - eps
+    hopeless = self.promised[never].tolist()
+    if self.levels is None and not never.all(): self.promised, values = self.promised[~never], values[..., ~never]      # nobody asked for these
+    elif hopeless:
         refuse(f"{(x >= 1 - eps).sum()/x.isfinite().sum():.1%} of the targets exceed everything the forecast holds possible, so no level of it can promise", hopeless,
                "Use kind='shift', or a forecast with tails")
     self.values = values
@@ -294,17 +300,17 @@ def _spread(base, floor):
 def _fit_shift(self, pairs):
     "Order statistics of what each quantile lacked."
     pairs = [(ids, f, _targets(f, y)) for ids, f, y in pairs]
-    self.floor = float(.1*torch.cat([_spread(f, 0.).flatten() for _, f, _ in pairs]).mean()) or 1.
-    counted, self.names = _grouped([(ids, y.double()[None]) for ids, _, y in pairs], self.by)
+    self.floor = float(.1*torch.cat([_spread(f, 0.).flatten().cpu() for _, f, _ in pairs]).mean()) or 1.
+    counted, self.names = _grouped([(ids, y.double().cpu()[None]) for ids, _, y in pairs], self.by)
     self.promised = promised(self.levels, *_poorest(counted, self.names))
     lacking = lambda f, y: (y.double()[..., None] - f.quantile(self.promised).double())/_spread(f, self.floor)[..., None]
-    x, _ = _grouped([(ids, lacking(f, y).movedim(-1, 0)) for ids, f, y in pairs], self.by)    # (level, *group, sample)
+    x, _ = _grouped([(ids, lacking(f, y).cpu().movedim(-1, 0)) for ids, f, y in pairs], self.by)    # (level, *group, sample)
     self.values = torch.stack([order_statistic(x[i], a[None])[..., 0] for i, a in enumerate(self.promised)], -1)
     return self
 
 def _shifted(self, base, values):
     "The moved quantiles, in order, as a grid."
-    q = base.quantile(self.promised).double() + _spread(base, self.floor)[..., None]*values
+    q = base.quantile(self.promised).double() + _spread(base, self.floor)[..., None]*values.to(base.device)
     tails = "exponential" if len(self.promised) > 1 else "flat"
     counts, domain = isinstance(base, Counts), getattr(base, "domain", "real")
     grid = QuantileGrid(self.promised.to(base.dtype), q.cummax(-1).values.to(base.dtype), tails, "nonnegative" if counts else domain)
@@ -389,6 +395,7 @@ def _asked_now(self, base, ids):
     eps = torch.finfo(base.dtype).eps
     return _shape(self, isotonic(_state(self, base, ids)).sigmoid().clamp(eps, 1 - 2*eps))
 
+# %% ../../nbs/core/78_conformal.ipynb #_update
 @torch.no_grad()
 def _update(self, forecast, y):
     "One nudge a level and group, by the share of the window's targets that were covered."

@@ -109,7 +109,8 @@ def _costs(ids, under, over):
     "(series,) costs of a unit short and of a unit left over."
     costs = {name: _each(ids, x, name) for name, x in (("under", under), ("over", over))}
     for name, x in costs.items():
-        if not (np.isfinite(x) & (x > 0)).all(): refuse(f"a unit {'short' if name == 'under' else 'left over'} must cost something: `{name}` is not positive for", ids[~(np.isfinite(x) & (x > 0))], "Free shortages ask for no stock, free leftovers for all of it")
+        free = ~(np.isfinite(x) & (x > 0)); what = {"under": "short", "over": "left over"}[name]
+        if free.any(): refuse(f"a unit {what} must cost something: `{name}` is not positive for", ids[free], "Free shortages ask for no stock, free leftovers for all of it")
     return costs.values()
 
 def newsvendor(
@@ -152,6 +153,7 @@ def stockout_probability(
     ds = forecast.dates if isinstance(forecast, Forecast) else np.broadcast_to(np.arange(1, shape[1] + 1), shape)
     return pd.DataFrame({"unique_id": np.repeat(ids, shape[1]), "ds": ds.reshape(-1), "stock": stock.reshape(-1), "probability": p.reshape(-1), "so_far": any_.reshape(-1)})
 
+# %% ../../nbs/core/75_decision.ipynb #_draws
 def _draws(d, n, seed):
     "(draw, *batch) all the paths there are, or n fresh draws."
     if not isinstance(n, (int, np.integer)) or n < 1: refuse("draws must be a whole number of at least 1", [n])
@@ -163,7 +165,8 @@ def _lead(forecast, lead_time, draws, seed):
     if torch.is_tensor(forecast) or isinstance(forecast, np.ndarray): forecast = Paths(torch.as_tensor(forecast))
     ids, d, shape = _named(forecast); lead_time = shape[1] if lead_time is None else lead_time
     if len(d.batch_shape) < 2: refuse(f"a lead time needs forecasts of shape (series, horizon), got {tuple(d.batch_shape)}")
-    if not isinstance(lead_time, (int, np.integer)) or not 1 <= lead_time <= shape[1]: refuse(f"the lead time must be a whole number of steps from 1 to the horizon {shape[1]}, got {lead_time}", mend="Forecast further ahead")
+    if not isinstance(lead_time, (int, np.integer)) or not 1 <= lead_time <= shape[1]:
+        refuse(f"the lead time must be a whole number of steps from 1 to the horizon {shape[1]}, got {lead_time}", mend="Forecast further ahead")
     x = _draws(d, draws, seed)[..., :lead_time].double().cpu(); g = torch.Generator().manual_seed(seed + 1)
     apart = torch.stack([x[torch.randperm(len(x), generator=g), :, t] for t in range(lead_time)], -1) if d.joint else x
     return ids, x, apart

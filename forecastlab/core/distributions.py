@@ -148,7 +148,7 @@ def _grid_icdf(grid, u):
     a, v = _knots(grid); v = v.expand(*u.shape, -1)
     j = torch.searchsorted(a, u.contiguous()).clamp(1, len(a) - 1)                    # knot right of u
     low, high = v.gather(-1, j[..., None] - 1)[..., 0], v.gather(-1, j[..., None])[..., 0]
-    return _bend(grid, u, low + (high - low)*(u - a[j - 1])/(a[j] - a[j - 1]))
+    return _bend(grid, u, torch.minimum(low + (high - low)*((u - a[j - 1])/(a[j] - a[j - 1])).clamp(0, 1), high))   # rounding never passes a knot
 
 # %% ../../nbs/core/30_distributions.ipynb #_grid_quantile
 def _grid_quantile(grid, levels):
@@ -156,7 +156,7 @@ def _grid_quantile(grid, levels):
     u = check_levels(levels).to(grid.values)
     a, v = _knots(grid)
     j = torch.searchsorted(a, u).clamp(1, len(a) - 1)
-    line = v[..., j - 1] + (v[..., j] - v[..., j - 1])*((u - a[j - 1])/(a[j] - a[j - 1]))
+    line = torch.minimum(v[..., j - 1] + (v[..., j] - v[..., j - 1])*((u - a[j - 1])/(a[j] - a[j - 1])).clamp(0, 1), v[..., j])
     for at, k in ((u < grid.levels[0], 0), (u > grid.levels[-1], -1)):
         if at.any(): line[..., at] = _bend_at(grid, u[at], line[..., at])
     return line

@@ -90,7 +90,7 @@ class _TorchEnergy(torch.autograd.Function):
     "Score and gradient in one sweep over chunks of rows."
     @staticmethod
     def forward(ctx, w, z, seen, beta, keep, chunk=1 << 18):
-        (n, m, d), step = w.shape, max(1, chunk//(w.shape[1]*max(*w.shape[1:])))
+        (n, m, _), step = w.shape, max(1, chunk//(w.shape[1]*max(*w.shape[1:])))
         score, grad = w.new_empty(n), torch.empty_like(w, memory_format=torch.contiguous_format) if keep else None
         for rows in (slice(i, i + step) for i in range(0, n, step)):
             x, y = w[rows] - z[rows, None], w[rows] - w[rows].mean(1, keepdim=True)
@@ -112,7 +112,8 @@ def energy_score_torch(
     "Energy score by two matrix products a row: the path for CPUs and for float64."
     _check_shapes(paths, target, observed, beta)
     dtype = torch.promote_types(paths.dtype, torch.float32)
-    return _TorchEnergy.apply(paths.to(dtype), target.to(dtype), None if observed is None else observed != 0, float(beta), torch.is_grad_enabled() and paths.requires_grad)
+    seen, keep = None if observed is None else observed != 0, torch.is_grad_enabled() and paths.requires_grad
+    with torch.autocast(paths.device.type, enabled=False): return _TorchEnergy.apply(paths.to(dtype), target.to(dtype), seen, float(beta), keep)
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #bytes_moved
 def bytes_moved(

@@ -166,7 +166,7 @@ def _rows(a, x, f, g, by_level, table, pull):
     return torch.mv(x.mul_(g), x.new_ones(x.shape[1])), F[:, 0]
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_sweep
-def _sweep(levels, values, left, right, left_shape, right_shape, target, keep, keep_levels, chunk=1 << 16):
+def _sweep(levels, values, left, right, left_shape, right_shape, target, keep, keep_levels, chunk=1 << 17):
     "CRPS (n,), F(z) (n,), gradients by values and levels (n, knot) or empty, and the slopes of both tails."
     (n, K), loss, F = values.shape, torch.empty_like(target), torch.empty_like(target)
     low, high = levels[..., 0], 1 - levels[..., -1]
@@ -205,7 +205,8 @@ class _TorchCRPS(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, up): return None, *_share(ctx.needs_input_grad[1:], up, *ctx.saved_tensors)
+    def backward(ctx, up):
+        with torch.autocast(up.device.type, enabled=False): return None, *_share(ctx.needs_input_grad[1:], up, *ctx.saved_tensors)
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #spline_crps_torch
 def spline_crps_torch(
@@ -219,7 +220,7 @@ def spline_crps_torch(
     levels = levels.to(dtype).reshape(-1, K) if levels.dim() > 1 else levels.to(dtype)
     flat = [s if s is None else s.to(dtype).reshape(-1) for s in inputs[2:]]
     keep = torch.is_grad_enabled() and any(s.requires_grad for s in given)
-    return _TorchCRPS.apply(keep, levels, values.to(dtype).reshape(-1, K), *flat).view(target.shape)
+    with torch.autocast(values.device.type, enabled=False): return _TorchCRPS.apply(keep, levels, values.to(dtype).reshape(-1, K), *flat).view(target.shape)
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_expm1
 @triton.jit
@@ -367,8 +368,8 @@ class _TritonCRPS(torch.autograd.Function):
         grid, tile = _launch(n, K)
         ctx.kind = dict(LEFT=(left is not None) + (left_shape is not None), RIGHT=(right is not None) + (right_shape is not None))
         ctx.sizes = n, K, *((*levels.stride(),) if own else (0, levels.stride(0))), *values.stride()
-        state = lambda *shape: torch.empty(shape if keep else 0, device=values.device)
-        loss, j, t, tails = torch.empty(n, device=values.device), state(n).int(), state(n), state(6, n)
+        state = lambda *shape, **kind: torch.empty(shape if keep else 0, device=values.device, **kind)
+        loss, j, t, tails = torch.empty(n, device=values.device), state(n, dtype=torch.int32), state(n), state(6, n)
         small = [target if s is None else s for s in (left, right, left_shape, right_shape)]  # a tensor stands in for what is not read
         _spline_crps_kernel[grid](levels, values, target, *small, loss, j, t, tails, *ctx.sizes, **ctx.kind, KEEP=keep + (keep and ctx.needs_input_grad[1]), **tile)
         if keep: ctx.save_for_backward(levels, values if ctx.needs_input_grad[1] else target, j, t, tails, target)
