@@ -200,7 +200,8 @@ def _grid_cdf(grid, y):
 
 def _grid_log_prob(grid, y):
     "Log density 1/q'(F(y)), minus infinity outside the support."
-    return _grid_cdf(grid, y)[1].log()
+    p = _grid_cdf(grid, y)[1]
+    return torch.where(p > 0, p.clamp(min=torch.finfo(p.dtype).tiny).log(), -torch.inf)
 
 # %% ../../nbs/core/30_distributions.ipynb #line_crps
 def line_crps(z, a, b, c, m, r):

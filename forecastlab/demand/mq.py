@@ -119,7 +119,7 @@ def mq_loss(
         return quantile_loss(p["values"], batch.y, origins, s.levels, batch.observed, loc, scale, weight)
     z = (forked(batch.y, s.horizon, s.forks) - loc[..., None])/scale[..., None]               # (batch, fork, horizon)
     weight = weight[..., None]*forked(batch.observed, s.horizon, s.forks)
-    return (weight*Head.crps(None, p, torch.where(weight > 0, z, 0.))).sum(), weight.sum()
+    return (weight*Head.crps(p, torch.where(weight > 0, z, 0.))).sum(), weight.sum()
 
 # %% ../../nbs/demand/50_mq.ipynb #_last
 FINE = tuple(round(.01*i, 2) for i in (*range(1, 20), *range(81, 100)))                  # outer levels, where straight lines mislead

@@ -7,10 +7,9 @@ __all__ = ['lift', 'rise', 'slope', 'bend', 'Potential', 'cosines', 'ConvexMap',
 
 # %% ../../nbs/quantile/40_convex.ipynb #ab3bb88b
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from ..core.basics import refuse
 from ..kernels.energy_score import energy_score
@@ -69,28 +68,11 @@ def _value(p, x):
     r, n1, n2 = _layers(p, x)
     return (p.b[:, None]*x + .5*p.a[:, None]*x*x).sum(-1) + .5*(p.m[:, None]*r*r).sum(-1) + (p.c[:, None]*lift(n2)).sum(-1)
 
-# %% ../../nbs/quantile/40_convex.ipynb #_Map
-class _Map(torch.autograd.Function):
-    "g(x), and what a gradient of g's output means for x and each part of the potential."
-    @staticmethod
-    def forward(ctx, x, *parts):
-        p = Potential(*parts); r, n1, n2 = _layers(p, x); v = p.c[:, None]*rise(n2)
-        back = torch.cat([p.m[:, None]*r, slope(n1)*(v@p.P), v], -1); w = back@p.J        # (window, draw, horizon)
-        ctx.save_for_backward(x, r, n1, n2, back, w, *parts)
-        return torch.addcmul(p.b[:, None], p.a[:, None], x).addcmul_(p.u[:, None], w)
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g):
-        x, r, n1, n2, back, w, *parts = ctx.saved_tensors; p = Potential(*parts); v = back[..., -n2.shape[-1]:]
-        gw = g*p.u[:, None]; gr, gs, gv = (gw@p.J.T).split([r.shape[-1], n1.shape[-1], n2.shape[-1]], -1)
-        k = slope(n1); gk = gs*k; gv = gv + gk@p.P.T
-        g2 = gv*p.c[:, None]*slope(n2); g1 = (g2@p.P).mul_(k).addcmul_(gs*(v@p.P), bend(n1))
-        inner = torch.cat([gr*p.m[:, None], g1, g2], -1); gy = inner@p.J
-        outer = lambda a, b: a.flatten(0, 1).T@b.flatten(0, 1)
-        return (p.a[:, None]*g + p.u[:, None]*gy if ctx.needs_input_grad[0] else None, g.sum(1), (g*x).sum(1), (g*w).addcmul_(gy, x).sum(1), (gr*r).sum(1), g1.sum(1), g2.sum(1),
-                (gv*rise(n2)).sum(1), outer(back, gw) + outer(inner, p.u[:, None]*x), outer(v, gk) + outer(g2, rise(n1)))
-
-def _gradient(p, x): return _Map.apply(x, *(getattr(p, f.name) for f in fields(p)))
+def _gradient(p, x):
+    r, n1, n2 = _layers(p, x)
+    v = p.c[:, None]*rise(n2)
+    back = torch.cat([p.m[:, None]*r, slope(n1)*(v@p.P), v], -1)@p.J             # (window, draw, horizon)
+    return p.b[:, None] + p.a[:, None]*x + p.u[:, None]*back
 
 # %% ../../nbs/quantile/40_convex.ipynb #_product
 def _product(p, x, w):
@@ -290,5 +272,5 @@ def energy_loss(
     if draws < 2: refuse(f"the energy score needs at least 2 draws, got {draws}")
     _per_draw(lambda p, x: x, potential, z)                                              # refuses another horizon
     seen = torch.ones_like(z) if seen is None else seen.to(z.dtype); weight = z.new_ones(len(z)) if weight is None else weight
-    piece = max(1, (rows or (6400 if z.device.type == "cpu" else 2**19))//draws)
+    piece = max(1, (rows or (3200 if z.device.type == "cpu" else 2**19))//draws)
     return _Pieces.apply(torch.where(seen > 0, z, 0.), seen, weight, draws, marginal, piece, *(getattr(potential, f.name) for f in fields(potential)))

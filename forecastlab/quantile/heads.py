@@ -43,9 +43,11 @@ class Shares(nn.Module):
     "Any numbers to the inner points of (0, 1), in order: cumulative shares, none smaller than SHARE/pieces."
     def __init__(self, pieces:int):
         super().__init__()
-        self.register_buffer("table", (torch.arange(pieces)[:, None] < torch.arange(1, pieces)).float(), persistent=False)
+        self.register_buffer("table", (torch.arange(pieces)[:, None] <= torch.arange(pieces)).float(), persistent=False)
+        self.register_buffer("even", SHARE*torch.arange(1, pieces)/pieces, persistent=False)
     def forward(self, r:Tensor)->Tensor:  # (..., piece) -> (..., piece - 1)
-        return ((1 - SHARE)*r.softmax(-1) + SHARE/r.shape[-1])@self.table
+        total = (F.softplus(r) + FLOOR)@self.table
+        return (1 - SHARE)*total[..., :-1]/total[..., -1:] + self.even
 
 # %% ../../nbs/quantile/20_heads.ipynb #positive
 def positive(q:Tensor)->Tensor:  # same shape, > 0
@@ -69,7 +71,8 @@ class Head(nn.Module):
     def forward(self, u:Tensor)->dict:  # (..., inputs) -> parameters of shape (..., knot) and (...)
         return self.curve(**dict(zip(self.sizes, self.out(u).split(list(self.sizes.values()), -1))))
 
-    def crps(self, params:dict, z:Tensor)->Tensor:  # (...) in scaled units
+    @staticmethod
+    def crps(params:dict, z:Tensor)->Tensor:  # (...) in scaled units
         "The loss, by the kernel."
         flat = lambda x, *knot: None if x is None else x.expand((*z.shape, *knot)).reshape(-1, *knot)
         K = params["values"].shape[-1]; levels = params["levels"] if params["levels"].dim() == 1 else flat(params["levels"], K)
@@ -117,8 +120,8 @@ class IQFHead(Head):
         with torch.no_grad(): self.out.bias[self.order.mid] = 0
     def curve(self, steps)->dict:
         v = self.order(steps)
-        p = _linked(self, self.levels.to(v), v, left=(v[..., 1] - v[..., 0])/self.log_left)
-        return p | dict(right=(p["values"][..., -1] - p["values"][..., -2])/self.log_right)
+        p = _linked(self, self.levels.to(v), v, left=(v[..., 1] - v[..., 0]).clamp(min=0)/self.log_left)
+        return p | dict(right=(p["values"][..., -1] - p["values"][..., -2]).clamp(min=0)/self.log_right)
 
 # %% ../../nbs/quantile/20_heads.ipynb #ISQFHead
 class ISQFHead(Head):

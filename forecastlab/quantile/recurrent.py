@@ -71,7 +71,7 @@ class RNNSettings:
     forks = 0  # no origin is special: all steps are trained on
     @property
     def rows(self)->int: return self.context + max(self.lags, default=0)  # rows before an origin that a window holds
-    def __post_init__(self): _check(self)
+    def __post_init__(self): self.lags, self.levels = tuple(self.lags), tuple(self.levels); _check(self)
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #_check
 def _check(s):

@@ -123,8 +123,8 @@ def _piece(a, u, right:bool=False):
     size = int((last - first).max()); at = _starts(a).int() + first.clamp(max=K - 1 - size).int()
     while size > 0:
         half = (size + 1)//2
-        found = a.view(-1).index_select(0, (at + (half - 1) if half > 1 else at).view(-1)).view(at.shape)
-        at = torch.where(below(found), at + half, at); size //= 2
+        found = a.reshape(-1).index_select(0, (at + (half - 1) if half > 1 else at).view(-1)).view(at.shape)
+        at = at.add(below(found), alpha=half); size //= 2
     return at
 
 # %% ../../nbs/quantile/10_spline.ipynb #_stretch
@@ -152,7 +152,7 @@ def _tail(d, side):
     return mass[..., None], d.values[..., k, None], getattr(d, side)[..., None], None if shape is None else shape[..., None]
 
 def _bend(d, u, y):
-    "Replace the lines y (*batch, level) by the tails where levels u lie beyond the outer knots."
+    "Replace the lines y (*batch, level) by the tails where levels u lie beyond the outer knots, in place where levels are shared."
     tiny = torch.finfo(y.dtype).tiny
     for side in d.sides:
         p, edge, s, xi = _tail(d, side); mass = u if side == "left" else 1 - u
@@ -160,10 +160,11 @@ def _bend(d, u, y):
         if u.dim() == 1 and not at.any(): continue
         if p.numel() and (p == p.flatten()[0]).all(): p = p.flatten()[0]                     # one outer level: one logarithm a level
         m = mass[at]; w = -torch.log(torch.minimum(m, p).clamp(min=tiny)/p.clamp(min=tiny))
-        far = torch.where(m > 0, s*_stretch(w, xi), torch.inf)
+        far = s*_stretch(w, xi)
+        if (m <= 0).any(): far = torch.where(m > 0, far, torch.inf)
         bent = edge - far if side == "left" else edge + far
         if (m >= p).any(): bent = torch.where(m < p, bent, y[..., at])
-        y = bent if u.dim() > 1 else y.index_copy(-1, at.nonzero()[:, 0], bent)
+        y = bent if u.dim() > 1 else y.index_copy_(-1, at.nonzero()[:, 0], bent)
     return y
 
 # %% ../../nbs/quantile/10_spline.ipynb #_columns
@@ -184,17 +185,20 @@ def _spline_icdf(d, value):
     y = _line(u, *_ends(d.levels, j if d.levels.dim() == 1 else j + _starts(d.levels)), *_ends(d.values, j + _starts(d.values)))
     return back(_bend(d, u if u.dim() > 1 else u[None], y if u.dim() > 1 else y[None]).view(u.shape))
 
-def _spline_quantile(d, levels, block:int=2**16):
+def _spline_quantile(d, levels, block:int=2**15):
     "(*batch, level) quantities at shared levels."
     eps, rows, shape = torch.finfo(d.dtype), d.batch_shape.numel(), d.batch_shape
     u = check_levels(levels).to(d.values).clamp(eps.tiny, 1 - eps.eps/2)                  # float32 rounds 1 - 1e-9 to 1
-    step, d = max(1, block//len(u)) if d.device.type == "cpu" else rows, _flat(d)         # blocks that stay in the processor's cache
-    return torch.cat([_rows(d[i:i + step] if step < rows else d, u) for i in range(0, max(rows, 1), step)]).view(*shape, -1)
+    if not rows: return d.values.new_zeros(*shape, len(u))
+    d, step = _flat(d), max(1, (block - 1)//len(u)) if d.device.type == "cpu" else rows
+    part = lambda x, i: x if x.dim() == 1 or step >= rows else x[i:i + step]               # blocks that stay in the processor's cache
+    return _bend(d, u, torch.cat([_lines(part(d.levels, i), d.values[i:i + step], u) for i in range(0, rows, step)])).view(*shape, -1)
 
-def _rows(d, u):
-    at = _piece(d.levels, u)
-    low, high = _ends(d.values, at) if at.dim() > 1 else (d.values.index_select(-1, at - 1), d.values.index_select(-1, at))
-    return _bend(d, u, _line(u, *_ends(d.levels, at), low, high))
+def _lines(a, v, u):
+    "(n, level) quantities on the lines."
+    at = _piece(a, u)
+    low, high = _ends(v, at) if at.dim() > 1 else (v.index_select(-1, at - 1), v.index_select(-1, at))
+    return _line(u, *_ends(a, at), low, high)
 
 def _flat(d):
     "The same with one batch dimension."
