@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import refuse
-from ..core.distributions import check_levels
+from ..core.distributions import check_levels, stopped, toward_zero
 from ..kernels.spline_crps import spline_crps
-from .spline import SplineQuantile
+from .spline import SplineQuantile, _stretch
 
 # %% ../../nbs/quantile/20_heads.ipynb #step_table
 FLOOR = 1e-4  # least step of values, in scaled units
@@ -88,11 +88,14 @@ class Head(nn.Module):
 def _narrow(knots): return math.log(math.expm1(1/(knots - 1)))  # softplus of it, knots - 1 times, is 1
 
 def _linked(head, levels, values, left=None, right=None, left_shape=None, right_shape=None):
-    "Knots through the link; the tail is stretched as the link is at the outer knot, and a positive target starts at (0, 0)."
+    "Knots through the link; the right tail is stretched as the link is at the outer knot, the left one stops at 0."
     if head.link == "log":
         if right is not None: right = right*torch.minimum(positive(values[..., -1]), values.new_tensor(math.e))
-        values = positive(values)
-        if left is not None: levels, values, left, left_shape = F.pad(levels, (1, 0)), F.pad(values, (1, 0)), None, None
+        if left is not None:                                                     # knots at each halving of the level, then (0, 0)
+            low, k = toward_zero(levels[..., :1])
+            tail = values[..., :1] - left[..., None]*_stretch(k*math.log(2), None if left_shape is None else left_shape[..., None])
+            levels, values, left, left_shape = torch.cat([low, levels], -1), torch.cat([stopped(positive(tail)), positive(values)], -1), None, None
+        else: values = positive(values)
     return dict(levels=levels, values=values, left=left, right=right, left_shape=left_shape, right_shape=right_shape)
 
 # %% ../../nbs/quantile/20_heads.ipynb #SQFHead

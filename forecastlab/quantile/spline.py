@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['SplineQuantile']
 
-# %% ../../nbs/quantile/10_spline.ipynb #8cea2cf4
+# %% ../../nbs/quantile/10_spline.ipynb #6a9c5455
+import math
 import torch
 from torch import Tensor
 from ..core.basics import refuse
-from ..core.distributions import QuantileFunction, check_levels
+from ..core.distributions import QuantileFunction, check_levels, stopped, toward_zero
 from ..kernels.spline_crps import spline_crps
 
 # %% ../../nbs/quantile/10_spline.ipynb #SplineQuantile
@@ -23,7 +24,7 @@ class SplineQuantile(QuantileFunction):
         right=None,  # (*batch,) scale of the tail above the last knot; None: none, the levels end at 1
         left_shape=None,  # (*batch,) Pareto shape in [0, 1); None: exponential
         right_shape=None,  # (*batch,) the same on the right
-        support:str="real",  # "real" or "nonnegative": a line to 0 instead of the left tail
+        support:str="real",  # "real" or "nonnegative": the left tail stops at 0
         check:bool=True,  # look for what cannot be; only makers of sound parameters skip it
     ):
         values = torch.as_tensor(values); self.values = values if values.is_floating_point() else values.float()
@@ -81,9 +82,13 @@ def _check(d):
 
 # %% ../../nbs/quantile/10_spline.ipynb #_from_zero
 def _from_zero(d):
-    "Values at least 0; a first knot at (0, 0) in place of the left tail."
+    "Values at least 0; the left tail, with a knot at each halving of the level, stops at 0."
     a, v = d.levels, d.values.clamp(min=0)
-    if (a[..., 0] > 0).any(): a, v = (torch.cat([torch.zeros_like(x[..., :1]), x], -1) for x in (a, v))
+    if d.left is not None:
+        levels, k = toward_zero(a[..., :1])
+        tail = d.values[..., :1] - d.left[..., None]*_stretch(k*math.log(2), None if d.left_shape is None else d.left_shape[..., None])
+        a, v = torch.cat([levels, a], -1), torch.cat([stopped(tail), v], -1)
+    elif (a[..., 0] > 0).any(): a, v = (torch.cat([torch.zeros_like(x[..., :1]), x], -1) for x in (a, v))      # nothing known: a line to 0
     d.levels, d.values, d.left, d.left_shape = a, v, None, None
 
 def _pick(d, which):
