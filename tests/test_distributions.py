@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from scipy import integrate
 from torch.testing import assert_close
 
-from forecastlab.core.distributions import QuantileFunction, QuantileGrid, check_levels, line_crps, tail_crps
+from forecastlab.core import distributions
+from forecastlab.core.distributions import Counts, Paths, QuantileFunction, QuantileGrid, check_levels, line_crps, tail_crps
+from forecastlab.quantile.spline import SplineQuantile
 
 KINDS = [(t, s) for t in ("exponential", "flat") for s in ("real", "nonnegative")]
 SCALES = [1e-8, 1., 1e8]
@@ -22,12 +24,16 @@ def grid(seed, tails, support, k=5, batch=(), scale=1., ties=False, dtype=torch.
 
 def edges(d):
     "Levels where the quantile function has a kink or a pole, and points towards the poles."
-    return np.r_[0, np.geomspace(1e-13, float(d.levels[0]), 12), d.levels.numpy()[1:-1], 1 - np.geomspace(1e-13, 1 - float(d.levels[-1]), 12)[::-1], 1]
+    halves = float(d.levels[0])/2**np.arange(6, 0, -1) if d.left == "line" else []                  # knots of a left tail that stops at 0
+    return np.r_[0, np.unique(np.r_[np.geomspace(1e-13, float(d.levels[0]), 12), halves]), d.levels.numpy()[1:-1], 1 - np.geomspace(1e-13, 1 - float(d.levels[-1]), 12)[::-1], 1]
 
 
 def quadrature(f, ends):
     "Gauss-Legendre of high order on every smooth piece; `f` takes an array."
     return sum(integrate.fixed_quad(f, a, b, n=24)[0] for a, b in zip(ends, ends[1:]) if b > a)
+
+
+def possible(z, support): return abs(z) if support == "nonnegative" else z
 
 
 def at(f):
@@ -41,7 +47,7 @@ def test_mean_and_crps_against_scipy_quadrature(tails, support, ties):
     for seed in range(3):
         d = grid(seed, tails, support, ties=ties); q = at(d.icdf)
         assert float(d.mean) == pytest.approx(quadrature(q, edges(d)), rel=1e-8, abs=1e-8)
-        for z in (-40., -1., 0., float(d.values[1]), 1.3, 77.):
+        for z in {possible(z, support) for z in (-40., -1., 0., float(d.values[1]), 1.3, 77.)}:
             e = np.unique(np.r_[edges(d), at(d.cdf)(z)])
             exact = quadrature(lambda u: 2*np.maximum(u*(z - q(u)), (u - 1)*(z - q(u))), e)
             assert float(at(d.crps)(z)) == pytest.approx(exact, rel=1e-8, abs=1e-8)
@@ -51,8 +57,8 @@ def test_mean_and_crps_against_scipy_quadrature(tails, support, ties):
 def test_crps_against_the_integral_of_squared_errors(tails, support):
     "The other definition: CRPS = integral of (F(x) - [x >= z])^2."
     d = grid(3, tails, support); F = at(d.cdf)
-    for z in (-2., .5, 4.):
-        exact = quadrature(lambda x: (F(x) - (x >= z))**2, np.unique(np.r_[np.linspace(-120, 160, 561), d.values.numpy(), z]))
+    for z in {possible(z, support) for z in (-2., .5, 4.)}:
+        exact = quadrature(lambda x: (F(x) - (x >= z))**2, np.unique(np.r_[np.linspace(-120, 160, 561), d.values.numpy(), distributions._knots(d)[1].numpy(), z]))
         assert float(at(d.crps)(z)) == pytest.approx(exact, rel=1e-8)
 
 
@@ -95,7 +101,7 @@ def test_density_is_the_derivative_of_the_cdf(tails, support):
 def test_crps_in_single_precision(seed, kind, scale, ties, far):
     "Finite, never negative, close to double precision, and with finite gradients, whatever the numbers."
     d = grid(seed, *kind, k=9, scale=scale, ties=ties); v = d.values.float().clone().requires_grad_()
-    z = torch.tensor(np.random.default_rng(seed).normal()*far).float()
+    z = torch.tensor(possible(np.random.default_rng(seed).normal()*far, kind[1])).float()
     e = lambda: QuantileGrid(d.levels.float(), v, *kind)
     loss = e().crps(z); loss.backward(); loss = loss.detach()
     exact = float(QuantileGrid(d.levels, v.detach().double(), *kind).crps(z.double()))
@@ -108,7 +114,7 @@ def test_crps_in_single_precision(seed, kind, scale, ties, far):
 @pytest.mark.parametrize("tails, support", KINDS)
 def test_gradients_against_finite_differences(tails, support):
     levels = torch.tensor([.1, .3, .6, .9], dtype=torch.float64)
-    v = torch.tensor([[.3, 1.1, 2.5, 3.4], [.2, .9, 1.7, 8.]], dtype=torch.float64, requires_grad=True); z = torch.tensor([[-4., 1.7], [2.2, 30.], [.25, 1.]], dtype=torch.float64, requires_grad=True)
+    v = torch.tensor([[.3, 1.1, 2.5, 3.4], [.2, .9, 1.7, 8.]], dtype=torch.float64, requires_grad=True); z = torch.tensor([[possible(-4., support), 1.7], [2.2, 30.], [.25, 1.]], dtype=torch.float64, requires_grad=True)
     for f in (lambda v, z: QuantileGrid(levels, v, tails, support).crps(z), lambda v, z: QuantileGrid(levels, v, tails, support).mean,
               lambda v, z: QuantileGrid(levels, v, tails, support).icdf(torch.sigmoid(z/9)), lambda v, z: QuantileGrid(levels, v, tails, support).quantile([.01, .4, .97])):
         assert torch.autograd.gradcheck(f, (v, z))
@@ -134,9 +140,47 @@ def test_pieces_against_quadrature():
 @pytest.mark.parametrize("tails, support", KINDS)
 def test_closed_forms_against_the_general_fallback(tails, support):
     "What every family inherits agrees with the grid's own formulas, within the coarseness of its rule at kinks."
-    d = grid(7, tails, support, batch=(6,)); z = torch.linspace(-5, 9, 6, dtype=torch.float64)
+    d = grid(7, tails, support, batch=(6,)); z = torch.linspace(possible(-5, support), 9, 6, dtype=torch.float64)
     assert_close(QuantileFunction.mean.fget(d), d.mean, rtol=1e-2, atol=1e-2); assert_close(QuantileFunction.crps(d, z), d.crps(z), rtol=1e-2, atol=5e-3)
     assert_close(QuantileFunction.quantile(d, [.01, .5, .99]), d.quantile([.01, .5, .99]))
+
+
+def test_a_left_tail_that_stops_at_zero_keeps_its_shape_far_from_it():
+    "Far above 0 it is the exponential tail; near 0 nothing goes below."
+    a, v = [.1, .5, .9], torch.tensor([[1000., 1100, 1200], [.5, 2, 4]], dtype=torch.float64); u = [.005, .02, .06]
+    free, stopped = QuantileGrid(a, v), QuantileGrid(a, v, support="nonnegative")
+    assert_close(stopped.quantile(u)[0], free.quantile(u)[0], rtol=5e-3, atol=0)
+    assert (free.quantile(u)[1] < 0).any() and (stopped.quantile(np.linspace(1e-6, .1, 50)) >= 0).all() and float(stopped.icdf(torch.zeros(2)).max()) == 0
+
+
+def test_what_cannot_have_happened_is_refused_and_what_is_missing_stays_missing():
+    grid = QuantileGrid([.1, .5, .9], torch.tensor([[0., 1, 3]]*3).double(), support="nonnegative")
+    for d in (grid, Counts(grid), Paths(torch.rand(9, 3).double(), "nonnegative")):
+        with pytest.raises(ValueError, match="1 targets are negative, but the support is nonnegative: -2.0"): d.crps(torch.tensor([1., -2, 3]))
+        assert d.crps(torch.tensor([1., torch.nan, 2])).isnan().tolist() == [False, True, False]
+    with pytest.raises(ValueError, match="whole numbers"): Counts(grid).crps(torch.tensor([1., .5, 3]))
+    for u in (-.1, 1.5, 95.):
+        with pytest.raises(ValueError, match="levels must lie between 0 and 1"): grid.icdf(torch.tensor(u))
+    assert torch.isfinite(QuantileGrid([.1, .9], torch.tensor([0., 1])).quantile([1e-9, 1 - 1e-9])).all()
+
+
+@pytest.mark.parametrize("shape", [0., .5, .8])
+def test_counts_with_heavy_tails_are_scored_as_counts(shape):
+    "Against the sums written out, far into the tail; a heavy tail alone does not make a count large."
+    d = Counts(SplineQuantile([0., .5, .8], torch.tensor([0., .4, 1.2]).double(), right=torch.tensor(1.).double(), right_shape=torch.tensor(shape).double()))
+    k = torch.arange(200_000, dtype=torch.float64); F = d.base.cdf(k + .5); rest = 1 - F[-1]
+    for z in (0, 2, 30):
+        exact = float(((F - (k >= z).double())**2).sum())
+        assert float(d.crps(torch.tensor(float(z)))) == pytest.approx(exact, rel=2e-3 if shape > .6 else 1e-5)
+    assert float(d.mean) == pytest.approx(float((1 - F).sum() + rest*2e5*shape/(1 - shape)), rel=2e-2 if shape > .6 else 1e-4)
+
+
+def test_indexing_never_mixes_levels_with_batch():
+    v = torch.randn(3, 9, 9, generator=torch.Generator().manual_seed(0)).double().cumsum(-1); d = QuantileGrid(np.arange(1, 10)/10, v)
+    for which in (0, (..., 0), (slice(None), 2), (slice(1, 3), ...), torch.tensor([2, 0]), (slice(None), torch.tensor([1, 4]))):
+        assert torch.equal(d[which].values, torch.stack([v[..., k][which] for k in range(9)], -1).sort(-1).values)
+    paths = Paths(v.movedim(-1, 0))
+    assert paths[..., 2].batch_shape == (3,) and not paths[..., 2].joint and paths[1, 2].batch_shape == () and paths[..., :2].joint and paths[[0, 2]].batch_shape == (2, 9)
 
 
 def test_against_gluonts():

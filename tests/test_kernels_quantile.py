@@ -395,6 +395,8 @@ def test_energy_details(path):
     empty = path(w[:0].requires_grad_(), z[:0]); empty.sum().backward()
     bad = w.clone(); bad[2, 1, 0] = float("nan")
     assert path(bad, z).isnan().tolist() == [i == 2 for i in range(9)]
+    bad = z.clone(); bad[3, 0] = float("nan")
+    assert path(w, bad).isnan().tolist() == energy_score_ref(w, bad).isnan().tolist() == [i == 3 for i in range(9)]
 
 
 def test_energy_goes_in_chunks_without_a_table_of_differences():

@@ -27,7 +27,7 @@ def _power(
     half,  # exponent
 )->Tensor:  # 0 where the length is 0, gradient included
     "square**half, and 0 at 0 even where the exponent is negative."
-    some = square > 0
+    some = ~(square <= 0)  # NaN stays visible
     return torch.where(some, torch.where(some, square, 1)**half, 0)
 
 def energy_score_ref(
