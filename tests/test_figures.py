@@ -15,7 +15,7 @@ CLAIMED = {"lab.windows": (">= 1e+06", 2e6), "lab.load.seconds": ("<= 90", 80), 
            "lab.eia.fast": ("<= 3", 3), "lab.eia.wql": ("<= 0.0385", .038), "lab.breakfast.wql": ("<= 0.34", .33), "lab.m5.wql": ("< 0.5", .499), "lab.default.ratio": ("<= 0.95", .9),
            "lab.demo.minutes": ("<= 6", 6), "lab.test.minutes": ("<= 20", 19),
            "quantile.crossing": ("<= 0", 0), "quantile.crps.error": ("<= 1e-06", 1e-8), "quantile.gluonts.error": ("<= 1e-05", 1e-6), "quantile.query.ms": ("<= 50", 40),
-           "quantile.eia.wql": ("<= 0.0385", .037), "quantile.mqf2.time": ("<= 0.05", .04), "quantile.mqf2.memory": ("<= 0.05", .05), "quantile.mqf2.energy": ("<= 1.02", 1.01),
+           "quantile.eia.wql": ("<= 0.0385", .037), "quantile.eia.energy": ("< 1", .98), "quantile.mqf2.time": ("<= 0.05", .04), "quantile.mqf2.memory": ("<= 0.05", .05), "quantile.mqf2.energy": ("<= 1.02", 1.01),
            "quantile.carparts.wql": ("<= 0.9045", .9), "quantile.hospital.wql": ("<= 0.0532", .05), "quantile.m4hourly.wql": ("<= 0.0254", .025), "quantile.etth.wql": ("<= 0.0706", .07)}
 
 

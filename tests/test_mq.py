@@ -327,11 +327,38 @@ def test_what_does_not_fit_the_training_is_refused(trained):
     (dict(horizon=0), "horizon must be a whole number, at least 1, got 0"), (dict(horizon=2.5), "horizon must be a whole number"), (dict(context=0), "context must be a whole number, at least 1, got 0"),
     (dict(forks=0), "forks must be a whole number"), (dict(forks=17), "forks must not exceed the context of 16 rows, got 17"), (dict(least=17), "least must not exceed the context of 16 rows, got 17"), (dict(least=0), "least must be a whole"), (dict(batch=0), "batch must be a whole number, at least 1, got 0"),
     (dict(members=0), "members must be a whole number, at least 1, got 0"), (dict(steps=0), "steps must be a whole number, at least 1, got 0"), (dict(encoder="gru"), "unknown encoder: gru. Choose cnn, rnn, lags"),
-    (dict(link="exp"), "unknown link: exp. Choose log, identity"), (dict(levels=()), "no levels given"), (dict(levels=(.9, .1)), "levels must increase"), (dict(levels=(.5, 95)), "For 95 % write 0.95"),
-    (dict(dropout=1.), r"dropout must lie in \[0, 1\), got 1.0"), (dict(recent=(8, 0)), r"recent must be whole numbers of at least 1, such as \(4, 8\), got \(8, 0\)"), (dict(layers=0), "layers must be"), (dict(floor=0.), "floor must be above 0, got 0.0"),
+    (dict(link="exp"), "unknown link: exp. Choose auto, log, identity"), (dict(levels=()), "no levels given"), (dict(levels=(.9, .1)), "levels must increase"), (dict(levels=(.5, 95)), "For 95 % write 0.95"),
+    (dict(dropout=1.), r"dropout must lie in \[0, 1\), got 1.0"), (dict(recent=(8, 0)), r"recent must be whole numbers of at least 1, such as \(4, 8\), got \(8, 0\)"), (dict(layers=0), "layers must be"), (dict(floor=-1.), "floor must not be negative, got -1.0"), (dict(centre=True, link="log"), "a centred target has no sign to keep"),
     (dict(chanels=3, depth=2), "unknown settings: chanels, depth. Known: agnostic, batch|unknown settings: chanels, depth. Known: agnostic, centre")])
 def test_impossible_settings_are_refused_in_words(wrong, message):
     with pytest.raises((ValueError, TypeError), match=message): model(**wrong).fit(full().cut(36))
+
+
+# --- units
+
+@pytest.mark.parametrize("unit", [1e-4, 2.**-13, 1e4])
+@pytest.mark.parametrize("head, low, centre, weight", [("grid", 0, False, 0.), ("grid", 1, True, .5), ("isqf", 0, False, .5), ("isqf", 1, True, 0.), ("isqf", 1, False, 0.)])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_unit_of_the_target_does_not_matter(encoder, head, low, centre, weight, unit):
+    rng = np.random.default_rng(0); y = rng.gamma(2., 1., (6, 48))*np.exp(rng.normal(0, 1.5, (6, 1))) - low; y[0] = 0; y[1, ::3] = 0
+    of = lambda unit: Panel.from_frame(pd.DataFrame({"unique_id": np.repeat([*"abcdef"], 48), "ds": np.tile(pd.date_range("2020-01-01", periods=48, freq="MS"), 6), "y": (y.astype(np.float32)*np.float32(unit)).reshape(-1)}), freq="MS")
+    one, other = (model(encoder, head=head, centre=centre, weight=weight, steps=20).fit(of(u)) for u in (1, unit)); want = one.predict().quantile(LEVELS).numpy(); found = other.predict().quantile(LEVELS).numpy()/np.float32(unit)
+    assert other.settings.floor == pytest.approx(one.settings.floor*(1 if centre else unit), rel=1e-6)
+    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5*np.abs(want).max())
+    if unit == 2.**-13: assert np.array_equal(found, want)                      # a power of two rounds nothing
+    assert (np.diff(want[1:], axis=-1) > 0).all()
+
+
+def test_the_smallest_scale_is_learned_unless_given():
+    seen = full().cut(36); m = model().fit(seen); assert m.settings.floor == .5 and m.settings.unit == pytest.approx(seen.y[np.isfinite(seen.y)].mean(), rel=.02)
+    assert model(floor=3.).fit(seen).settings.floor == 3 and model(centre=True).fit(seen).settings.floor == 1e-3 and model(centre=True, floor=.2).fit(seen).settings.floor == .2
+    assert model().fit(plain(np.zeros(40))).settings.floor == 1e-3
+
+
+def test_the_link_suits_the_target():
+    seen = full().cut(36); below = plain(np.random.default_rng(0).normal(0, 2, 60)); link = lambda panel, **k: model(**k).fit(panel).settings.link
+    assert (link(seen), link(below), link(seen, centre=True), link(seen, season=4), link(seen, link="identity"), link(seen, support="real")) == ("log", *["identity"]*5)
+    with pytest.raises(ValueError, match="link='log' keeps quantiles positive, but the support is real. Pass link='identity'"): model(link="log").fit(below)
 
 
 # --- it learns

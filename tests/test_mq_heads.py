@@ -74,10 +74,16 @@ def test_counts_are_whole_and_never_negative(head):
 
 
 @pytest.mark.parametrize("options, message", [
-    (dict(head="spline"), "unknown head: spline. Choose grid, sqf, iqf, isqf"), (dict(tails="fat"), "unknown tails: fat"), (dict(pieces=0), "pieces must be a whole number, at least 1"),
+    (dict(head="spline"), "unknown head: spline. Choose grid, sqf, iqf, isqf"), (dict(tails="fat"), "unknown tails: fat"), (dict(pieces=-1), "pieces must be a whole number, at least 0"),
     (dict(support="positive"), "unknown support: positive"), (dict(levels=(.5, .1)), "levels must increase"), (dict(levels=(0., .5)), "strictly between 0 and 1")])
 def test_impossible_heads_are_refused_in_words(options, message):
     with pytest.raises((ValueError, TypeError), match=message): model(**dict(head="isqf") | options)
+
+
+@pytest.mark.parametrize("head, knots", [("sqf", 21), ("iqf", 9), ("isqf", 33)])
+def test_without_pieces_each_head_has_its_own(head, knots):
+    "A spline of 20 pieces; 4 pieces between any two of nine levels; anchors alone."
+    assert MQSettings().pieces == 0 and model(head, pieces=0, link="identity").fit(sales()).predict().distribution.values.shape[-1] == knots
 
 
 def test_a_target_outside_the_declared_support_is_named():

@@ -210,3 +210,17 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_rows():
     s = MQF2Settings(horizon=3, loss="likelihood", **{k: v for k, v in SMALL.items() if k != "batch"}); panel = plain(); recipe = Recipe.learn(panel, s); w = Windows(recipe.apply(panel), s.context, s.horizon, cycles=recipe.cycles)
     torch.manual_seed(0); net = MQF2Network(s, recipe.sizes()); batch = w.read(torch.tensor([0, 2, 5]), torch.tensor([20, 30, 37])); whole = mqf2_loss(net, batch, s); parts = [mqf2_loss(net, batch.part(slice(i, i + 1)), s) for i in range(3)]
     for k in (0, 1): torch.testing.assert_close(whole[k], sum(p[k] for p in parts))
+
+
+# --- units
+
+@pytest.mark.parametrize("unit", [1e-4, 2.**-13, 1e4])
+@pytest.mark.parametrize("low, centre", [(0, False), (1, False), (1, True)])
+def test_the_unit_of_the_target_does_not_matter(low, centre, unit):
+    rng = np.random.default_rng(0); y = rng.gamma(2., 1., (6, 48))*np.exp(rng.normal(0, 1.5, (6, 1))) - low; y[0] = 0; y[1, ::3] = 0
+    of = lambda unit: Panel.from_frame(pd.DataFrame({"unique_id": np.repeat([*"abcdef"], 48), "ds": np.tile(pd.date_range("2020-01-01", periods=48, freq="MS"), 6), "y": (y.astype(np.float32)*np.float32(unit)).reshape(-1)}), freq="MS")
+    one, other = (model(centre=centre, steps=20).fit(of(u)) for u in (1, unit)); want = one.predict().quantile([.1, .5, .9]).numpy(); found = other.predict().quantile([.1, .5, .9]).numpy()/np.float32(unit)
+    assert other.settings.floor == pytest.approx(one.settings.floor*(1 if centre else unit), rel=1e-6)
+    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5*np.abs(want).max())
+    if unit == 2.**-13: assert np.array_equal(found, want)                      # a power of two rounds nothing
+    assert (np.diff(want[1:], axis=-1) > 0).all()

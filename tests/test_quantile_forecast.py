@@ -32,6 +32,14 @@ def test_every_head_on_ones_own_file_with_calibration_and_a_final_forecast(tmp_p
     assert (a/"calibration.png").stat().st_size > 5000 and (a/"fan.png").stat().st_size > 5000 and (a/"model.safetensors").exists()
 
 
+@pytest.mark.parametrize("backbone, heads", [("autoregressive", ["sqf"]), ("lags", ["mqf2"]), ("cnn", ["sqf", "isqf"]), ("rnn", ["iqf"])])
+def test_counts_stay_counts_on_every_backbone(tmp_path, backbone, heads):
+    own(tmp_path/"mine.csv"); small = dict(hidden=8, draws=20) if backbone == "autoregressive" else dict(channels=8)
+    go(tmp_path, data=str(tmp_path/"mine.csv"), horizon=2, heads=heads, backbone=backbone, support="count", network=small, calibrate=2, levels=[.2, .5, .8])
+    f = pd.read_parquet(tmp_path/"run"/"artifacts"/"backtest.parquet"); q = f[f.model != "SeasonalNaive"][[c for c in f if c.startswith("ql")]].values
+    assert (q == q.round()).all() and (q >= 0).all() and (np.diff(q, axis=1) >= 0).all()
+
+
 def test_step_by_step_backbone(tmp_path):
     own(tmp_path/"mine.csv", low=-5)
     go(tmp_path, data=str(tmp_path/"mine.csv"), horizon=2, heads=["sqf", "isqf"], backbone="autoregressive", network=dict(hidden=8, draws=20))

@@ -18,6 +18,7 @@ from forecastlab.quantile.recurrent import LAWS, Law, RecurrentForecaster, Recur
 torch.set_num_threads(1)
 HEADS = ["sqf", "iqf", "isqf", "normal", "student"]
 QUIET = dict(progress=False, accelerator="cpu")
+LEVELS = [.1, .5, .9]
 SMALL = dict(context=10, hidden=8, batch=8, draws=30, lags=(1, 2, 7), training=QUIET)
 
 
@@ -252,10 +253,29 @@ def test_what_does_not_fit_the_training_is_refused(trained):
 @pytest.mark.parametrize("wrong, message", [
     (dict(horizon=0), "horizon must be a whole number, at least 1, got 0"), (dict(context=0), "context must be a whole number, at least 1, got 0"), (dict(draws=1), "draws must be a whole number, at least 2, got 1"),
     (dict(head="gru"), "unknown head: gru. Choose sqf, iqf, isqf, normal, student"), (dict(link="exp"), "unknown link: exp"), (dict(lags=(0, 1)), r"lags must be increasing whole numbers of at least 1, got \(0, 1\)"), (dict(lags=(2, 1)), "lags must be increasing"),
-    (dict(levels=(.9, .1)), "levels must increase"), (dict(levels=(.5, 95)), "For 95 % write 0.95"), (dict(dropout=1.), r"dropout must lie in \[0, 1\), got 1.0"), (dict(floor=0.), "floor must be above 0"), (dict(pieces=1), "an SQF needs at least 2 pieces, got 1"),
+    (dict(levels=(.9, .1)), "levels must increase"), (dict(levels=(.5, 95)), "For 95 % write 0.95"), (dict(dropout=1.), r"dropout must lie in \[0, 1\), got 1.0"), (dict(floor=-1.), "floor must not be negative"), (dict(tails="fat"), "unknown tails: fat. Choose exponential, pareto"), (dict(pieces=1), "an SQF needs at least 2 pieces, got 1"),
     (dict(centre=True, link="log"), "a centred target has no sign to keep"), (dict(support="integers"), "unknown support: integers"), (dict(hiden=3), "unknown settings: hiden. Known: ")])
 def test_impossible_settings_are_refused_in_words(wrong, message):
     with pytest.raises((ValueError, TypeError), match=message): model(**wrong).fit(full().cut(36))
+
+
+# --- units
+
+@pytest.mark.parametrize("unit", [1e-4, 2.**-13, 1e4])
+@pytest.mark.parametrize("head, low, centre", [("sqf", 0, False), ("sqf", 1, True), ("isqf", 0, False), ("isqf", 1, False), ("student", 1, True)])
+def test_the_unit_of_the_target_does_not_matter(head, low, centre, unit):
+    rng = np.random.default_rng(0); y = rng.gamma(2., 1., (6, 48))*np.exp(rng.normal(0, 1.5, (6, 1))) - low; y[0] = 0; y[1, ::3] = 0
+    of = lambda unit: Panel.from_frame(pd.DataFrame({"unique_id": np.repeat([*"abcdef"], 48), "ds": np.tile(pd.date_range("2020-01-01", periods=48, freq="MS"), 6), "y": (y.astype(np.float32)*np.float32(unit)).reshape(-1)}), freq="MS")
+    one, other = (model(head, centre=centre, steps=20).fit(of(u)) for u in (1, unit)); want = one.predict().quantile(LEVELS).numpy(); found = other.predict().quantile(LEVELS).numpy()/np.float32(unit)
+    assert other.settings.floor == pytest.approx(one.settings.floor*(1 if centre else unit), rel=1e-6)
+    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5*np.abs(want).max())
+    if unit == 2.**-13: assert np.array_equal(found, want)                      # a power of two rounds nothing
+    assert (np.diff(want[1:], axis=-1) > 0).all()
+
+
+def test_pareto_tails():
+    thin, fat = (model("isqf", tails=t, steps=2).fit(full().cut(36)) for t in ("exponential", "pareto"))
+    assert fat.settings.tails == "pareto" and fat.networks[0].head.sizes["shapes"] == 2 and thin.networks[0].head.sizes["shapes"] == 0 and np.isfinite(paths(fat.predict())).all()
 
 
 # --- it learns
