@@ -24,7 +24,7 @@ def _list(a):
         _rows([[name, about(path)] for name, path in pipelines().items()] or [[f"no pipelines in {pipelines_dir()}"]]); return 0
     path = find(a.name); print(about(path), f"\n{path}\n")
     _rows([[p.name, p.hint, repr(p.default), p.help] for p in declared(path).values() if p.name != "out"])
-    files = sorted(f.name for f in pipelines_dir().glob("*.yaml"))
+    files = sorted(f.name for f in pipelines_dir().glob("*.yaml") if set(from_file(f)) <= set(declared(path)))
     if files: print("\nparameter files:", ", ".join(files))
     return 0
 
