@@ -207,6 +207,78 @@ def test_joint_paths_stay_joint():
         assert torch.allclose(x.quantile(.9, 0), d.quantile([.9])[..., 0], atol=.12) and (x.quantile(.9, 0) > paths.quantile([.9])[..., 0] + .1).all()
 
 
+# ------------------------------------------------------------------ what a correction may not destroy
+def together(n=500, series=40, h=6):
+    "Integer draws whose steps share most of their variance, and what happened."
+    z = draw(n, series, 1) + .3*draw(n, series, h, seed=1); y = draw(series, 1, seed=2) + .3*draw(series, h, seed=3)
+    return (20 + 5*z).round().clamp(min=0), (20 + 5*y).round().clamp(min=0)
+
+
+@pytest.mark.parametrize("kind", ["level", "shift"])
+@pytest.mark.parametrize("wrap", [lambda x: Paths(x, "nonnegative"), lambda x: Counts(Paths(x)), lambda x: recalibrated(Paths(x, "nonnegative"), LevelMap(D, D**1.2)), lambda x: recalibrated(Counts(Paths(x)), LevelMap(D, D**1.2))])
+def test_dependence_survives_every_correction(kind, wrap):
+    x, y = together(); before = wrap(x); d = Conformal(D.tolist(), kind=kind).fit(before, y).apply(before)
+    assert d.joint and d.draws.shape == x.shape and isinstance(d, Counts) == isinstance(before, Counts)
+    for z in (d.sample((400,)).double(), d.draws.double()):
+        rho = torch.stack([torch.corrcoef(z[:, s].T)[0, 5] for s in range(5)]).mean(); assert rho > .8, rho
+        np.testing.assert_allclose(z.quantile(.8, 0)[:5], d.quantile([.8])[:5, :, 0].double(), atol=1.5)
+    q = d.quantile(D); assert not isinstance(d, Counts) or torch.equal(q, q.round())
+
+
+@pytest.mark.parametrize("wrap", [lambda x: Paths(x, "nonnegative"), lambda x: Counts(Paths(x)), lambda x: Counts(QuantileGrid(D, x.quantile(D, 0).movedim(0, -1))),
+                                  lambda x: SplineQuantile(D, x.quantile(D, 0).movedim(0, -1), right=1., support="nonnegative"), lambda x: recalibrated(Paths(x, "nonnegative"), LevelMap(D, D**2))])
+@pytest.mark.parametrize("by", ["all", "step", "series"])
+def test_a_shift_stays_within_the_support(wrap, by):
+    "Demand turns out far lower than the forecast, which would be shifted below 0."
+    x, _ = together(series=60); before = wrap(x); assert before.domain == "nonnegative"
+    y = (.3*draw(60, 6, seed=8)).abs() if not isinstance(before, Counts) else torch.zeros(60, 6)
+    d = Conformal((.2, .5, .8), by, "shift").fit(before, y).apply(before)
+    assert d.domain == "nonnegative" and (d.quantile(DENSE[::20].clone()) >= 0).all() and (d.sample((300,)) >= 0).all() and (d.mean >= 0).all()
+
+
+def test_a_real_forecast_may_still_be_shifted_below_zero():
+    f = Paths(draw(300, 50, 4)); d = Conformal((.2, .5, .8), kind="shift").fit(f, draw(50, 4) - 5).apply(f); assert d.quantile([.5]).max() < -3 and d.domain == "real"
+
+
+def atoms(*batch): return QuantileGrid([.1, .3, .5, .7, .9], torch.tensor([0., 0., 0., 3., 7.]).expand(*batch, 5).double(), support="nonnegative")
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (3, 1), (3, 4)])
+def test_slope_follows_the_chain_rule_in_groups_at_atoms_too(shape):
+    for base in (atoms(3, 4), dict(every())["zeros"], dict(every())["spline"], Counts(atoms(3, 4)), Standard((3, 4)), dict(every())["recalibrated"]):
+        shift = torch.rand(*shape, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)*.05; m = LevelMap(torch.tensor([.2, .5, .8]), torch.tensor([.1, .5, .9]).double() + shift)
+        d = recalibrated(base, m); u = torch.tensor([.05, .17, .31, .47, .63, .77, .91, .97]).double(); e = 1e-7; curve = d.base if isinstance(d, Counts) else d
+        np.testing.assert_allclose(d.slope(u), (curve.quantile(u + e) - curve.quantile(u))/e, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (3, 1), (3, 4)])
+def test_mean_and_excess_are_those_of_the_curve(shape):
+    fine = (torch.arange(200_000).double() + .5)/200_000
+    for name, base in every():
+        if name in ("any", "grid32"): continue
+        values = torch.rand(*shape, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64).sort(-1).values*.9
+        values[..., 0] = 0. if getattr(base, "domain", "real") == "nonnegative" else values[..., 0]                      # the lowest tenth needed nothing
+        values[..., 3] = values[..., 2]                                                   # a flat piece of the map
+        d = recalibrated(base, LevelMap(torch.tensor([.1, .25, .5, .8, .95]), values)); q = d.quantile(fine).double(); close = 1e-3*float(q.abs().mean()) + 1e-3
+        np.testing.assert_allclose(d.mean, q.mean(-1), atol=5*close)
+        stocks = d.quantile([.02, .3, .6, .9, .99]).movedim(-1, 0)
+        np.testing.assert_allclose(d.excess(stocks), torch.stack([(q - c[..., None]).clamp(min=0).mean(-1) for c in stocks.double()]), atol=5*close)
+
+
+@pytest.mark.parametrize("levels", [None, (.2, .5, .8)])
+def test_one_hopeless_series_is_named_and_takes_the_pooled_map(levels):
+    p = panel(); f = Forecast(p, QuantileGrid(D, N01.icdf(D).expand(6, 20, 9), "flat"), "m"); y = draw(6, 20, seed=1).clamp(-1.2, 1.2); y[4] = 50.
+    with pytest.warns(UserWarning, match="targets of 1 series exceed all that their forecasts hold possible.*: s4. kind='shift'"): c = Conformal(levels, "series").fit(f, y)
+    own = Conformal(tuple(c.promised.tolist()), "series").fit(f.select([0, 1, 2, 3, 5]), y[[0, 1, 2, 3, 5]]); everyone = Conformal(tuple(c.promised.tolist())).fit(f, y)
+    assert torch.equal(c.values[[0, 1, 2, 3, 5]], own.values) and torch.equal(c.values[4, 0], everyone.values) and torch.isfinite(c.apply(f).quantile(D)).all()
+    y[:3] = 50.; bad("66.7% of the targets exceed everything the forecast holds possible, so no level of it can promise: 0.5, 0.8. Use kind='shift'", lambda: Conformal((.2, .5, .8), "series").fit(f, y))
+
+
+def test_a_hopeless_step_is_named():
+    f = QuantileGrid(D, N01.icdf(D).expand(60, 4, 9), "flat"); y = draw(60, 4, seed=1).clamp(-1.2, 1.2); y[:, 2] = 50.
+    bad(r"no level of it can promise at step 3: 0.2, 0.5. Use by='all', kind='shift'", lambda: Conformal((.2, .5), "step").fit(f, y))
+
+
 # ------------------------------------------------------------------ adaptive
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=12))

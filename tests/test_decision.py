@@ -176,8 +176,8 @@ def test_the_newsvendors_closed_forms():
 @pytest.mark.parametrize("d", FAMILIES)
 def test_the_price_of_a_point_is_the_slope_of_the_stock_curve(d):
     f = named(d); levels = np.array([.31, .52, .83, .93, .97]); price = price_of_service(f, levels, [2., 5.]); eps = 1e-3 if d.dtype == torch.float32 else 1e-5
-    curve = d.base if isinstance(d, Counts) else d
-    rise = ((curve.quantile(levels + eps) - curve.quantile(levels))/eps/100).mean(1).double().numpy().reshape(-1)
+    curve = d.base if isinstance(d, Counts) else d; low, high = (levels - (h := np.minimum(levels, 1 - levels)/2), levels + h) if d.joint else (levels, levels + eps)
+    rise = ((curve.quantile(high) - curve.quantile(low))/torch.tensor(high - low)/100).mean(1).double().numpy().reshape(-1)
     np.testing.assert_allclose(price.units, rise, rtol=2e-2, atol=1e-6 if d.dtype == torch.float64 else 1e-2); assert (price.units >= 0).all()
     np.testing.assert_allclose(price.money, price.units*np.repeat([2., 5.], 5)); assert list(price) == ["unique_id", "level", "units", "money"]
     np.testing.assert_allclose(total_curve(price).units, price.units.to_numpy().reshape(2, 5).sum(0))
@@ -247,3 +247,81 @@ def test_joint_service_of_every_distribution(d):
 ])
 def test_bad_questions(make, message):
     with pytest.raises((ValueError, TypeError), match=message): make(uniform(100., 50.))
+
+
+# ------------------------------------------------------------------ shortage: heavy tails, draws, levels that were moved
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("xi", [0., .3, .5, .7, .9])
+def test_no_part_of_a_heavy_tail_is_cut_off(xi, kind):
+    "20 + 4 ((p/.1)^-xi - 1)/xi beyond 90 %: E(D - 20)+ = .1*4/(1 - xi), further out a known share of it; in units of 1 and of 1,000."
+    for unit in (1., 1000.):
+        d = SplineQuantile([.1, .5, .9], unit*torch.tensor([5., 10., 20.], dtype=kind), 1.*unit, 4.*unit, right_shape=xi, support="nonnegative")
+        further = (1 + xi*10)**(-1/xi) if xi else np.exp(-10.); digits = 1e-5 if kind == torch.float32 else 1e-9
+        want = {20.: .4/(1 - xi), 60.: .4/(1 - xi)*further**(1 - xi), 10.: .4/(1 - xi) + .4*10/2 + .1*10}
+        same = recalibrated(d, LevelMap(torch.tensor([.25, .95]), torch.tensor([.25, .95]))); moved = recalibrated(d, LevelMap(torch.tensor([.5, .95]), torch.tensor([.5, .9])))
+        for stock, short in want.items():
+            for x in (d, same): assert shortage(x, stock*unit).item() == pytest.approx(unit*short, rel=digits)
+        assert same.mean.item() == pytest.approx(d.mean.item(), rel=digits) and shortage(moved, 20*unit).item() == pytest.approx(unit*.2/(1 - xi), rel=10*digits)      # 5 % of the levels are the top 10 %
+        best = newsvendor(d, 9, 1).iloc[0]; assert best.short == pytest.approx(unit*.4/(1 - xi), rel=digits) and best.left == pytest.approx(best.quantity - d.mean.item() + best.short, rel=10*digits)
+
+
+def test_counts_of_a_heavy_tail():
+    d = Counts(SplineQuantile([.3, .6, .9], torch.tensor([0., .4, 1.2]).double(), None, 1., None, .6, support="nonnegative"))
+    k = torch.arange(200_000).double(); beyond = d.base.excess(200_000.).item(); tail = (1 - d.cdf(k)).flip(0).cumsum(0).flip(0) + beyond
+    for c in (0., 1., 2., 40.): assert shortage(d, c).item() == pytest.approx(tail[int(c)].item(), rel=1e-5)
+    assert d.mean.item() == pytest.approx(tail[0].item(), rel=1e-5) and shortage(d, -3.).item() == pytest.approx(3 + tail[0].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("d", FAMILIES)
+def test_shortage_falls_by_the_chance_to_run_out(d):
+    "dE/ds = F(s) - 1 everywhere, also under the first quantile and past the last; many stocks at once."
+    q = d.quantile([.003, .1, .5, .8, .93, .99]).double().movedim(-1, 0); step = 1e-5*q.mean() if d.dtype == torch.float64 else 1e-3*q.mean()
+    if isinstance(d, Counts): q, step = q + .3, .01
+    at, up = shortage_many(d, q), shortage_many(d, q + step)
+    np.testing.assert_allclose((up - at)/step, (d.cdf(q.to(d.dtype)) - 1).double(), atol=2e-2 if d.dtype == torch.float32 else 1e-3)
+
+
+def shortage_many(d, stock): return d.excess(stock.to(d.dtype)).double()
+
+
+def drawn(n=400, wrap=lambda d: d): return wrap(Paths((20 + 4*(draw(n, 3, 1) + .5*draw(n, 3, 5, seed=1))).round().clamp(min=0), "nonnegative"))
+
+
+HALF = LevelMap(torch.tensor([.2, .5, .9]), torch.tensor([.1, .5, .95]))
+WRAPS = [lambda d: d, Counts, lambda d: recalibrated(d, HALF), lambda d: Counts(recalibrated(d, HALF)), lambda d: recalibrated(recalibrated(d, HALF), HALF)]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_draws_are_found_under_every_wrapper_and_each_is_used_once(wrap):
+    d = drawn(wrap=wrap); assert d.draws.shape == (400, 3, 5)
+    x = np.sort(d.draws.double().sum(-1).numpy(), 0); need = stock_for_joint_service(d, [.5, .9]); np.testing.assert_allclose(need.units.to_numpy().reshape(3, 2).T, x[[199, 359]])
+    assert joint_service(d, 90., seed=0).equals(joint_service(d, 90., seed=3)[["unique_id", "lead_time", "stock", "service", "independent", "short", "money"]].assign(independent=joint_service(d, 90., seed=0).independent))
+    for ask in (lambda: stock_for_joint_service(d, .999), lambda: newsvendor(d, 999., 1.), lambda: price_of_service(named3(d), [.999]), lambda: stock_curve(named3(d), [.9, .999]), lambda: saving(named3(d), .999, .9)):
+        with pytest.raises(ValueError, match="400 paths cannot tell: 0.999.*. Draw more paths"): ask()
+
+
+def named3(d): return Forecast(Panel.from_frame(pd.DataFrame({"unique_id": ["a", "b", "c"], "ds": 0, "y": 1.}), freq=1), d, "m")
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_so_far_begins_with_the_probability_and_never_falls_below_it(wrap):
+    d = drawn(wrap=wrap)
+    for stock in (17., 21., 24.5, 0., 60.):
+        out = stockout_probability(d, stock); p, so_far = (out[c].to_numpy().reshape(3, 5) for c in ("probability", "so_far"))
+        np.testing.assert_allclose(so_far[:, 0], p[:, 0], atol=1e-12); assert (so_far >= p - 1e-9).all() and (so_far <= 1 - np.cumprod(1 - p, 1) + 1e-9).all() and (np.diff(so_far) >= 0).all()
+    ever = (d.draws > 21.).any(-1).double().mean(0).numpy(); np.testing.assert_allclose(stockout_probability(d, 21.).so_far.to_numpy().reshape(3, 5)[:, -1], ever, atol=.02)
+
+
+@pytest.mark.parametrize("wrap", WRAPS[:4])
+def test_the_price_of_a_point_of_draws_is_no_noise(wrap):
+    "200 draws of a normal demand in whole units: the mean price over 60 series and 8 steps is near that of the law, at every level."
+    mean = 30.; law = torch.distributions.Normal(torch.tensor(mean).double(), mean**.5); g = torch.Generator().manual_seed(0)
+    d = wrap(Paths((mean + mean**.5*torch.randn(200, 60, 8, generator=g, dtype=torch.float64)).round(), "nonnegative")); levels = np.array([.8, .9, .95, .98])
+    f = Forecast(Panel.from_frame(pd.DataFrame({"unique_id": [f"i{k:02}" for k in range(60)], "ds": 0, "y": 1.}), freq=1), d, "m")
+    price = price_of_service(f, levels).groupby("level").units.mean().to_numpy(); u = torch.tensor(levels); h = (1 - u)/2
+    M = HALF if "Recalibrated" in repr(d) else lambda u: u
+    np.testing.assert_allclose(price, ((law.icdf(M(u + h)) - law.icdf(M(u - h)))/(2*h)/100).numpy(), rtol=.1); assert (np.diff(price) > 0).all()
+
+
+def test_families_without_draws_keep_their_own_slope():
+    d = dict(every())["spline"]; assert d.draws is None and np.allclose(price_of_service(named(d), [.83]).units, d.slope([.83]).mean(1)[:, 0].numpy()/100)

@@ -15,7 +15,7 @@ from forecastlab.core.metrics import mean_wql
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows, forked
 from forecastlab.core import forecaster
-from forecastlab.core.encoders import ENCODERS
+from forecastlab.core.encoders import ENCODERS, classical, running_scale
 from forecastlab.core.features import Recipe, Sizes
 from forecastlab.demand.mq import MQCNN, MQDense, MQForecaster, MQNetwork, MQRNN, MQSettings, mq_loss
 from forecastlab.demand.textbook import SeasonalNaive
@@ -359,6 +359,44 @@ def test_the_link_suits_the_target():
     seen = full().cut(36); below = plain(np.random.default_rng(0).normal(0, 2, 60)); link = lambda panel, **k: model(**k).fit(panel).settings.link
     assert (link(seen), link(below), link(seen, centre=True), link(seen, season=4), link(seen, link="identity"), link(seen, support="real")) == ("log", *["identity"]*5)
     with pytest.raises(ValueError, match="link='log' keeps quantiles positive, but the support is real. Pass link='identity'"): model(link="log").fit(below)
+
+
+# --- a classical start
+
+CLASSIC = dict(encoder="lags", start="classical", season=4, centre=True, squash=False, recent=())
+
+def wave(rows=40, hide=()):
+    "Two series that repeat every four rows; `hide` is not observed."
+    y = np.stack([np.resize([3., 1, 4, 1.5], rows), np.resize([90., 70, 20, 65], rows)]); stock = np.ones((2, rows)); stock[:, list(hide)] = 0
+    return Panel.from_frame(pd.DataFrame({"unique_id": np.repeat(["a", "b"], rows), "ds": np.tile(np.arange(rows), 2), "y": np.where(stock, y, -99).reshape(-1), "stock": stock.reshape(-1)}), freq=1, available="stock"), y
+
+
+@pytest.mark.parametrize("hide", [(), (25, 30, 38), (36, 37, 38, 39)])
+@pytest.mark.parametrize("head", ["grid", "isqf", "sqf"])
+def test_a_classical_start_is_exact_on_a_seasonal_series(head, hide):
+    "Before it has learned anything, and whatever was not observed."
+    panel, y = wave(hide=hide); m = model(horizon=6, head=head, support="nonnegative", steps=1, training=QUIET | dict(lr=1e-12), **CLASSIC).fit(panel)
+    middle = q(m.predict(), [.5])[..., 0]; np.testing.assert_allclose(middle, y[:, :6], rtol=2e-3)
+    assert float(m.networks[0].loc.head.out.weight.detach().abs().max()) < 1e-9
+
+
+def test_the_classical_start_is_that_of_the_textbook_and_reads_nothing_later():
+    rng = np.random.default_rng(0); y = torch.tensor(rng.gamma(3., 2., (3, 25)), dtype=torch.float32); o = torch.ones_like(y); found = classical(y, o, 5, 6, 4)
+    for fork, t in enumerate(range(21, 26)):
+        n = min(6, t//4); years = y[:, t - 4*n:t].view(3, n, 4); want = years[:, -1].mean(1)[:, None] + (years - years.mean(-1, keepdim=True)).mean(1)
+        if t % 4 < 3: torch.testing.assert_close(found[:, fork], want[:, [0, 1, 2, 3, 0, 1]])
+        later = y.clone(); later[:, t:] = 1e6; torch.testing.assert_close(classical(later, o, 5, 6, 4)[:, :fork + 1], found[:, :fork + 1], rtol=0, atol=0)
+    hidden = o.clone(); hidden[:, 12] = 0; other = y.clone(); other[:, 12] = -1e6
+    torch.testing.assert_close(classical(y, hidden, 5, 6, 4), classical(other, hidden, 5, 6, 4), rtol=0, atol=0)
+    loc, scale = running_scale(y, o, 5, 1e-3, True, 1., 4); torch.testing.assert_close(scale[:, -1], 2*(y[:, 4:] - y[:, :-4]).abs().mean(1))
+    assert torch.isfinite(classical(y, torch.zeros_like(o), 5, 6, 4)).all()
+
+
+def test_a_classical_start_learns_and_forecasts_below_zero_too():
+    panel, _ = wave(); below = replace(panel, y=panel.y - 50); m = model(steps=40, **CLASSIC).fit(below); f = q(m.predict())
+    assert np.isfinite(f).all() and (np.diff(f) >= 0).all() and m.networks[0].naive is None and f.min() < 0
+    for bad, message in ((dict(start="last"), "unknown start: last. Choose naive, classical"), (dict(season=0), "start='classical' is a season around a level"), (dict(centre=False), "start='classical' is a season around a level")):
+        with pytest.raises(ValueError, match=message): model(**CLASSIC | bad)
 
 
 # --- it learns

@@ -44,7 +44,7 @@ def test_every_head_on_every_backbone(head, tails, encoder, tmp_path):
 
 @pytest.mark.parametrize("head", list(HEADS))
 def test_the_loss_is_the_weighted_crps_of_what_was_observed(head):
-    s = MQSettings(horizon=4, head=head, **{k: v for k, v in SMALL.items() if k not in ("steps", "batch")}, least=3, weight=.5)
+    s = MQSettings(horizon=4, head=head, **{k: v for k, v in SMALL.items() if k not in ("steps", "batch")}, least=3, weight=.5, link="log")
     panel = sales(); y = np.array(panel.y); y[30:34] = np.nan; panel = dataclasses.replace(panel, y=y)
     w = Windows(Recipe.learn(panel, s).apply(panel), s.context, s.horizon, cycles=()); b = w.read(torch.tensor([0, 1, 2]), torch.tensor([32, 40, 50]))
     torch.manual_seed(0); net = MQNetwork(s, Recipe.learn(panel, s).sizes()); total, mass = mq_loss(net, b, s, typical=2.)
@@ -83,7 +83,7 @@ def test_impossible_heads_are_refused_in_words(options, message):
 @pytest.mark.parametrize("head, knots", [("sqf", 21), ("iqf", 9), ("isqf", 33)])
 def test_without_pieces_each_head_has_its_own(head, knots):
     "A spline of 20 pieces; 4 pieces between any two of nine levels; anchors alone."
-    assert MQSettings().pieces == 0 and model(head, pieces=0, link="identity").fit(sales()).predict().distribution.values.shape[-1] == knots
+    assert MQSettings().pieces == 0 and model(head, pieces=0, support="real").fit(sales()).predict().distribution.values.shape[-1] == knots
 
 
 def test_a_target_outside_the_declared_support_is_named():

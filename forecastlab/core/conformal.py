@@ -6,14 +6,14 @@
 __all__ = ['needed_level', 'enough', 'promised', 'order_statistic', 'LevelMap', 'Recalibrated', 'rejoined', 'recalibrated',
            'Conformal', 'Calibrated', 'isotonic', 'Adaptive']
 
-# %% ../../nbs/core/78_conformal.ipynb #c50db188
-import copy, math
+# %% ../../nbs/core/78_conformal.ipynb #01d3baed
+import copy, functools, math, warnings
 from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
 from .backtest import Backtest, backtest
-from .basics import refuse
+from .basics import named, refuse
 from .distributions import Counts, Paths, QuantileFunction, QuantileGrid, check_levels
 from .forecast import Forecast
 
@@ -122,6 +122,9 @@ class Recalibrated(QuantileFunction):
     device = property(lambda self: self.base.device)
     joint = property(lambda self: getattr(self.base, "joint", False))
     domain = property(lambda self: getattr(self.base, "domain", "real"))
+    draws = functools.cached_property(lambda self: None if self.base.draws is None else rejoined(self.base, self).draws)
+    pieces = functools.cached_property(lambda self: _pieces(self))
+    lowest = functools.cached_property(lambda self: self.icdf(torch.zeros(self.batch_shape, device=self.device)))
     def __repr__(self): return f"Recalibrated({self.base!r})"
     def __getitem__(self, which)->"Recalibrated": return Recalibrated(self.base[which], self.map if not self.map.group else self.map.expand(*self.batch_shape)[which])
 
@@ -131,11 +134,10 @@ class Recalibrated(QuantileFunction):
     def log_prob(self, value): return self.base.log_prob(value) - self.map.slope(self.cdf(value)).clamp(min=1e-30).log().to(self.dtype)
     def slope(self, levels): return _slope(self, levels)
     def rsample(self, sample_shape=torch.Size(), generator=None): return _rsample(self, sample_shape, generator)
+    def crps(self, value): return _crps(self, self.target(value))
+    def excess(self, stock): return _excess(self, torch.as_tensor(stock).to(self.device, self.dtype))
     @property
-    def mean(self)->Tensor: u, w = _nodes(self); return (self.quantile(u)*w).sum(-1)
-    def crps(self, value):
-        u, w = _nodes(self); e = torch.as_tensor(value).to(self.device, self.dtype)[..., None] - self.quantile(u); u = u.to(e)
-        return 2*(w*torch.maximum(u*e, (u - 1)*e)).sum(-1)
+    def mean(self)->Tensor: _, _, _, means, weight = self.pieces; return (means*weight).sum(-1).to(self.dtype)
 
 # %% ../../nbs/core/78_conformal.ipynb #_asked
 def _asked(self, m):
@@ -153,33 +155,63 @@ def _quantile(self, levels):
     if not self.map.group: return _floored(self, m := self.map(u.to(self.device)), self.base.quantile(_asked(self, m)))
     return self.icdf(u.view(-1, *[1]*len(self.batch_shape)).expand(-1, *self.batch_shape)).movedim(0, -1)
 
+# %% ../../nbs/core/78_conformal.ipynb #_cdf
 def _cdf(self, y):
     "The highest level whose quantile is y or less; 0 below the lowest quantile."
     F = self.map.inverse(self.base.cdf(y)).to(self.dtype)
-    return torch.where(y < self.icdf(torch.zeros(self.batch_shape, device=self.device)), torch.zeros_like(F), F)
+    return torch.where(y < self.lowest, torch.zeros_like(F), F)
 
 def _slope(self, levels):
-    "(*batch, level) derivative of the quantile function, by the chain rule where all share one map."
-    if self.map.group: return QuantileFunction.slope(self, levels)
-    u = check_levels(levels).double().to(self.device)
-    return self.base.slope(_asked(self, self.map(u)))*self.map.slope(u).to(self.dtype)
+    "(*batch, level) derivative of the quantile function, by the chain rule."
+    u, group = check_levels(levels).double().to(self.device), (1,)*(len(self.batch_shape) - len(self.map.group)) + tuple(self.map.group)
+    if not self.map.group: return self.base.slope(_asked(self, self.map(u)))*self.map.slope(u).to(self.dtype)
+    u = u.view(-1, *[1]*len(self.map.group)).expand(-1, *self.map.group)
+    m, rise = self.map(u).view(-1, *group), self.map.slope(u).view(-1, *group).movedim(0, -1).to(self.dtype)
+    out = torch.empty(*self.batch_shape, len(u), dtype=self.dtype, device=self.device)
+    for i in np.ndindex(*group):                                                         # the base answers shared levels: one group after the other
+        which, at = tuple(slice(k, k + 1) if g > 1 else slice(None) for k, g in zip(i, group)), _asked(self, m[(slice(None), *i)])
+        out[which] = self.base[which].slope(at) if hasattr(type(self.base), "__getitem__") else self.base.slope(at)[which]
+    return out*rise
 
 # %% ../../nbs/core/78_conformal.ipynb #_rsample
 def _rsample(self, shape, generator):
     "Draws; those of a joint base keep their ranks, and so their dependence."
-    if isinstance(self.base, Paths): return rejoined(self.base, self).rsample(shape, generator)
+    if self.draws is not None: return Paths(self.draws, self.domain).rsample(shape, generator)
     if not self.joint: return QuantileFunction.rsample(self, shape, generator)
     x = self.base.rsample(shape, generator)
     low, high = self.base.cdf(torch.nextafter(x, torch.full_like(x, -math.inf))), self.base.cdf(x)
     return self.icdf(low + (high - low)*torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device))
 
 def rejoined(
-    paths:Paths,  # whose dependence is kept
+    paths:QuantileFunction,  # with `draws`, whose dependence is kept
     marginal:QuantileFunction,  # of the same batch shape, whose marginals are wanted
 )->Paths:
     "Paths with new marginals and the old ranks (Schefzik, Thorarinsdottir and Gneiting 2013: ensemble copula coupling)."
-    rank = paths.draws.argsort(0).argsort(0)
-    return Paths(marginal.icdf((rank + .5).to(marginal.dtype)/len(rank)))
+    n = len(paths.draws); q = marginal.quantile((torch.arange(n, dtype=torch.float64) + .5)/n).movedim(-1, 0)
+    return Paths(torch.empty_like(q).scatter_(0, paths.draws.argsort(0), q), getattr(marginal, "domain", "real"))
+
+# %% ../../nbs/core/78_conformal.ipynb #_pieces
+def _pieces(self):
+    "Levels of the base, quantities and excess at the inner knots of the map, (*batch, knot); mean and weight of the pieces around them."
+    b = _asked(self, m := self.map.values[..., 1:-1]); tiny = torch.finfo(torch.float64).tiny
+    q = _floored(self, m, self.base.quantile(b) if b.dim() == 1 else self.base.icdf(b.expand(*self.batch_shape, -1).movedim(-1, 0)).movedim(0, -1))
+    e = self.base.excess(q.movedim(-1, 0)).movedim(0, -1); b, q, e, mean = (x.double() for x in (b, q, e, self.base.mean)); b = b.expand(q.shape)
+    below = (e[..., :1] - mean[..., None] + q[..., :1]).clamp(min=0)/torch.where(m[..., :1] > 0, b[..., :1], 1.)   # E(q - X)+ at the first knot, over its level
+    between = (e[..., :-1] - e[..., 1:] - (1 - b[..., 1:])*q.diff())/b.diff().clamp(min=tiny)
+    first = torch.where(m[..., :1] > 0, q[..., :1] - below, q[..., :1])
+    means = torch.cat([first.clamp(min=0) if self.domain == "nonnegative" else first, q[..., :-1] + between.clamp(min=0).minimum(q.diff()), q[..., -1:] + e[..., -1:]/(1 - b[..., -1:])], -1)
+    return b, q, e, means, self.map.levels.diff()
+
+def _excess(self, c):
+    "E(Y - c)+: whole pieces above c by their means, the piece that holds c by the excess of the base."
+    c = c.expand(torch.broadcast_shapes(c.shape, self.batch_shape)); b, q, e, means, weight = self.pieces
+    E, x, total = self.base.excess(c).double(), c.double(), 0.
+    for j in range(len(weight)):
+        last = j == len(weight) - 1; b0, b1 = b[..., j - 1] if j else 0., 1. if last else b[..., j]
+        part = (E if last else E - e[..., j] - (1 - b1)*(q[..., j] - x))/(b1 - b0 + 1e-300)
+        if not last: part = torch.where(self.map.values[..., j + 1] > 0, part, math.inf).clamp(min=0).minimum((q[..., j] - x).clamp(min=0))
+        total = total + weight[j]*(torch.where(x <= q[..., j - 1], means[..., j] - x, part) if j else part)
+    return total.to(self.dtype)
 
 # %% ../../nbs/core/78_conformal.ipynb #_nodes
 def _nodes(self):
@@ -189,6 +221,13 @@ def _nodes(self):
     x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(4))
     width = ends.diff()[:, None]/2
     return (ends[:-1, None] + width*(1 + x)).reshape(-1), (width*w).reshape(-1).to(self.device, self.dtype)
+
+def _crps(self, z):
+    "Twice the pinball loss, a few nodes at a time."
+    total = 0.
+    for u, w in zip(*(x.split(64) for x in _nodes(self))):
+        e = z[..., None] - self.quantile(u); u = u.to(e); total = total + 2*(w*torch.maximum(u*e, (u - 1)*e)).sum(-1)
+    return total
 
 # %% ../../nbs/core/78_conformal.ipynb #recalibrated
 def recalibrated(
@@ -266,18 +305,25 @@ class Conformal:
 # %% ../../nbs/core/78_conformal.ipynb #_fit_levels
 def _fit_levels(self, pairs):
     "Order statistics of the needed levels, a hair above them so that a jump there is jumped."
-    x, self.names = _grouped([(ids, needed_level(f, y)[None]) for ids, f, y in pairs], self.by); x = x[0]
-    n, who = _poorest(x[None], self.names); self.promised = promised(self.levels, n, who)
-    eps = torch.finfo(pairs[0][1].dtype).eps; values = order_statistic(x, self.promised)*(1 + 4*eps)
-    never = (values >= 1 - eps).flatten(0, -2).any(0) if values.dim() > 1 else values >= 1 - eps
-    hopeless = self.promised[never].tolist()
-    if self.levels is None and not never.all(): self.promised, values = self.promised[~never], values[..., ~never]      # nobody asked for these
-    elif hopeless:
-        refuse(f"{(x >= 1 - eps).sum()/x.isfinite().sum():.1%} of the targets exceed everything the forecast holds possible, so no level of it can promise", hopeless,
-               "Use kind='shift', or a forecast with tails")
-    self.values = values
+    x, self.names = _grouped([(ids, needed_level(f, y)[None]) for ids, f, y in pairs], self.by); x, pool = x[0], x.flatten().sort().values
+    n, who = _poorest(x[None], self.names); self.promised = promised(self.levels, n, who); eps = torch.finfo(pairs[0][1].dtype).eps
+    values, pooled = (order_statistic(v, self.promised)*(1 + 4*eps) for v in (x, pool))
+    each = (values >= 1 - eps).reshape(-1, len(self.promised)); never = pooled >= 1 - eps if self.by == "series" else each.any(0)
+    if self.levels is None and not never.all(): self.promised, values, pooled = self.promised[~never], values[..., ~never], pooled[~never]     # nobody asked for these
+    elif never.any():
+        steps = f" at step {named((each.any(-1).nonzero()[:, 0] + 1).tolist())}" if self.by == "step" else ""
+        refuse(f"{(pool >= 1 - eps).sum()/pool.isfinite().sum():.1%} of the targets exceed everything the forecast holds possible, so no level of it can promise{steps}", self.promised[never].tolist(),
+               "Use " + "by='all', "*(self.by == "step" and not (pooled >= 1 - eps).any()) + "kind='shift', or a forecast with tails")
+    self.values = _or_pooled(self, values, pooled, 1 - eps) if self.by == "series" else values
     return self
 
+def _or_pooled(self, values, pooled, top):
+    "The pooled correction for series that no level of their own forecasts serves, with a warning."
+    lost = (values >= top).any(-1); who = np.asarray(self.names)[lost.flatten().numpy()]
+    if len(who): warnings.warn(f"targets of {len(who):,} series exceed all that their forecasts hold possible; they take the correction of all series together, which serves them less: {named(who)}. kind='shift' serves each by itself", stacklevel=4)
+    return torch.where(lost[..., None], pooled, values)
+
+# %% ../../nbs/core/78_conformal.ipynb #_values_for
 def _values_for(self, base, ids):
     "The corrections of the series or steps of a forecast."
     v = self.values; wanted = range(base.batch_shape[-2]) if self.by == "series" and ids is None else ids
@@ -309,12 +355,12 @@ def _fit_shift(self, pairs):
     return self
 
 def _shifted(self, base, values):
-    "The moved quantiles, in order, as a grid."
+    "The moved quantiles, in order, as a grid; draws keep their ranks."
     q = base.quantile(self.promised).double() + _spread(base, self.floor)[..., None]*values.to(base.device)
-    tails = "exponential" if len(self.promised) > 1 else "flat"
-    counts, domain = isinstance(base, Counts), getattr(base, "domain", "real")
-    grid = QuantileGrid(self.promised.to(base.dtype), q.cummax(-1).values.to(base.dtype), tails, "nonnegative" if counts else domain)
-    return Counts(grid) if counts else rejoined(base, grid) if isinstance(base, Paths) else grid
+    tails = "exponential" if len(self.promised) > 1 else "flat"; counts = isinstance(base, Counts)
+    moved = QuantileGrid(self.promised.to(base.dtype), q.cummax(-1).values.to(base.dtype), tails, "nonnegative" if counts else getattr(base, "domain", "real"))
+    if base.draws is not None: moved = rejoined(base.base if counts else base, moved)
+    return Counts(moved) if counts else moved
 
 # %% ../../nbs/core/78_conformal.ipynb #Calibrated
 @dataclass

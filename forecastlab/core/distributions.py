@@ -35,6 +35,7 @@ class QuantileFunction(Distribution):
     support = constraints.real
     joint = False  # are the last batch dimension's draws one path?
     domain = "real"  # "real" or "nonnegative": what the target can be
+    draws = None  # (draw, *batch) joint draws, where there are such behind it
 
     def target(self, value)->Tensor:  # the same as a tensor, refused outside the support; NaN stays
         "What a score may be asked for."
@@ -73,6 +74,12 @@ class QuantileFunction(Distribution):
         "Expectation, by quadrature over levels unless the family knows better."
         u, w = _gauss(self.dtype, self.device)
         return (self.quantile(u)*w).sum(-1)
+
+    def excess(self, stock)->Tensor:  # (*sample, *batch) same unit as the target
+        "E(X - stock)+, what a stock is short by on average; by quadrature over the levels above it unless the family knows better."
+        u, w = _gauss(self.dtype, self.device, 200); c = torch.as_tensor(stock, dtype=self.dtype, device=self.device)
+        c = c.expand(torch.broadcast_shapes(c.shape, self.batch_shape)); p = 1 - self.cdf(c); most = 1 - torch.finfo(self.dtype).eps
+        return p*sum(k*(self.icdf((1 - p*x).clamp(max=most)) - c).clamp(min=0) for x, k in zip(u, w))
 
     def crps(self, value:Tensor)->Tensor:  # (*batch,) same unit as value
         "Continuous ranked probability score, twice the integral of the pinball loss over levels."
@@ -123,6 +130,7 @@ class QuantileGrid(QuantileFunction):
     def cdf(self, value): return _grid_cdf(self, value)[0]
     def log_prob(self, value): return _grid_log_prob(self, value)
     def crps(self, value): return _grid_crps(self, value)
+    def excess(self, stock): return _grid_excess(self, stock)
     @property
     def mean(self)->Tensor: return _grid_mean(self)
 
@@ -274,6 +282,22 @@ def _grid_mean(grid):
     if grid.tails == "exponential": total = total + (1 - a[-1])*(v[..., -1] + right)
     return total
 
+# %% ../../nbs/core/30_distributions.ipynb #_grid_excess
+def _grid_excess(grid, stock):
+    "(*sample, *batch) expectation of what X exceeds a stock by."
+    c = torch.as_tensor(stock, dtype=grid.dtype, device=grid.device); shape = torch.broadcast_shapes(c.shape, grid.batch_shape)
+    c = c.expand(shape).reshape(-1, *grid.batch_shape).movedim(0, -1).contiguous()          # (*batch, sample)
+    a, v = _knots(grid); v = v.contiguous(); left, right = (x[..., None] for x in _scales(grid)); tiny = torch.finfo(c.dtype).tiny
+    far = (1 - a[-1])*right; steps = v.diff()*((1 - a[:-1]) + (1 - a[1:]))/2
+    above = torch.cat([steps.flip(-1).cumsum(-1).flip(-1) + far, far], -1)                  # at each knot
+    n = torch.searchsorted(v.detach(), c.detach(), right=True); j = n.clamp(1, len(a) - 1)
+    low, high, E = v.gather(-1, j - 1), v.gather(-1, j), above.gather(-1, j)
+    y = torch.minimum(torch.maximum(c, low), high); rest = 1 - (a[j - 1] + (a[j] - a[j - 1])*((y - low)/(high - low).clamp(min=tiny)))
+    E = E + (high - y)*((1 - a[j]) + rest)/2 + (v[..., :1] - c).clamp(min=0)
+    if grid.tails == "exponential": E = torch.where(n == len(a), far*torch.exp(-((c - v[..., -1:])/right.clamp(min=tiny)).clamp(0, 200)), E)
+    if grid.left == "exponential": E = torch.where(n == 0, E + a[0]*left*torch.expm1(-((v[..., :1] - c)/left.clamp(min=tiny)).clamp(0, 200)), E)
+    return E.movedim(-1, 0).reshape(shape)
+
 # %% ../../nbs/core/30_distributions.ipynb #_refine
 def _refine(grid, levels):
     "The grid with more levels inside its range, joined exponentially."
@@ -314,8 +338,9 @@ class Counts(QuantileFunction):
         value = torch.as_tensor(value, dtype=self.dtype)
         p = self.cdf(value) - self.cdf(value - 1)
         return torch.where((value >= 0) & (value == value.floor()), p, 0.).log()
-    @property
-    def mean(self): return _count_sum(self, lambda F, k: 1 - F, self.base.mean)
+    draws = property(lambda self: None if self.base.draws is None else _round(self.base.draws))
+    mean = property(lambda self: self.excess(torch.zeros(self.batch_shape, dtype=self.dtype, device=self.device)))
+    def excess(self, stock): return _count_excess(self, stock)
     def crps(self, value):
         value = self.target(value)
         if (bad := value[value != value.round()]).isfinite().any(): refuse("counts are whole numbers, but some targets are not", bad[bad.isfinite()].tolist(), "Declare support='nonnegative'")
@@ -337,6 +362,16 @@ def _count_sum(counts, term, wide, value=None):
     for x, w in zip(*np.polynomial.legendre.leggauss(32)):
         y = (last + 1)*torch.exp(span*(x + 1)/2); total = total + term(base.cdf(y), torch.inf)*y*span*w/2
     return torch.where(large, wide, total)
+
+# %% ../../nbs/core/30_distributions.ipynb #_count_excess
+def _count_excess(counts, stock):
+    "(*sample, *batch) expectation of what a count exceeds a stock by."
+    base = counts.base; c = torch.as_tensor(stock, dtype=counts.dtype, device=counts.device)
+    c = c.expand(torch.broadcast_shapes(c.shape, counts.batch_shape)); low = c.floor().clamp(min=0); m, total = low, 0*c
+    most = base.icdf(torch.full(counts.batch_shape, 1 - 1e-7, dtype=counts.dtype, device=counts.device))
+    first = 1 - base.cdf(low + .5)
+    for _ in range(min(128, max(0, int((most - low).max().ceil()) + 1) if c.numel() else 0)): total = total + (1 - base.cdf(m + .5)); m = m + 1
+    return total + base.excess(m) - (c - low)*torch.where(c < 0, 1, first)
 
 # %% ../../nbs/core/30_distributions.ipynb #Paths
 class Paths(QuantileFunction):
@@ -370,6 +405,7 @@ class Paths(QuantileFunction):
     def cdf(self, value): return self.marginal.cdf(value)
     def log_prob(self, value): return self.marginal.log_prob(value)
     def crps(self, value): return self.marginal.crps(self.target(value))
+    def excess(self, stock): return self.marginal.excess(stock)
     mean = property(lambda self: self.draws.mean(0))
     def rsample(self, sample_shape=torch.Size(), generator=None):
         "Whole paths, each at most once while there are enough of them."

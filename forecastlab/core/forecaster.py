@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from .basics import atomic, named, refuse
 from .distributions import QuantileFunction
+from .encoders import given_scale
 from .features import Recipe, Sizes
 from .fit import Training, fit as train
 from .forecast import Forecast
@@ -77,12 +78,13 @@ class Forecaster:
 
 # %% ../../nbs/core/67_forecaster.ipynb #_given
 def _given(self, panel)->dict:
-    "The settings asked for, with a context and forks that suit the panel."
+    "The settings asked for, with a context, forks and a smallest scale that suit the panel."
     context = default_context(panel, self.horizon) if self.context is None else self.context
     given = dict(forks=min(26, max(1, context//2)), least=max(1, min(13, context//4, int(panel.length.max() - self.horizon)//2))) | self.options
     for n in ("forks", "least"):
         if given[n] > context: refuse(f"{n} must not exceed the context of {context} rows, got {given[n]}")
-    return given | dict(context=context, horizon=self.horizon)
+    scale, known = given_scale(panel, given.get("floor", 0.), given.get("centre", False)), {f.name for f in fields(self.Settings)}
+    return given | {n: v for n, v in scale.items() if n in known} | dict(context=context, horizon=self.horizon)
 
 def _device(training): return torch.device("cpu" if training.accelerator == "cpu" or not torch.cuda.is_available() else "cuda")
 

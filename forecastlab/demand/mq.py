@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import named, refuse
 from ..core.distributions import Counts, QuantileFunction, QuantileGrid, check_levels
-from ..core.encoders import Encoder, Reading, check_reading, seasonal_map, whole
+from ..core.encoders import Encoder, Reading, check_reading, classical, seasonal_map, whole
 from ..core.features import Sizes, support_of
 from ..core.forecaster import Forecaster, _given
 from ..core.windows import Batch, forked
@@ -31,20 +31,24 @@ class MQSettings(Reading):
     specific: int = 8  # width of the context of one horizon
     local: int = 32  # hidden layer of the local decoder
     head: str = "grid"  # what each horizon hands out: "grid" (quantiles at `levels`), or a learned quantile function: "sqf", "iqf", "isqf"
-    pieces: int = 4  # "sqf": pieces of the spline; "isqf": pieces between two levels
-    tails: str = "exponential"  # "iqf" and "isqf": "exponential" or "pareto"
-    link: str = "log"  # "log": quantiles are positive; "identity": any sign
+    pieces: int = 0  # "sqf": pieces in all; "isqf": pieces between two levels; 0 = as the head has it
+    tails: str = "exponential"  # "isqf": "exponential" or "pareto"
+    link: str = "auto"  # "log": quantiles are positive; "identity": any sign; "auto": what the support, `centre` and `season` allow
     season: int = 0  # "identity" link: add a linear map of the last values, started as the last season repeated; 0 = none
+    start: str = "naive"  # what `season` starts from: "naive" (as above), or "classical" (needs `centre`): level and mean season, not learned
+    @property
+    def cycle(self)->int: return self.season if self.start == "classical" else 0  # of the scale
     def __post_init__(self): _check(self)
 
 def _check(s):
     "Refuse settings that no network can have."
-    check_reading(s); whole(s, ("agnostic", "specific", "local")); whole(s, ("mixing",), 0)
-    whole(s, ("pieces",))
-    for n, known in (("link", ("log", "identity")), ("head", ("grid", *HEADS)), ("tails", ("exponential", "pareto"))):
+    check_reading(s); whole(s, ("agnostic", "specific", "local")); whole(s, ("mixing", "pieces", "season"), 0)
+    for n, known in (("link", ("auto", "log", "identity")), ("head", ("grid", *HEADS)), ("tails", ("exponential", "pareto")), ("start", ("naive", "classical"))):
         if getattr(s, n) not in known: refuse(f"unknown {n}", [getattr(s, n)], f"Choose {named(known)}")
     if s.season and (s.link == "log" or not 0 < s.season <= s.context - s.forks + 1):
         refuse(f"season must be 0, or 1 to {s.context - s.forks + 1} rows (context less forks) with link='identity', got {s.season!r}")
+    if s.start == "classical" and not (s.season and s.centre): refuse("start='classical' is a season around a level", mend="Pass season, the rows in one, and centre=True")
+    if s.centre and s.link == "log": refuse("a centred target has no sign to keep", ["centre=True", "link='log'"], "Pass link='identity'")
     check_levels(s.levels, increasing=True)
 
 # %% ../../nbs/demand/50_mq.ipynb #GlobalDecoder
@@ -74,6 +78,15 @@ class GridHead(nn.Module):
         q = steps@self.table.T
         return dict(values=positive(q) if self.link == "log" else q)
 
+# %% ../../nbs/demand/50_mq.ipynb #_head
+def _head(s)->nn.Module:
+    "The head that the settings name."
+    link = "identity" if s.link == "auto" else s.link
+    if s.head == "grid": return GridHead(s.local, s.levels, link)
+    own = dict(levels=s.levels) if s.head != "sqf" else {}
+    if s.pieces and s.head != "iqf": own["pieces"] = s.pieces
+    return HEADS[s.head](s.local, link=link, **own | (dict(tails=s.tails) if s.head == "isqf" else {}))
+
 # %% ../../nbs/demand/50_mq.ipynb #LocalDecoder
 class LocalDecoder(nn.Module):
     "Contexts and one horizon's covariates to what the head hands out (Wen et al. 2017, equation 4)."
@@ -81,8 +94,7 @@ class LocalDecoder(nn.Module):
         super().__init__()
         self.agnostic, self.specific = nn.Linear(s.agnostic, s.local), nn.Linear(s.specific, s.local, bias=False)
         self.known = nn.Linear(known, s.local, bias=False) if known else None
-        shape = dict(sqf=dict(pieces=s.pieces), iqf=dict(levels=s.levels), isqf=dict(levels=s.levels, pieces=s.pieces, tails=s.tails))
-        self.head = GridHead(s.local, s.levels, s.link) if s.head == "grid" else HEADS[s.head](s.local, link=s.link, **shape[s.head])
+        self.head = _head(s)
     def forward(self, agnostic, specific, ahead)->dict:  # -> parameters, (batch, fork, horizon, knot) and (batch, fork, horizon)
         u = self.agnostic(agnostic)[:, :, None] + self.specific(specific)                 # one layer, its inputs kept apart
         if self.known is not None: u = u + self.known(ahead)
@@ -96,11 +108,13 @@ class MQNetwork(nn.Module):
         self.s, self.encoder = s, Encoder(s, sizes)
         self.glob = GlobalDecoder(self.encoder.width, s)
         self.loc = LocalDecoder(self.encoder.ahead, s)
-        self.naive = seasonal_map(s.context - s.forks + 1, s.horizon, s.season) if s.season else None
+        self.naive = seasonal_map(s.context - s.forks + 1, s.horizon, s.season) if s.season and not s.cycle else None
+        if s.cycle: nn.init.zeros_(self.loc.head.out.weight)                                # the forecast begins as the decomposition
     def forward(self, b:Batch)->tuple[dict, Tensor, Tensor]:  # scaled parameters, values (batch, fork, horizon, knot); loc, scale (batch, fork)
-        z, ahead, loc, scale = self.encoder(b)
+        s = self.s; z, ahead, loc, scale = self.encoder(b)
         p = self.loc(*self.glob(z), ahead)
         if self.naive is not None: p["values"] = p["values"] + self.naive(self.encoder.lags(b, loc, scale))[..., None]
+        if s.cycle: p["values"] = p["values"] + ((classical(b.y[:, :s.context], b.observed[:, :s.context], s.forks, s.horizon, s.cycle) - loc[..., None])/scale[..., None])[..., None]
         return p, loc, scale
 
 # %% ../../nbs/demand/50_mq.ipynb #mq_loss
@@ -146,9 +160,10 @@ class MQForecaster(Forecaster):
     "MQ-RNN, MQ-CNN or the dense variant behind `fit(panel)` and `predict(h, panel)`."
     Settings = MQSettings
     def settle(self, panel)->MQSettings:
-        "What the target can be; where it can be negative the link must be the identity."
+        "What the target can be, and the link that suits it."
         given = _given(self, panel); given["support"] = support_of(panel, given.get("support", "auto"))
-        if given["support"] == "real" and given.get("link", "log") == "log": given["link"] = "identity"
+        if given.get("link", "auto") == "auto": given["link"] = "identity" if given["support"] == "real" or given.get("centre") or given.get("season") else "log"
+        if given["link"] == "log" and given["support"] == "real": refuse("link='log' keeps quantiles positive, but the support is real", mend="Pass link='identity', or leave it out")
         return MQSettings(**given)
     def network(self, settings, sizes)->MQNetwork: return MQNetwork(settings, sizes)
     @staticmethod

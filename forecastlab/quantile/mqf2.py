@@ -110,7 +110,7 @@ class MapPaths(Paths):
     ):
         self.maps, self.loc, self.scale, self.low, self.count = maps, loc, scale, 0. if support == "nonnegative" else -torch.inf, draws
         noise = even_noise(draws, maps[0].horizon).to(loc)
-        super().__init__(torch.cat([self._push(p, x[:, None].expand(-1, len(loc), -1)) for p, x in zip(maps, noise.chunk(len(maps)))]))
+        super().__init__(torch.cat([self._push(p, x[:, None].expand(-1, len(loc), -1)) for p, x in zip(maps, noise.chunk(len(maps)))]), support)
     def __repr__(self): return f"MapPaths(batch {tuple(self.batch_shape)}, {len(self.maps)} maps)"
     def __getitem__(self, which):
         if isinstance(which, tuple): return super().__getitem__(which)                       # single steps: only their draws remain

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import named, refuse
 from ..core.distributions import Counts, Paths, check_levels
-from ..core.encoders import running_scale, whole
+from ..core.encoders import check_scale, given_scale, running_scale, whole
 from ..core.features import SUPPORTS, Embeddings, Sizes, support_of
 from ..core.forecaster import Forecaster
 from ..core.forecast import Forecast
@@ -54,6 +54,7 @@ class RNNSettings:
     hidden: int = 64  # units of the LSTM
     layers: int = 1  # of the LSTM
     pieces: int = 0  # "sqf": pieces in all; "isqf": pieces between two levels; 0 = as the head has it
+    tails: str = "exponential"  # "isqf": "exponential" or "pareto"
     levels: tuple = DEEP  # "iqf" and "isqf": where quantiles are learned
     embedding: int = 8  # largest width of a category's embedding
     identity: bool = False  # learn one embedding a series
@@ -61,9 +62,10 @@ class RNNSettings:
     link: str = "auto"  # "log": quantiles are positive; "identity": any sign; "auto": what the support and `centre` allow
     centre: bool = False  # subtract the running mean before scaling
     squash: bool = True  # log(1 + |x|) of scaled lags; else they are cut off at 8 scales
-    size: bool = True  # let the network see the scale; without, forecasts scale exactly with the data
+    size: bool = True  # let the network see how large the series is beside the others; without, each series' forecast scales exactly with its data
     least: int = 1  # observed rows that a step needs before it to be trained on
-    floor: float = .5  # smallest scale, in units of the target
+    floor: float = 0.  # smallest scale, in units of the target (with `centre`: as a share of the mean size); 0 = learned (`least_scale`; with `centre` 0.001)
+    unit: float = 1.  # mean size of the target over series; learned
     weight: float = 0.  # loss weight = scale ** weight
     dropout: float = 0.  # share of states silenced in training
     draws: int = 200  # paths of a forecast
@@ -77,13 +79,13 @@ class RNNSettings:
 def _check(s):
     "Refuse settings that no network can have."
     whole(s, ("context", "horizon", "hidden", "layers", "embedding", "least")); whole(s, ("draws",), 2); whole(s, ("pieces",), 0)
-    for n, known in (("head", (*HEADS, *LAWS)), ("link", ("auto", "log", "identity")), ("support", SUPPORTS)):
+    for n, known in (("head", (*HEADS, *LAWS)), ("tails", ("exponential", "pareto")), ("link", ("auto", "log", "identity")), ("support", SUPPORTS)):
         if getattr(s, n) not in known: refuse(f"unknown {n}", [getattr(s, n)], f"Choose {named(known)}")
     if any(isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1 for k in s.lags) or list(s.lags) != sorted(set(s.lags)):
         refuse(f"lags must be increasing whole numbers of at least 1, got {s.lags!r}")
     for n in ("dropout", "unknown"):
         if not 0 <= getattr(s, n) < 1: refuse(f"{n} must lie in [0, 1), got {getattr(s, n)!r}")
-    if not s.floor > 0: refuse(f"floor must be above 0, got {s.floor!r}", mend="It keeps the scale of items that never sold from being 0")
+    check_scale(s)
     if s.centre and s.link == "log": refuse("a centred target has no sign to keep", ["centre=True", "link='log'"], "Pass link='identity'")
     check_levels(s.levels, increasing=True)
 
@@ -130,7 +132,7 @@ class RecurrentNetwork(nn.Module):
 def _head(s)->nn.Module:
     "The head that the settings name."
     if s.head in LAWS: return Law(s.hidden, s.head)
-    own = (dict(levels=s.levels) if s.head != "sqf" else {}) | (dict(pieces=s.pieces) if s.pieces and s.head != "iqf" else {})
+    own = (dict(levels=s.levels) if s.head != "sqf" else {}) | (dict(pieces=s.pieces) if s.pieces and s.head != "iqf" else {}) | (dict(tails=s.tails) if s.head == "isqf" else {})
     return HEADS[s.head](s.hidden, link="identity" if s.link == "auto" else s.link, **own)
 
 def _extended(v, horizon):
@@ -140,11 +142,11 @@ def _extended(v, horizon):
 def _inputs(net, b)->tuple:
     "(batch, step, channel) what each step reads; its loc and scale, (batch, step)."
     s, R = net.s, net.s.rows
-    loc, scale = (_extended(v, s.horizon) for v in running_scale(b.y[:, :R], b.observed[:, :R], s.context + 1, s.floor, s.centre))
+    loc, scale = (_extended(v, s.horizon) for v in running_scale(b.y[:, :R], b.observed[:, :R], s.context + 1, s.floor, s.centre, s.unit))
     past = torch.arange(R - s.context, R + s.horizon, device=b.y.device)[:, None] - net.lags            # (step, lag) rows
     ahead = torch.cat([b.known, net.known(b.known_codes)], -1)[:, R - s.context:]
     still = torch.cat([b.static, net.static(b.static_codes)], -1)[:, None].expand(-1, past.shape[0], -1)
-    return torch.cat([net.lagged(b.y[:, past], b.observed[:, past], loc, scale), ahead, still, *([.1*scale.log()[..., None]] if s.size else [])], -1), loc, scale
+    return torch.cat([net.lagged(b.y[:, past], b.observed[:, past], loc, scale), ahead, still, *([.1*(scale/s.unit).log()[..., None]] if s.size else [])], -1), loc, scale
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #rnn_loss
 def rnn_loss(
@@ -214,12 +216,12 @@ class RecurrentForecaster(Forecaster):
         return super().predict(h, panel)
     def answer(self, networks, batch, h)->dict: return _answer(self, networks, batch, h)
     def distribution(self, parts, h):
-        paths = Paths(parts["paths"].transpose(0, 1).contiguous())
+        paths = Paths(parts["paths"].transpose(0, 1).contiguous(), "real" if self.settings.support == "real" else "nonnegative")
         return Counts(paths) if self.settings.support == "count" else paths
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #_settle
 def _settle(self, panel)->RNNSettings:
-    "Context, lags and link that suit the panel."
+    "Context, lags, link and smallest scale that suit the panel."
     longest = int(panel.length.max())
     context = max(2, min(max(12, 2*self.horizon), 48, longest - 1)) if self.context is None else self.context
     given = dict(lags=lags_of(panel.freq, longest), least=max(1, min(13, (longest - self.horizon)//2))) | self.options
@@ -227,6 +229,7 @@ def _settle(self, panel)->RNNSettings:
     given["support"] = support_of(panel, given.get("support", "auto"))
     if given.get("link", "auto") == "auto": given["link"] = "identity" if given.get("centre") or given["support"] == "real" else "log"
     if given["link"] == "log" and given["support"] == "real": refuse("link='log' keeps quantiles positive, but the support is real", mend="Pass link='identity', or leave it out")
+    given |= given_scale(panel, given.get("floor", 0.), given.get("centre", False))
     return RNNSettings(**given | dict(context=context, horizon=self.horizon))
 
 def _answer(self, networks, batch, h, most:int=2**14)->dict:

@@ -46,6 +46,7 @@ class SplineQuantile(QuantileFunction):
     def cdf(self, value): return _spline_cdf(self, value)
     def log_prob(self, value): return _spline_log_prob(self, value)
     def crps(self, value): return _spline_crps(self, value)
+    def excess(self, stock): return _spline_excess(self, stock)
     def affine(self, loc, scale)->"SplineQuantile": return _affine(self, loc, scale)
     def at(self, levels)->"SplineQuantile": return _at(self, levels)
     @property
@@ -279,6 +280,25 @@ def _spline_crps(d, value):
     K = d.values.shape[-1]; levels = d.levels if d.levels.dim() == 1 else flat(d.levels, K)
     return spline_crps(levels, flat(d.values, K), *(flat(x) for x in (d.left, d.right, d.left_shape, d.right_shape, z))).view(shape)
 
+# %% ../../nbs/quantile/10_spline.ipynb #_far
+def _far(d, side):
+    "(*batch, 1) what the tail holds beyond its knot, in expectation, and 1 - shape; 0 where there is no tail."
+    if side not in d.sides: return torch.zeros_like(d.values[..., :1]), 1.
+    p, _, s, xi = _tail(d, side); thin = 1. if xi is None else 1 - xi
+    return p*s/thin, thin
+
+def _spline_excess(d, stock):
+    "(*sample, *batch) expectation of what Y exceeds a stock by, 0 where it does not."
+    c, back = _columns(d, stock); c = c.expand(*d.batch_shape, -1); a, v = d.levels, d.values; over, thin = _far(d, "right")
+    steps = v.diff()*((1 - a[..., :-1]) + (1 - a[..., 1:]))/2
+    above = torch.cat([steps.flip(-1).cumsum(-1).flip(-1) + over, over.expand(v.shape[:-1] + (1,))], -1)       # (*batch, knot) the excess at each knot
+    n, a0, a1, v0, v1 = _below(d, c); end = n.clamp(1, v.shape[-1] - 1) + _starts(v); y = c.clamp(v0, v1)
+    F = torch.minimum(a0 + (a1 - a0)*((y - v0)/_gap(v0, v1)), a1)
+    E = _ends(above, end)[1] + (v1 - y)*((1 - a1) + (1 - F))/2 + (v[..., :1] - c).clamp(min=0)
+    if "right" in d.sides: E = torch.where(n == v.shape[-1], over*torch.exp(-thin*_beyond(d, "right", c)[0]), E)
+    if "left" in d.sides: under, thin = _far(d, "left"); E = torch.where(n == 0, E + under*torch.expm1(-thin*_beyond(d, "left", c)[0]), E)
+    return back(E)
+
 # %% ../../nbs/quantile/10_spline.ipynb #_affine
 def _affine(d, loc, scale):
     "The distribution of loc + scale Y."
@@ -292,16 +312,6 @@ def _mirror(d):
     "The distribution of -Y."
     return SplineQuantile(1 - d.levels.flip(-1), -d.values.flip(-1), d.right, d.left, d.right_shape, d.left_shape, check=False)
 
-def _excess(d, c):
-    "(*batch,) expectation of what Y exceeds c by, 0 where it does not."
-    x0, x1 = (d.values - c[..., None])[..., :-1], (d.values - c[..., None])[..., 1:]
-    up0, up1 = x0.clamp(min=0), x1.clamp(min=0)
-    total = (d.levels.diff()*(up0 + up1)/2*torch.where(x1 > x0, (up1 - up0)/_gap(x0, x1), 1)).sum(-1)
-    if d.right is None: return total
-    w, p, s, xi = _beyond(d, "right", c[..., None])
-    far = s if xi is None else s*torch.exp(xi*w)/(1 - xi)
-    return total + (p*torch.exp(-w)*((d.values[..., -1:] - c[..., None]).clamp(min=0) + far))[..., 0]
-
 # %% ../../nbs/quantile/10_spline.ipynb #_at
 def _at(d, levels):
     "The curve through its own quantiles at shared levels."
@@ -310,7 +320,7 @@ def _at(d, levels):
         k, e = (0, d.levels[..., 0]) if side == "left" else (-1, d.levels[..., -1])
         if side in d.sides:
             mass = u[0] if side == "left" else 1 - u[-1]; shape = getattr(d, f"{side}_shape")
-            excess = _excess(_mirror(d), -q[..., 0]) if side == "left" else _excess(d, q[..., -1])
+            excess = _mirror(d).excess(-q[..., 0]) if side == "left" else d.excess(q[..., -1])
             tails |= {side: excess/mass*(1 if shape is None else 1 - shape), f"{side}_shape": shape}
         else:
             end = u.new_zeros(1) if side == "left" else u.new_ones(1); v = d.values[..., k, None]
