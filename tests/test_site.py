@@ -1,16 +1,19 @@
 "The built site, opened in headless Chromium with every other host cut off."
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("site")]
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,8 +29,12 @@ class Quiet(SimpleHTTPRequestHandler):
 def site():
     "The site, built as `make docs` builds it, and served on the loopback; its address."
     if not (shutil.which("quarto") or (ROOT/".venv-docs/bin/smalldocs").exists()): pytest.skip("neither Quarto nor smalldocs: run `make docs` once")
-    done = subprocess.run([sys.executable, ROOT/".ci"/"site.py"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid())); stamp = ROOT/"_docs"/f".built-{run}"
+    with FileLock(Path(tempfile.gettempdir())/f"forecastlab-site-{run}.lock"):          # workers share one build
+        if not stamp.exists():
+            done = subprocess.run([sys.executable, ROOT/".ci"/"site.py"], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+            stamp.touch()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=ROOT/"_docs"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
