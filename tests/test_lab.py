@@ -51,6 +51,7 @@ def lab(tmp_path):
 
 
 def test_slider_of_the_study_redraws_its_figure(lab, chrome):
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
@@ -60,7 +61,7 @@ def test_slider_of_the_study_redraws_its_figure(lab, chrome):
     chrome.get(f"{address}/lab/tree/studies/{STUDY.name}?token={token}")
 
     def until(condition, seconds, what):
-        return WebDriverWait(chrome, seconds, poll_frequency=.2).until(lambda d: condition(), what)
+        return WebDriverWait(chrome, seconds, poll_frequency=.2, ignored_exceptions=[StaleElementReferenceException]).until(lambda d: condition(), what)     # JupyterLab draws cells anew
 
     def one(css, text=None):
         return next((e for e in chrome.find_elements(By.CSS_SELECTOR, css) if e.is_displayed() and (text is None or e.text.strip() == text)), None)
@@ -70,16 +71,17 @@ def test_slider_of_the_study_redraws_its_figure(lab, chrome):
     assert not one(".jp-Dialog"), "JupyterLab asks which kernel to use"
     until(lambda: one(".lm-MenuBar-itemLabel", "Run"), 10, "no Run menu").click()
     until(lambda: one(".lm-Menu-itemLabel", "Run All Cells"), 10, "no 'Run All Cells'").click()
-    handle = until(lambda: one(".jp-OutputArea .widget-slider .noUi-handle"), 240, "no slider after all cells ran")
+    handle = lambda: one(".jp-OutputArea .widget-slider .noUi-handle")
+    until(handle, 240, "no slider after all cells ran")
     picture = ("return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets .jp-OutputArea-output')]"
                ".map(o => [...o.querySelectorAll('img')].map(i => i.src).join() + o.innerText).join()")
     until(lambda: "data:image/png" in chrome.execute_script(picture), 60, "no figure beside the slider")
     errors = chrome.execute_script("return [...document.querySelectorAll('.jp-OutputArea-output[data-mime-type*=stderr], .jp-RenderedText[data-mime-type*=error]')].map(e => e.innerText)")
     assert not errors, errors
-    before, at = chrome.execute_script(picture), handle.get_attribute("aria-valuenow")
-    chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
-    handle.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
-    until(lambda: handle.get_attribute("aria-valuenow") != at, 20, "the slider did not move")
+    before, at = chrome.execute_script(picture), until(lambda: handle().get_attribute("aria-valuenow"), 20, "the slider has no value")
+    until(lambda: chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle()) is None, 20, "the slider cannot be shown")
+    until(lambda: handle().send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT) is None, 20, "the slider takes no keys")
+    until(lambda: handle().get_attribute("aria-valuenow") != at, 20, "the slider did not move")
     until(lambda: "data:image/png" in chrome.execute_script(picture) and chrome.execute_script(picture) != before, 60, "the figure did not change with the slider")
 
 
