@@ -15,7 +15,7 @@ demo: .venv/.ready  ## the main job: a probabilistic forecast of real retail dem
 	$(BIN)/forecastlab run demand_forecast
 
 test: .venv/.ready .venv-docs/.ready  ## every test: notebooks, modules, pipelines, the site and the study in a browser
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto
 
 lab: .venv/.ready  ## JupyterLab on the home notebook
 	$(BIN)/jupyter-lab nbs/index.ipynb

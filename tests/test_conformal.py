@@ -191,6 +191,15 @@ def test_a_calibrated_model_is_backtested_like_any_other():
     assert result.models["calibrated"].panel.last.max() == result.folds[0].origin         # it saw nothing after the first origin
 
 
+@pytest.mark.parametrize("which", [(..., 1), (slice(None), slice(2)), 1, [2, 0], (..., [3, 0]), (1, 2), (1, ...), torch.tensor([True, False, True])], ids=str)
+def test_indexing_never_mixes_levels_with_groups(which):
+    for base in (dict(every())["grid"], Standard((3, 4)), dict(every())["spline"]):
+        for m in maps(base):
+            d = recalibrated(base, m); some = d[which]; assert some.batch_shape == base.cdf(torch.zeros(3, 4))[which].shape
+            u = torch.tensor([.05, .3, .77]); assert torch.equal(some.quantile(u), torch.stack([q[which] for q in d.quantile(u).movedim(-1, 0)], -1))
+            if m.values.dim() == 3 and m.values.shape[:2] == (3, 4): assert torch.equal(m[which].values, torch.stack([v[which] for v in m.values.movedim(-1, 0)], -1))
+
+
 def test_series_find_their_own_correction():
     p = panel(); result = backtest({"shy": Shy()}, p, 3, origins=12, levels=LEVELS, progress=False); f = Shy().predict(3, p)
     c = Conformal(LEVELS, "series").fit(result); some = c.apply(f.select(["s4", "s1"]))

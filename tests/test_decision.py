@@ -241,6 +241,7 @@ def test_joint_service_of_every_distribution(d):
     (lambda f: price_of_service(f, [95]), "For 95 % write 0.95"), (lambda f: price_of_service(f, [.9], [1, -1]), "worth less than nothing: i1"),
     (lambda f: stockout_probability(f, [1., np.nan]), "stock must be a number, not negative; it is not for: i1"), (lambda f: stockout_probability(f, [[1., 2.]]), r"or of shape \(2, 3\); got \(1, 2\)"),
     (lambda f: joint_service(f, 5, 4), "whole number of steps from 1 to the horizon 3, got 4. Forecast further ahead"), (lambda f: joint_service(f, 5, 0), "got 0"), (lambda f: joint_service(f, 5, 1.5), "got 1.5"),
+    (lambda f: joint_service(f, 5, value=[1, -1]), "worth less than nothing: i1"), (lambda f: stock_for_joint_service(f, value=np.inf), "worth infinitely much: i0, i1"),
     (lambda f: joint_service(f, -5), "not negative; it is not for: i0, i1"), (lambda f: joint_service(f, [1, 2, 3]), "one for each of 2 series"), (lambda f: joint_service(f, 5, draws=0), "draws must be a whole number of at least 1: 0"),
     (lambda f: stock_for_joint_service(f, 95), "For 95 % write 0.95"), (lambda f: stock_for_joint_service(f, .999, draws=500), "500 paths cannot tell: 0.999. Draw more paths"),
     (lambda f: joint_service(QuantileGrid(U, U), 5), r"shape \(series, horizon\), got \(\)"), (lambda f: newsvendor(QuantileGrid(U, U.expand(2, 2, 2, -1)), 1, 1), "expected forecasts of shape"),

@@ -180,7 +180,20 @@ def test_indexing_never_mixes_levels_with_batch():
     for which in (0, (..., 0), (slice(None), 2), (slice(1, 3), ...), torch.tensor([2, 0]), (slice(None), torch.tensor([1, 4]))):
         assert torch.equal(d[which].values, torch.stack([v[..., k][which] for k in range(9)], -1).sort(-1).values)
     paths = Paths(v.movedim(-1, 0))
+    assert paths[..., np.int64(2)].batch_shape == (3,) and not paths[1, np.int64(2)].joint
     assert paths[..., 2].batch_shape == (3,) and not paths[..., 2].joint and paths[1, 2].batch_shape == () and paths[..., :2].joint and paths[[0, 2]].batch_shape == (2, 9)
+
+
+@pytest.mark.parametrize("wrap", [lambda v: QuantileGrid([.1, .5, .9], v), lambda v: QuantileGrid([.1, .5, .9], v, "flat"), lambda v: Counts(QuantileGrid([.1, .5, .9], v)), lambda v: Paths(v.T), lambda v: SplineQuantile([.1, .5, .9], v, 1., 1.)])
+def test_a_missing_target_stays_visible(wrap):
+    d = wrap(torch.tensor([[1., 2., 4.]]*3)); y = torch.tensor([2., torch.nan, 3.]); hidden = torch.tensor([False, True, False])
+    for f in (d.cdf, d.log_prob, d.crps): assert torch.equal(f(y).isnan(), hidden)
+
+
+def test_paths_of_whole_numbers_are_paths():
+    whole = Paths(torch.arange(12).view(4, 3)); part = Paths(torch.arange(12.).view(4, 3)); y = torch.tensor([1., 4., 9.])
+    for f in (lambda d: d.mean, lambda d: d.crps(y), lambda d: d.quantile([.3]), lambda d: d.rsample((2,), torch.Generator().manual_seed(0))): assert torch.equal(f(whole), f(part))
+    with pytest.raises(ValueError, match="unknown support: positive. Choose 'real' or 'nonnegative'"): Paths(part.draws, "positive")
 
 
 def test_against_gluonts():

@@ -1,6 +1,7 @@
 "MQ networks: nothing after the origin is read, quantiles keep their order, hard series are forecast or refused by name, a killed training goes on."
 from dataclasses import replace
 import dataclasses
+import json
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ from forecastlab.core.encoders import ENCODERS, classical, running_scale
 from forecastlab.core.features import Recipe, Sizes
 from forecastlab.demand.mq import MQCNN, MQDense, MQForecaster, MQNetwork, MQRNN, MQSettings, mq_loss
 from forecastlab.demand.textbook import SeasonalNaive
+from toys import ROLES, frame, full, plain
 
 torch.set_num_threads(1)
 ENCODERS = list(ENCODERS)
@@ -27,18 +29,6 @@ SMALL = dict(context=16, forks=6, batch=8, channels=8, dilations=(1, 2), mixing=
 LEVELS = [.01, .1, .25, .5, .75, .9, .99]
 
 
-def frame(n=6, rows=40, freq="W-SUN", seed=0, **columns):
-    "Counts with every kind of covariate; `columns` replace any of them."
-    rng = np.random.default_rng(seed); time = np.arange(rows) if freq == 1 else pd.date_range("2022-01-01", periods=rows, freq=freq)
-    df = pd.DataFrame({"unique_id": np.repeat([f"s{i}" for i in range(n)], rows), "ds": np.tile(time, n), "y": rng.poisson(6, n*rows).astype(float),
-                       "price": np.exp(rng.normal(0, .2, n*rows)), "promo": rng.choice(["no", "yes"], n*rows), "warm": rng.normal(size=n*rows), "sky": rng.choice(["sun", "rain"], n*rows),
-                       "size": np.repeat(rng.normal(size=n), rows), "kind": np.repeat(rng.choice(["mug", "tin"], n), rows)})
-    return df.assign(**columns)
-
-
-ROLES = dict(known=["price", "promo"], past=["warm", "sky"], static=["size", "kind"])
-def full(**change): return Panel.from_frame(frame(**change), freq=change.get("freq", "W-SUN"), **ROLES)
-def plain(y, freq=1, **columns): return Panel.from_frame(pd.DataFrame({"unique_id": "a", "ds": np.arange(len(y)) if freq == 1 else pd.date_range("2020-01-01", periods=len(y), freq=freq), "y": y}), freq=freq, **columns)
 def model(encoder="cnn", horizon=3, steps=4, **more): return MQForecaster(horizon, encoder=encoder, steps=steps, **SMALL | more)
 def q(forecast, levels=LEVELS): return forecast.quantile(levels).numpy()
 
@@ -158,6 +148,25 @@ def test_a_saved_model_forecasts_the_same_bits(trained, encoder, tmp_path):
     assert np.array_equal(q(m.predict(3, seen)), q(again.predict(3, seen))) and again.name == m.name and again.settings == m.settings and again.recipe == m.recipe
     assert again.fit(seen).predict().horizon == 3                             # and can be trained anew
     with pytest.raises(ValueError, match="no panel to forecast from. Pass predict"): MQForecaster.load(tmp_path/"m.safetensors").predict(3)
+
+
+def test_a_loaded_model_trains_anew_as_the_first_would(tmp_path):
+    seen, other = full().cut(36), full(y=np.random.default_rng(1).normal(0, 1e-3, 240)).cut(36); m = model().fit(seen); m.save(tmp_path/"m"); again = MQForecaster.load(tmp_path/"m").fit(other); fresh = model().fit(other)
+    assert again.settings == fresh.settings and again.settings.support == "real" and np.array_equal(q(again.predict()), q(fresh.predict()))
+
+
+def test_a_file_of_another_version_is_named(trained, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+    trained["cnn"].save(tmp_path/"m")
+    with safe_open(tmp_path/"m", "pt") as f: note = json.loads(f.metadata()["forecastlab.model"])
+    note["recipe"]["old"] = True; save_file(load_file(tmp_path/"m"), tmp_path/"old", {"forecastlab.model": json.dumps(note)})
+    with pytest.raises(OSError, match="old was saved by another version of forecastlab. Train and save it again .*'old'"): MQForecaster.load(tmp_path/"old")
+
+
+def test_numbers_may_come_from_numpy(tmp_path):
+    seen = full().cut(36); m = model(horizon=np.int64(3), levels=np.array([.1, .5, .9]), agnostic=np.int32(8), context=np.int64(16)).fit(seen); m.save(tmp_path/"m")
+    assert np.array_equal(q(MQForecaster.load(tmp_path/"m").predict(3, seen)), q(model(levels=(.1, .5, .9)).fit(seen).predict()))
 
 
 def test_members_are_averaged_and_saved(tmp_path):
@@ -332,6 +341,13 @@ def test_what_does_not_fit_the_training_is_refused(trained):
     (dict(chanels=3, depth=2), "unknown settings: chanels, depth. Known: agnostic, batch|unknown settings: chanels, depth. Known: agnostic, centre")])
 def test_impossible_settings_are_refused_in_words(wrong, message):
     with pytest.raises((ValueError, TypeError), match=message): model(**wrong).fit(full().cut(36))
+
+
+def test_a_season_need_only_fit_the_context_that_is_read():
+    fit = lambda panel=plain(np.arange(400.) % 48 + 1, "h"), **k: MQForecaster(steps=2, training=QUIET, season=48, **k).fit(panel).settings
+    s = fit(horizon=48); assert (s.context, s.forks) == (192, 26) and fit(horizon=4, context=60, forks=4).season == 48
+    with pytest.raises(ValueError, match=r"season must be 0, or 1 to 35 rows \(context less forks\)"): fit(horizon=4, context=60)          # 26 of them are forks
+    with pytest.raises(ValueError, match="season must be 0, or 1 to 20 rows"): MQForecaster(4, context=20, season=48)                        # hopeless whatever the panel
 
 
 # --- units

@@ -88,6 +88,13 @@ def test_likelihood_reaches_every_weight():
     assert torch.autograd.gradcheck(lambda z, *v: Potential(*v).log_prob(z), [z, *leaves], atol=1e-5)
 
 
+def test_solved_windows_cost_the_inverse_nothing(monkeypatch):
+    import forecastlab.quantile.convex as convex
+    p, calls, gradient = potential(40), [], convex._gradient; x = torch.linspace(1e-3, 3, 40).double()[:, None]*torch.ones(5); z = p.gradient(x)
+    monkeypatch.setattr(convex, "_gradient", lambda *a: calls.append(1) or gradient(*a))
+    torch.testing.assert_close(p.inverse(z), x, rtol=1e-6, atol=1e-6); assert len(calls) < 40
+
+
 def test_extreme_potentials_stay_finite():
     for scale in (1e-8, 1e8):
         p = potential(2, 6, dtype=torch.float32); p = replace(p, b=p.b*scale, a=p.a*scale, m=p.m*scale, c=p.c*scale); leaves = p.map(lambda t: t.clone().requires_grad_())
@@ -165,6 +172,18 @@ def test_counts_are_whole_numbers_and_members_are_mixed():
     torch.testing.assert_close(one.path_log_prob(torch.ones(6, 3)), two.path_log_prob(torch.ones(6, 3)))
 
 
+def test_one_series_of_paths_and_every_member_in_their_draws():
+    d = model(members=4, paths=6).fit(full().cut(36)).predict().distribution
+    for which in (2, np.int64(2), torch.tensor(2)): assert d[which].batch_shape == (3,) and torch.equal(d[which].draws, d.draws[:, 2])
+    x = even_noise(6, 3).split([2, 2, 1, 1]); assert torch.equal(d.draws, torch.cat([d._push(p, v[:, None].expand(-1, 6, -1)) for p, v in zip(d.maps, x)]))
+    assert MapPaths(d.maps, d.loc, d.scale, draws=2).draws.shape == (2, 6, 3)
+
+
+def test_short_contexts_need_no_forks():
+    short = MQF2Forecaster(3, context=8, steps=2, training=QUIET).fit(plain()); assert short.settings.forks == 4 and torch.isfinite(short.predict().mean()).all()
+    with pytest.raises(ValueError, match="season must not exceed 5 rows"): MQF2Forecaster(3, context=8, season=6, steps=2, training=QUIET).fit(plain())
+
+
 def test_even_noise_is_normal():
     x = even_noise(1024, 30); assert x.shape == (1024, 30) and (x.mean(0).abs() < .01).all() and ((x.std(0) - 1).abs() < .02).all() and torch.isfinite(x).all()
 
@@ -186,7 +205,7 @@ def test_another_horizon_is_refused_and_so_are_impossible_settings():
     fitted = model().fit(plain())
     for h in (1, 2, 4):
         with pytest.raises(ValueError, match=f"paths of exactly 3 steps, asked for {h}"): fitted.predict(h)
-    for wrong, words in ((dict(units=(3,)), "units must be two"), (dict(loss="crps"), "unknown loss: crps"), (dict(draws=1), "draws must be a whole number, at least 2"), (dict(marginal=1.), "0 <= marginal < 1"), (dict(season=12), "season must not exceed 11"), (dict(start=-1.), "start > 0")):
+    for wrong, words in ((dict(units=(3,)), "units must be two"), (dict(loss="crps"), "unknown loss: crps"), (dict(draws=1), "draws must be a whole number, at least 2"), (dict(marginal=1.), "0 <= marginal < 1"), (dict(season=12), "season must not exceed 11"), (dict(start=-1.), "start > 0"), (dict(start="a"), "start must be a number")):
         with pytest.raises(ValueError, match=words): model(**wrong)
     with pytest.raises(ValueError, match="declared count, but 6 series"): model(support="count").fit(plain(y=frame().price))
 

@@ -14,6 +14,7 @@ from forecastlab.core.metrics import mean_wql
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows
 from forecastlab.quantile.recurrent import LAWS, Law, RecurrentForecaster, RecurrentNetwork, RNNSettings, lags_of, rnn_loss, sample_paths, stratified
+from toys import ROLES, frame, full, plain
 
 torch.set_num_threads(1)
 HEADS = ["sqf", "iqf", "isqf", "normal", "student"]
@@ -22,18 +23,6 @@ LEVELS = [.1, .5, .9]
 SMALL = dict(context=10, hidden=8, batch=8, draws=30, lags=(1, 2, 7), training=QUIET)
 
 
-def frame(n=6, rows=40, freq="W-SUN", seed=0, **columns):
-    "Counts with covariates of several kinds; `columns` replace any of them."
-    rng = np.random.default_rng(seed); time = np.arange(rows) if freq == 1 else pd.date_range("2022-01-01", periods=rows, freq=freq)
-    df = pd.DataFrame({"unique_id": np.repeat([f"s{i}" for i in range(n)], rows), "ds": np.tile(time, n), "y": rng.poisson(6, n*rows).astype(float),
-                       "price": np.exp(rng.normal(0, .2, n*rows)), "promo": rng.choice(["no", "yes"], n*rows), "warm": rng.normal(size=n*rows),
-                       "size": np.repeat(rng.normal(size=n), rows), "kind": np.repeat(rng.choice(["mug", "tin"], n), rows)})
-    return df.assign(**columns)
-
-
-ROLES = dict(known=["price", "promo"], past=["warm"], static=["size", "kind"])
-def full(**change): return Panel.from_frame(frame(**change), freq=change.get("freq", "W-SUN"), **ROLES)
-def plain(y): return Panel.from_frame(pd.DataFrame({"unique_id": "a", "ds": np.arange(len(y)), "y": y}), freq=1)
 def model(head="sqf", horizon=3, steps=4, **more): return RecurrentForecaster(horizon, head=head, steps=steps, **SMALL | more)
 def paths(forecast): d = forecast.distribution; return (d.base if isinstance(d, Counts) else d).draws.numpy()  # (draw, series, step)
 
@@ -244,7 +233,7 @@ def test_what_does_not_fit_the_training_is_refused(trained):
     m, seen = trained["sqf"], full().cut(36)
     with pytest.raises(ValueError, match="forecasts 1 to 3 steps, asked for 4. Train one with that horizon"): m.predict(4, seen)
     with pytest.raises(ValueError, match="trained on frequency 'W-SUN', the panel has 'D'"): m.predict(3, full(freq="D").cut(36))
-    with pytest.raises(ValueError, match="known covariates that the model was trained with are missing: promo"): m.predict(3, Panel.from_frame(frame(), freq="W-SUN", **ROLES | dict(known=["price"], past=["promo", "warm"])).cut(36))
+    with pytest.raises(ValueError, match="known covariates that the model was trained with are missing: promo"): m.predict(3, Panel.from_frame(frame(), freq="W-SUN", **ROLES | dict(known=["price"], past=["promo", *ROLES["past"]])).cut(36))
     with pytest.raises(ValueError, match=r"known covariates \(price, promo\) end before the horizon of 3 steps for 6 series"): m.predict(3, full())
     with pytest.raises(RuntimeError, match="SQFRNN has not been fitted. Call fit"): model().predict(3, seen)
     for bad in (1, True, 2.5): pytest.raises(ValueError, m.predict, 3, seen, draws=bad).match("draws must be a whole number, at least 2")
@@ -252,7 +241,7 @@ def test_what_does_not_fit_the_training_is_refused(trained):
 
 @pytest.mark.parametrize("wrong, message", [
     (dict(horizon=0), "horizon must be a whole number, at least 1, got 0"), (dict(context=0), "context must be a whole number, at least 1, got 0"), (dict(draws=1), "draws must be a whole number, at least 2, got 1"),
-    (dict(head="gru"), "unknown head: gru. Choose sqf, iqf, isqf, normal, student"), (dict(link="exp"), "unknown link: exp"), (dict(lags=(0, 1)), r"lags must be increasing whole numbers of at least 1, got \(0, 1\)"), (dict(lags=(2, 1)), "lags must be increasing"),
+    (dict(head="gru"), "unknown head: gru. Choose sqf, iqf, isqf, normal, student"), (dict(link="exp"), "unknown link: exp"), (dict(lags=(0, 1)), r"lags must be increasing whole numbers of at least 1, got \(0, 1\)"), (dict(lags=(2, 1)), "lags must be increasing"), (dict(lags=7), "lags must be increasing whole numbers of at least 1, got 7"), (dict(floor="a"), "floor must be a number"),
     (dict(levels=(.9, .1)), "levels must increase"), (dict(levels=(.5, 95)), "For 95 % write 0.95"), (dict(dropout=1.), r"dropout must lie in \[0, 1\), got 1.0"), (dict(floor=-1.), "floor must not be negative"), (dict(tails="fat"), "unknown tails: fat. Choose exponential, pareto"), (dict(pieces=1), "an SQF needs at least 2 pieces, got 1"),
     (dict(centre=True, link="log"), "a centred target has no sign to keep"), (dict(support="integers"), "unknown support: integers"), (dict(hiden=3), "unknown settings: hiden. Known: ")])
 def test_impossible_settings_are_refused_in_words(wrong, message):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("site")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("site_builder", ROOT/".ci"/"site.py")
 builder = importlib.util.module_from_spec(spec); spec.loader.exec_module(builder)

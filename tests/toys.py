@@ -1,4 +1,4 @@
-"Small notebooks and small waits for the tests of runs, sweeps and figures."
+"Small notebooks and small waits for the tests of runs, sweeps and figures; small panels for those of the networks."
 import json
 import os
 import signal
@@ -6,6 +6,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from forecastlab.core.panel import Panel
 
 DECLARED = 'out: str = ""      # Run folder\nseed: int = 0      # Seed\nsteps: int = 3     # Steps\nwait: float = 0.0  # Seconds a step'
 COUNT = """from pathlib import Path
@@ -17,6 +22,8 @@ for i in range(begin, steps):
     time.sleep(wait); here.write_text(str(i + 1)); print("step", i + 1)
 record(out, steps=steps, begin=begin, wql=steps/(10 + seed))"""
 COMMAND = [sys.executable, "-c", "from forecastlab.core.cli import main; raise SystemExit(main())"]
+
+ROLES = dict(known=["price", "promo"], past=["warm", "sky"], static=["size", "kind"])
 
 
 def notebook(path, *code, declared=DECLARED, tagged=1):
@@ -49,3 +56,23 @@ def alive(pid):
     except ProcessLookupError: return False
     try: return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError: return not Path("/proc").exists()
+
+
+def frame(n=6, rows=40, freq="W-SUN", seed=0, **columns):
+    "Counts with every kind of covariate; `columns` replace any of them."
+    rng = np.random.default_rng(seed); time = np.arange(rows) if freq == 1 else pd.date_range("2022-01-01", periods=rows, freq=freq)
+    df = pd.DataFrame({"unique_id": np.repeat([f"s{i}" for i in range(n)], rows), "ds": np.tile(time, n), "y": rng.poisson(6, n*rows).astype(float),
+                       "price": np.exp(rng.normal(0, .2, n*rows)), "promo": rng.choice(["no", "yes"], n*rows), "warm": rng.normal(size=n*rows), "sky": rng.choice(["sun", "rain"], n*rows),
+                       "size": np.repeat(rng.normal(size=n), rows), "kind": np.repeat(rng.choice(["mug", "tin"], n), rows)})
+    return df.assign(**columns)
+
+
+def full(**change):
+    "A panel of `frame` with every kind of covariate in its role."
+    return Panel.from_frame(frame(**change), freq=change.get("freq", "W-SUN"), **ROLES)
+
+
+def plain(y, freq=1, **columns):
+    "One series without covariates."
+    time = np.arange(len(y)) if freq == 1 else pd.date_range("2020-01-01", periods=len(y), freq=freq)
+    return Panel.from_frame(pd.DataFrame({"unique_id": "a", "ds": time, "y": y}), freq=freq, **columns)

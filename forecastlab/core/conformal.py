@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from .backtest import Backtest, backtest
 from .basics import named, refuse
-from .distributions import Counts, Paths, QuantileFunction, QuantileGrid, check_levels
+from .distributions import Counts, Paths, QuantileFunction, QuantileGrid, check_levels, picked
 from .forecast import Forecast
 
 # %% ../../nbs/core/78_conformal.ipynb #_targets
@@ -83,7 +83,7 @@ class LevelMap:
     def slope(self, u:Tensor)->Tensor: return _along(u, self.levels, self.values, right=True)[1]
     def inverse(self, s:Tensor)->Tensor: return _back(s, self.levels, self.values)
     def to(self, device)->"LevelMap": new = copy.copy(self); new.levels, new.values = self.levels.to(device), self.values.to(device); return new
-    def __getitem__(self, which)->"LevelMap": return LevelMap(self.levels[1:-1], self.values[which][..., 1:-1])
+    def __getitem__(self, which)->"LevelMap": return LevelMap(self.levels[1:-1], picked(self.values, which)[..., 1:-1])
     def expand(self, *shape)->"LevelMap": return LevelMap(self.levels[1:-1], self.values.expand(*shape, -1)[..., 1:-1])
 
 # %% ../../nbs/core/78_conformal.ipynb #_along

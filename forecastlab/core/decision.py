@@ -21,12 +21,12 @@ def _each(ids, x, name, kind=TypeError):
     try: return np.broadcast_to(np.asarray(x, float), len(ids))
     except (ValueError, TypeError): refuse(f"{name} must be one number, or one for each of the {len(ids):,} series", kind=kind)
 
-def _values(forecast, value):
+def _values(ids, value):
     "(series,) money a unit, NaN where none is given."
-    if value is None: return np.full(len(forecast.ids), np.nan)
-    value = _each(forecast.ids, value, "value")
-    if np.isinf(value).any(): refuse("a unit cannot be worth infinitely much", np.asarray(forecast.ids)[np.isinf(value)], "Check the prices")
-    if (value < 0).any(): refuse("a unit cannot be worth less than nothing", np.asarray(forecast.ids)[value < 0], "Check the prices")
+    if value is None: return np.full(len(ids), np.nan)
+    value = _each(ids, value, "value")
+    if np.isinf(value).any(): refuse("a unit cannot be worth infinitely much", np.asarray(ids)[np.isinf(value)], "Check the prices")
+    if (value < 0).any(): refuse("a unit cannot be worth less than nothing", np.asarray(ids)[value < 0], "Check the prices")
     return value
 
 # %% ../../nbs/core/75_decision.ipynb #check_told
@@ -49,7 +49,7 @@ def stock_curve(
     levels = check_levels(levels, increasing=True); check_told(forecast.distribution.draws, levels)
     units = forecast.quantile(levels).mean(1).detach().cpu().numpy()              # (series, level)
     frame = pd.DataFrame({"unique_id": np.repeat(forecast.ids, len(levels)), "level": np.tile(levels.double().numpy().round(6), len(units)), "units": units.reshape(-1)})
-    frame["money"] = frame.units*np.repeat(_values(forecast, value), len(levels))
+    frame["money"] = frame.units*np.repeat(_values(forecast.ids, value), len(levels))
     return frame
 
 # %% ../../nbs/core/75_decision.ipynb #total_curve
@@ -71,7 +71,7 @@ def saving(
     check_told(forecast.distribution.draws, [low, high])
     units = forecast.quantile([low, high]).mean(1).detach().cpu().numpy()          # (series, 2)
     frame = pd.DataFrame({"unique_id": forecast.ids, f"stock_{low:g}": units[:, 0], f"stock_{high:g}": units[:, 1], "units_saved": units[:, 1] - units[:, 0]})
-    frame["money_saved"] = frame.units_saved*_values(forecast, value)
+    frame["money_saved"] = frame.units_saved*_values(forecast.ids, value)
     return frame.sort_values("money_saved" if value is not None else "units_saved", ascending=False, ignore_index=True)
 
 # %% ../../nbs/core/75_decision.ipynb #price_of_service
@@ -85,7 +85,7 @@ def price_of_service(
     levels = check_levels(levels, increasing=True)
     units = _slope(forecast.distribution, levels).mean(1).detach().cpu().numpy()/100             # (series, level)
     frame = pd.DataFrame({"unique_id": np.repeat(forecast.ids, len(levels)), "level": np.tile(levels.double().numpy().round(6), len(units)), "units": units.reshape(-1)})
-    frame["money"] = frame.units*np.repeat(_values(forecast, value), len(levels))
+    frame["money"] = frame.units*np.repeat(_values(forecast.ids, value), len(levels))
     return frame
 
 def _slope(d, levels):
@@ -191,7 +191,7 @@ def joint_service(
     import pandas as pd
     ids, x, apart = _lead(forecast, lead_time, draws, seed); stock = _stock(stock, ids, (len(ids), 1))[:, 0]; s = torch.tensor(stock)
     service, alone = ((p.sum(-1) <= s).double().mean(0).numpy() for p in (x, apart)); short = (x.sum(-1) - s).clamp(min=0).mean(0).numpy()
-    money = short*(np.nan if value is None else _each(ids, value, "value"))
+    money = short*_values(ids, value)
     return pd.DataFrame({"unique_id": ids, "lead_time": x.shape[-1], "stock": stock, "service": service, "independent": alone, "short": short, "money": money})
 
 # %% ../../nbs/core/75_decision.ipynb #stock_for_joint_service
@@ -211,7 +211,7 @@ def stock_for_joint_service(
     column = lambda p: p.sort(0).values[at].reshape(n, len(ids), -1).sum(-1).T.reshape(-1).numpy()   # the quantiles, then their sum where steps are left
     frame = pd.DataFrame({"unique_id": np.repeat(ids, n), "level": np.tile(levels.double().numpy().round(6), len(ids)), "lead_time": x.shape[-1],
                           "units": column(x.sum(-1)), "independent": column(apart.sum(-1)), "summed": column(x)})
-    frame["money"] = frame.units*(np.nan if value is None else np.repeat(_each(ids, value, "value"), n))
+    frame["money"] = frame.units*np.repeat(_values(ids, value), n)
     return frame
 
 # %% ../../nbs/core/75_decision.ipynb #achieved

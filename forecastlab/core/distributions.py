@@ -241,12 +241,12 @@ def _grid_cdf(grid, y):
     if grid.tails == "exponential":
         tail = (1 - a[-1])*torch.where(v[..., -2] < v[..., -1], torch.exp((v[..., -1] - y).clamp(max=0)/right), 0)   # a jump to 1
         F = torch.where(n == len(a), 1 - tail, F); p = torch.where(n == len(a), tail/right, p)
-    return F, p
+    return tuple(torch.where(y.isnan(), y, x) for x in (F, p))
 
 def _grid_log_prob(grid, y):
     "Log density 1/q'(F(y)), minus infinity outside the support."
     p = _grid_cdf(grid, y)[1]
-    return torch.where(p > 0, p.clamp(min=torch.finfo(p.dtype).tiny).log(), -torch.inf)
+    return torch.where(p <= 0, -torch.inf, p.clamp(min=torch.finfo(p.dtype).tiny).log())
 
 # %% ../../nbs/core/30_distributions.ipynb #line_crps
 def line_crps(z, a, b, c, m, r):
@@ -335,9 +335,9 @@ class Counts(QuantileFunction):
         value = torch.as_tensor(value, dtype=self.dtype, device=self.device)
         return torch.where(value < 0, 0., self.base.cdf(value.floor() + .5))
     def log_prob(self, value):
-        value = torch.as_tensor(value, dtype=self.dtype)
+        value = torch.as_tensor(value, dtype=self.dtype, device=self.device)
         p = self.cdf(value) - self.cdf(value - 1)
-        return torch.where((value >= 0) & (value == value.floor()), p, 0.).log()
+        return torch.where((value < 0) | (value > value.floor()), 0., p).log()
     draws = property(lambda self: None if self.base.draws is None else _round(self.base.draws))
     mean = property(lambda self: self.excess(torch.zeros(self.batch_shape, dtype=self.dtype, device=self.device)))
     def excess(self, stock): return _count_excess(self, stock)
@@ -382,7 +382,8 @@ class Paths(QuantileFunction):
         draws:Tensor,  # (draw, *batch) at least 2 draws
         support:str="real",  # "real" or "nonnegative"
     ):
-        draws = torch.as_tensor(draws)
+        draws = torch.as_tensor(draws); draws = draws if draws.is_floating_point() else draws.float()
+        if support not in ("real", "nonnegative"): refuse("unknown support", [support], "Choose 'real' or 'nonnegative'")
         if draws.dim() < 2 or len(draws) < 2: refuse(f"expected at least 2 draws of shape (draw, ..., horizon), got {tuple(draws.shape)}")
         if not torch.isfinite(draws).all(): refuse(f"{int((~torch.isfinite(draws)).sum()):,} values of the paths are NaN or infinite", mend="Check the model's inputs and learning rate")
         if support == "nonnegative" and (draws < 0).any(): refuse(f"{int((draws < 0).sum()):,} values of the paths are negative, but the support is nonnegative")
@@ -396,7 +397,7 @@ class Paths(QuantileFunction):
         which = which if isinstance(which, tuple) else (which,); dims = len(self.batch_shape)
         at = next((i for i, w in enumerate(which) if w is Ellipsis), None)
         if at is not None: which = (*which[:at], *[slice(None)]*(dims - len(which) + 1), *which[at + 1:])
-        return self.marginal[which] if len(which) == dims and isinstance(which[-1], int) else Paths(self.draws[(slice(None), *which)], self.domain)
+        return self.marginal[which] if len(which) == dims and isinstance(which[-1], (int, np.integer)) else Paths(self.draws[(slice(None), *which)], self.domain)
     def __repr__(self): return f"Paths(batch {tuple(self.batch_shape)}, {len(self.draws)} draws)"
 
     def icdf(self, value): return self.marginal.icdf(value)

@@ -66,21 +66,19 @@ def _standardised(panel, values, stats)->np.ndarray:
 
 def target_sizes(
     panel:Panel,  # its history counts
-)->tuple:  # (series,) mean of |y|, and whether no y is negative
-    "How large the target of each series is, and whether it is never negative."
-    parts = [(_means(np.abs(np.where(seen, x, 0)), s, seen), (x[seen] >= 0).all()) for x, s, seen in (_block(panel, p, panel.y) for p in _blocks(panel))]
-    return np.concatenate([m for m, _ in parts]), all(ok for _, ok in parts)
+)->np.ndarray:  # (series,) mean of |y|
+    "How large the target of each series is."
+    return np.concatenate([_means(np.abs(np.where(seen, x, 0)), s, seen) for x, s, seen in (_block(panel, p, panel.y) for p in _blocks(panel))])
 
 # %% ../../nbs/core/63_features.ipynb #least_scale
 def least_scale(
     panel:Panel,  # its history counts
 )->tuple:  # the smallest sensible scale, and the mean size of a series; both above 0, in units of the target
     "Half the smallest positive |y|, but at least a thousandth of the mean over series of mean |y|."
-    low, sizes = np.inf, []
+    low = np.inf
     for p in _blocks(panel):
-        x, s, seen = _block(panel, p, panel.y); x = np.abs(np.where(seen, x, 0)); sizes.append(_means(x, s, seen))
-        low = min(low, x[x > 0].min(initial=np.inf))
-    usual = float(np.concatenate(sizes).mean()) or 1.                                         # nothing but zeros
+        x, s, seen = _block(panel, p, panel.y); low = min(low, np.abs(x[seen & (x != 0)]).min(initial=np.inf))
+    usual = float(target_sizes(panel).mean()) or 1.                                           # nothing but zeros
     return max(.5*low if low < np.inf else 0., 1e-3*usual), usual
 
 # %% ../../nbs/core/63_features.ipynb #support_of
@@ -124,7 +122,6 @@ class Recipe:
     roles: dict  # "known", "past", "static" -> column names
     typical: float  # scale of the loss weights
     freq: object  # the panel's frequency
-    nonnegative: bool  # no target was ever below 0
 
     @staticmethod
     def learn(panel:Panel, s)->"Recipe": return _learn(panel, s)
@@ -143,10 +140,10 @@ def _learn(panel, s):
     stats = {n: _column_stats(panel, c) for r in (panel.known, panel.past) for n, c in r.items() if n not in panel.categories}
     for n, c in panel.static.items():
         if n not in panel.categories: stats[n] = dict(ratio=False, mean=float(c.mean()), spread=_spread(c.std(), c.mean()))
-    mean, nonnegative = target_sizes(panel); categories = {n: _seen_names(panel, n) for n in panel.categories}
+    mean = target_sizes(panel); categories = {n: _seen_names(panel, n) for n in panel.categories}
     typical = float((mean if s.centre else np.maximum(mean, s.floor)).mean()) or 1.
     return Recipe(stats, categories, panel.ids.tolist() if s.identity else [], cycles_of(panel), {r: list(getattr(panel, r)) for r in ("known", "past", "static")},
-                  typical, panel.freq, bool(nonnegative))
+                  typical, panel.freq)
 
 # %% ../../nbs/core/63_features.ipynb #_apply
 def _apply(recipe, panel):

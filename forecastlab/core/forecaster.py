@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['CONTEXT', 'default_context', 'Forecaster']
 
-# %% ../../nbs/core/67_forecaster.ipynb #251027b4
+# %% ../../nbs/core/67_forecaster.ipynb #edacf09d
 import hashlib, json
+from abc import ABC, abstractmethod
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 import numpy as np
@@ -33,7 +34,7 @@ def default_context(
     return int(max(2, min(max(4*horizon, CONTEXT.get(letter, 0)), panel.length.max() - horizon)))
 
 # %% ../../nbs/core/67_forecaster.ipynb #Forecaster
-class Forecaster:
+class Forecaster(ABC):
     "`fit(panel)` and `predict(h, panel)` for a family of networks."
     Settings = None  # dataclass of the family
     name = "forecaster"  # column name in frames
@@ -52,7 +53,8 @@ class Forecaster:
     ):
         known = {f.name for f in fields(self.Settings)}
         if wrong := sorted(set(settings) - known): refuse("unknown settings", wrong, f"Known: {named(sorted(known), 40)}", TypeError)
-        self.Settings(**settings | dict(horizon=horizon) | ({} if context is None else dict(context=context)))      # refuses what cannot be
+        open_ = {n: v for n, v in dict(context=2**20, forks=1).items() if n in known}                   # for the panel to decide
+        self.Settings(**open_ | settings | dict(horizon=horizon) | ({} if context is None else dict(context=context)))      # refuses what cannot be
         for n, v in (("batch", batch), ("members", members)):
             if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < 1: refuse(f"{n} must be a whole number, at least 1, got {v!r}")
         options = self.defaults | dict(steps=steps) | (training or {})
@@ -62,12 +64,18 @@ class Forecaster:
         self.training, self.networks, self.fitted = Training(**options), [], []
         self.recipe = self.settings = self.panel = None
 
-    def settle(self, panel:Panel): return self.Settings(**_given(self, panel))  # fills in what depends on the data
-    def network(self, settings, sizes:Sizes)->nn.Module: raise NotImplementedError
+    @abstractmethod
+    def network(self, settings, sizes:Sizes)->nn.Module: "The module to train."
     @staticmethod
-    def loss(network, batch:Batch, settings, recipe:Recipe): raise NotImplementedError
-    def answer(self, networks, batch:Batch, h:int)->dict: raise NotImplementedError  # name -> (series, ...) tensors
-    def distribution(self, parts:dict, h:int)->QuantileFunction: raise NotImplementedError
+    @abstractmethod
+    def loss(network, batch:Batch, settings, recipe:Recipe)->tuple: "Sum of losses and sum of weights."
+    @abstractmethod
+    def answer(self, networks, batch:Batch, h:int)->dict: "Name -> tensor, one row a series of the batch."
+    @abstractmethod
+    def distribution(self, parts:dict, h:int)->QuantileFunction: "The distribution of all series, from the joined answers."
+
+    def given(self, panel:Panel)->dict: return _given(self, panel)  # settings asked for, with a context, forks and scale that suit the panel
+    def settle(self, panel:Panel): return self.Settings(**self.given(panel))  # fills in what depends on the data
 
     def fit(self, panel:Panel)->"Forecaster": return _fit(self, panel)
     def predict(self, h:int=None, panel:Panel=None)->Forecast: return _predict(self, h, panel)
@@ -88,9 +96,11 @@ def _given(self, panel)->dict:
 
 def _device(training): return torch.device("cpu" if training.accelerator == "cpu" or not torch.cuda.is_available() else "cuda")
 
+def _words(note)->str: return json.dumps(note, default=lambda x: x.tolist())  # NumPy's numbers too
+
 def _fingerprint(panel, note)->str:
     "Eight letters that change with any number of the panel or of the settings."
-    mark = hashlib.sha256(json.dumps(note).encode())
+    mark = hashlib.sha256(_words(note).encode())
     for c in (panel.y, panel.start, panel.length, panel.indptr, *panel.known.values(), *panel.past.values(), *panel.static.values()): mark.update(np.ascontiguousarray(c))
     return mark.hexdigest()[:8]
 
@@ -159,9 +169,17 @@ def _save(self, path):
     "Weights, settings and recipe in one safetensors file."
     from safetensors.torch import save
     if not self.networks: refuse("nothing to save: the model has not been fitted", kind=RuntimeError)
-    note = dict(family=type(self).__name__, settings=asdict(self.settings), recipe=asdict(self.recipe), training=asdict(self.training), batch=self.batch, members=len(self.networks))
-    data = save({f"{k}.{n}": v.detach().cpu().contiguous() for k, net in enumerate(self.networks) for n, v in net.state_dict().items()}, {"forecastlab.model": json.dumps(note)})
+    note = dict(family=type(self).__name__, horizon=self.horizon, context=self.context, asked=self.options, settings=asdict(self.settings), recipe=asdict(self.recipe), training=asdict(self.training), batch=self.batch, members=len(self.networks))
+    data = save({f"{k}.{n}": v.detach().cpu().contiguous() for k, net in enumerate(self.networks) for n, v in net.state_dict().items()}, {"forecastlab.model": _words(note)})
     with atomic(path) as tmp: tmp.write_bytes(data)
+
+def _restored(cls, note):
+    "The model of a file without its weights, as asked for and as settled; JSON knows no tuples."
+    asked, settings = ({k: tuple(v) if isinstance(v, list) else v for k, v in note[n].items()} for n in ("asked", "settings"))
+    model = cls(note["horizon"], note["context"], batch=note["batch"], members=note["members"], training=note["training"], **asked)
+    model.settings, model.recipe = cls.Settings(**settings), Recipe(**note["recipe"] | dict(cycles=tuple(note["recipe"]["cycles"])))
+    model.networks = [model.network(model.settings, model.recipe.sizes()) for _ in range(model.members)]
+    return model
 
 def _load(cls, path):
     "A saved forecaster, ready to predict."
@@ -171,10 +189,7 @@ def _load(cls, path):
         with safe_open(path, "pt") as f: note = json.loads(f.metadata()["forecastlab.model"]); weights = {k: f.get_tensor(k) for k in f.keys()}
     except Exception as e: refuse(f"not a readable {cls.__name__} file", [path], f"Save it again ({e})", OSError)
     if note["family"] != cls.__name__: refuse(f"{path} holds a {note['family']}, not a {cls.__name__}", mend=f"Load it with {note['family']}.load")
-    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in note["settings"].items()}
-    model = cls(tuples.pop("horizon"), tuples.pop("context"), batch=note["batch"], members=note["members"], training=note["training"], **tuples)
-    model.settings = cls.Settings(**tuples | dict(horizon=model.horizon, context=model.context))
-    model.recipe = Recipe(**note["recipe"] | dict(cycles=tuple(note["recipe"]["cycles"])))
-    model.networks = [model.network(model.settings, model.recipe.sizes()) for _ in range(model.members)]
+    try: model = _restored(cls, note)
+    except (KeyError, TypeError) as e: refuse(f"{path} was saved by another version of forecastlab", mend=f"Train and save it again ({e})", kind=OSError)
     for k, net in enumerate(model.networks): net.load_state_dict({n.removeprefix(f"{k}."): v for n, v in weights.items() if n.startswith(f"{k}.")})
     return model

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.basics import named, refuse
+from ..core.basics import refuse
 from ..core.distributions import Counts, QuantileFunction, QuantileGrid, check_levels
-from ..core.encoders import Encoder, Reading, check_reading, classical, seasonal_map, whole
+from ..core.encoders import Encoder, Reading, among, check_link, check_reading, classical, seasonal_map, whole
 from ..core.features import Sizes, support_of
-from ..core.forecaster import Forecaster, _given
+from ..core.forecaster import Forecaster
 from ..core.windows import Batch, forked
 from ..kernels.quantile_loss import quantile_loss
 from ..quantile.heads import HEADS, Head, positive, step_table
@@ -43,13 +43,11 @@ class MQSettings(Reading):
 def _check(s):
     "Refuse settings that no network can have."
     check_reading(s); whole(s, ("agnostic", "specific", "local")); whole(s, ("mixing", "pieces", "season"), 0)
-    for n, known in (("link", ("auto", "log", "identity")), ("head", ("grid", *HEADS)), ("tails", ("exponential", "pareto")), ("start", ("naive", "classical"))):
-        if getattr(s, n) not in known: refuse(f"unknown {n}", [getattr(s, n)], f"Choose {named(known)}")
+    among(s, head=("grid", *HEADS), tails=("exponential", "pareto"), start=("naive", "classical"))
     if s.season and (s.link == "log" or not 0 < s.season <= s.context - s.forks + 1):
         refuse(f"season must be 0, or 1 to {s.context - s.forks + 1} rows (context less forks) with link='identity', got {s.season!r}")
     if s.start == "classical" and not (s.season and s.centre): refuse("start='classical' is a season around a level", mend="Pass season, the rows in one, and centre=True")
-    if s.centre and s.link == "log": refuse("a centred target has no sign to keep", ["centre=True", "link='log'"], "Pass link='identity'")
-    check_levels(s.levels, increasing=True)
+    check_link(s); s.levels = tuple(check_levels(s.levels, increasing=True).tolist())
 
 # %% ../../nbs/demand/50_mq.ipynb #GlobalDecoder
 class GlobalDecoder(nn.Module):
@@ -161,7 +159,7 @@ class MQForecaster(Forecaster):
     Settings = MQSettings
     def settle(self, panel)->MQSettings:
         "What the target can be, and the link that suits it."
-        given = _given(self, panel); given["support"] = support_of(panel, given.get("support", "auto"))
+        given = self.given(panel); given["support"] = support_of(panel, given.get("support", "auto"))
         if given.get("link", "auto") == "auto": given["link"] = "identity" if given["support"] == "real" or given.get("centre") or given.get("season") else "log"
         if given["link"] == "log" and given["support"] == "real": refuse("link='log' keeps quantiles positive, but the support is real", mend="Pass link='identity', or leave it out")
         return MQSettings(**given)

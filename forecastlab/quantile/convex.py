@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from ..core.basics import refuse
 from ..kernels.energy_score import energy_score
@@ -93,10 +94,10 @@ def _hessian(p, x):
 # %% ../../nbs/quantile/40_convex.ipynb #_try
 def _try(p, z, x, r, size, step):
     "Halve each window's step until the residual falls; returns where that leads."
-    t = torch.ones_like(size)
+    t, idle = torch.ones_like(size), (step == 0).all(-1)                                 # idle: solved already
     for _ in range(40):
         new = x - t[..., None]*step; s = p.gradient(new) - z; n = s.norm(dim=-1)
-        bad = ~(n <= (1 - .25*t)*size)
+        bad = ~(n <= (1 - .25*t)*size) & ~idle
         if not bad.any(): break
         t = torch.where(bad, t/2, t)
     return torch.where(bad[..., None], x, new), torch.where(bad[..., None], r, s)
@@ -257,6 +258,7 @@ class _Pieces(torch.autograd.Function):
         ctx.save_for_backward(*grads)
         return total
     @staticmethod
+    @once_differentiable
     def backward(ctx, up): return (None,)*6 + tuple(up*v for v in ctx.saved_tensors)
 
 def energy_loss(

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import refuse
 from ..core.distributions import Counts, Paths, QuantileFunction
-from ..core.encoders import Encoder, Reading, check_reading, seasonal_map, whole
+from ..core.encoders import Encoder, Reading, among, check_reading, numbers, seasonal_map, whole
 from ..core.features import Sizes, support_of
-from ..core.forecaster import Forecaster, _given
+from ..core.forecaster import Forecaster
 from ..core.windows import Batch, forked
 from .convex import ConvexMap, Potential, energy_loss
 
@@ -38,9 +38,9 @@ def _check(s):
     "Refuse settings that no network can have."
     check_reading(s); whole(s, ("agnostic", "specific", "local")); whole(s, ("draws", "paths"), 2); whole(s, ("season",), 0)
     if not (isinstance(s.units, (tuple, list)) and len(s.units) == 2 and all(isinstance(n, int) and n > 0 for n in s.units)): refuse(f"units must be two whole numbers such as (20, 20), got {s.units!r}")
-    if s.loss not in ("energy", "likelihood"): refuse("unknown loss", [s.loss], "Choose energy, likelihood")
+    among(s, loss=("energy", "likelihood")); numbers(s, ("start", "marginal"))
     if not (s.start > 0 and 0 <= s.marginal < 1): refuse(f"expected start > 0 and 0 <= marginal < 1, got {s.start!r} and {s.marginal!r}")
-    if s.season > s.context - s.forks + 1: refuse(f"season must not exceed {s.context - s.forks + 1} rows (context less forks), got {s.season!r}")
+    if s.season and s.season > s.context - s.forks + 1: refuse(f"season must not exceed {s.context - s.forks + 1} rows (context less forks), got {s.season!r}")
 
 # %% ../../nbs/quantile/50_mqf2.ipynb #StepDecoder
 class StepDecoder(nn.Module):
@@ -108,13 +108,13 @@ class MapPaths(Paths):
         support:str="real",  # "real" or "nonnegative"
         draws:int=512,  # fixed draws behind the marginals
     ):
-        self.maps, self.loc, self.scale, self.low, self.count = maps, loc, scale, 0. if support == "nonnegative" else -torch.inf, draws
+        self.maps, self.loc, self.scale, self.domain, self.count = maps, loc, scale, support, draws
         noise = even_noise(draws, maps[0].horizon).to(loc)
-        super().__init__(torch.cat([self._push(p, x[:, None].expand(-1, len(loc), -1)) for p, x in zip(maps, noise.chunk(len(maps)))]), support)
+        super().__init__(torch.cat([self._push(p, x[:, None].expand(-1, len(loc), -1)) for p, x in zip(maps, noise.tensor_split(len(maps)))]), support)
     def __repr__(self): return f"MapPaths(batch {tuple(self.batch_shape)}, {len(self.maps)} maps)"
     def __getitem__(self, which):
-        if isinstance(which, tuple): return super().__getitem__(which)                       # single steps: only their draws remain
-        return MapPaths([p.part(which) for p in self.maps], self.loc[which], self.scale[which], "real" if self.low < 0 else "nonnegative", self.count)
+        if isinstance(which, tuple) or self.loc[which].dim() != 1: return super().__getitem__(which)    # single steps or series: only their draws remain
+        return MapPaths([p.part(which) for p in self.maps], self.loc[which], self.scale[which], self.domain, self.count)
     def _push(self, p, x)->Tensor: return _push(self, p, x)  # (draw, series, horizon) noise to paths
     def rsample(self, sample_shape=torch.Size(), generator=None)->Tensor: return _rsample(self, torch.Size(sample_shape), generator)
     def path_log_prob(self, y:Tensor)->Tensor: return _path_log_prob(self, y)  # (series,) of whole paths
@@ -126,7 +126,7 @@ def _push(paths, p, x, most:int=2**17):
     n = max(1, most//max(1, len(x))); out = []
     for i in range(0, len(p), n):
         rows = slice(i, i + n); w = p.part(rows).gradient(x[:, rows].transpose(0, 1))      # (series, draw, horizon)
-        out.append((w*paths.scale[rows, None, None] + paths.loc[rows, None, None]).clamp(min=paths.low).transpose(0, 1))
+        out.append((w*paths.scale[rows, None, None] + paths.loc[rows, None, None]).clamp(min=0. if paths.domain == "nonnegative" else -torch.inf).transpose(0, 1))
     return torch.cat(out, 1)
 
 def _rsample(paths, shape, generator):
@@ -156,7 +156,7 @@ def _path_rank(paths, y):
 class MQF2Forecaster(Forecaster):
     "Joint forecasts of all steps behind `fit(panel)` and `predict(h, panel)` (Kan et al. 2022)."
     Settings, name, partial = MQF2Settings, "MQF2", False
-    def settle(self, panel)->MQF2Settings: return MQF2Settings(**_given(self, panel) | dict(support=support_of(panel, self.options.get("support", "auto"))))
+    def settle(self, panel)->MQF2Settings: return MQF2Settings(**self.given(panel) | dict(support=support_of(panel, self.options.get("support", "auto"))))
     def network(self, settings, sizes)->MQF2Network: return MQF2Network(settings, sizes)
     @staticmethod
     def loss(network, batch, settings, recipe): return mqf2_loss(network, batch, settings, recipe.typical)

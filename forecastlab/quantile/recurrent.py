@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.basics import named, refuse
+from ..core.basics import refuse
 from ..core.distributions import Counts, Paths, check_levels
-from ..core.encoders import check_scale, given_scale, running_scale, whole
+from ..core.encoders import among, check_link, check_scale, fractions, given_scale, running_scale, whole
 from ..core.features import SUPPORTS, Embeddings, Sizes, support_of
 from ..core.forecaster import Forecaster
 from ..core.forecast import Forecast
@@ -73,21 +73,17 @@ class RNNSettings:
     forks = 0  # no origin is special: all steps are trained on
     @property
     def rows(self)->int: return self.context + max(self.lags, default=0)  # rows before an origin that a window holds
-    def __post_init__(self): self.lags, self.levels = tuple(self.lags), tuple(self.levels); _check(self)
+    def __post_init__(self): _check(self)
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #_check
 def _check(s):
     "Refuse settings that no network can have."
     whole(s, ("context", "horizon", "hidden", "layers", "embedding", "least")); whole(s, ("draws",), 2); whole(s, ("pieces",), 0)
-    for n, known in (("head", (*HEADS, *LAWS)), ("tails", ("exponential", "pareto")), ("link", ("auto", "log", "identity")), ("support", SUPPORTS)):
-        if getattr(s, n) not in known: refuse(f"unknown {n}", [getattr(s, n)], f"Choose {named(known)}")
-    if any(isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1 for k in s.lags) or list(s.lags) != sorted(set(s.lags)):
+    among(s, head=(*HEADS, *LAWS), tails=("exponential", "pareto"), support=SUPPORTS)
+    if np.ndim(s.lags) != 1 or any(isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1 for k in s.lags) or list(s.lags) != sorted(set(s.lags)):
         refuse(f"lags must be increasing whole numbers of at least 1, got {s.lags!r}")
-    for n in ("dropout", "unknown"):
-        if not 0 <= getattr(s, n) < 1: refuse(f"{n} must lie in [0, 1), got {getattr(s, n)!r}")
-    check_scale(s)
-    if s.centre and s.link == "log": refuse("a centred target has no sign to keep", ["centre=True", "link='log'"], "Pass link='identity'")
-    check_levels(s.levels, increasing=True)
+    fractions(s, ("dropout", "unknown")); check_scale(s); check_link(s)
+    s.lags, s.levels = tuple(int(k) for k in s.lags), tuple(check_levels(s.levels, increasing=True).tolist())
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #Law
 class Law(nn.Module):
@@ -225,7 +221,7 @@ def _settle(self, panel)->RNNSettings:
     longest = int(panel.length.max())
     context = max(2, min(max(12, 2*self.horizon), 48, longest - 1)) if self.context is None else self.context
     given = dict(lags=lags_of(panel.freq, longest), least=max(1, min(13, (longest - self.horizon)//2))) | self.options
-    if not given["lags"]: given["lags"] = lags_of(panel.freq, longest)
+    if not len(given["lags"]): given["lags"] = lags_of(panel.freq, longest)
     given["support"] = support_of(panel, given.get("support", "auto"))
     if given.get("link", "auto") == "auto": given["link"] = "identity" if given.get("centre") or given["support"] == "real" else "log"
     if given["link"] == "log" and given["support"] == "real": refuse("link='log' keeps quantiles positive, but the support is real", mend="Pass link='identity', or leave it out")

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 from ..core.basics import refuse
-from ..core.distributions import QuantileFunction, check_levels, stopped, toward_zero
+from ..core.distributions import QuantileFunction, check_levels, picked, stopped, toward_zero
 from ..kernels.spline_crps import spline_crps
 
 # %% ../../nbs/quantile/10_spline.ipynb #SplineQuantile
@@ -94,10 +94,8 @@ def _from_zero(d):
 
 def _pick(d, which):
     "Some elements of the batch."
-    which = which if isinstance(which, tuple) else (which,)
-    knots = (*which, slice(None)) if any(w is Ellipsis for w in which) else (*which, ..., slice(None))
     part = lambda x: None if x is None else x[which]
-    return SplineQuantile(d.levels if d.levels.dim() == 1 else d.levels[knots], d.values[knots], part(d.left), part(d.right), part(d.left_shape), part(d.right_shape), d.domain, check=False)
+    return SplineQuantile(d.levels if d.levels.dim() == 1 else picked(d.levels, which), picked(d.values, which), part(d.left), part(d.right), part(d.left_shape), part(d.right_shape), d.domain, check=False)
 
 def _described(d):
     "One line about the family."
