@@ -8,6 +8,7 @@ _home = {
     "SplineQuantile": "quantile.spline", "RecurrentForecaster": "quantile.recurrent", "MQF2Forecaster": "quantile.mqf2",
     "MQCNN": "demand.mq", "MQRNN": "demand.mq", "MQDense": "demand.mq", "SeasonalNaive": "demand.textbook", "EmpiricalQuantiles": "demand.textbook",
     "CrostonSBA": "demand.textbook", "AutoETS": "demand.textbook",
+    "XRLinear": "ranking.xrlinear", "ExtremeClassifier": "ranking.estimator", "XRTransformer": "ranking.xrtransformer",
 }
 __all__ = sorted(_home)
 

@@ -1,10 +1,8 @@
 "Pipelines: the main job on files of one's own, its bad input, and every pipeline's declaration."
-import contextlib
-import io
 import os
 import sys
 
-import matplotlib.pyplot
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,9 +13,10 @@ pytest.importorskip("papermill", reason="papermill is in the `run` extra")
 pytest.importorskip("statsforecast", reason="the main job needs statsforecast: pip install 'forecastlab[demand]'")
 
 from forecastlab.core.panel import Panel
-from forecastlab.core.parameters import cells, declared, find, pipelines, resolve
+from forecastlab.core.parameters import declared, find, pipelines, resolve
 from forecastlab.core.runs import load_json, read, run
 from forecastlab.demand.mq import MQForecaster
+from toys import walk
 
 torch.set_num_threads(1)
 TINY = dict(horizon=4, origins=2, step=4, refit=0, steps=20, members=1, batch=8, levels=[.1, .5, .9, .95], network=dict(context=12, forks=4, channels=4, dilations=[1, 2], mixing=8))
@@ -33,18 +32,6 @@ def sales(n=6, rows=50, ahead=0, seed=0):
                        "on sale": promo.reshape(-1), "list price": np.repeat(rng.uniform(1, 9, n).round(2), T), "colour": np.repeat(rng.choice(["red", "blue"], n), T), "note": "x"})
     last = df["week of"] <= weeks[rows - 1]
     return df[last], df[~last]
-
-
-def walk(name="demand_forecast", **parameters):
-    "A pipeline's cells one after the other in this process; its names at the end, and what it printed."
-    notebook = find(name); values, names, said = resolve(notebook, parameters), {}, io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
-        for c in cells(notebook):
-            if c["kind"] != "code": continue
-            exec(compile(c["source"], name, "exec"), names)
-            if "parameters" in c["tags"]: names |= values
-    matplotlib.pyplot.close("all")
-    return names, said.getvalue()
 
 
 def check(folder, series, horizon=4, model="MQCNN", quantiles=(.1, .5, .9, .94, .95)):

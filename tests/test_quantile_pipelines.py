@@ -1,6 +1,4 @@
 "The toy of the learned quantile functions, run small: what it records, its picture, and what it refuses."
-import contextlib
-import io
 import math
 
 import matplotlib
@@ -13,24 +11,12 @@ import torch
 matplotlib.use("Agg")
 pytest.importorskip("papermill", reason="papermill is in the `run` extra")
 
-from forecastlab.core.parameters import cells, find, resolve
 from forecastlab.core.runs import load_json, read, run
+from toys import walk
 
 torch.set_num_threads(1)
 SMALL = dict(samples=4000, steps=250, batch=200)
 NAMES = ("crps", "ratio", "wasserstein", "variation", "cpu_seconds")
-
-
-def walk(**parameters):
-    "The pipeline's cells one after the other in this process; its names at the end."
-    notebook = find("toy_density"); values, names = resolve(notebook, parameters), {}
-    with contextlib.redirect_stdout(io.StringIO()):
-        for c in cells(notebook):
-            if c["kind"] != "code": continue
-            exec(compile(c["source"], "toy_density", "exec"), names)
-            if "parameters" in c["tags"]: names |= values
-    matplotlib.pyplot.close("all")
-    return names
 
 
 def self_score(weights, means, scales):
@@ -63,14 +49,14 @@ def test_twenty_knots_tell_three_peaks_better_than_five(tmp_path):
 
 @pytest.mark.parametrize("head", ["iqf", "isqf"])
 def test_the_other_heads_learn_it_too(tmp_path, head):
-    names = walk(**SMALL, head=head, out=str(tmp_path)); m = load_json(tmp_path/"metrics.json")
+    names, _ = walk("toy_density", **SMALL, head=head, out=str(tmp_path)); m = load_json(tmp_path/"metrics.json")
     assert 1 <= m["ratio_20"] < m["ratio_5"] and m["variation_20"] < m["variation_5"] and list(names["curves"]) == [5, 20]
     assert all(len(c.values) == k and c.left is not None and c.right is not None for k, c in names["curves"].items())
 
 
 def test_it_takes_other_peaks(tmp_path):
     "One peak, one number of knots, shares that do not sum to one; the same seed gives the same curve."
-    one, two = (walk(samples=500, steps=60, batch=64, knots=[8], weights=[3], means=[10], scales=[2.], seed=seed, out=str(tmp_path/f"{i}"))["curves"][8] for i, seed in enumerate((5, 5)))
+    one, two = (walk("toy_density", samples=500, steps=60, batch=64, knots=[8], weights=[3], means=[10], scales=[2.], seed=seed, out=str(tmp_path/f"{i}"))[0]["curves"][8] for i, seed in enumerate((5, 5)))
     assert torch.equal(one.values, two.values) and abs(one.mean.item() - 10) < .5
     assert load_json(tmp_path/"0"/"metrics.json")["own_crps"] == pytest.approx(self_score([1], [10], [2]), rel=1e-5)
 
@@ -79,5 +65,5 @@ def test_it_takes_other_peaks(tmp_path):
     (dict(weights=[.5, .5]), "weights, means and scales need one number a peak: 2, 3, 3"), (dict(scales=[1, 0, 1]), "weights, scales and lr must be above 0"), (dict(means=[0., float("nan"), 1.]), "must be finite"), (dict(knots=[5, 5]), "knots must be different whole numbers, at least 3: 5, 5"),
     (dict(knots=[2]), "at least 3: 2"), (dict(knots=[]), "knots must be different"), (dict(head="mqf"), "unknown head: mqf. Choose sqf, iqf, isqf"), (dict(samples=1), "samples must be at least 2"), (dict(steps=0), "steps and batch at least 1")])
 def test_bad_parameters_are_one_clear_error(tmp_path, change, message):
-    with pytest.raises(ValueError, match=message): walk(**change, out=str(tmp_path/"run"))
+    with pytest.raises(ValueError, match=message): walk("toy_density", **change, out=str(tmp_path/"run"))
     assert not (tmp_path/"run").exists()

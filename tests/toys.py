@@ -1,4 +1,6 @@
 "Small notebooks and small waits for the tests of runs, sweeps and figures; small panels for those of the networks."
+import contextlib
+import io
 import json
 import os
 import signal
@@ -76,3 +78,17 @@ def plain(y, freq=1, **columns):
     "One series without covariates."
     time = np.arange(len(y)) if freq == 1 else pd.date_range("2020-01-01", periods=len(y), freq=freq)
     return Panel.from_frame(pd.DataFrame({"unique_id": "a", "ds": time, "y": y}), freq=freq, **columns)
+
+
+def walk(name="demand_forecast", **parameters):
+    "A pipeline's cells one after the other in this process; its names at the end, and what it printed."
+    import matplotlib.pyplot
+    from forecastlab.core.parameters import cells, find, resolve
+    path = find(name); values, names, said = resolve(path, parameters), {}, io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
+        for c in cells(path):
+            if c["kind"] != "code": continue
+            exec(compile(c["source"], name, "exec"), names)
+            if "parameters" in c["tags"]: names |= values
+    matplotlib.pyplot.close("all")
+    return names, said.getvalue()

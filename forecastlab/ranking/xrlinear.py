@@ -143,7 +143,7 @@ def _predict(model, X, k, beam, post, selected, start, threads, device):
     X = as_features(X, features=model.features)
     k, beam, post = model.k if k is None else k, model.beam if beam is None else beam, model.post if post is None else post
     if k < 1 or np.min(beam, initial=1) < 1: refuse(f"k = {k} and beam = {beam} must be at least 1", mend="Leave them out for the model's own")
-    if selected is not None: return score_selected(X, model.layers, as_labels(selected, X.shape[0], "selected"), _one_post(post), threads)
+    if selected is not None: return score_selected(X, model.layers, sparse.csr_matrix(selected), _one_post(post), threads)
     widths = _widths(model, beam, k)
     if str(device) != "cpu": return _on_device(model, X, widths, k, _one_post(post), start, device)
     if not isinstance(post, list): return beam_search(X, model.layers, widths, k, _one_post(post), start, threads)
