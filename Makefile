@@ -1,20 +1,24 @@
-# The whole interface: make demo | test | lab | docs | check | bench | clean
+# The whole interface: make demo | test | lab | docs | check | bench | peers | clean
 # Each sets up what it needs first, in .venv; PYTHON=python3.12 picks the interpreter (3.11 or 3.12).
 PYTHON ?= python3
 BIN    := .venv/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 SITE   := smalldocs==0.5.4 fastcore==2.2.39 markdown-it-py==4.3.0 mdit-py-plugins==0.7.0 pygments==2.21.0 pyyaml==6.0.3
+# The lightest set with which libpecos' XR-Linear can be imported (no torch, no transformers), and two more programs of its kind.
+PECOS  := libpecos==1.2.8 numpy==1.26.4 scipy==1.13.1 scikit-learn==1.5.2 joblib==1.4.2 threadpoolctl==3.5.0
+OTHERS := omikuji==0.5.2 cffi==1.17.1 pycparser==2.22 napkinxc==0.7.2
 # With a CPU build of torch on offer there is no reason to download gigabytes of CUDA to a machine without an NVIDIA GPU.
 CPU    := $(shell [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test lab docs check bench clean
+.PHONY: demo test lab docs check bench peers clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready  ## the main job: a probabilistic forecast of real retail demand and the stock it implies
 	$(BIN)/forecastlab run demand_forecast
 
 test: .venv/.ready .venv-docs/.ready  ## every test: notebooks, modules, pipelines, the site and the study in a browser
+	@$(MAKE) --no-print-directory .venv-peers/.ready || echo 'libpecos cannot be installed here (it has wheels for Linux and Python 3.9 to 3.12): its tests will be skipped.'
 	$(BIN)/python -m pytest -n auto
 
 lab: .venv/.ready  ## JupyterLab on the home notebook
@@ -31,8 +35,10 @@ check: .venv/.ready  ## what CI runs, cheapest first: lint, the house's rules (n
 bench: .venv/.ready  ## make every figure of data/results/figures.csv again on this machine
 	$(BIN)/forecastlab figures --run
 
+peers: .venv-peers/.ready  ## the programs we compare ourselves with: libpecos, omikuji, napkinXC, in a Python of their own
+
 clean:  ## back to a fresh clone; your runs/ stay
-	rm -rf .venv .venv-docs _proc _docs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache nbs/nbdev.yml nbs/sidebar.yml
+	rm -rf .venv .venv-docs .venv-peers _proc _docs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache nbs/nbdev.yml nbs/sidebar.yml
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -48,4 +54,10 @@ clean:  ## back to a fresh clone; your runs/ stay
 .venv-docs/.ready: Makefile
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip --disable-pip-version-check install -q $(SITE)
+	@touch $@
+
+.venv-peers/.ready: Makefile
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip --disable-pip-version-check install -q --no-deps --only-binary :all: $(PECOS)
+	-.venv-peers/bin/python -m pip --disable-pip-version-check install -q --no-deps --only-binary :all: $(OTHERS)
 	@touch $@

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COMBINE', 'average', 'rank_average', 'sigmoid_average', 'softmax_average', 'round_robin', 'Ensemble']
 
-# %% ../../nbs/ranking/45_ensemble.ipynb #74a1fa22
-import json, shutil
+# %% ../../nbs/ranking/45_ensemble.ipynb #23b50292
+import json
 from pathlib import Path
 import numpy as np
 from scipy import sparse

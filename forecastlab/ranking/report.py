@@ -5,19 +5,17 @@
 # %% auto #0
 __all__ = ['beams', 'trees', 'pruned', 'sizes', 'Report', 'report']
 
-# %% ../../nbs/ranking/90_report.ipynb #d5e3b948
+# %% ../../nbs/ranking/90_report.ipynb #19589947
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from ..core.basics import refuse
 from .calibration import ece, pairs_of, reliability
 from .chunks import Chunks
 from .estimator import ExtremeClassifier
 from .linear import LinearSettings
 from .metrics import precision, table, tail
-from .sparse import as_features, as_labels
 from .xrlinear import XRLinear
 
 # %% ../../nbs/ranking/90_report.ipynb #_p
@@ -119,7 +117,7 @@ def _plot(r):
         axes[0].plot(100*r.beams.looked_at, r.beams["P@1"], "o-", color=colour); axes[0].set(xscale="log", xlabel="labels looked at, %", title="beam against exact")
         for b, row in r.beams.iterrows(): axes[0].annotate(str(b), (100*row.looked_at, row["P@1"]), (3, -9), textcoords="offset points", fontsize=7)
         if r.trees is not None:
-            axes[1].plot(r.trees.train_cpu_s, r.trees["P@1"], "o", color=colour); axes[1].margins(.2); axes[1].set(xscale="log", xlabel="training, CPU s", title="tree against one-vs-rest")
+            axes[1].plot(r.trees.train_cpu_s, r.trees["P@1"], "o", color=colour); axes[1].margins(.2); axes[1].set(xscale="log", xlabel="training, CPU s", title="tree against one-vs-rest"); axes[1].minorticks_off()
             for n, row in r.trees.iterrows(): axes[1].annotate(n, (row.train_cpu_s, row["P@1"]), (3, 4), textcoords="offset points", fontsize=7)
         axes[2].plot(r.sizes.mb, r.sizes["P@1"], "o-", color=colour); axes[2].set(xlabel="weights, MB", title="size against P@1", ylim=(0, None))
         if r.reliability is not None: axes[3].plot([0, 1], [0, 1], color=PALETTE["quiet"], lw=1); axes[3].plot(r.reliability.promised, r.reliability.observed, "o-", color=colour); axes[3].set(xlabel="promised", ylabel="observed", title=f"probabilities, ECE {r.ece:.3f}")

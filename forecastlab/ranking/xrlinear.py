@@ -104,7 +104,8 @@ def _train(
     kinds, Ys = negatives_of(negatives, len(chain)), label_chain(Y, chain)
     given = matching_chain(user_negatives, chain, X.shape[0])
     costs = _costs(R, Y, chain, rel_mode, rel_norm)
-    model, sent = cls([], beam, k, post), None
+    above = user_negatives.get(len(chain)) if isinstance(user_negatives, dict) and chain[0].shape[1] > 1 else None      # a tree without a root: what another model sends it
+    model, sent = cls([], beam, k, post), None if above is None else sparse.csr_matrix(above)
     model.beam = beam if isinstance(beam, list) else [beam]*(len(chain) - 1)
     for t, C in enumerate(chain):
         sent = _sent(model, X, kinds[t:], sent, threads)
@@ -114,7 +115,8 @@ def _train(
 
 def _sent(model, X, kinds, sent, threads):
     "What the last trained layer makes of the training set, where a layer to come asks for it."
-    if not model.layers or not any("man" in k for k in kinds): return None
+    if not model.layers: return sent
+    if not any("man" in k for k in kinds): return None
     return beam_search(X, model.layers[-1:], k=model.beam[model.depth - 1], post=_one_post(model.post), start=sent, threads=threads)
 
 def _costs(R, Y, chain, mode, norm):
