@@ -147,6 +147,7 @@ def test_every_pipeline_declares_what_it_takes(name):
     ("bench_import", dict(repeats=1), {"import_seconds", "loaded"}), ("bench_windows", dict(series=3, steps=250, batch=64, seconds=.002, repeats=1), {"windows_per_cpu_second", "best"}),
     ("bench_load", dict(series=10, days=20, shuffled=False), {"load_seconds", "peak_gb", "by_day_seconds"}), pytest.param("bench_loop", dict(steps=10, turns=1), set(), marks=pytest.mark.slow),
     ("bench_quantiles", dict(trained=6, steps=2, rows=2, series=10, repeats=1), {"crossing", "crps_error", "query_ms"}),
+    ("bench_cold_start", dict(data="online_retail", today=20, first=12, width=4, holdout=.5), {"gain", "low", "high", "wql", "baseline_wql"}),
     ("bench_heads", dict(batch=2, context=4, horizon=2, seconds=.05), {"isqf_time_ratio", "isqf_memory_ratio"}),
     ("bench_tests", dict(command=f"{sys.executable} -c 'print(\"3 passed\")'", setup=""), {"minutes", "exit_code", "passed"})])
 def test_every_benchmark_runs_small(name, parameters, keys, tmp_path, root):
