@@ -14,7 +14,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from ..core.basics import atomic_folder, refuse
-from .calibration import Calibration, best_threshold, isotonic, keep, pairs_of
+from .calibration import Calibration, best_threshold, isotonic, pairs_of
 from .ensemble import Ensemble
 from .explain import explain
 from .index import hierarchical_kmeans
@@ -178,7 +178,7 @@ def add(
     Y, classes = label_matrix(lists, np.append(model.classes_, np.array(fresh, object))); X = _encoded(model, X); old = len(model.classes_)
     new = copy.copy(model); new.classes_ = classes; new.__dict__.pop("calibrated_", None)
     solver = LinearSettings(model.solver, model.C, model.C, threshold=model.threshold)
-    new.model_ = Ensemble([add_labels(t, X, Y[:, :old], Y[:, old:], solver, threads=model.threads).model for t in model.model_.models], model.how, model.k)
+    new.model_ = Ensemble([add_labels(t, X, Y[:, :old], Y[:, old:], solver=solver, threads=model.threads).model for t in model.model_.models], model.how, model.k)
     return new
 
 # %% ../../nbs/ranking/70_estimator.ipynb #_save
