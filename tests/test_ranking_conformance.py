@@ -4,7 +4,7 @@ One pytest test, or one group of them, for each test of amzn/pecos (commit 7b989
 The fixtures are read from FORECASTLAB_DATA/ranking/pecos-tst-data. Where a number depends on the order in which instances are visited, `order="libpecos"` is used; nothing else is special.
 
 Not here, because they test other products or plain plumbing: ann::test_hnsw and test_pairwise_ann (nearest-neighbour graphs), xmr::test_reranker, sentencepiece, mmap_hashmap and mmap_valstore,
-torch_util, every test_importable, distributed::test_xlinear_load_balancer (which MPI rank gets which subtree), get_col_row_nonzero (a list of arrays that nobody reads here),
+torch_util, every test_importable, distributed::test_xlinear_load_balancer, test_dist_cluster_chain and test_dist_clustering (how MPI ranks share a tree), get_col_row_nonzero (a list of arrays that nobody reads here),
 and of xtransformer the parts that load a pickled model or list parameters (test_bert's init-model-dir, param_skeleton, test_encode).
 What differs on purpose: an empty set of labels to answer with is refused, not predicted; a label has one parent.
 """
@@ -23,7 +23,7 @@ from forecastlab.ranking.beam import POSTS, beam_search
 from forecastlab.ranking.calibration import platt
 from forecastlab.ranking.chunks import Chunks
 from forecastlab.ranking.ensemble import COMBINE
-from forecastlab.ranking.index import check_chain, from_clusters, hierarchical_kmeans, load_chain, matching_chain, relevance_chain, save_chain
+from forecastlab.ranking.index import from_clusters, hierarchical_kmeans, load_chain, matching_chain, relevance_chain, save_chain
 from forecastlab.ranking.labels import label_embedding, pifa, spectrum
 from forecastlab.ranking.linear import LinearSettings
 from forecastlab.ranking.metrics import evaluate
@@ -521,31 +521,6 @@ def test_transformer(case, tst):
 
 # ---- distributed: the parts that are not about machines
 
-def in_rows(clusters, size, labels): return sp.csc_matrix(np.repeat(np.eye(clusters, dtype=np.float32), size, 0)[:labels])
-
-
-def split_and_join(chain):
-    "Cut a chain under its first layer, and put the parts together again."
-    top, whole = chain[0], []; parents = [np.array([k]) for k in range(top.shape[0])]; parts = []
-    for p in parents:
-        part = []
-        for C in chain[1:]: nodes = np.unique(C[:, p].indices); part.append(sp.csc_matrix(C[nodes][:, p])); p = nodes
-        parts.append((check_chain(part), p))
-    for t in range(len(chain) - 1):
-        C = block_diag([part[t] for part, _ in parts])
-        if t == len(chain) - 2: C = C[np.argsort(np.concatenate([labels for _, labels in parts]))]
-        whole.append(sp.csc_matrix(C))
-    return [top, *whole], parts
-
-
-@pecos("distributed.test_dist_cluster_chain")
-def test_subtrees_reassemble(case):
-    chain = from_clusters(in_rows(8, 2, 15), 2); whole, parts = split_and_join(chain)
-    for A, B in zip(whole, chain, strict=True): equal(A, B)
-    assert len(parts) == 2
-    for (part, labels), expected in zip(parts, (np.arange(8), np.arange(8, 15))): assert list(labels) == list(expected); equal(part[-1], in_rows(4, 2, len(labels)))
-
-
 CODES = [0, 1, 2, 3, 4, 5, 6, 7, 7, 3]
 
 
@@ -558,11 +533,6 @@ def meta_and_sub_trees():
         C = block_diag([sp.csc_matrix(part[t]) for part in low])
         whole.append(sp.csc_matrix(C[np.argsort(np.concatenate(last))] if t == len(low[0]) - 1 else C))
     return X, whole
-
-
-@pecos("distributed.test_dist_clustering")
-def test_tree_from_two_levels(case):
-    _, chain = meta_and_sub_trees(); close(chain[-1], np.eye(8)[CODES], 0); assert chain[0].shape == (2, 1)
 
 
 @pecos("distributed.test_dist_training")
