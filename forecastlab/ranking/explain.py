@@ -73,6 +73,7 @@ def explain(
     words=None,  # (feature,) names of the features; None: their numbers
     most:int=6,  # words shown for a node
     k:int=None, beam=None,  # as in predict
+    name:str=None,  # what to call the label in the verdict; None: its number
 )->Explanation:
     "The path of a label, what its words say, and where it was lost."
     x = as_features(x, features=model.features)
@@ -80,7 +81,7 @@ def explain(
     x = sparse.csr_matrix(x); path = parents_of(model, label)
     steps = _steps(model, x, path, model.k if k is None else k, beam)
     table = pd.concat([_shares(layer, node, x, t, words, most) for t, (layer, node) in enumerate(zip(model.layers, path), 1)], ignore_index=True)
-    return Explanation(steps, table, _verdict(steps, label), bool(steps.kept.iloc[-1]))
+    return Explanation(steps, table, _verdict(steps, f"label {label}" if name is None else str(name)), bool(steps.kept.iloc[-1]))
 
 def _shares(layer, node, x, t, words, most):
     "The bias and the strongest words of one node."
@@ -112,12 +113,12 @@ def _path_scores(model, x, path):
     return scores
 
 # %% ../../nbs/ranking/60_explain.ipynb #_verdict
-def _verdict(steps, label):
+def _verdict(steps, name):
     "Where the label was lost, and what would have kept it."
-    lost = steps[~steps.kept]
-    if lost.empty: return f"Label {label} is answer {int(steps['rank'].iloc[-1])}, with score {steps.score.iloc[-1]:.4f}."
+    lost = steps[~steps.kept]; Name = name[:1].upper() + name[1:] if name.startswith("label ") else name
+    if lost.empty: return f"{Name} is answer {int(steps['rank'].iloc[-1])}, with score {steps.score.iloc[-1]:.4f}."
     first = lost.iloc[0]
     if first.layer < len(steps):
-        return (f"Label {label} was never scored: in layer {first.layer} its ancestor {first.node} took place {first['rank']} with {first.score:.4f}, "
+        return (f"{Name} was never scored: in layer {first.layer} its ancestor {first.node} took place {first['rank']} with {first.score:.4f}, "
                 f"the beam of {first.beam} ended at {first.last_kept:.4f}. A beam of {first['rank']} would have kept it there.")
-    return f"Label {label} was scored and took place {first['rank']} with {first.score:.4f}; the {first.beam} answers end at {first.last_kept:.4f}."
+    return f"{Name} was scored and took place {first['rank']} with {first.score:.4f}; the {first.beam} answers end at {first.last_kept:.4f}."

@@ -39,14 +39,23 @@ def trees(
     X, Y, X_test, Y_test,  # to train on, to test on
     settings:LinearSettings=None,  # of the rankers
     leaves=(20, 100, 400),  # leaf sizes to try
+    own:XRLinear=None, leaf:int=None,  # the user's tree, and its leaf setting: its clusters get a row, marked
+    branches:int=16, negatives="tfn", post="l3-hinge", beam=10, seed:int=0,  # as in XRLinear.train
+    R=None,  # (instance, label) relevance
     most:float=2e9,  # one-vs-rest is left out where instances x labels exceed this
     threads=None, progress:bool=True,
 )->pd.DataFrame:  # a row for each: P@k, training CPU seconds, weights
     "What the tree costs, and what it saves."
-    rows, s = [], settings or LinearSettings()
-    for leaf in [*(n for n in leaves if n < Y.shape[1]), *([None] if X.shape[0]*Y.shape[1] <= most else [])]:
-        begin = time.process_time(); m = XRLinear.train(X, Y, "ova" if leaf is None else None, leaf=leaf or 100, solver=s, threads=threads, progress=progress); took = time.process_time() - begin
-        rows.append(dict(tree=f"leaves of {leaf}" if leaf else "one-vs-rest") | _p(Y_test, m.predict(X_test, k=5)) | dict(train_cpu_s=took, weights=sum(len(c.value) for c in m.layers)))
+    rows, single = [], Y.shape[1]*X.shape[0] <= most
+    fixed = dict(solver=settings or LinearSettings(), post=post, beam=beam, threads=threads, progress=progress) | ({} if R is None else dict(R=R, rel_mode="induce"))
+    kinds = {f"leaves of {n}": dict(leaf=n, branches=branches, seed=seed, negatives=negatives if isinstance(negatives, str) else "tfn") for n in leaves if n < Y.shape[1]}
+    if own is not None:
+        leaf = leaf or int(np.diff(own.layers[-1].child_ptr).max()); kinds.pop(f"leaves of {leaf}", None)
+        kinds = {f"leaves of {leaf} (yours)": dict(chain=own.chain, negatives=negatives)} | kinds
+    if single: kinds["one-vs-rest"] = dict(chain="ova")
+    for name, how in kinds.items():
+        begin = time.process_time(); m = XRLinear.train(X, Y, **how, **fixed); took = time.process_time() - begin
+        rows.append(dict(tree=name) | _p(Y_test, m.predict(X_test, k=5)) | dict(train_cpu_s=took, weights=sum(len(c.value) for c in m.layers)))
     return pd.DataFrame(rows).set_index("tree")
 
 # %% ../../nbs/ranking/90_report.ipynb #pruned
@@ -88,8 +97,10 @@ class Report:
     ece:float=None  # expected calibration error
 
     def __str__(self):
+        means = dict(metrics="whole estimator, %", beams="first tree; P@k in %, looked_at: share of the labels scored, ms: CPU milliseconds an instance",
+                     trees="one tree; P@k in %, train_cpu_s: CPU seconds, weights: stored numbers", sizes="first tree; kept: share of the weights, mb: megabytes, P@k in %", tail="whole estimator, by how often a label was seen")
         parts = dict(metrics=self.metrics, beams=self.beams, trees=self.trees, sizes=self.sizes, tail=self.tail)
-        return "\n\n".join(f"{n}\n{t.round(3).to_string()}" for n, t in parts.items() if t is not None) + (f"\n\nexpected calibration error {self.ece:.4f}" if self.ece is not None else "")
+        return "\n\n".join(f"{n} ({means[n]})\n{t.round(3).to_string()}" for n, t in parts.items() if t is not None) + (f"\n\nexpected calibration error {self.ece:.4f}" if self.ece is not None else "")
     def plot(self): return _plot(self)
 
 def report(
@@ -97,12 +108,15 @@ def report(
     X, y,  # what it was fitted on
     X_test, y_test,  # held out
     compare:bool=True,  # also train trees of other shapes and, where affordable, one-vs-rest
+    R=None,  # (instance, label) relevance that it was fitted with
     threads=None, progress:bool=False,
 )->Report:
     "Four questions, and who is served."
     X, X_test = (model._features(A) for A in (X, X_test)); Y, Y_test = (model._matrix(y_) for y_ in (y, y_test)); first = model.model_.models[0]
     P, found = model.rank(X_test, 20), {}
-    if compare: found["trees"] = trees(X, Y, X_test, Y_test, LinearSettings(model.solver, model.C, model.C, threshold=model.threshold), threads=threads, progress=progress)
+    if compare:
+        solver = LinearSettings(model.solver, float(model.C), float(model.C), threshold=model.threshold); own = dict(own=first, leaf=model.leaf, branches=model.branches, negatives=model.negatives, post=model.post, beam=model.beam, seed=model.seed)
+        found["trees"] = trees(X, Y, X_test, Y_test, solver, **own, R=R, threads=threads, progress=progress)
     if model.calibration_ is not None:
         p, right, _ = pairs_of(Y_test, model.predict_proba(X_test)); found |= dict(reliability=reliability(p, right, 10, "width"), ece=ece(p, right))
     return Report(table(Y_test, P, Y), beams(first, X_test, Y_test), sizes(first, X_test, Y_test), tail(Y_test, P, Y), **found)
@@ -117,8 +131,8 @@ def _plot(r):
         axes[0].plot(100*r.beams.looked_at, r.beams["P@1"], "o-", color=colour); axes[0].set(xscale="log", xlabel="labels looked at, %", title="beam against exact")
         for b, row in r.beams.iterrows(): axes[0].annotate(str(b), (100*row.looked_at, row["P@1"]), (3, -9), textcoords="offset points", fontsize=7)
         if r.trees is not None:
-            axes[1].plot(r.trees.train_cpu_s, r.trees["P@1"], "o", color=colour); axes[1].margins(.2); axes[1].set(xscale="log", xlabel="training, CPU s", title="tree against one-vs-rest"); axes[1].minorticks_off()
-            for n, row in r.trees.iterrows(): axes[1].annotate(n, (row.train_cpu_s, row["P@1"]), (3, 4), textcoords="offset points", fontsize=7)
+            axes[1].plot(r.trees.train_cpu_s, r.trees["P@1"], "o", color=colour); axes[1].margins(.3); axes[1].set(xscale="log", xlabel="training, CPU s", title="tree against one-vs-rest"); axes[1].minorticks_off()
+            for i, (n, row) in enumerate(r.trees.iterrows()): axes[1].annotate(n, (row.train_cpu_s, row["P@1"]), (3, -9 if i % 2 else 4), textcoords="offset points", fontsize=7)
         axes[2].plot(r.sizes.mb, r.sizes["P@1"], "o-", color=colour); axes[2].set(xlabel="weights, MB", title="size against P@1", ylim=(0, None))
         if r.reliability is not None: axes[3].plot([0, 1], [0, 1], color=PALETTE["quiet"], lw=1); axes[3].plot(r.reliability.promised, r.reliability.observed, "o-", color=colour); axes[3].set(xlabel="promised", ylabel="observed", title=f"probabilities, ECE {r.ece:.3f}")
         axes[0].set_ylabel("P@1, %")
