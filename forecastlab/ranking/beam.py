@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['POSTS', 'beam_search', 'score_selected', 'Query']
 
-# %% ../../nbs/ranking/32_beam.ipynb #0b5f92a2
-import math, os
+# %% ../../nbs/ranking/32_beam.ipynb #38283d20
+import math
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import scipy.sparse as sp
@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from ..core.basics import refuse
 from .chunks import LANES, _answer, _ask, _each, _margins, _questions
-from .sparse import arrays, as_features
+from .sparse import arrays, as_features, cores
 
 # %% ../../nbs/ranking/32_beam.ipynb #_post
 POSTS = {"noop": (0, False), "sigmoid": (-1, True), "log-sigmoid": (-1, False), **{f"{log}l{p}-hinge": (p, not log) for p in range(1, 5) for log in ("", "log-")}}
@@ -134,8 +134,6 @@ def _blocks(X, layers, widths, first):
         part = X if step >= X.shape[0] else X[lo:lo + step]
         yield lo, min(lo + step, X.shape[0]), arrays(part if sp.issparse(part) else sp.csr_matrix(part))
 
-def _cores(threads): return threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-
 def _joined(parts, multiplies, shape):
     "Blocks of results as one matrix."
     ends = np.cumsum([0, *(p[0][-1] for p in parts)])
@@ -154,7 +152,7 @@ def beam_search(
     threads:int|None=None,  # None: all cores
 )->sp.csr_matrix:  # (n, nodes of the last layer) scores, every row best first; a score of 0 is stored too
     "The best k nodes of the last layer for every query (Prabhu et al. 2018; Yu et al. 2022)."
-    X = _check(layers, X); widths, (power, multiplies), threads = _widths(layers, beam, k), _post(post), _cores(threads)
+    X = _check(layers, X); widths, (power, multiplies), threads = _widths(layers, beam, k), _post(post), cores(threads)
     ptr, cluster, key = _begin(layers, X.shape[0], start, multiplies); parts = []
     with ThreadPoolExecutor(threads) as pool:
         for lo, hi, x in _blocks(X, layers, widths, int(np.diff(ptr).max(initial=0))):
@@ -189,7 +187,7 @@ def score_selected(
     threads:int|None=None,  # None: all cores
 )->sp.csr_matrix:  # (n, nodes of the last layer) their scores, stored as `wanted` is
     "Scores of given nodes: the path to each is scored, without a beam."
-    X = _check(layers, X); wanted, (power, multiplies), threads = sp.csr_matrix(wanted), _post(post), _cores(threads)
+    X = _check(layers, X); wanted, (power, multiplies), threads = sp.csr_matrix(wanted), _post(post), cores(threads)
     if wanted.shape != (X.shape[0], layers[-1].nodes): refuse(f"wanted has shape {wanted.shape}, not {(X.shape[0], layers[-1].nodes)}")
     ptr, node, _ = arrays(wanted); size = max(c.child_ptr[-1]//max(1, c.clusters)//LANES + 1 for c in layers); scores = np.empty(len(node), np.float32)
     step = max(1, _ROOM//max(1, int(size*np.diff(ptr).max(initial=1))))
@@ -245,18 +243,20 @@ class Query:
         _check(layers, np.zeros((0, layers[0].features))); _begin(layers, 0, None, True)
         self.layers = tuple(layers); self.power, self.multiplies = _post(post)                                  # kept alive: the table holds addresses
         names = "child_ptr child row_ptr row entry_ptr column value".split()
-        self.table = np.array([[*(getattr(c, n).ctypes.data for n in names), c.clusters, len(c.child), len(c.row), len(c.value), c.features, w]
-                               for c, w in zip(layers, _widths(layers, beam, k))])
+        self.arrays = [[getattr(c, n) for n in names] for c in layers]
+        self.table = np.array([[*(a.ctypes.data for a in arrays), c.clusters, len(c.child), len(c.row), len(c.value), c.features, w]
+                               for c, arrays, w in zip(layers, self.arrays, _widths(layers, beam, k))])
         self.bias = np.array([float(c.bias) for c in layers])
 
     def __call__(
         self,
-        indices,  # (features,) int32, the query's features, each once
+        indices,  # (features,) int32, the query's features; one that comes twice counts as the sum
         values,  # (features,) float32
     )->tuple:  # ((k,) int32 nodes, (k,) float32 scores), best first
         "The best k nodes of the last layer."
         x, v = np.ascontiguousarray(indices, np.int32), np.ascontiguousarray(values, np.float32)
         if x.shape != v.shape or x.ndim != 1: refuse(f"indices of shape {x.shape} do not fit values of shape {v.shape}")
+        if not (math.isfinite(v @ v) or np.isfinite(v).all()): refuse("values that are NaN or infinite, of the features", x[~np.isfinite(v)], "Clean the query, or leave these out")
         node, key, wrong = _descend(self.table, self.bias, x, v, self.power)
         if wrong: d = self.layers[0].features; refuse("features that the model does not have", x[(x < 0) | (x >= d)], f"They are numbered from 0 to {d - 1:,}")
         return node, np.exp(key) if self.multiplies else key

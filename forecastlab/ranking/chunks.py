@@ -48,7 +48,8 @@ class Chunks:
     def to_csc(self)->sp.csc_matrix: return _to_csc(self)
     def save(self, folder): return _save(self, folder)
     @classmethod
-    def load(cls, folder, mmap:bool=True)->"Chunks": return _load(folder, mmap)
+    def load(cls, folder, mmap:bool=True, check:bool=None)->"Chunks": return _load(folder, mmap, check)
+    def check(self, where:str="this layer"): _sound(self, where); return self
     def __repr__(self): return f"Chunks({self.clusters:,} clusters, {self.nodes:,} nodes, {self.features:,} features, {len(self.value):,} weights in {len(self.row):,} rows)"
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_count_rows
@@ -130,7 +131,31 @@ def _to_csc(c):
     W = sp.csc_matrix((c.value, (np.repeat(c.row, length), node)), shape=c.shape); W.sort_indices()
     return W
 
-# %% ../../nbs/ranking/30_chunks.ipynb #_mapped
+# %% ../../nbs/ranking/30_chunks.ipynb #_fault
+@njit(cache=True, nogil=True)
+def _fault(child_ptr, child, row_ptr, row, entry_ptr, column, rows, nodes):
+    "0 where all numbers point inside; else which array does not."
+    for number, ptr, size in ((1, child_ptr, len(child)), (2, row_ptr, len(row)), (3, entry_ptr, len(column))):
+        if len(ptr) == 0 or ptr[0] != 0 or ptr[-1] != size: return number
+        for c in range(len(ptr) - 1):
+            if ptr[c + 1] < ptr[c]: return number
+    for k in child:
+        if k < 0 or k >= nodes: return 4
+    for c in range(len(row_ptr) - 1):
+        width, before = child_ptr[c + 1] - child_ptr[c], -1
+        for s in range(row_ptr[c], row_ptr[c + 1]):
+            if row[s] <= before or row[s] >= rows: return 5
+            before = row[s]
+            for e in range(entry_ptr[s], entry_ptr[s + 1]):
+                if column[e] < 0 or column[e] >= width: return 6
+    return 0
+
+def _sound(c, where):
+    "Refuse arrays that point outside of each other: compiled code would follow them."
+    if c.features < 0 or c.nodes < 0 or not (len(c.child_ptr) == len(c.row_ptr) and len(c.entry_ptr) == len(c.row) + 1 and len(c.column) == len(c.value)): fault = "the lengths"
+    else: fault = ("", "child_ptr", "row_ptr", "entry_ptr", "child", "row", "column")[_fault(c.child_ptr, c.child, c.row_ptr, c.row, c.entry_ptr, c.column, c.features + (c.bias > 0), c.nodes)]
+    if fault: refuse(f"the arrays of {where} do not fit together", [fault], "The files are damaged, or of two models: save the layer again")
+
 def _mapped(path):
     "A .npy file as an array, read when it is touched."
     a = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -145,18 +170,20 @@ def _save(c, folder):
         with atomic(folder/f"{name}.npy") as tmp, open(tmp, "wb") as f: np.save(f, np.asarray(getattr(c, name), kind), allow_pickle=False)
     with atomic(folder/"chunks.json") as tmp: tmp.write_text(json.dumps(dict(format=1, features=int(c.features), bias=float(c.bias), nodes=int(c.nodes))))
 
-def _load(folder, mmap):
-    "Chunks from a folder; mapped arrays come from the disk when they are touched."
+def _load(folder, mmap, check):
+    "Chunks from a folder; mapped arrays come from the disk when they are touched, the pointers and numbers among them once for the check."
     folder, again = Path(folder), "Save the layer again"
     try:
-        about = json.loads((folder/"chunks.json").read_text())
+        about = json.loads((folder/"chunks.json").read_text()); features, bias, nodes = int(about["features"]), float(about["bias"]), int(about["nodes"])
         a = {n: _mapped(folder/f"{n}.npy") if mmap else np.load(folder/f"{n}.npy", allow_pickle=False) for n in _ARRAYS}
     except FileNotFoundError as e: refuse(f"{folder} holds no whole layer", [f"{Path(e.filename).name} is missing"], again, FileNotFoundError)
-    except (OSError, ValueError, EOFError) as e: refuse(f"{folder} holds no whole layer", [e], again)
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as e: refuse(f"{folder} holds no whole layer", [f"{type(e).__name__}: {e}"], again)
     if bad := [n for n, kind in _ARRAYS.items() if a[n].dtype != kind or a[n].ndim != 1]: refuse(f"arrays of another type in {folder}", bad, again)
     ends = dict(child=a["child_ptr"], row=a["row_ptr"], column=a["entry_ptr"], value=a["entry_ptr"])
     if bad := [n for n, p in ends.items() if not len(p) or p[-1] != len(a[n])] + ["entry_ptr"]*(len(a["entry_ptr"]) != len(a["row"]) + 1): refuse(f"arrays of another length in {folder}", bad, again)
-    return Chunks(about["features"], about["bias"], *a.values(), about["nodes"])
+    c = Chunks(features, bias, *a.values(), nodes)
+    if check is None: check = not mmap or sum((folder/f"{n}.npy").stat().st_size for n in _ARRAYS) < 1 << 30
+    return c.check(str(folder)) if check else c
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_panel
 LANES = 16  # margins that one instruction computes, a panel

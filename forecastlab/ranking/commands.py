@@ -162,7 +162,7 @@ def skeleton(
     "Options as libpecos' parameter file."
     some = lambda names: {n: getattr(a, n) for n in names}
     return dict(train_params=some(["rel_mode", "rel_norm"]) | {"hlm_args": {"neg_mining_chain": a.neg_mining_chain, "model_chain": some(_MODEL)}},
-                pred_params={"hlm_args": {"model_chain": {"only_topk": a.only_topk or 20, "post_processor": a.post_processor or "l3-hinge"}}}, indexer_params=some(_INDEX))
+                pred_params={"hlm_args": {"model_chain": {"only_topk": 20 if a.only_topk is None else a.only_topk, "post_processor": a.post_processor or "l3-hinge"}}}, indexer_params=some(_INDEX))
 
 def _leaves(node):
     "(name, value) of everything below; a list of dictionaries gives lists."
@@ -209,6 +209,11 @@ def _lines(path):
     return text.removesuffix("\n").split("\n") if text else []
 
 def _threads(a): return a.threads if a.threads > 0 else None
+def _positive(a):
+    "Refuse -b and -k below 1 before any work is done."
+    for option, value in (("-b, --beam-size", a.beam_size), ("-k, --only-topk", a.only_topk)):
+        if value is not None and np.min(value) < 1: refuse(f"{option} must be at least 1", np.ravel(value).tolist())
+    return a
 def _say(a, text): print(text, file=sys.stderr) if a.verbose_level > 0 else None
 def _matrix(path): return load_matrix(path) if path else None
 
@@ -218,24 +223,24 @@ def _fit(a, X, Y, chain, R=None, given=None):
     "A model with the options of the command."
     solver = LinearSettings(SOLVERS[a.solver_type], a.Cp, a.Cn, a.bias, a.eps, a.max_iter, a.threshold, a.max_nonzeros_per_label, a.order)
     return XRLinear.train(X, Y, chain, negatives=a.neg_mining_chain, user_negatives=given, R=R, rel_mode=a.rel_mode, rel_norm=a.rel_norm, solver=solver,
-                          beam=a.beam_size or 10, k=a.only_topk or 20, post=a.post_processor or "l3-hinge", threads=_threads(a), progress=a.verbose_level > 1)
+                          beam=10 if a.beam_size is None else a.beam_size, k=20 if a.only_topk is None else a.only_topk, post=a.post_processor or "l3-hinge", threads=_threads(a), progress=a.verbose_level > 1)
 
 # %% ../../nbs/ranking/95_commands.ipynb #_train
 def _train(a):
     "forecastlab-xr train"
-    folder, X, Y = usable(a.model_folder), as_features(load_matrix(a.inst_path), a.inst_path), as_labels(load_matrix(a.label_path), name=a.label_path)
+    _positive(a); folder, X, Y = usable(a.model_folder), as_features(load_matrix(a.inst_path), a.inst_path), as_labels(load_matrix(a.label_path), name=a.label_path)
     if X.shape[0] != Y.shape[0]: refuse(f"{a.inst_path} has {X.shape[0]:,} rows, {a.label_path} has {Y.shape[0]:,}")
     if a.rel_path and a.rel_mode == "disable": refuse("--rel-path is given, and --rel-mode is disable", mend="Say --rel-mode induce; libpecos would have left the file unused")
     if a.code_path: chain = load_chain(a.code_path, a.nr_splits)
     else: chain = _tree(a, load_matrix(a.label_feat_path) if a.label_feat_path else label_embedding("pifa", Y, X, threads=_threads(a)))
     given = {level: as_labels(load_matrix(path), X.shape[0], path) for level, path in enumerate([a.usn_label_path, a.usn_match_path]) if path}
     if given and "usn" not in str(a.neg_mining_chain): _say(a, "the user's negatives are not used: add usn to --negative-sampling")
-    model = _fit(a, X, Y, chain, _matrix(a.rel_path), given or None)
+    model = _fit(a, X, Y, chain, _matrix(a.rel_path), given if given and "usn" in str(a.neg_mining_chain) else None)
     model.save(folder, overwrite=True); _say(a, f"{model} in {folder}")
 
 def _predict(a):
     "forecastlab-xr predict"
-    model, X, selected = XRLinear.load(a.model_folder), load_matrix(a.inst_path), _matrix(a.selected_output)
+    _positive(a); model, X, selected = XRLinear.load(a.model_folder), load_matrix(a.inst_path), _matrix(a.selected_output)
     if a.max_pred_chunk < 1: refuse("--max-pred-chunk must be at least 1", [a.max_pred_chunk])
     if selected is not None and selected.shape[0] != X.shape[0]: refuse(f"{a.selected_output} has {selected.shape[0]:,} rows, {a.inst_path} has {X.shape[0]:,}")
     parts = [slice(i, i + a.max_pred_chunk) for i in range(0, max(X.shape[0], 1), a.max_pred_chunk)]; wanted = lambda rows: None if selected is None else selected.tocsr()[rows]
@@ -335,7 +340,7 @@ def _label_vectors(a, Y, X):
 
 def _text_train(a):
     "forecastlab-xr text2text-train"
-    folder, config = usable(a.model_folder, "output_items.json"), a.vectorizer_config_path or a.vectorizer_config_json or '{"type": "tfidf", "kwargs": {}}'
+    _positive(a); folder, config = usable(a.model_folder, "output_items.json"), a.vectorizer_config_path or a.vectorizer_config_json or '{"type": "tfidf", "kwargs": {}}'
     items = [line.strip() for line in _lines(a.output_item_path)]
     Y, texts, R = read_text2text(a.input_text_path, len(items)); words = Vectorizer(config); files = digest(Path(a.input_text_path), words.config)
     vectors = a.label_embed_type, *(Path(p.removeprefix("Z=")) for p in a.label_embed_type.split("::") if p.startswith("Z="))
@@ -368,7 +373,7 @@ def _output(path):
 # %% ../../nbs/ranking/95_commands.ipynb #_text_predict
 def _text_predict(a):
     "forecastlab-xr text2text-predict"
-    stdin = a.input_text_path == "-"
+    stdin = _positive(a).input_text_path == "-"
     if stdin and a.meta_info_path: refuse("--meta-info-path needs a file of texts", mend="Give one with -i")
     if a.batch_size < 1: refuse("--batch-size must be at least 1", [a.batch_size])
     texts, about = sys.stdin if stdin else _lines(a.input_text_path), _lines(a.meta_info_path) if a.meta_info_path else None

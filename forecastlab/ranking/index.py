@@ -15,8 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit, uint64
 from ..core.basics import atomic, refuse
-from .labels import cores, label_embedding
-from .sparse import arrays, as_features, as_labels, binary, l2_rows, load_matrix, save_matrix
+from .labels import label_embedding
+from .sparse import arrays, as_features, as_labels, binary, cores, l2_rows, load_matrix, save_matrix
 
 # %% ../../nbs/ranking/25_index.ipynb #_member
 def _member(parent, clusters):
@@ -270,7 +270,11 @@ def _halved(Z, depth, spherical, seed, most, sampling, threads):
         nodes = [half for pair in parts for half in pair]
     return [ids for ids, _ in nodes]
 
-# %% ../../nbs/ranking/25_index.ipynb #hierarchical_kmeans
+# %% ../../nbs/ranking/25_index.ipynb #_sound_seed
+def _sound_seed(seed):
+    "Refuse what the generators would not take."
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32: refuse("a seed must be a whole number from 0 to 4,294,967,295", [seed])
+
 def hierarchical_kmeans(
     Z,  # (L, any) label vectors, sparse or dense
     branches:int=16,  # B, best a power of 2
@@ -283,7 +287,7 @@ def hierarchical_kmeans(
     threads:int|None=None,  # None: all cores
 )->list:  # chain
     "Balanced clusters by repeated two-means (PECOS, section 3.1); labels without instances are placed too."
-    Z = as_features(Z, "Z"); labels = Z.shape[0]
+    Z = as_features(Z, "Z"); labels = Z.shape[0]; _sound_seed(seed)
     if labels < 1 or leaf < 1 or branches < 2 or max_iter < 1: refuse(f"labels = {labels}, leaf = {leaf}, branches = {branches}, max_iter = {max_iter}: each must be at least 1, branches 2")
     if labels <= leaf: return [_member(np.zeros(labels, int), 1)]
     depth = max(1, math.ceil(math.log2(labels/leaf)))
@@ -338,7 +342,7 @@ def unbalanced_kmeans(
     threads:int|None=None,  # None: all cores
 )->list:  # chain, all labels in its last layer
     "Clusters as large as they are: k-means, again where a cluster exceeds `leaf`."
-    Z = sp.csr_matrix(as_features(Z, "Z"))
+    Z = sp.csr_matrix(as_features(Z, "Z")); _sound_seed(seed)
     if Z.shape[0] < 1 or leaf < 1 or branches < 2 or max_iter < 1: refuse(f"labels = {Z.shape[0]}, leaf = {leaf}, branches = {branches}, max_iter = {max_iter}: each must be at least 1, branches 2")
     nodes, chain, seeds = [np.arange(Z.shape[0])], [], np.random.default_rng(seed)
     def divided(ids, seed):
@@ -489,6 +493,12 @@ def matching_chain(
         Ms.insert(0, sp.csc_matrix(M)); Ms[0].sort_indices()
     return Ms
 
+def _worth(A, name):
+    "Relevance as CSR; zeros that are stored stay."
+    A = sp.csr_matrix(as_features(A, name))
+    if (A.data < 0).any(): refuse(f"{name} has {int((A.data < 0).sum()):,} values below 0", mend="Relevance is 0 or more")
+    return A
+
 def relevance_chain(
     R,  # (n, L) relevance of the positives, or {layers above the labels: matrix}
     chain,  # list of matrices
@@ -498,10 +508,16 @@ def relevance_chain(
     "What a positive is worth in each layer."
     from sklearn.preprocessing import normalize
     if norm not in (None, "no-norm", "l1", "l2", "max"): refuse("unknown norm", [norm], "Choose l1, l2, max or no-norm")
-    given, _ = _given(R, chain, None); Rs = [given.get(0)]
+    given, _ = _given(R, chain, None, _worth); Rs = [given.get(0)]
     for k, C in enumerate(chain[:0:-1], 1): Rs.insert(0, given[k] if k in given else Rs[0] @ C if induce and Rs[0] is not None else None)
     if norm not in (None, "no-norm"): Rs = [None if A is None else normalize(sp.csr_matrix(A), norm=norm) for A in Rs]
     return [None if A is None else sp.csc_matrix(A).sorted_indices() for A in Rs]
+
+# %% ../../nbs/ranking/25_index.ipynb #_without_gaps
+def _without_gaps(codes):
+    "Cluster numbers 0, 1, 2, ... in the same order; what is no number is left for `from_leaf_codes` to refuse."
+    codes = np.asarray(codes)
+    return np.unique(codes, return_inverse=True)[1] if codes.dtype.kind in "iu" and codes.min(initial=0) >= 0 else codes
 
 # %% ../../nbs/ranking/25_index.ipynb #make_chain
 INDEXERS = {"hierarchicalkmeans": hierarchical_kmeans, "unbalanced": unbalanced_kmeans}
@@ -516,15 +532,16 @@ def make_chain(
     threads:int|None=None,  # None: all cores
 )->list:  # chain
     "The chain that `index` describes, checked."
-    labels = None if Y is None else Y.shape[1]
+    labels = None if Y is None else Y.shape[1]; _sound_seed(seed)
     if index is None: index = "hierarchicalkmeans"
     if isinstance(index, str) and index == "ova" or isinstance(index, (list, tuple)) and not len(index): return [_member(np.zeros(labels, int), 1)]
     if isinstance(index, str) and index not in INDEXERS: refuse("unknown index", [index], f"Choose one of ova, {', '.join(INDEXERS)}, or give a function, a matrix or a chain")
     if isinstance(index, str) or callable(index):
         Z = label_embedding("pifa", Y, X, threads=threads) if Z is None else as_features(Z, "Z")
-        if labels is not None and Z.shape[0] != labels: refuse(f"label vectors for {Z.shape[0]:,} labels, Y has {labels:,}", mend="Each label has one row")
+        if labels is not None and Z.shape[0] != labels: refuse(f"label_features has {Z.shape[0]:,} rows, label vectors for {Z.shape[0]:,} labels, Y has {labels:,}", mend="Each label has one row")
         if isinstance(index, str): return INDEXERS[index](Z, branches=branches, leaf=leaf, seed=seed, threads=threads)
         index = index(Z)
-    if np.ndim(index) == 1 and not isinstance(index, (list, tuple)): chain = from_leaf_codes(index, branches=branches, shallow=shallow)
+    if isinstance(index, (list, tuple)) and len(index) and all(np.ndim(i) == 0 and not sp.issparse(i) for i in index): index = np.asarray(index)
+    if not isinstance(index, (list, tuple)) and np.ndim(index) == 1: chain = from_leaf_codes(_without_gaps(index), branches=branches, shallow=shallow)
     else: chain = from_clusters(index, branches, shallow)
     return check_chain(chain, labels)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SOLVERS', 'LANES', 'BLOCK', 'LinearSettings', 'solve_cluster', 'train_layer']
 
-# %% ../../nbs/ranking/35_linear.ipynb #9b93612a
-import operator, os, threading
+# %% ../../nbs/ranking/35_linear.ipynb #0a4b9bd0
+import operator, threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 import numpy as np
@@ -18,6 +18,7 @@ from numba.extending import intrinsic, models, overload, register_model
 from tqdm.auto import tqdm
 from ..core.basics import refuse
 from .chunks import Chunks
+from .sparse import cores
 
 # %% ../../nbs/ranking/35_linear.ipynb #LinearSettings
 SOLVERS = ("l2-svm", "l1-svm", "logistic", "l2-svm-primal")
@@ -517,7 +518,7 @@ def solve_cluster(
     Y, s, d = _pattern(Y, "Y"), settings or LinearSettings(), X.shape[1]; rows = np.unique(np.asarray(rows, np.int32))
     if Y.shape[0] != X.shape[0]: refuse(f"Y has {Y.shape[0]:,} rows, X {X.shape[0]:,}")
     if rows.size and (rows[0] < 0 or rows[-1] >= X.shape[0]): refuse(f"rows must lie in 0 to {X.shape[0] - 1}", [rows[0], rows[-1]])
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(cores(threads)) as pool:
         ptr, ids, seat = Y.indptr.astype(np.int64), Y.indices.astype(np.int32), np.full(d, -1, np.int32)
         return _chunk(_arrays(X), d, rows, ptr, ids, _costs_of(Y, R), np.arange(Y.shape[1]), s, seat, pool.map)
 
@@ -528,14 +529,18 @@ def _pattern(A, name):
     return A
 
 def _costs_of(Y, R):
-    "R's values in the order of Y's entries."
+    "R's values in the order of Y's entries; a positive that R does not store costs 0, as one that it stores as 0."
     if R is None: return None
     R = sp.csc_matrix(R)
     if not R.has_canonical_format: R = R.copy(); R.sum_duplicates()
-    if R.shape != Y.shape or not (np.array_equal(R.indptr, Y.indptr) and np.array_equal(R.indices, Y.indices)):
-        refuse(f"R {R.shape} with {R.nnz:,} costs does not fit Y {Y.shape} with {Y.nnz:,} positives", mend="Give every positive a cost, and nothing else")
+    if R.shape != Y.shape: refuse(f"R {R.shape} with {R.nnz:,} costs does not fit Y {Y.shape} with {Y.nnz:,} positives", mend="Give every positive a cost, and nothing else")
     if (bad := R.data[~(np.isfinite(R.data) & (R.data >= 0))]).size: refuse("costs must be finite and 0 or more", bad)
-    return R.data
+    here, there = (np.repeat(np.arange(A.shape[1]), np.diff(A.indptr))*A.shape[0] + A.indices for A in (Y, R))          # column by column, ascending
+    extra = R.data[~np.isin(there, here, assume_unique=True)] > 0
+    if extra.any(): refuse(f"R has a cost for {int(extra.sum()):,} places where Y has no positive", mend="R says what positives are worth: leave out the others")
+    if not len(there): return np.zeros(len(here), np.float32)
+    at = np.minimum(np.searchsorted(there, here), len(there) - 1)
+    return np.where(there[at] == here, R.data[at], 0).astype(R.data.dtype)
 
 # %% ../../nbs/ranking/35_linear.ipynb #train_layer
 def train_layer(
@@ -554,7 +559,7 @@ def train_layer(
     if M is not None and M.shape != (n, C.shape[1]): refuse(f"M {M.shape} does not fit {n:,} instances and {C.shape[1]:,} clusters")
     costs, arrays, ptr, ids = _costs_of(Y, R), _arrays(X), Y.indptr.astype(np.int64), Y.indices.astype(np.int32, copy=False)
     every, own = np.arange(n, dtype=np.int32), threading.local()
-    threads = threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()); wide = C.shape[1] >= threads
+    threads = cores(threads); wide = C.shape[1] >= threads
     def job(c, pool=map):
         if not hasattr(own, "seat"): own.seat = np.full(d, -1, np.int32)
         rows = every if M is None else M.indices[M.indptr[c]:M.indptr[c+1]].astype(np.int32, copy=False)

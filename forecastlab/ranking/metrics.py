@@ -14,8 +14,14 @@ from scipy import sparse
 from ..core.basics import refuse
 from .sparse import as_labels
 
-# %% ../../nbs/ranking/50_metrics.ipynb #_entries
+# %% ../../nbs/ranking/50_metrics.ipynb #_each_once
 TIES = ("stored", "label", "random")
+
+def _each_once(P):
+    "Refuse lists that name a label twice: it would be counted twice."
+    if P.__dict__.get("has_canonical_format", P.__dict__.get("_has_canonical_format")): return
+    row = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr)); pair = row*P.shape[1] + P.indices; order = np.argsort(pair, kind="stable"); twice = np.diff(pair[order]) == 0
+    if twice.any(): refuse(f"predictions name {int(twice.sum()):,} labels twice, in rows", np.unique(row[order[1:]][twice]), "Keep one score for each label: P.sum_duplicates() adds them up")
 
 def _entries(
     P,  # (n, L) sparse or dense
@@ -25,6 +31,7 @@ def _entries(
     "Stored entries in their order of rank."
     P = sparse.csr_matrix(P) if sparse.issparse(P) else np.asarray(P)
     if P.ndim != 2: refuse(f"predictions must be a matrix, not of shape {P.shape}")
+    if sparse.issparse(P): _each_once(P)
     if not sparse.issparse(P):                                                         # zeros are scores too
         n, L = P.shape; P = sparse.csr_matrix((P.ravel(), np.tile(np.arange(L), n), np.arange(n + 1)*L), P.shape)
     if ties not in TIES: refuse("unknown rule for ties", [ties], f"Choose one of {', '.join(TIES)}")
@@ -243,7 +250,9 @@ def table(
     ties:str="stored",  # see TIES
 )->pd.DataFrame:  # a row for each metric, a column for each k, in percent
     "All metrics of one model."
-    k = list(k); most = max(k); j = judge(Y, P, most, ties); m = macro(Y, j, most)
+    k = list(np.atleast_1d(k).tolist())
+    if not k or (bad := [i for i in k if not isinstance(i, int) or i < 1]): refuse("k must be whole numbers, 1 or more", k and bad)
+    most = max(k); j = judge(Y, P, most, ties); m = macro(Y, j, most)
     rows = dict(P=precision(Y, j, most), R=recall(Y, j, most), nDCG=ndcg(Y, j, most))
     if train is not None:
         w = inverse_propensity(train, *([propensity] if isinstance(propensity, str) else propensity))

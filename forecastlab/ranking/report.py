@@ -30,7 +30,7 @@ def beams(
     rows, exact = [], max((layer.nodes for layer in model.layers[:-1]), default=1); sizes = np.diff(model.layers[-1].child_ptr)
     for b in [*(w for w in widths if w < exact), exact]:
         begin = time.process_time(); P = model.predict(X, k=5, beam=b); took = time.process_time() - begin
-        leaves = XRLinear(model.layers[:-1], b, b, model.post).predict(X, k=b, beam=b).indices if model.depth > 1 else np.zeros(X.shape[0], int)
+        leaves = XRLinear(model.layers[:-1], b, b, model.post[:-1] if isinstance(model.post, list) else model.post).predict(X, k=b, beam=b).indices if model.depth > 1 else np.zeros(X.shape[0], int)
         rows.append(dict(beam="exact" if b == exact else b) | _p(Y, P) | dict(looked_at=sizes[leaves].sum()/X.shape[0]/model.labels, ms=1e3*took/X.shape[0]))
     return pd.DataFrame(rows).set_index("beam")
 

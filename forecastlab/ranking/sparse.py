@@ -282,8 +282,9 @@ def _product(a_start, a_index, a_value, b_start, b_index, b_value, first, last, 
 
 # %% ../../nbs/ranking/10_sparse.ipynb #cores
 def cores(threads:int|None=None)->int:  # number of threads
-    "All cores that this process may use, where nothing is said."
-    return threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    "All cores that this process may use, where nothing is said, or -1."
+    if threads is not None and threads not in (0, -1) and not (isinstance(threads, (int, np.integer)) and threads > 0): refuse("threads must be a whole number, 1 or more; None or -1 are all cores", [threads])
+    return int(threads) if threads and threads > 0 else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 def product(
     A:sp.csr_matrix,  # (n, m)

@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['active', 'negatives_of', 'XRLinear']
 
-# %% ../../nbs/ranking/40_xrlinear.ipynb #23b50292
-import json
+# %% ../../nbs/ranking/40_xrlinear.ipynb #64925cee
+import json, math
+from copy import copy
+from numbers import Real
 from pathlib import Path
 import numpy as np
 from scipy import sparse
@@ -38,11 +40,37 @@ def negatives_of(
     depth:int,  # layers
 )->list:  # a string for each layer
     "Check the negatives' names, and repeat them for every layer."
-    kinds = [kinds]*depth if isinstance(kinds, str) else [str(k).lower() for k in kinds]
+    kinds = [kinds.lower()]*depth if isinstance(kinds, str) else [str(k).lower() for k in kinds]
     if len(kinds) != depth: refuse(f"negatives has {len(kinds)} entries for a tree of {depth} layers", mend="Give one string, or one for each layer")
     bad = [k for k in kinds if not set(k.split("+")) <= {"tfn", "man", "usn"}]
     if bad: refuse("unknown negatives", bad, "Join tfn, man and usn with +")
     return kinds
+
+# %% ../../nbs/ranking/40_xrlinear.ipynb #_whole
+def _whole(name, given):
+    "Numbers as a list of int; refuse what is not whole or below 1."
+    numbers = list(given) if np.ndim(given) else [given]
+    bad = [n for n in numbers if isinstance(n, bool) or not isinstance(n, Real) or not float(n).is_integer() or n < 1]
+    if bad: refuse(f"{name} must be a whole number, at least 1", bad)
+    return [int(n) for n in numbers]
+
+def _beams(beam, depth):
+    "Nodes kept in every layer but the last."
+    widths = _whole("beam", beam)*(1 if np.ndim(beam) else depth - 1)
+    if len(widths) != depth - 1: refuse(f"{len(widths)} beams for a tree of {depth} layers", mend="Give one number, or one for each layer but the last")
+    return widths
+
+def _posts(post, depth):
+    "The name of each layer's post-processor, checked."
+    posts = list(post) if isinstance(post, (list, tuple)) else [post]*depth
+    if len(posts) != depth: refuse(f"{len(posts)} post-processors for a tree of {depth} layers", mend="Give one name, or one for each layer")
+    return [_one_post(p) for p in posts]
+
+def _one_post(post):
+    "The name of the post-processor, checked, where one serves all layers."
+    if isinstance(post, list): refuse("this model has a post-processor for each layer", post, "Give one name: post=...")
+    if not isinstance(post, (str, bool, type(None))) or post not in POSTS: refuse("unknown post-processor", [post], f"Choose one of {', '.join(p for p in POSTS if isinstance(p, str))}")
+    return post
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #XRLinear
 class XRLinear:
@@ -54,9 +82,9 @@ class XRLinear:
         k:int=20,  # labels returned
         post="l3-hinge",  # what turns a margin into a score; one name, or one for each layer
     ):
-        self.layers, self.k = list(layers), k
-        self.beam = [int(b) for b in (beam if np.ndim(beam) else [beam]*(self.depth - 1))]
-        self.post = post if isinstance(post, list) and len(set(post)) > 1 else post[0] if isinstance(post, list) else post
+        self.layers, self.k = list(layers), _whole("k", k)[0]
+        self.beam, posts = _beams(beam, len(self.layers)), _posts(post, len(self.layers))
+        self.post = posts if len(set(posts)) > 1 else posts[0]
 
     depth = property(lambda self: len(self.layers))
     features = property(lambda self: self.layers[0].features)
@@ -64,17 +92,18 @@ class XRLinear:
     bias = property(lambda self: self.layers[0].bias)
     chain = property(lambda self: [layer.C for layer in self.layers])
     weights = property(lambda self: [layer.to_csc() for layer in self.layers])
+    def __getstate__(self): return {name: value for name, value in self.__dict__.items() if name not in ("_uploaded", "_queries")}  # made again where they are needed
     def __repr__(self): return f"XRLinear({self.features:,} features -> {' -> '.join(f'{layer.nodes:,}' for layer in self.layers)} labels)"
 
     @classmethod
     def train(cls, X, Y, chain=None, **settings): return _train(cls, X, Y, chain, **settings)
     @classmethod
-    def load(cls, folder, mmap=False): return _load(cls, folder, mmap)
+    def load(cls, folder, mmap=False, check=None): return _load(cls, folder, mmap, check)
     def save(self, folder, overwrite=False, mmap=False): _save(self, folder, overwrite, mmap)
     def predict(self, X, k=None, beam=None, post=None, selected=None, start=None, threads=None, device="cpu"):
         return _predict(self, X, k, beam, post, selected, start, threads, device)
     def query(self, k=None, beam=None, post=None):
-        return Query(self.layers, _widths(self, beam, k), k or self.k, _one_post(post or self.post))
+        widths = _widths(self, beam, k); return Query(self.layers, widths, widths[-1], _one_post(self.post if post is None else post))
     def constrained(self, labels): return _constrained(self, labels)
     def subtree(self, layer, node, reindex=True): return _subtree(self, layer, node, reindex)
     def cut(self, layer, reindex=True): return _cut(self, layer, reindex)
@@ -99,25 +128,31 @@ def _train(
     threads=None, progress:bool=True,
 ):
     "Train the layers from the root down."
-    X = as_features(X); Y = as_labels(Y, X.shape[0])
+    X = as_features(X); Y = as_labels(Y, X.shape[0]); k, _ = _whole("k", k)[0], _whole("beam", beam)
+    for p in post if isinstance(post, (list, tuple)) else [post]: _one_post(p)
     chain = make_chain(chain, X, Y, label_features, branches=branches, leaf=leaf, seed=seed, shallow=shallow, threads=threads)
-    kinds, Ys = negatives_of(negatives, len(chain)), label_chain(Y, chain)
+    kinds, Ys, beam, posts = negatives_of(negatives, len(chain)), label_chain(Y, chain), _beams(beam, len(chain)), _posts(post, len(chain))
     given = matching_chain(user_negatives, chain, X.shape[0])
     costs = _costs(R, Y, chain, rel_mode, rel_norm)
+    _usn(kinds, user_negatives, len(chain), chain[0].shape[1] > 1)
     above = user_negatives.get(len(chain)) if isinstance(user_negatives, dict) and chain[0].shape[1] > 1 else None      # a tree without a root: what another model sends it
-    model, sent = cls([], beam, k, post), None if above is None else sparse.csr_matrix(above)
-    model.beam = beam if isinstance(beam, list) else [beam]*(len(chain) - 1)
+    layers, sent = [], None if above is None else sparse.csr_matrix(above)
     for t, C in enumerate(chain):
-        sent = _sent(model, X, kinds[t:], sent, threads)
+        if t: sent = _sent(layers[-1], X, kinds[t:], sent, beam[t - 1], posts[t - 1], threads)
         M = None if C.shape[1] == 1 and t == 0 else active(kinds[t], Ys[t-1] if t else Ys[t] @ C, sent, given[t], (X.shape[0], C.shape[1]))
-        model.layers.append(trainer(X, Ys[t], C, M, costs[t], solver, threads=threads, progress=f"layer {t + 1} of {len(chain)}" if progress else None))
-    return model
+        layers.append(trainer(X, Ys[t], C, M, costs[t], solver, threads=threads, progress=f"layer {t + 1} of {len(chain)}" if progress else None))
+    return cls(layers, beam, k, posts)
 
-def _sent(model, X, kinds, sent, threads):
+def _usn(kinds, given, depth, rootless):
+    "User negatives and `usn` come together; a tree without a root may have its start among them."
+    used, some = any("usn" in k for k in kinds), given is not None and (not isinstance(given, dict) or any(A is not None for level, A in given.items() if not (rootless and level == depth)))
+    if used and given is None: refuse("negatives asks for usn, and there are no user_negatives", mend="Pass user_negatives={0: (instance, label) matrix}, or leave usn out")
+    if some and not used: refuse("user_negatives are given, and negatives does not ask for them", mend='Say negatives="tfn+usn", or leave user_negatives out')
+
+def _sent(layer, X, kinds, sent, width, post, threads):
     "What the last trained layer makes of the training set, where a layer to come asks for it."
-    if not model.layers: return sent
     if not any("man" in k for k in kinds): return None
-    return beam_search(X, model.layers[-1:], k=model.beam[model.depth - 1], post=_one_post(model.post), start=sent, threads=threads)
+    return beam_search(X, [layer], k=width, post=post, start=sent, threads=threads)
 
 def _costs(R, Y, chain, mode, norm):
     "R of every layer, or None for it."
@@ -128,37 +163,58 @@ def _costs(R, Y, chain, mode, norm):
         return [None]*len(chain)
     return relevance_chain(binary(Y) if R is None else R, chain, norm=norm, induce=mode == "induce")
 
-# %% ../../nbs/ranking/40_xrlinear.ipynb #_one_post
-def _one_post(post):
-    "The name of the post-processor, checked, where one serves all layers."
-    if isinstance(post, list): refuse("this model has a post-processor for each layer", post, "Give one name: post=...")
-    if post not in POSTS: refuse("unknown post-processor", [post], f"Choose one of {', '.join(p for p in POSTS if isinstance(p, str))}")
-    return post
-
+# %% ../../nbs/ranking/40_xrlinear.ipynb #_widths
 def _widths(model, beam, k):
     "Nodes kept in every layer, k in the last."
-    beam = model.beam if beam is None else list(beam) if np.ndim(beam) else [beam]*(model.depth - 1)
-    if len(beam) != model.depth - 1: refuse(f"{len(beam)} beams for a tree of {model.depth} layers", mend="Give one number, or one for each layer but the last")
-    return [*beam, k or model.k]
+    return [*_beams(model.beam if beam is None else beam, model.depth), *_whole("k", model.k if k is None else k)]
 
 def _predict(model, X, k, beam, post, selected, start, threads, device):
-    X = as_features(X, features=model.features)
     k, beam, post = model.k if k is None else k, model.beam if beam is None else beam, model.post if post is None else post
-    if k < 1 or np.min(beam, initial=1) < 1: refuse(f"k = {k} and beam = {beam} must be at least 1", mend="Leave them out for the model's own")
+    if selected is None and start is None and device == "cpu" and getattr(X, "shape", None) == (1, model.features) and (answer := _one_row(model, X, k, beam, post)) is not None: return answer
+    X = as_features(X, features=model.features)
     if selected is not None: return score_selected(X, model.layers, sparse.csr_matrix(selected), _one_post(post), threads)
-    widths = _widths(model, beam, k)
+    widths = _widths(model, beam, k); k = widths[-1]
     if str(device) != "cpu": return _on_device(model, X, widths, k, _one_post(post), start, device)
     if not isinstance(post, list): return beam_search(X, model.layers, widths, k, _one_post(post), start, threads)
-    for layer, width, p in zip(model.layers, widths, post): start = beam_search(X, [layer], k=width, post=p, start=start, threads=threads)
+    for layer, width, p in zip(model.layers, widths, _posts(post, model.depth), strict=True): start = beam_search(X, [layer], k=width, post=p, start=start, threads=threads)
     return start
+
+# %% ../../nbs/ranking/40_xrlinear.ipynb #_held
+def _held(layers): return [(c, c.row, c.value) for c in layers]
+
+def _same(held, layers):
+    "Are these the very layers, with the very arrays?"
+    return len(held) == len(layers) and all(c is a and c.row is row and c.value is value for c, (a, row, value) in zip(layers, held))
+
+def _kept_query(model, k, beam, post):
+    "The compiled query of these settings, made where there is none yet."
+    queries = model.__dict__.setdefault("_queries", {}); key = k, beam if isinstance(beam, int) else tuple(np.ravel(beam).tolist() if not isinstance(beam, list) else beam), post
+    held, query, empty = queries.get(key, ((), None, None))
+    if query is None or not _same(held, model.layers):
+        if len(queries) >= 8: queries.clear()
+        held, query, empty = queries[key] = _held(model.layers), model.query(k, beam, post), sparse.csr_matrix((1, model.labels), dtype=np.float32)
+    return query, empty
+
+def _one_row(model, X, k, beam, post):
+    "A clean row, answered by the compiled query; None where it needs the long way."
+    if isinstance(X, sparse.csr_matrix):
+        x, v = X.indices, X.data
+        if len(v) != X.indptr[1] or not X.has_canonical_format: return None
+    elif type(X) is np.ndarray: x = X[0].nonzero()[0]; v = X[0, x]
+    else: return None
+    if v.dtype != np.float32 or isinstance(post, (list, tuple)) or not math.isfinite(v @ v): return None
+    query, empty = _kept_query(model, k, beam, post); node, score = query(x, v); P = copy(empty)       # a new matrix from its parts would be checked, for longer than the search takes
+    P.data, P.indices, P.indptr = score, node, np.array([0, len(node)], np.int32)
+    return P
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_on_device
 def _on_device(model, X, widths, k, post, start, device):
     "Beam search by the kernels; the layers stay on the device between calls."
     from forecastlab.kernels.chunk_product import as_csr, beam_search_gpu, device_layers
     if start is not None: refuse("start= is for the CPU", mend="Leave device out")
-    if getattr(model, "_uploaded", (None,))[0] != str(device): model._uploaded = str(device), device_layers(model.layers, device)
-    return sparse.csr_matrix(as_csr(*beam_search_gpu(X, model._uploaded[1], widths, k, post)), shape=(X.shape[0], model.labels))
+    where, held, _ = getattr(model, "_uploaded", (None, (), None))
+    if where != str(device) or not _same(held, model.layers): model._uploaded = str(device), _held(model.layers), device_layers(model.layers, device)
+    return sparse.csr_matrix(as_csr(*beam_search_gpu(X, model._uploaded[2], widths, k, post)), shape=(X.shape[0], model.labels))
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_meta
 def _meta(name): return {"__meta__": {"class_fullname": name}}
@@ -189,26 +245,54 @@ def _write(path, what): path.write_text(json.dumps(what, indent=1), encoding="ut
 def _read(path):
     "A JSON file of a model folder, or one error."
     if not path.is_file(): refuse(f"{path} is missing", mend="The folder is not a whole XR-Linear model (param.json, ranker/param.json, ranker/0.model/...): copy it again", kind=FileNotFoundError)
-    try: return json.loads(path.read_text(encoding="utf-8"))
+    try: about = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e: refuse(f"{path} is not JSON ({e})", mend="The file is damaged: copy the model folder again")
+    if not isinstance(about, dict): refuse(f"{path} holds no JSON object", [type(about).__name__], "The file is damaged: copy the model folder again")
+    return about
 
-def _load(cls, folder, mmap):
+def _entry(about, path, name, kind, least, default=None):
+    "One entry of a JSON file, of its kind, or one error that names the file."
+    value = about.get(name); value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != kind(value) or value < least:
+        refuse(f"{path}: {name} is {value!r}", mend=f"It must be a number, {least} or more. The file is damaged: copy the model folder again")
+    return kind(value)
+
+def _agree(about, path, **found):
+    "Refuse sizes in a JSON file that are not those of the matrices."
+    if bad := [f"{name} is {about[name]!r}, the matrices say {value}" for name, value in found.items() if about.get(name) is not None and about[name] != value]:
+        refuse(f"{path} does not fit its matrices", bad, "Files of two models are mixed: copy the model folder again")
+
+def _load(cls, folder, mmap, check):
     "Read a folder written by us or by libpecos (checked with 1.2.8)."
     ranker = Path(folder)/"ranker"; _read(Path(folder)/"param.json")
     about = _read(ranker/"param.json"); kept, posts, layers = [], [], []
-    for t in range(int(about["depth"])):
-        part = _read(ranker/f"{t}.model"/"param.json"); kwargs = part.get("pred_kwargs") or {}
-        layers.append(_layer(ranker/f"{t}.model", float(part["bias"]), mmap))
-        kept.append(int(kwargs.get("only_topk") or 20)); posts.append(kwargs.get("post_processor") or "l3-hinge")
+    for t in range(_entry(about, ranker/"param.json", "depth", int, 1)):
+        layer, keep, post = _read_layer(ranker/f"{t}.model", mmap, check); layers.append(layer); kept.append(keep); posts.append(post)
     for t, (above, below) in enumerate(zip(layers, layers[1:])):
         if above.nodes != below.clusters: refuse(f"layer {t + 1} of {folder} has {below.clusters} parents, the layer above {above.nodes} nodes", mend="Files of two models are mixed")
+        if above.features != below.features: refuse(f"layer {t + 1} of {folder} has {below.features} features, the layer above {above.features}", mend="Files of two models are mixed")
+        if above.bias != below.bias: refuse(f"layer {t + 1} of {folder} has bias {below.bias}, the layer above {above.bias}", mend="Files of two models are mixed")
+    if (ranker/f"{len(layers)}.model").exists(): refuse(f"{ranker/'param.json'}: depth is {len(layers)}, and there is a {len(layers)}.model", mend="Files of two models are mixed")
+    _agree(about, ranker/"param.json", nr_features=layers[0].features, nr_labels=layers[-1].nodes, nr_codes=layers[-1].clusters)
     return cls(layers, kept[:-1], kept[-1], posts)
 
-def _layer(part, bias, mmap):
+def _read_layer(part, mmap, check):
+    "(Chunks, nodes kept, post-processor) of one layer."
+    path = part/"param.json"; about = _read(path); kwargs = about.get("pred_kwargs") or {}
+    if not isinstance(kwargs, dict): refuse(f"{path}: pred_kwargs is {kwargs!r}", mend="It must be an object. The file is damaged: copy the model folder again")
+    post = kwargs.get("post_processor") or "l3-hinge"
+    if not isinstance(post, str) or post not in POSTS: refuse(f"{path}: unknown post_processor", [post], f"Choose one of {', '.join(p for p in POSTS if isinstance(p, str))}")
+    keep, bias = _entry(kwargs, path, "only_topk", int, 0, 20) or 20, _entry(about, path, "bias", float, -math.inf)
+    layer = _layer(part, bias, mmap, check)
+    if mmap and layer.bias != bias: refuse(f"{path}: bias is {bias}, {part/'chunks'} has {layer.bias}", mend="Files of two models are mixed")
+    _agree(about, path, nr_features=layer.features, nr_labels=layer.nodes, nr_codes=layer.clusters)
+    return layer, keep, post
+
+def _layer(part, bias, mmap, check):
     "One layer's weights; memory-mapped where asked."
     if mmap:
         if not (part/"chunks").is_dir(): refuse(f"{part} has no memory-mapped form", mend="Write it once: XRLinear.load(folder).save(new, mmap=True)", kind=FileNotFoundError)
-        return Chunks.load(part/"chunks", mmap=True)
+        return Chunks.load(part/"chunks", mmap=True, check=check)
     W, C = load_matrix(part/"W.npz").tocsc(), load_matrix(part/"C.npz").tocsc()
     if W.shape[1] != C.shape[0]: refuse(f"{part}: W.npz is {W.shape}, C.npz is {C.shape}", mend="W needs a column for each row of C: files of two models are mixed")
     return Chunks.from_csc(W, C, bias)
@@ -216,11 +300,14 @@ def _layer(part, bias, mmap):
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_constrained
 def _constrained(model, labels):
     "The model that can only answer `labels`."
-    keep = np.zeros(model.labels, bool); labels = np.asarray(list(labels), np.int64)
+    keep, labels = np.zeros(model.labels, bool), np.asarray(labels if isinstance(labels, np.ndarray) else list(labels))
+    if labels.dtype == bool and labels.shape == keep.shape: labels = np.flatnonzero(labels)
+    elif labels.dtype == bool: refuse(f"the mask has shape {labels.shape}, there are {model.labels} labels", mend="Give one truth value for each label, or numbers of labels")
+    elif labels.size and (labels.dtype.kind not in "iu" or labels.ndim != 1): refuse("labels are whole numbers", labels.ravel()[:5].tolist(), "Give their numbers, or a mask with one truth value for each label")
     bad = labels[(labels < 0) | (labels >= model.labels)]
     if len(bad): refuse(f"labels outside 0..{model.labels - 1}", bad)
-    if not len(labels): refuse("no label was left to answer", mend="Name at least one")
-    keep[labels] = True; layers = []
+    if not labels.size: refuse("no label was left to answer", mend="Name at least one")
+    keep[labels.astype(np.int64)] = True; layers = []
     for layer in reversed(model.layers):
         C = sparse.csc_matrix(sparse.diags(keep.astype(np.float32)) @ layer.C); C.eliminate_zeros(); C.sort_indices()
         layers.insert(0, Chunks.from_csc(layer.to_csc(), C, layer.bias)); keep = np.diff(C.indptr) > 0
@@ -244,12 +331,12 @@ def _subtree(
             W, C = W @ keep, C if t == layer else sparse.csc_matrix(whole.C @ sparse.diags(np.isin(np.arange(whole.clusters), parents).astype(np.float32)))
             W.eliminate_zeros(); C.eliminate_zeros()
         W.sort_indices(); C.sort_indices(); layers.append(Chunks.from_csc(W.tocsc(), C.tocsc(), whole.bias)); parents = nodes
-    return XRLinear(layers, model.beam[layer:], model.k, model.post), parents if reindex else None
+    return XRLinear(layers, model.beam[layer:], model.k, _posts(model.post, model.depth)[layer:]), parents if reindex else None
 
 def _cut(model, layer, reindex):
     "(top, [(subtree, its labels), ...]): the tree above `layer`, and one part for each of its nodes."
     if not 1 <= layer < model.depth: refuse(f"a tree of {model.depth} layers can be cut at 1 to {model.depth - 1}, got {layer}")
-    top = XRLinear(model.layers[:layer], model.beam[:layer-1], model.beam[layer-1], model.post)
+    top = XRLinear(model.layers[:layer], model.beam[:layer-1], model.beam[layer-1], _posts(model.post, model.depth)[:layer])
     return top, [_subtree(model, layer, node, reindex) for node in range(model.layers[layer].clusters)]
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_join
@@ -263,10 +350,12 @@ def _join(
         refuse(f"the top has {top.labels} nodes, there are {len(subtrees)} subtrees and {len(labels)} lists of labels", mend="Give one of each for every node")
     wrong = [i for i, (s, l) in enumerate(zip(subtrees, labels)) if s.depth != subtrees[0].depth or len(l) != s.labels]
     if wrong: refuse("subtrees of another depth, or with a list of labels of another length", wrong)
+    posts = [_posts(s.post, s.depth) for s in subtrees]
+    if others := [i for i, p in enumerate(posts) if p != posts[0]]: refuse("subtrees with other post-processors than the first", others)
     numbers, layers = np.concatenate([np.asarray(l, np.int64) for l in labels]), list(top.layers)
     if not np.array_equal(np.sort(numbers), np.arange(len(numbers))): refuse("the lists of labels do not number every label once")
     for t in range(subtrees[0].depth):
         W = sparse.hstack([s.layers[t].to_csc() for s in subtrees], format="csc"); C = sparse.block_diag([s.layers[t].C for s in subtrees], format="csc")
         if t == subtrees[0].depth - 1: order = np.argsort(numbers); W, C = W[:, order], C[order]
         W.sort_indices(); C.sort_indices(); layers.append(Chunks.from_csc(W, C, top.bias))
-    return cls(layers, [*top.beam, top.k, *subtrees[0].beam], subtrees[0].k, top.post)
+    return cls(layers, [*top.beam, top.k, *subtrees[0].beam], subtrees[0].k, [*_posts(top.post, top.depth), *posts[0]])
