@@ -228,8 +228,8 @@ def test_no_queries():
 
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_the_cpu_gives_the_same_answers(kernels):
-    "ranking.chunks, from the same arrays."
-    chunks, sp = pytest.importorskip("forecastlab.ranking.chunks"), pytest.importorskip("scipy.sparse")
+    "ranking.beam, from the same arrays."
+    chunks, beam, sp = pytest.importorskip("forecastlab.ranking.chunks"), pytest.importorskip("forecastlab.ranking.beam"), pytest.importorskip("scipy.sparse")
     layers, every = tree([[4], [5]*4, [9]*20], features=40, density=.3, seed=5)
     made = []
     for layer, (dense, _) in zip(layers, every):
@@ -237,7 +237,7 @@ def test_the_cpu_gives_the_same_answers(kernels):
         made.append(chunks.Chunks.from_csc(sp.csc_matrix(np.hstack(dense)), C, 1.))
     x = sp.csr_matrix(some_queries(4 if kernels else 40, 40, .2))
     for post in POSTS if not kernels else ("l3-hinge",):
-        want = chunks.beam_search(x, made, 4, 7, post)
+        want = beam.beam_search(x, made, 4, 7, post)
         leaves, scores = beam_search_gpu(x, device_layers(made), 4, 7, post, kernels=kernels)
         data, indices, indptr = as_csr(leaves, scores)
         assert np.array_equal(indptr, want.indptr) and np.array_equal(indices, want.indices)
