@@ -110,7 +110,7 @@ def test_round_trip_nested_and_never_silently_over_something(tmp_path):
     Ensemble(members(1)).save(tmp_path/"e", overwrite=True)
     assert sorted(p.name for p in (tmp_path/"e").iterdir()) == ["0", "ensemble.json"]
     (tmp_path/"mine").mkdir(); (tmp_path/"mine"/"thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="only an ensemble is replaced"): e.save(tmp_path/"mine", overwrite=True)
+    with pytest.raises(FileExistsError, match="only a folder with ensemble.json is replaced"): e.save(tmp_path/"mine", overwrite=True)
     (tmp_path/"empty").mkdir(); e.save(tmp_path/"empty")
     assert len(Ensemble.load(tmp_path/"empty", Table.load)) == 3
 
