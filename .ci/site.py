@@ -1,8 +1,12 @@
-"""`make docs`: notebooks -> _proc (nbdev) -> HTML (Quarto where it is installed, else smalldocs) -> _docs, made to read offline, every link checked.
+"""`make docs`: notebooks -> _proc (nbdev) -> HTML (Quarto where it is installed, else
+smalldocs) -> _docs, made to read offline, every link checked.
 
-Both renderers read the same _quarto.yml. What they leave different or online is evened out here: page names lose their number, links to our own
-host become relative, TeX becomes MathML (no script, no font to fetch), and "source" leads to a page of the site.
+Both renderers read the same _quarto.yml. What they leave different or online is evened
+out here: page names lose their number, links to our own
+host become relative, TeX becomes MathML (no script, no font to fetch), and "source"
+leads to a page of the site.
 """
+
 import html
 import json
 import os
@@ -16,48 +20,79 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
-PROC, DOCS = ROOT/"_proc", ROOT/"_docs"
+PROC, DOCS = ROOT / "_proc", ROOT / "_docs"
 
 
 def process():
-    "Notebooks through nbdev's processors: import cells and exported cells run, `show_doc` is added, hidden cells go."
+    """Notebooks through nbdev's processors:
+
+    import cells and exported cells run, `show_doc` is added, hidden cells go.
+    """
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
-    for old in (PROC, DOCS): shutil.rmtree(old, ignore_errors=True)
+
+    for old in (PROC, DOCS):
+        shutil.rmtree(old, ignore_errors=True)
     refresh_quarto_yml()
     proc_nbs(n_workers=0)
 
 
 def render():
     "HTML of `_proc`, by whichever renderer there is, moved to `_docs`."
-    small = ROOT/".venv-docs"/"bin"/"smalldocs"
-    if shutil.which("quarto"): command = ["quarto", "render", str(PROC), "--no-cache"]
-    elif small.exists(): command = [str(small), "render", str(PROC), "--quiet"]
-    else: sys.exit("Neither Quarto nor smalldocs is installed: run `make docs`, which sets up smalldocs in .venv-docs.")
+    small = ROOT / ".venv-docs" / "bin" / "smalldocs"
+    if shutil.which("quarto"):
+        command = ["quarto", "render", str(PROC), "--no-cache"]
+    elif small.exists():
+        command = [str(small), "render", str(PROC), "--quiet"]
+    else:
+        sys.exit(
+            "Neither Quarto nor smalldocs is installed: run `make docs`, which sets up"
+            " smalldocs in .venv-docs."
+        )
     done = subprocess.run(command, text=True, capture_output=True)
-    notes = [n for n in (done.stdout + done.stderr).splitlines() if not re.search(r"output-file|is ignored|broken link", n)]  # links: see `check`
-    if notes: print("\n".join(notes))
-    if done.returncode: sys.exit(f"{command[0]} failed with exit code {done.returncode}")
-    shutil.move(PROC/"_docs", DOCS)
+    # links: see `check`
+    notes = [
+        n
+        for n in (done.stdout + done.stderr).splitlines()
+        if not re.search(r"output-file|is ignored|broken link", n)
+    ]
+    if notes:
+        print("\n".join(notes))
+    if done.returncode:
+        sys.exit(f"{command[0]} failed with exit code {done.returncode}")
+    shutil.move(PROC / "_docs", DOCS)
 
 
 def names():
-    "Page as rendered -> page as published: `core/10_panel.html` -> `core/panel.html`, the name that nbdev's own links use."
+    """Page as rendered -> page as published:
+
+    `core/10_panel.html` -> `core/panel.html`, the name that nbdev's own links use.
+    """
     found = {}
     for notebook in sorted(PROC.rglob("*.ipynb")):
         first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
-        name, page = re.search(r"^output-file: (\S+)", first, re.M), notebook.relative_to(PROC).with_suffix(".html")
+        name, page = (
+            re.search(r"^output-file: (\S+)", first, re.M),
+            notebook.relative_to(PROC).with_suffix(".html"),
+        )
         found[page] = page.with_name(name[1]) if name else page
-    twice = sorted({str(p) for p in found.values() if list(found.values()).count(p) > 1})
-    if twice: sys.exit(f"two notebooks become one page: {', '.join(twice[:5])}")
+    twice = sorted(
+        {str(p) for p in found.values() if list(found.values()).count(p) > 1}
+    )
+    if twice:
+        sys.exit(f"two notebooks become one page: {', '.join(twice[:5])}")
     return found
 
 
 def mathml(tex, display):
-    "One equation as MathML; TeX that is not understood stops the build, for a reader would see raw backslashes."
+    """One equation as MathML; TeX that is not understood stops the build, for a reader
+    would see raw backslashes.
+    """
     from latex2mathml.converter import convert
+
     made = convert(html.unescape(tex), display="block" if display else "inline")
-    if "\\" in re.sub(r"<annotation.*?</annotation>", "", made): sys.exit(f"equation not understood: {html.unescape(tex)}")
+    if "\\" in re.sub(r"<annotation.*?</annotation>", "", made):
+        sys.exit(f"equation not understood: {html.unescape(tex)}")
     return made
 
 
@@ -66,39 +101,80 @@ def source_page(module):
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
-    page = DOCS/"source"/module.with_suffix(".html")
+
+    page = DOCS / "source" / module.with_suffix(".html")
     page.parent.mkdir(parents=True, exist_ok=True)
-    look = HtmlFormatter(full=True, title=str(module), linenos="inline", lineanchors="L", anchorlinenos=True)
-    page.write_text(highlight((ROOT/module).read_text(), PythonLexer(), look))
+    look = HtmlFormatter(
+        full=True,
+        title=str(module),
+        linenos="inline",
+        lineanchors="L",
+        anchorlinenos=True,
+    )
+    page.write_text(highlight((ROOT / module).read_text(), PythonLexer(), look))
 
 
 def finish():
     "Even the pages out: names, own links, equations, source links."
     from nbdev.config import get_config
+
     config, renamed = get_config(), names()
-    host, blob = f"{config.doc_host}{config.doc_baseurl}/", f"{config.git_url}/blob/{config.branch}/"
+    host, blob = (
+        f"{config.doc_host}{config.doc_baseurl}/",
+        f"{config.git_url}/blob/{config.branch}/",
+    )
     for old, new in renamed.items():
-        if old != new and (DOCS/old).exists(): (DOCS/old).rename(DOCS/new)
+        if old != new and (DOCS / old).exists():
+            (DOCS / old).rename(DOCS / new)
     short = {old.name: new.name for old, new in renamed.items() if old.name != new.name}
-    number = re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, short)) + r")(?=[\"'#?<\s])") if short else None
+    number = (
+        re.compile(
+            r"(?<![\w-])(" + "|".join(map(re.escape, short)) + r")(?=[\"'#?<\s])"
+        )
+        if short
+        else None
+    )
     modules = set()
-    for file in [f for f in DOCS.rglob("*") if f.suffix in (".html", ".json", ".xml") and "site_libs" not in f.parts]:
+    for file in [
+        f
+        for f in DOCS.rglob("*")
+        if f.suffix in (".html", ".json", ".xml") and "site_libs" not in f.parts
+    ]:
         text = file.read_text()
-        if number: text = number.sub(lambda m: short[m[1]], text)
+        if number:
+            text = number.sub(lambda m: short[m[1]], text)
         if file.suffix == ".html":
-            up = "../"*(len(file.relative_to(DOCS).parts) - 1)
-            modules |= {Path(m) for m in re.findall(rf'href="{re.escape(blob)}(forecastlab/[\w/]+\.py)', text)}
-            text = re.sub(rf'href="{re.escape(blob)}(forecastlab/[\w/]+)\.py(?:#L(\d+))?"', lambda m: f'href="{up}source/{m[1]}.html' + (f'#L-{m[2]}"' if m[2] else '"'), text)
+            up = "../" * (len(file.relative_to(DOCS).parts) - 1)
+            modules |= {
+                Path(m)
+                for m in re.findall(
+                    rf'href="{re.escape(blob)}(forecastlab/[\w/]+\.py)', text
+                )
+            }
+            text = re.sub(
+                rf'href="{re.escape(blob)}(forecastlab/[\w/]+)\.py(?:#L(\d+))?"',
+                lambda m: (
+                    f'href="{up}source/{m[1]}.html' + (f'#L-{m[2]}"' if m[2] else '"')
+                ),
+                text,
+            )
             text = re.sub(rf'(<a [^>]*href="){re.escape(host)}', rf"\g<1>{up}", text)
-            text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', lambda m: mathml(m[2], m[1] == "display"), text, flags=re.S)
-            text = re.sub(r'<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?', "", text)
+            text = re.sub(
+                r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>',
+                lambda m: mathml(m[2], m[1] == "display"),
+                text,
+                flags=re.S,
+            )
+            text = re.sub(r"<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?", "", text)
         file.write_text(text)
-    for module in modules: source_page(module)
+    for module in modules:
+        source_page(module)
     anchors()
 
 
 class Links(HTMLParser):
     "Every id of a page, what it links to, and what it loads."
+
     def __init__(self, page):
         super().__init__()
         self.ids, self.links, self.loads = set(), [], []
@@ -107,9 +183,12 @@ class Links(HTMLParser):
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         self.ids |= {a[k] for k in ("id", "name") if a.get(k)}
-        if tag == "a" and a.get("href"): self.links.append(a["href"])
-        elif tag == "link" and a.get("rel") in ("stylesheet", "icon"): self.loads.append(a["href"])
-        elif a.get("src"): self.loads.append(a["src"])
+        if tag == "a" and a.get("href"):
+            self.links.append(a["href"])
+        elif tag == "link" and a.get("rel") in ("stylesheet", "icon"):
+            self.loads.append(a["href"])
+        elif a.get("src"):
+            self.loads.append(a["src"])
 
 
 read = lru_cache(None)(Links)
@@ -118,37 +197,69 @@ read = lru_cache(None)(Links)
 def target(page, url):
     "The file and the fragment of a link, or None where it leaves the site."
     parts = urlsplit(url)
-    if parts.scheme or parts.netloc: return None
-    file = (page.parent/unquote(parts.path)).resolve() if parts.path else page
-    return (file/"index.html" if file.is_dir() else file), unquote(parts.fragment)
+    if parts.scheme or parts.netloc:
+        return None
+    file = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+    return (file / "index.html" if file.is_dir() else file), unquote(parts.fragment)
 
 
 def anchors():
-    "A link to a name without a heading of its own (`panel.html#panel.save`, `_value`) leads to its class, or to the top."
+    """A link to a name without a heading of its own (`panel.html#panel.save`, `_value`)
+    leads to its class, or to the top.
+    """
     for page in DOCS.rglob("*.html"):
         text = page.read_text()
         for url in set(read(page).links):
             file, fragment = target(page, url) or (None, "")
-            if not re.search(r"\.|^_", fragment) or not file.exists() or fragment in read(file).ids: continue
-            near = next((f for f in (fragment.rsplit(".", 1)[-1], fragment.split(".")[0]) if f in read(file).ids), "")
-            text = text.replace(f'href="{html.escape(url)}"', f'href="{url.split("#")[0]}{"#" + near if near else ""}"')
+            if (
+                not re.search(r"\.|^_", fragment)
+                or not file.exists()
+                or fragment in read(file).ids
+            ):
+                continue
+            near = next(
+                (
+                    f
+                    for f in (fragment.rsplit(".", 1)[-1], fragment.split(".")[0])
+                    if f in read(file).ids
+                ),
+                "",
+            )
+            text = text.replace(
+                f'href="{html.escape(url)}"',
+                f'href="{url.split("#")[0]}{"#" + near if near else ""}"',
+            )
         page.write_text(text)
     read.cache_clear()
 
 
 def check():
-    "What a reader would stumble over: broken links and anchors, and anything that is loaded from another host."
+    """What a reader would stumble over:
+
+    broken links and anchors, and anything that is loaded from another host.
+    """
     wrong = []
     for page in sorted(DOCS.rglob("*.html")):
         where = page.relative_to(DOCS)
         wrong += [f"{where} loads {u}" for u in read(page).loads if urlsplit(u).netloc]
-        for url in dict.fromkeys(read(page).links + [u for u in read(page).loads if not u.startswith("data:")]):
+        for url in dict.fromkeys(
+            read(page).links
+            + [u for u in read(page).loads if not u.startswith("data:")]
+        ):
             file, fragment = target(page, url) or (None, "")
-            if file is None: continue
-            if not file.exists(): wrong.append(f"{where} links to {url}, which does not exist")
-            elif fragment and file.suffix == ".html" and fragment not in read(file).ids: wrong.append(f"{where} links to {url}, which has no such anchor")
+            if file is None:
+                continue
+            if not file.exists():
+                wrong.append(f"{where} links to {url}, which does not exist")
+            elif fragment and file.suffix == ".html" and fragment not in read(file).ids:
+                wrong.append(f"{where} links to {url}, which has no such anchor")
     for style in DOCS.rglob("*.css"):
-        wrong += [f"{style.relative_to(DOCS)} loads {u}" for u in re.findall(r"(?:@import|url\()\s*[\"'(]*(https?://[^\"')]+)", style.read_text())]
+        wrong += [
+            f"{style.relative_to(DOCS)} loads {u}"
+            for u in re.findall(
+                r"(?:@import|url\()\s*[\"'(]*(https?://[^\"')]+)", style.read_text()
+            )
+        ]
     return wrong
 
 
@@ -156,6 +267,10 @@ if __name__ == "__main__":
     os.chdir(ROOT)
     process(), render(), finish()
     wrong = check()
-    for line in wrong: print("broken:", line)
-    print(f"{len(list(DOCS.rglob('*.html')))} pages in _docs; read them with: python -m http.server -d _docs")
+    for line in wrong:
+        print("broken:", line)
+    print(
+        f"{len(list(DOCS.rglob('*.html')))} pages in _docs; read them with: python -m"
+        " http.server -d _docs"
+    )
     sys.exit(bool(wrong))

@@ -1,11 +1,17 @@
-"What every test can use: the data mirror, and the reasons for which a test is skipped on this machine."
+"""What every test can use:
+
+the data mirror, and the reasons for which a test is skipped on this machine.
+"""
+
 import os
 import shutil
 from pathlib import Path
 
-# Set before torch or triton is imported: one thread a test process, kernels through Triton's interpreter where there is no GPU.
+# Set before torch or triton is imported: one thread a test process, kernels through
+# Triton's interpreter where there is no GPU.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-if not shutil.which("nvidia-smi"): os.environ.setdefault("TRITON_INTERPRET", "1")
+if not shutil.which("nvidia-smi"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 
@@ -13,22 +19,42 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser):
-    parser.addoption("--network", action="store_true", help="also run tests that download from the internet")
+    parser.addoption(
+        "--network",
+        action="store_true",
+        help="also run tests that download from the internet",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
     "Skip what this machine cannot run, and say why."
     lacking = {}
-    if not shutil.which("nvidia-smi"): lacking["gpu"] = "no NVIDIA GPU"
-    if not (browser() and shutil.which("chromedriver")): lacking["browser"] = "no Chromium with ChromeDriver (Debian: apt-get install chromium chromium-driver)"
-    if not config.getoption("--network"): lacking["network"] = "downloads from the internet: pass --network"
+    if not shutil.which("nvidia-smi"):
+        lacking["gpu"] = "no NVIDIA GPU"
+    if not (browser() and shutil.which("chromedriver")):
+        lacking["browser"] = (
+            "no Chromium with ChromeDriver (Debian: apt-get install chromium"
+            " chromium-driver)"
+        )
+    if not config.getoption("--network"):
+        lacking["network"] = "downloads from the internet: pass --network"
     for item in items:
         for mark in item.iter_markers():
-            if mark.name in lacking: item.add_marker(pytest.mark.skip(reason=lacking[mark.name]))
+            if mark.name in lacking:
+                item.add_marker(pytest.mark.skip(reason=lacking[mark.name]))
 
 
 def browser():
-    return next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
+    return next(
+        (
+            p
+            for p in map(
+                shutil.which, ("chromium", "chromium-browser", "google-chrome")
+            )
+            if p
+        ),
+        None,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +67,13 @@ def root():
 def mirror():
     "The local mirror of the registered data sets."
     path = os.environ.get("FORECASTLAB_DATA")
-    if not path: pytest.skip("FORECASTLAB_DATA is not set: it names a folder with a mirror of the data sets")
-    if not Path(path).is_dir(): pytest.skip(f"FORECASTLAB_DATA={path} is no folder")
+    if not path:
+        pytest.skip(
+            "FORECASTLAB_DATA is not set: it names a folder with a mirror of the data"
+            " sets"
+        )
+    if not Path(path).is_dir():
+        pytest.skip(f"FORECASTLAB_DATA={path} is no folder")
     return Path(path)
 
 
@@ -50,13 +81,27 @@ def mirror():
 def chrome(tmp_path):
     "A headless Chromium with an empty profile, which keeps every console message."
     from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     options.binary_location = browser()
-    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-component-update",
-                 "disable-sync", "disable-dev-shm-usage", "window-size=1400,1200", "host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
-                 f"user-data-dir={tmp_path/'profile'}"):
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "disable-dev-shm-usage",
+        "window-size=1400,1200",
+        "host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
+        f"user-data-dir={tmp_path / 'profile'}",
+    ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(
+        options, webdriver.ChromeService(shutil.which("chromedriver"))
+    )
     yield driver
     driver.quit()

@@ -1,4 +1,9 @@
-"Training: resumed runs equal unbroken ones bit for bit, processes add up, and a checkpoint is whole or absent."
+"""Training:
+
+resumed runs equal unbroken ones bit for bit, processes add up, and a checkpoint is
+whole or absent.
+"""
+
 import errno
 import os
 import random
@@ -27,128 +32,241 @@ QUIET = dict(progress=False, accelerator="cpu", lr=1e-2)
 
 
 def script(tmp_path, body):
-    path = tmp_path/"train.py"; path.write_text(TASK + body); return path
+    path = tmp_path / "train.py"
+    path.write_text(TASK + body)
+    return path
 
 
 @pytest.mark.parametrize("when", [0, 1, 2])
-def test_a_run_killed_with_sigkill_resumes_to_the_same_losses_bit_for_bit(tmp_path, when):
-    "The process is killed for real at a random moment, more than once, and started again each time."
-    settings = "Training(steps=300, average=.9, checkpoint_every=7, validate_every=50, progress=False, accelerator='cpu', lr=1e-2)"
-    body = f'''
+def test_a_run_killed_with_sigkill_resumes_to_the_same_losses_bit_for_bit(
+    tmp_path, when
+):
+    """The process is killed for real at a random moment, more than once, and started
+    again each time.
+    """
+    settings = (
+        "Training(steps=300, average=.9, checkpoint_every=7, validate_every=50,"
+        " progress=False, accelerator='cpu', lr=1e-2)"
+    )
+    body = f"""
 import time
 def slow(g): time.sleep(.004); return draw(g)
 fit(net(.3), slow, loss, {settings}, sys.argv[1], validate=lambda m: float(m[0].weight.detach().square().sum()))
-'''
-    path, point = script(tmp_path, body), tmp_path/"point.safetensors"
+"""
+    path, point = script(tmp_path, body), tmp_path / "point.safetensors"
     dice = random.Random(when)
     for _ in range(2):
         child = subprocess.Popen([sys.executable, path, point], start_new_session=True)
         started = time.time()
-        while not point.exists() and child.poll() is None and time.time() - started < 60: time.sleep(.02)
-        time.sleep(dice.uniform(0, .5))
-        child.send_signal(signal.SIGKILL); child.wait()
-        assert child.returncode == -signal.SIGKILL, "the child ended before it could be killed"
+        while (
+            not point.exists() and child.poll() is None and time.time() - started < 60
+        ):
+            time.sleep(0.02)
+        time.sleep(dice.uniform(0, 0.5))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert child.returncode == -signal.SIGKILL, (
+            "the child ended before it could be killed"
+        )
     assert load_file(point)["losses"].numel() < 300, "nothing was left to resume"
     score = lambda m: float(m[0].weight.detach().square().sum())
-    resumed = fit(a := net(.3), draw, loss, eval(settings), point, validate=score)
-    whole = fit(b := net(.3), draw, loss, eval(settings), validate=score)
-    assert len(whole.losses) == 300 and np.array_equal(resumed.losses, whole.losses) and resumed.scores == whole.scores
+    resumed = fit(a := net(0.3), draw, loss, eval(settings), point, validate=score)
+    whole = fit(b := net(0.3), draw, loss, eval(settings), validate=score)
+    assert (
+        len(whole.losses) == 300
+        and np.array_equal(resumed.losses, whole.losses)
+        and resumed.scores == whole.scores
+    )
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
 
 
 @pytest.mark.parametrize("launch", ["torchrun", "spawn"])
 def test_two_processes_equal_one(tmp_path, launch):
-    body = f'''
+    body = f"""
 if __name__ == "__main__":
     f = fit(net(0.), draw, loss, Training(steps=40, devices={2 if launch == "spawn" else 1}, progress=False, accelerator="cpu", lr=1e-2))
     import os, numpy as np
     if os.environ.get("RANK", "0") == "0": np.save(sys.argv[1], f.losses)
-'''
-    path, out = script(tmp_path, body), tmp_path/"losses.npy"
-    command = ([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if launch == "torchrun" else [sys.executable]) + [str(path), str(out)]
+"""
+    path, out = script(tmp_path, body), tmp_path / "losses.npy"
+    command = (
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+        ]
+        if launch == "torchrun"
+        else [sys.executable]
+    ) + [str(path), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    one = fit(net(0.), draw, loss, Training(steps=40, **QUIET)).losses
+    one = fit(net(0.0), draw, loss, Training(steps=40, **QUIET)).losses
     np.testing.assert_allclose(np.load(out), one, rtol=2e-5)
 
 
 def test_two_processes_equal_one_although_their_masks_differ():
     "A mean of the two means would not: the weights of the two halves are not equal."
-    b = draw(torch.Generator().manual_seed(0)); model = net(0.)
-    halves = [loss(model, b.part(slice(r, None, 2))) for r in (0, 1)]; s, w = loss(model, b)
+    b = draw(torch.Generator().manual_seed(0))
+    model = net(0.0)
+    halves = [loss(model, b.part(slice(r, None, 2))) for r in (0, 1)]
+    s, w = loss(model, b)
     assert halves[0][1] != halves[1][1]
-    torch.testing.assert_close(sum(h[0] for h in halves)/sum(h[1] for h in halves), s/w)
+    torch.testing.assert_close(
+        sum(h[0] for h in halves) / sum(h[1] for h in halves), s / w
+    )
 
 
-def test_a_full_disk_during_a_checkpoint_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    point = tmp_path/"point.safetensors"; settings = Training(steps=20, checkpoint_every=10, **QUIET)
+def test_a_full_disk_during_a_checkpoint_leaves_the_old_checkpoint(
+    tmp_path, monkeypatch
+):
+    point = tmp_path / "point.safetensors"
+    settings = Training(steps=20, checkpoint_every=10, **QUIET)
     before = {}
 
     def full(self, data, write=Path.write_bytes):
         if self.name.endswith(".tmp") and before:
-            with open(self, "wb") as f: f.write(data[:100])
+            with open(self, "wb") as f:
+                f.write(data[:100])
             raise OSError(errno.ENOSPC, "No space left on device")
-        n = write(self, data); before[self] = data; return n
+        n = write(self, data)
+        before[self] = data
+        return n
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="could not write .*point.safetensors: No space left on device. Free some space"):
-        fit(net(0.), draw, loss, settings, point)
-    assert os.listdir(tmp_path) == ["point.safetensors"] and len(load_file(point)["losses"]) == 10
+    with pytest.raises(
+        OSError,
+        match=(
+            "could not write .*point.safetensors: No space left on device. Free some"
+            " space"
+        ),
+    ):
+        fit(net(0.0), draw, loss, settings, point)
+    assert (
+        os.listdir(tmp_path) == ["point.safetensors"]
+        and len(load_file(point)["losses"]) == 10
+    )
     monkeypatch.undo()
-    assert np.array_equal(fit(net(0.), draw, loss, settings, point).losses, fit(net(0.), draw, loss, settings).losses)
+    assert np.array_equal(
+        fit(net(0.0), draw, loss, settings, point).losses,
+        fit(net(0.0), draw, loss, settings).losses,
+    )
 
 
-@pytest.mark.parametrize("damage, message", [(lambda d: d[:50], "not a readable checkpoint"), (lambda d: b"", "not a readable checkpoint"), (lambda d: d[:-40], "not a readable checkpoint")])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda d: d[:50], "not a readable checkpoint"),
+        (lambda d: b"", "not a readable checkpoint"),
+        (lambda d: d[:-40], "not a readable checkpoint"),
+    ],
+)
 def test_a_damaged_checkpoint_is_named(tmp_path, damage, message):
-    point = tmp_path/"point.safetensors"; settings = Training(steps=10, **QUIET)
-    fit(net(0.), draw, loss, settings, point); point.write_bytes(damage(point.read_bytes()))
-    with pytest.raises(OSError, match=message): fit(net(0.), draw, loss, settings, point)
+    point = tmp_path / "point.safetensors"
+    settings = Training(steps=10, **QUIET)
+    fit(net(0.0), draw, loss, settings, point)
+    point.write_bytes(damage(point.read_bytes()))
+    with pytest.raises(OSError, match=message):
+        fit(net(0.0), draw, loss, settings, point)
 
 
 def test_another_network_or_other_settings_are_refused(tmp_path):
-    point = tmp_path/"point.safetensors"; fit(net(0.), draw, loss, Training(steps=10, **QUIET), point)
-    with pytest.raises(ValueError, match=r"another training: lr=0.01 \(now 0.5\)"): fit(net(0.), draw, loss, Training(steps=10, **QUIET | {"lr": .5}), point)
-    with pytest.raises(ValueError, match="another network"): fit(nn.Sequential(nn.Linear(5, 1)), draw, loss, Training(steps=10, **QUIET), point)
+    point = tmp_path / "point.safetensors"
+    fit(net(0.0), draw, loss, Training(steps=10, **QUIET), point)
+    with pytest.raises(ValueError, match=r"another training: lr=0.01 \(now 0.5\)"):
+        fit(net(0.0), draw, loss, Training(steps=10, **QUIET | {"lr": 0.5}), point)
+    with pytest.raises(ValueError, match="another network"):
+        fit(
+            nn.Sequential(nn.Linear(5, 1)),
+            draw,
+            loss,
+            Training(steps=10, **QUIET),
+            point,
+        )
 
 
 def test_a_checkpoint_holds_numbers_and_one_line_of_json_only(tmp_path):
     "Opening it executes nothing: it is read here without torch.load or pickle."
     import json
-    point = tmp_path/"point.safetensors"; fit(net(0.), draw, loss, Training(steps=10, **QUIET), point)
-    data = point.read_bytes(); header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
+
+    point = tmp_path / "point.safetensors"
+    fit(net(0.0), draw, loss, Training(steps=10, **QUIET), point)
+    data = point.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert json.loads(header["__metadata__"]["forecastlab"])["step"] == 10
-    assert all(v["dtype"] in {"F32", "F64", "U8", "I64"} for k, v in header.items() if k != "__metadata__")
+    assert all(
+        v["dtype"] in {"F32", "F64", "U8", "I64"}
+        for k, v in header.items()
+        if k != "__metadata__"
+    )
 
 
 def test_mixed_precision_clipping_and_averaging_learn():
-    plain = fit(net(0.), draw, loss, Training(steps=300, **QUIET)).losses[-50:].mean()
-    mixed = fit(net(0.), draw, loss, Training(steps=300, precision="bf16-mixed", clip=.5, average=.9, **QUIET)).losses[-50:].mean()
-    assert mixed < 2*plain
+    plain = fit(net(0.0), draw, loss, Training(steps=300, **QUIET)).losses[-50:].mean()
+    mixed = (
+        fit(
+            net(0.0),
+            draw,
+            loss,
+            Training(steps=300, precision="bf16-mixed", clip=0.5, average=0.9, **QUIET),
+        )
+        .losses[-50:]
+        .mean()
+    )
+    assert mixed < 2 * plain
 
 
 @pytest.mark.slow
 def test_a_compiled_model_learns_the_same():
-    plain = fit(net(0.), draw, loss, Training(steps=20, **QUIET)).losses
-    np.testing.assert_allclose(fit(net(0.), draw, loss, Training(steps=20, compile=True, **QUIET)).losses, plain, rtol=1e-4)
+    plain = fit(net(0.0), draw, loss, Training(steps=20, **QUIET)).losses
+    np.testing.assert_allclose(
+        fit(net(0.0), draw, loss, Training(steps=20, compile=True, **QUIET)).losses,
+        plain,
+        rtol=1e-4,
+    )
 
 
 def test_same_seed_same_losses_other_seed_other_losses():
-    a, b, c = (fit(net(.2), draw, loss, Training(steps=20, seed=s, **QUIET)).losses for s in (1, 1, 2))
+    a, b, c = (
+        fit(net(0.2), draw, loss, Training(steps=20, seed=s, **QUIET)).losses
+        for s in (1, 1, 2)
+    )
     assert np.array_equal(a, b) and not np.array_equal(a, c)
 
 
-@pytest.mark.parametrize("wrong", [dict(steps=0), dict(steps=1.5), dict(checkpoint_every=0), dict(lr=0.), dict(average=2.), dict(clip=-1.), dict(patience=-1)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(steps=0),
+        dict(steps=1.5),
+        dict(checkpoint_every=0),
+        dict(lr=0.0),
+        dict(average=2.0),
+        dict(clip=-1.0),
+        dict(patience=-1),
+    ],
+)
 def test_settings_that_cannot_train_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))): Training(**wrong)
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Training(**wrong)
 
 
 def test_early_stopping_without_a_score_is_refused():
-    with pytest.raises(ValueError, match="need validate"): fit(net(0.), draw, loss, Training(steps=5, validate_every=2, patience=1, **QUIET))
+    with pytest.raises(ValueError, match="need validate"):
+        fit(
+            net(0.0),
+            draw,
+            loss,
+            Training(steps=5, validate_every=2, patience=1, **QUIET),
+        )
 
 
 @pytest.mark.slow
 def test_two_processes_with_dropout_resume_bit_for_bit(tmp_path):
-    "Each process draws masks of its own, seeded by step and rank, so a killed run gets the same ones again."
+    """Each process draws masks of its own, seeded by step and rank, so a killed run
+    gets the same ones again.
+    """
     body = """
 if __name__ == "__main__":
     import os, numpy as np
@@ -160,11 +278,28 @@ if __name__ == "__main__":
     f = fit(net(.3), dying, loss, Training(steps=20, checkpoint_every=5, progress=False, accelerator="cpu", lr=1e-2), sys.argv[2] if sys.argv[2] != "-" else None)
     if os.environ["RANK"] == "0": np.save(sys.argv[1], f.losses)
 """
-    path = script(tmp_path, body); point = tmp_path/"point.safetensors"
-    run = lambda out, point, stop: subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(path), str(tmp_path/out), str(point), str(stop)],
-                                                  capture_output=True, text=True, timeout=240)
+    path = script(tmp_path, body)
+    point = tmp_path / "point.safetensors"
+    run = lambda out, point, stop: subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            str(path),
+            str(tmp_path / out),
+            str(point),
+            str(stop),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert run("whole.npy", "-", 0).returncode == 0
     assert run("never.npy", point, 14).returncode != 0 and point.exists()
     done = run("resumed.npy", point, 0)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert np.array_equal(np.load(tmp_path/"whole.npy"), np.load(tmp_path/"resumed.npy"))
+    assert np.array_equal(
+        np.load(tmp_path / "whole.npy"), np.load(tmp_path / "resumed.npy")
+    )

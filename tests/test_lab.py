@@ -1,4 +1,8 @@
-"The study notebook as a reader meets it: in JupyterLab, all cells run, the slider moved, the picture changed."
+"""The study notebook as a reader meets it:
+
+in JupyterLab, all cells run, the slider moved, the picture changed.
+"""
+
 import json
 import os
 import secrets
@@ -15,38 +19,83 @@ import pytest
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent
-STUDY = ROOT/"nbs"/"studies"/"10_what_does_94_percent_save.ipynb"
+STUDY = ROOT / "nbs" / "studies" / "10_what_does_94_percent_save.ipynb"
 
 
 @pytest.fixture
 def lab(tmp_path):
-    "JupyterLab on a free loopback port, on a copy of the notebooks, with settings of its own; its address and token."
+    """JupyterLab on a free loopback port, on a copy of the notebooks, with settings of
+    its own; its address and token.
+    """
     pytest.importorskip("jupyterlab", reason="JupyterLab is in the `lab` extra")
-    shutil.copytree(ROOT/"nbs", tmp_path/"nbs", symlinks=True, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    settings = {"notebook-extension/tracker": {"windowingMode": "none"}, "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}
+    shutil.copytree(
+        ROOT / "nbs",
+        tmp_path / "nbs",
+        symlinks=True,
+        ignore=shutil.ignore_patterns(".ipynb_checkpoints"),
+    )
+    settings = {
+        "notebook-extension/tracker": {"windowingMode": "none"},
+        "apputils-extension/notification": {
+            "fetchNews": "false",
+            "checkForUpdates": False,
+        },
+    }
     for name, value in settings.items():
-        file = tmp_path/"settings"/"@jupyterlab"/f"{name}.jupyterlab-settings"
-        file.parent.mkdir(parents=True, exist_ok=True); file.write_text(json.dumps(value))
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+        file = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(value))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
     token = secrets.token_hex(16)
-    env = {**{k: v for k, v in os.environ.items() if k != "MPLBACKEND"}, "JUPYTERLAB_SETTINGS_DIR": str(tmp_path/"settings"), "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path/"workspaces"),
-           "JUPYTER_CONFIG_DIR": str(tmp_path/"config"), "JUPYTER_RUNTIME_DIR": str(tmp_path/"runtime"), "IPYTHONDIR": str(tmp_path/"ipython")}
-    log = open(tmp_path/"lab.log", "w")
-    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
-                               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={tmp_path/'nbs'}"],
-                              env=env, stdout=log, stderr=log, start_new_session=True)
+    env = {
+        **{k: v for k, v in os.environ.items() if k != "MPLBACKEND"},
+        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+    }
+    log = open(tmp_path / "lab.log", "w")
+    server = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--allow-root",
+            "--ServerApp.ip=127.0.0.1",
+            f"--ServerApp.port={port}",
+            "--ServerApp.port_retries=0",
+            f"--IdentityProvider.token={token}",
+            f"--ServerApp.root_dir={tmp_path / 'nbs'}",
+        ],
+        env=env,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
     try:
         for _ in range(240):
-            if server.poll() is not None: pytest.fail((tmp_path/"lab.log").read_text()[-3000:])
+            if server.poll() is not None:
+                pytest.fail((tmp_path / "lab.log").read_text()[-3000:])
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=5); break
-            except OSError: time.sleep(.25)
-        else: pytest.fail("JupyterLab did not answer within a minute")
+                urllib.request.urlopen(
+                    f"http://127.0.0.1:{port}/api?token={token}", timeout=5
+                )
+                break
+            except OSError:
+                time.sleep(0.25)
+        else:
+            pytest.fail("JupyterLab did not answer within a minute")
         yield f"http://127.0.0.1:{port}", token
     finally:
         server.send_signal(signal.SIGTERM)
-        try: server.wait(20)
-        except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
         log.close()
 
 
@@ -55,42 +104,117 @@ def test_slider_of_the_study_redraws_its_figure(lab, chrome):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
+
     assert STUDY.exists(), f"{STUDY.relative_to(ROOT)} is not there"
     address, token = lab
     chrome.set_window_size(1400, 1600)
     chrome.get(f"{address}/lab/tree/studies/{STUDY.name}?token={token}")
 
     def until(condition, seconds, what):
-        return WebDriverWait(chrome, seconds, poll_frequency=.2, ignored_exceptions=[StaleElementReferenceException]).until(lambda d: condition(), what)     # JupyterLab draws cells anew
+        # JupyterLab draws cells anew
+        return WebDriverWait(
+            chrome,
+            seconds,
+            poll_frequency=0.2,
+            ignored_exceptions=[StaleElementReferenceException],
+        ).until(lambda d: condition(), what)
 
     def one(css, text=None):
-        return next((e for e in chrome.find_elements(By.CSS_SELECTOR, css) if e.is_displayed() and (text is None or e.text.strip() == text)), None)
+        return next(
+            (
+                e
+                for e in chrome.find_elements(By.CSS_SELECTOR, css)
+                if e.is_displayed() and (text is None or e.text.strip() == text)
+            ),
+            None,
+        )
 
     until(lambda: one(".jp-NotebookPanel .jp-Cell"), 60, "the notebook did not open")
-    until(lambda: one(".jp-StatusBar-Widget .jp-StatusBar-TextItem", "Python 3 (ipykernel) | Idle"), 60, "no kernel")
+    until(
+        lambda: one(
+            ".jp-StatusBar-Widget .jp-StatusBar-TextItem", "Python 3 (ipykernel) | Idle"
+        ),
+        60,
+        "no kernel",
+    )
     assert not one(".jp-Dialog"), "JupyterLab asks which kernel to use"
     until(lambda: one(".lm-MenuBar-itemLabel", "Run"), 10, "no Run menu").click()
-    until(lambda: one(".lm-Menu-itemLabel", "Run All Cells"), 10, "no 'Run All Cells'").click()
+    until(
+        lambda: one(".lm-Menu-itemLabel", "Run All Cells"), 10, "no 'Run All Cells'"
+    ).click()
     handle = lambda: one(".jp-OutputArea .widget-slider .noUi-handle")
     until(handle, 240, "no slider after all cells ran")
-    picture = ("return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets .jp-OutputArea-output')]"
-               ".map(o => [...o.querySelectorAll('img')].map(i => i.src).join() + o.innerText).join()")
-    until(lambda: "data:image/png" in chrome.execute_script(picture), 60, "no figure beside the slider")
-    errors = chrome.execute_script("return [...document.querySelectorAll('.jp-OutputArea-output[data-mime-type*=stderr], .jp-RenderedText[data-mime-type*=error]')].map(e => e.innerText)")
+    picture = (
+        "return [...document.querySelectorAll('.jp-OutputArea .jupyter-widgets"
+        " .jp-OutputArea-output')].map(o => [...o.querySelectorAll('img')].map(i =>"
+        " i.src).join() + o.innerText).join()"
+    )
+    until(
+        lambda: "data:image/png" in chrome.execute_script(picture),
+        60,
+        "no figure beside the slider",
+    )
+    errors = chrome.execute_script(
+        "return"
+        " [...document.querySelectorAll('.jp-OutputArea-output[data-mime-type*=stderr],"
+        " .jp-RenderedText[data-mime-type*=error]')].map(e => e.innerText)"
+    )
     assert not errors, errors
-    before, at = chrome.execute_script(picture), until(lambda: handle().get_attribute("aria-valuenow"), 20, "the slider has no value")
-    until(lambda: chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle()) is None, 20, "the slider cannot be shown")
-    until(lambda: handle().send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT) is None, 20, "the slider takes no keys")
-    until(lambda: handle().get_attribute("aria-valuenow") != at, 20, "the slider did not move")
-    until(lambda: "data:image/png" in chrome.execute_script(picture) and chrome.execute_script(picture) != before, 60, "the figure did not change with the slider")
+    before, at = (
+        chrome.execute_script(picture),
+        until(
+            lambda: handle().get_attribute("aria-valuenow"),
+            20,
+            "the slider has no value",
+        ),
+    )
+    until(
+        lambda: (
+            chrome.execute_script(
+                "arguments[0].scrollIntoView({block: 'center'})", handle()
+            )
+            is None
+        ),
+        20,
+        "the slider cannot be shown",
+    )
+    until(
+        lambda: handle().send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT) is None,
+        20,
+        "the slider takes no keys",
+    )
+    until(
+        lambda: handle().get_attribute("aria-valuenow") != at,
+        20,
+        "the slider did not move",
+    )
+    until(
+        lambda: (
+            "data:image/png" in chrome.execute_script(picture)
+            and chrome.execute_script(picture) != before
+        ),
+        60,
+        "the figure did not change with the slider",
+    )
 
 
 def test_make_lab_opens_the_home_notebook(lab, chrome):
     "`make lab` opens nbs/index.ipynb; it must render there, links included."
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
-    assert "jupyter-lab nbs/index.ipynb" in (ROOT/"Makefile").read_text()
+
+    assert "jupyter-lab nbs/index.ipynb" in (ROOT / "Makefile").read_text()
     address, token = lab
     chrome.get(f"{address}/lab/tree/index.ipynb?token={token}")
-    WebDriverWait(chrome, 60).until(lambda d: "forecastlab" in (d.execute_script("return document.querySelector('.jp-MarkdownOutput h1')?.innerText") or "").lower())
+    WebDriverWait(chrome, 60).until(
+        lambda d: (
+            "forecastlab"
+            in (
+                d.execute_script(
+                    "return document.querySelector('.jp-MarkdownOutput h1')?.innerText"
+                )
+                or ""
+            ).lower()
+        )
+    )
     assert chrome.find_elements(By.CSS_SELECTOR, ".jp-NotebookPanel")

@@ -1,4 +1,9 @@
-"MQ networks: nothing after the origin is read, quantiles keep their order, hard series are forecast or refused by name, a killed training goes on."
+"""MQ networks:
+
+nothing after the origin is read, quantiles keep their order, hard series are forecast
+or refused by name, a killed training goes on.
+"""
+
 from dataclasses import replace
 import dataclasses
 import json
@@ -18,29 +23,53 @@ from forecastlab.core.windows import Windows, forked
 from forecastlab.core import forecaster
 from forecastlab.core.encoders import ENCODERS, classical, running_scale
 from forecastlab.core.features import Recipe, Sizes
-from forecastlab.demand.mq import MQCNN, MQDense, MQForecaster, MQNetwork, MQRNN, MQSettings, mq_loss
+from forecastlab.demand.mq import MQCNN, MQDense, MQForecaster, MQNetwork, MQRNN
+from forecastlab.demand.mq import MQSettings, mq_loss
 from forecastlab.demand.textbook import SeasonalNaive
 from toys import ROLES, frame, full, plain
 
 torch.set_num_threads(1)
 ENCODERS = list(ENCODERS)
 QUIET = dict(progress=False, accelerator="cpu")
-SMALL = dict(context=16, forks=6, batch=8, channels=8, dilations=(1, 2), mixing=8, agnostic=8, local=8, recent=(4, 8), training=QUIET)
-LEVELS = [.01, .1, .25, .5, .75, .9, .99]
+SMALL = dict(
+    context=16,
+    forks=6,
+    batch=8,
+    channels=8,
+    dilations=(1, 2),
+    mixing=8,
+    agnostic=8,
+    local=8,
+    recent=(4, 8),
+    training=QUIET,
+)
+LEVELS = [0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99]
 
 
-def model(encoder="cnn", horizon=3, steps=4, **more): return MQForecaster(horizon, encoder=encoder, steps=steps, **SMALL | more)
-def q(forecast, levels=LEVELS): return forecast.quantile(levels).numpy()
+def model(encoder="cnn", horizon=3, steps=4, **more):
+    return MQForecaster(horizon, encoder=encoder, steps=steps, **SMALL | more)
 
 
-def values_of(out): return (out[0]["values"], *out[1:])
+def q(forecast, levels=LEVELS):
+    return forecast.quantile(levels).numpy()
+
+
+def values_of(out):
+    return (out[0]["values"], *out[1:])
 
 
 def network(encoder, seed=0, **settings):
     "An untrained network and a batch from the panel with every kind of covariate."
-    s = MQSettings(encoder=encoder, horizon=3, **{k: v for k, v in SMALL.items() if k not in ("batch", "training")} | settings)
-    panel = full(); recipe = Recipe.learn(panel, s); w = Windows(recipe.apply(panel), s.context, s.horizon, cycles=recipe.cycles)
-    torch.manual_seed(seed); net = MQNetwork(s, recipe.sizes())
+    s = MQSettings(
+        encoder=encoder,
+        horizon=3,
+        **{k: v for k, v in SMALL.items() if k not in ("batch", "training")} | settings,
+    )
+    panel = full()
+    recipe = Recipe.learn(panel, s)
+    w = Windows(recipe.apply(panel), s.context, s.horizon, cycles=recipe.cycles)
+    torch.manual_seed(seed)
+    net = MQNetwork(s, recipe.sizes())
     return s, net, w.read(torch.tensor([0, 1, 5, 3]), torch.tensor([20, 37, 5, 1]))
 
 
@@ -52,176 +81,365 @@ def trained():
 
 # --- causality
 
+
 @pytest.mark.parametrize("centre", [False, True])
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_an_origin_sees_nothing_that_comes_later(encoder, centre):
-    s, net, b = network(encoder, centre=centre); net.eval(); c = s.context; before = values_of(net(b))
+    s, net, b = network(encoder, centre=centre)
+    net.eval()
+    c = s.context
+    before = values_of(net(b))
     for fork in range(s.forks):
         later = slice(c - s.forks + fork + 1, None)
-        changed = {n: getattr(b, n).clone() for n in ("y", "observed", "past", "past_codes")}
-        changed["y"][:, later] += 1e3; changed["observed"][:, later] = 1 - changed["observed"][:, later]
-        changed["past"][:, later] -= 7; changed["past_codes"][:, later] = 1
+        changed = {
+            n: getattr(b, n).clone() for n in ("y", "observed", "past", "past_codes")
+        }
+        changed["y"][:, later] += 1e3
+        changed["observed"][:, later] = 1 - changed["observed"][:, later]
+        changed["past"][:, later] -= 7
+        changed["past_codes"][:, later] = 1
         after = values_of(net(dataclasses.replace(b, **changed)))
-        for x, z in zip(before, after): assert torch.equal(x[:, :fork + 1], z[:, :fork + 1])
-        assert fork == s.forks - 1 or not torch.equal(before[0][:, fork + 1], after[0][:, fork + 1])
+        for x, z in zip(before, after):
+            assert torch.equal(x[:, : fork + 1], z[:, : fork + 1])
+        assert fork == s.forks - 1 or not torch.equal(
+            before[0][:, fork + 1], after[0][:, fork + 1]
+        )
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_planted_future_and_other_series_change_nothing(trained, encoder):
-    m, panel = trained[encoder], full(); seen, _ = as_known(panel, 36, 3); planted, _ = as_known(plant(panel, 36), 36, 3)
-    f = q(m.predict(3, seen)); assert np.array_equal(f, q(m.predict(3, planted)))
-    other = dataclasses.replace(seen, y=np.where(np.arange(seen.rows) < seen.indptr[1], seen.y, seen.y*100)); assert np.array_equal(f[0], q(m.predict(3, other))[0])
-    np.testing.assert_allclose(q(m.predict(3, seen.select(["s4", "s1"]))), f[[4, 1]], rtol=1e-5)
+    m, panel = trained[encoder], full()
+    seen, _ = as_known(panel, 36, 3)
+    planted, _ = as_known(plant(panel, 36), 36, 3)
+    f = q(m.predict(3, seen))
+    assert np.array_equal(f, q(m.predict(3, planted)))
+    other = dataclasses.replace(
+        seen, y=np.where(np.arange(seen.rows) < seen.indptr[1], seen.y, seen.y * 100)
+    )
+    assert np.array_equal(f[0], q(m.predict(3, other))[0])
+    np.testing.assert_allclose(
+        q(m.predict(3, seen.select(["s4", "s1"]))), f[[4, 1]], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_training_on_a_planted_panel_gives_the_same_forecast(encoder):
-    panel = full(); seen, planted = (as_known(p, 36, 3)[0] for p in (panel, plant(panel, 36, -1e9)))
-    assert np.array_equal(q(model(encoder).fit(seen).predict()), q(model(encoder).fit(planted).predict()))
+    panel = full()
+    seen, planted = (as_known(p, 36, 3)[0] for p in (panel, plant(panel, 36, -1e9)))
+    assert np.array_equal(
+        q(model(encoder).fit(seen).predict()), q(model(encoder).fit(planted).predict())
+    )
 
 
 @pytest.mark.parametrize("role", ["known", "past", "static"])
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_covariate_is_read(encoder, role):
-    s, net, b = network(encoder); net.eval(); before = net(b)[0]["values"]
+    s, net, b = network(encoder)
+    net.eval()
+    before = net(b)[0]["values"]
     for n in (role, f"{role}_codes"):
-        x = getattr(b, n); changed = (x == 0).to(x.dtype) if n.endswith("codes") else x + 1
-        assert not torch.equal(before, net(dataclasses.replace(b, **{n: changed}))[0]["values"]), n
+        x = getattr(b, n)
+        changed = (x == 0).to(x.dtype) if n.endswith("codes") else x + 1
+        assert not torch.equal(
+            before, net(dataclasses.replace(b, **{n: changed}))[0]["values"]
+        ), n
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_gradient_reaches_every_parameter(encoder):
-    s, net, b = network(encoder); total, mass = mq_loss(net, b, s); (total/mass).backward()
-    lacking = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not lacking and torch.isfinite(torch.cat([p.grad.flatten() for p in net.parameters()])).all()
+    s, net, b = network(encoder)
+    total, mass = mq_loss(net, b, s)
+    (total / mass).backward()
+    lacking = [
+        n
+        for n, p in net.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
+    assert (
+        not lacking
+        and torch.isfinite(
+            torch.cat([p.grad.flatten() for p in net.parameters()])
+        ).all()
+    )
 
 
 # --- quantiles and loss
+
 
 @pytest.mark.parametrize("link", ["log", "identity"])
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_quantiles_never_cross_whatever_comes_in(encoder, link):
     for seed, size in enumerate((0, 1e-6, 1, 1e4, 1e12)):
-        s, net, b = network(encoder, seed, link=link, centre=link == "identity"); g = torch.Generator().manual_seed(seed)
+        s, net, b = network(encoder, seed, link=link, centre=link == "identity")
+        g = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for p in net.parameters(): p.mul_(1 + 5*seed*torch.rand(p.shape, generator=g))
-            wild = dataclasses.replace(b, y=b.observed*torch.randn(b.y.shape, generator=g)*size, known=torch.randn(b.known.shape, generator=g)*8, past=torch.randn(b.past.shape, generator=g)*8)
+            for p in net.parameters():
+                p.mul_(1 + 5 * seed * torch.rand(p.shape, generator=g))
+            wild = dataclasses.replace(
+                b,
+                y=b.observed * torch.randn(b.y.shape, generator=g) * size,
+                known=torch.randn(b.known.shape, generator=g) * 8,
+                past=torch.randn(b.past.shape, generator=g) * 8,
+            )
             f = net.eval()(wild)[0]["values"]
-        assert torch.isfinite(f).all() and (f.diff(dim=-1) >= -1e-5*f.abs().amax(-1, keepdim=True)).all()        # up to rounding; the grid sorts
-        if link == "log": assert (f >= 0).all()
+        # up to rounding; the grid sorts
+        assert (
+            torch.isfinite(f).all()
+            and (f.diff(dim=-1) >= -1e-5 * f.abs().amax(-1, keepdim=True)).all()
+        )
+        if link == "log":
+            assert (f >= 0).all()
 
 
-@pytest.mark.parametrize("weight", [0., .5, 1.])
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 def test_the_loss_over_forks_equals_plain_python(weight):
-    s, net, b = network("cnn", weight=weight, least=5); net.eval(); total, mass = (v.detach() for v in mq_loss(net, b, s, typical=3.))
-    f, loc, scale = (x.detach().double() for x in values_of(net(b))); y, o = forked(b.y, 3, s.forks).double(), forked(b.observed, 3, s.forks).double()
-    want = weights = 0.
+    s, net, b = network("cnn", weight=weight, least=5)
+    net.eval()
+    total, mass = (v.detach() for v in mq_loss(net, b, s, typical=3.0))
+    f, loc, scale = (x.detach().double() for x in values_of(net(b)))
+    y, o = forked(b.y, 3, s.forks).double(), forked(b.observed, 3, s.forks).double()
+    want = weights = 0.0
     for i in range(len(b)):
         for j in range(s.forks):
-            if b.observed[i, :s.context - s.forks + 1 + j].sum() < 5: continue           # too little history to train on
-            w = float(scale[i, j]/3)**weight
+            # too little history to train on
+            if b.observed[i, : s.context - s.forks + 1 + j].sum() < 5:
+                continue
+            w = float(scale[i, j] / 3) ** weight
             for k in range(3):
-                if not o[i, j, k]: continue
+                if not o[i, j, k]:
+                    continue
                 for a, v in zip(s.levels, f[i, j, k]):
-                    u = (y[i, j, k] - loc[i, j])/scale[i, j] - v; want += w*float(max(a*u, (a - 1)*u)); weights += w
-    assert 0 < weights < len(b)*s.forks*3*9*10 and float(total) == pytest.approx(want, rel=1e-5) and float(mass) == pytest.approx(weights, rel=1e-5)
+                    u = (y[i, j, k] - loc[i, j]) / scale[i, j] - v
+                    want += w * float(max(a * u, (a - 1) * u))
+                    weights += w
+    assert (
+        0 < weights < len(b) * s.forks * 3 * 9 * 10
+        and float(total) == pytest.approx(want, rel=1e-5)
+        and float(mass) == pytest.approx(weights, rel=1e-5)
+    )
 
 
-@pytest.mark.parametrize("levels", [(.5,), (.95,), (.1, .9), (.2, .4, .6, .8), (.001, .5, .999), tuple((i + .5)/40 for i in range(40))])
+@pytest.mark.parametrize(
+    "levels",
+    [
+        (0.5,),
+        (0.95,),
+        (0.1, 0.9),
+        (0.2, 0.4, 0.6, 0.8),
+        (0.001, 0.5, 0.999),
+        tuple((i + 0.5) / 40 for i in range(40)),
+    ],
+)
 def test_any_levels(levels):
-    f = model(levels=levels).fit(full().cut(36)).predict(3, full().cut(36)); x = q(f); s = f.sample(3).numpy()
-    assert x.shape == (6, 3, 7) and np.isfinite(x).all() and (np.diff(x) >= 0).all() and (x >= 0).all() and np.isfinite(s).all() and np.isfinite(f.mean().numpy()).all()
+    f = model(levels=levels).fit(full().cut(36)).predict(3, full().cut(36))
+    x = q(f)
+    s = f.sample(3).numpy()
+    assert (
+        x.shape == (6, 3, 7)
+        and np.isfinite(x).all()
+        and (np.diff(x) >= 0).all()
+        and (x >= 0).all()
+        and np.isfinite(s).all()
+        and np.isfinite(f.mean().numpy()).all()
+    )
     assert list(f.to_frame(quantiles=levels))[3] == f"MQCNN_ql{levels[0]:g}"
 
 
 # --- repeating, keeping
 
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_same_seed_same_forecast(encoder):
-    seen = full().cut(36); a, b, c = (q(model(encoder, training=QUIET | dict(seed=s), dropout=.1).fit(seen).predict()) for s in (1, 1, 2))
+    seen = full().cut(36)
+    a, b, c = (
+        q(
+            model(encoder, training=QUIET | dict(seed=s), dropout=0.1)
+            .fit(seen)
+            .predict()
+        )
+        for s in (1, 1, 2)
+    )
     assert np.array_equal(a, b) and not np.array_equal(a, c)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_saved_model_forecasts_the_same_bits(trained, encoder, tmp_path):
-    m, seen = trained[encoder], full().cut(36); m.save(tmp_path/"m.safetensors"); again = MQForecaster.load(tmp_path/"m.safetensors")
-    assert np.array_equal(q(m.predict(3, seen)), q(again.predict(3, seen))) and again.name == m.name and again.settings == m.settings and again.recipe == m.recipe
-    assert again.fit(seen).predict().horizon == 3                             # and can be trained anew
-    with pytest.raises(ValueError, match="no panel to forecast from. Pass predict"): MQForecaster.load(tmp_path/"m.safetensors").predict(3)
+    m, seen = trained[encoder], full().cut(36)
+    m.save(tmp_path / "m.safetensors")
+    again = MQForecaster.load(tmp_path / "m.safetensors")
+    assert (
+        np.array_equal(q(m.predict(3, seen)), q(again.predict(3, seen)))
+        and again.name == m.name
+        and again.settings == m.settings
+        and again.recipe == m.recipe
+    )
+    # and can be trained anew
+    assert again.fit(seen).predict().horizon == 3
+    with pytest.raises(ValueError, match="no panel to forecast from. Pass predict"):
+        MQForecaster.load(tmp_path / "m.safetensors").predict(3)
 
 
 def test_a_loaded_model_trains_anew_as_the_first_would(tmp_path):
-    seen, other = full().cut(36), full(y=np.random.default_rng(1).normal(0, 1e-3, 240)).cut(36); m = model().fit(seen); m.save(tmp_path/"m"); again = MQForecaster.load(tmp_path/"m").fit(other); fresh = model().fit(other)
-    assert again.settings == fresh.settings and again.settings.support == "real" and np.array_equal(q(again.predict()), q(fresh.predict()))
+    seen, other = (
+        full().cut(36),
+        full(y=np.random.default_rng(1).normal(0, 1e-3, 240)).cut(36),
+    )
+    m = model().fit(seen)
+    m.save(tmp_path / "m")
+    again = MQForecaster.load(tmp_path / "m").fit(other)
+    fresh = model().fit(other)
+    assert (
+        again.settings == fresh.settings
+        and again.settings.support == "real"
+        and np.array_equal(q(again.predict()), q(fresh.predict()))
+    )
 
 
 def test_a_file_of_another_version_is_named(trained, tmp_path):
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
-    trained["cnn"].save(tmp_path/"m")
-    with safe_open(tmp_path/"m", "pt") as f: note = json.loads(f.metadata()["forecastlab.model"])
-    note["recipe"]["old"] = True; save_file(load_file(tmp_path/"m"), tmp_path/"old", {"forecastlab.model": json.dumps(note)})
-    with pytest.raises(OSError, match="old was saved by another version of forecastlab. Train and save it again .*'old'"): MQForecaster.load(tmp_path/"old")
+
+    trained["cnn"].save(tmp_path / "m")
+    with safe_open(tmp_path / "m", "pt") as f:
+        note = json.loads(f.metadata()["forecastlab.model"])
+    note["recipe"]["old"] = True
+    save_file(
+        load_file(tmp_path / "m"),
+        tmp_path / "old",
+        {"forecastlab.model": json.dumps(note)},
+    )
+    with pytest.raises(
+        OSError,
+        match=(
+            "old was saved by another version of forecastlab. Train and save it again"
+            " .*'old'"
+        ),
+    ):
+        MQForecaster.load(tmp_path / "old")
 
 
 def test_numbers_may_come_from_numpy(tmp_path):
-    seen = full().cut(36); m = model(horizon=np.int64(3), levels=np.array([.1, .5, .9]), agnostic=np.int32(8), context=np.int64(16)).fit(seen); m.save(tmp_path/"m")
-    assert np.array_equal(q(MQForecaster.load(tmp_path/"m").predict(3, seen)), q(model(levels=(.1, .5, .9)).fit(seen).predict()))
+    seen = full().cut(36)
+    m = model(
+        horizon=np.int64(3),
+        levels=np.array([0.1, 0.5, 0.9]),
+        agnostic=np.int32(8),
+        context=np.int64(16),
+    ).fit(seen)
+    m.save(tmp_path / "m")
+    assert np.array_equal(
+        q(MQForecaster.load(tmp_path / "m").predict(3, seen)),
+        q(model(levels=(0.1, 0.5, 0.9)).fit(seen).predict()),
+    )
 
 
 def test_members_are_averaged_and_saved(tmp_path):
-    seen = full().cut(36); two = model(members=2).fit(seen); two.save(tmp_path/"two")
-    ones = [q(model(training=QUIET | dict(seed=s)).fit(seen).predict(), two.settings.levels) for s in (0, 1000)]
-    np.testing.assert_allclose(q(two.predict(), two.settings.levels), np.mean(ones, 0), rtol=1e-5)
-    assert np.array_equal(q(two.predict()), q(MQForecaster.load(tmp_path/"two").predict(3, seen))) and two.cpu > 0
+    seen = full().cut(36)
+    two = model(members=2).fit(seen)
+    two.save(tmp_path / "two")
+    ones = [
+        q(model(training=QUIET | dict(seed=s)).fit(seen).predict(), two.settings.levels)
+        for s in (0, 1000)
+    ]
+    np.testing.assert_allclose(
+        q(two.predict(), two.settings.levels), np.mean(ones, 0), rtol=1e-5
+    )
+    assert (
+        np.array_equal(
+            q(two.predict()), q(MQForecaster.load(tmp_path / "two").predict(3, seen))
+        )
+        and two.cpu > 0
+    )
 
 
 @pytest.mark.parametrize("damage", [lambda d: b"", lambda d: d[:60], lambda d: d[:-30]])
 def test_a_damaged_model_file_is_named(trained, tmp_path, damage):
-    trained["cnn"].save(tmp_path/"m"); (tmp_path/"m").write_bytes(damage((tmp_path/"m").read_bytes()))
-    with pytest.raises(OSError, match="not a readable MQForecaster file: .*m. Save it again"): MQForecaster.load(tmp_path/"m")
-    with pytest.raises(FileNotFoundError, match="no such model file"): MQForecaster.load(tmp_path/"none")
-    with pytest.raises(RuntimeError, match="nothing to save"): model().save(tmp_path/"new")
+    trained["cnn"].save(tmp_path / "m")
+    (tmp_path / "m").write_bytes(damage((tmp_path / "m").read_bytes()))
+    with pytest.raises(
+        OSError, match="not a readable MQForecaster file: .*m. Save it again"
+    ):
+        MQForecaster.load(tmp_path / "m")
+    with pytest.raises(FileNotFoundError, match="no such model file"):
+        MQForecaster.load(tmp_path / "none")
+    with pytest.raises(RuntimeError, match="nothing to save"):
+        model().save(tmp_path / "new")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
 @pytest.mark.parametrize("encoder, dies", [("cnn", 7), ("rnn", 13), ("lags", 23)])
-def test_a_killed_training_goes_on_to_the_same_forecast(tmp_path, monkeypatch, encoder, dies):
-    "Dropout, hidden categories and two members: whatever is random must be in the checkpoint."
-    seen = full().cut(36); make = lambda: model(encoder, steps=16, members=2, dropout=.2, checkpoint=tmp_path, training=QUIET | dict(checkpoint_every=5))
+def test_a_killed_training_goes_on_to_the_same_forecast(
+    tmp_path, monkeypatch, encoder, dies
+):
+    """Dropout, hidden categories and two members:
+
+    whatever is random must be in the checkpoint.
+    """
+    seen = full().cut(36)
+    make = lambda: model(
+        encoder,
+        steps=16,
+        members=2,
+        dropout=0.2,
+        checkpoint=tmp_path,
+        training=QUIET | dict(checkpoint_every=5),
+    )
     draw, count = forecaster._Task.draw, []
 
     def dying(task, generator):
         count.append(1)
-        if len(count) == dies: raise KeyboardInterrupt
+        if len(count) == dies:
+            raise KeyboardInterrupt
         return draw(task, generator)
 
     with monkeypatch.context() as patch:
         patch.setattr(forecaster._Task, "draw", dying)
-        with pytest.raises(KeyboardInterrupt): make().fit(seen)
+        with pytest.raises(KeyboardInterrupt):
+            make().fit(seen)
     count.clear()
-    monkeypatch.setattr(forecaster._Task, "draw", lambda task, g: count.append(1) or draw(task, g))
-    resumed = make().fit(seen); assert len(count) == 32 - (dies - 1)//16*16 - (dies - 1) % 16//5*5
-    whole = model(encoder, steps=16, members=2, dropout=.2, training=QUIET).fit(seen)
-    assert np.array_equal(q(resumed.predict()), q(whole.predict())) and all(np.array_equal(a.losses, b.losses) for a, b in zip(resumed.fitted, whole.fitted))
+    monkeypatch.setattr(
+        forecaster._Task, "draw", lambda task, g: count.append(1) or draw(task, g)
+    )
+    resumed = make().fit(seen)
+    assert len(count) == 32 - (dies - 1) // 16 * 16 - (dies - 1) % 16 // 5 * 5
+    whole = model(encoder, steps=16, members=2, dropout=0.2, training=QUIET).fit(seen)
+    assert np.array_equal(q(resumed.predict()), q(whole.predict())) and all(
+        np.array_equal(a.losses, b.losses) for a, b in zip(resumed.fitted, whole.fitted)
+    )
 
 
 def test_a_checkpoint_is_never_taken_for_other_data_or_settings(tmp_path):
-    seen = full().cut(36); levels = (.1, .5, .9); fit = lambda panel=seen, **k: q(model(levels=k.pop("levels", levels), **k).fit(panel).predict(3, seen))
-    fit(checkpoint=tmp_path); more = dataclasses.replace(seen, y=seen.y*2)
+    seen = full().cut(36)
+    levels = (0.1, 0.5, 0.9)
+    fit = lambda panel=seen, **k: q(
+        model(levels=k.pop("levels", levels), **k).fit(panel).predict(3, seen)
+    )
+    fit(checkpoint=tmp_path)
+    more = dataclasses.replace(seen, y=seen.y * 2)
     assert np.array_equal(fit(checkpoint=tmp_path), fit())
-    for change in (dict(levels=(.2, .5, .8)), dict(weight=1.), dict(batch=9), dict(panel=more)): assert np.array_equal(fit(checkpoint=tmp_path, **change), fit(**change)), change
+    for change in (
+        dict(levels=(0.2, 0.5, 0.8)),
+        dict(weight=1.0),
+        dict(batch=9),
+        dict(panel=more),
+    ):
+        assert np.array_equal(fit(checkpoint=tmp_path, **change), fit(**change)), change
 
 
 def test_a_panel_on_disk_gives_the_same_forecast(tmp_path):
-    seen = full().cut(36); full().save(tmp_path/"p"); mapped = Panel.load(tmp_path/"p").cut(36); assert isinstance(mapped.y, np.memmap)
+    seen = full().cut(36)
+    full().save(tmp_path / "p")
+    mapped = Panel.load(tmp_path / "p").cut(36)
+    assert isinstance(mapped.y, np.memmap)
     a, b = (model(steps=6).fit(p) for p in (seen, mapped))
-    assert np.array_equal(a.fitted[0].losses, b.fitted[0].losses) and np.array_equal(q(a.predict()), q(b.predict()))
+    assert np.array_equal(a.fitted[0].losses, b.fitted[0].losses) and np.array_equal(
+        q(a.predict()), q(b.predict())
+    )
 
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
-    code = '''
+    code = """
 import sys, numpy as np, pandas as pd
 from forecastlab.core.panel import Panel
 from forecastlab.demand.mq import MQCNN
@@ -230,229 +448,618 @@ if __name__ == "__main__":
     panel = Panel.from_frame(pd.DataFrame({"unique_id": np.repeat([*"abcdef"], 40), "ds": np.tile(np.arange(40), 6), "y": rng.poisson(5, 240)}), freq=1)
     m = MQCNN(3, context=12, forks=4, steps=12, batch=8, channels=8, training=dict(progress=False, accelerator="cpu", devices=int(sys.argv[1]))).fit(panel)
     np.savez(sys.argv[2], losses=m.fitted[0].losses, q=m.predict().quantile([.1, .5, .9]).numpy())
-'''
-    (tmp_path/"train.py").write_text(code)
+"""
+    (tmp_path / "train.py").write_text(code)
     for n in "12":
-        done = subprocess.run([sys.executable, tmp_path/"train.py", n, tmp_path/f"{n}.npz"], capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            [sys.executable, tmp_path / "train.py", n, tmp_path / f"{n}.npz"],
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
         assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (np.load(tmp_path/f"{n}.npz") for n in "12")
-    for n in ("losses", "q"): np.testing.assert_allclose(two[n], one[n], rtol=1e-4)
+    one, two = (np.load(tmp_path / f"{n}.npz") for n in "12")
+    for n in ("losses", "q"):
+        np.testing.assert_allclose(two[n], one[n], rtol=1e-4)
 
 
 # --- categories and series never seen
 
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_an_unseen_category_is_named_and_forecast(trained, encoder):
-    m = trained[encoder]; new = full(kind=np.repeat(["mug", "jar", "tin", "mug", "mug", "tin"], 40)).cut(36)
-    with pytest.warns(UserWarning, match="categories of 'kind' that training never saw are treated as <unknown>: jar"): f = m.predict(3, new)
+    m = trained[encoder]
+    new = full(kind=np.repeat(["mug", "jar", "tin", "mug", "mug", "tin"], 40)).cut(36)
+    with pytest.warns(
+        UserWarning,
+        match=(
+            "categories of 'kind' that training never saw are treated as <unknown>: jar"
+        ),
+    ):
+        f = m.predict(3, new)
     assert np.isfinite(q(f)).all()
     flash = full(promo="flash").cut(36)
-    with pytest.warns(UserWarning, match="categories of 'promo' that training never saw are treated as <unknown>: flash"): assert np.isfinite(q(m.predict(3, flash))).all()
-    with warnings.catch_warnings(): warnings.simplefilter("error"); m.predict(3, full().cut(36))
+    with pytest.warns(
+        UserWarning,
+        match=(
+            "categories of 'promo' that training never saw are treated as <unknown>:"
+            " flash"
+        ),
+    ):
+        assert np.isfinite(q(m.predict(3, flash))).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        m.predict(3, full().cut(36))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_a_series_never_seen_is_forecast_without_an_embedding_of_its_own(trained, encoder):
-    df = frame(); df["unique_id"] = df.unique_id.replace("s2", "new"); p = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(36); f = q(trained[encoder].predict(3, p))
-    old = q(trained[encoder].predict(3, full().cut(36))); rest = [0, 1, 3, 4, 5]
-    assert np.isfinite(f).all() and np.array_equal(f[rest], old[rest]) and not np.array_equal(f[2], old[2])
+def test_a_series_never_seen_is_forecast_without_an_embedding_of_its_own(
+    trained, encoder
+):
+    df = frame()
+    df["unique_id"] = df.unique_id.replace("s2", "new")
+    p = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(36)
+    f = q(trained[encoder].predict(3, p))
+    old = q(trained[encoder].predict(3, full().cut(36)))
+    rest = [0, 1, 3, 4, 5]
+    assert (
+        np.isfinite(f).all()
+        and np.array_equal(f[rest], old[rest])
+        and not np.array_equal(f[2], old[2])
+    )
 
 
 # --- short, empty and odd series
 
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_short_series_train_and_are_forecast(encoder):
-    df = frame(); row = df.groupby("unique_id").cumcount(); keep = {"s0": 1, "s1": 2, "s2": 3, "s3": 10}           # all end together
+    # all end together
+    df = frame()
+    row = df.groupby("unique_id").cumcount()
+    keep = {"s0": 1, "s1": 2, "s2": 3, "s3": 10}
     df = df[(row >= 37 - df.unique_id.map(keep).fillna(37)) | (row >= 37)]
-    seen = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(36); assert sorted(seen.length) == [1, 2, 3, 10, 37, 37]
-    f = q(model(encoder).fit(seen).predict()); assert f.shape == (6, 3, 7) and np.isfinite(f).all()
-    alone = seen.select(["s0"]); assert np.isfinite(q(model(encoder).fit(seen).predict(3, alone))).all()
-    short = Panel.from_frame(frame(rows=2), freq="W-SUN").cut(1); assert np.isfinite(q(model(encoder, context=None, forks=1, recent=()).fit(Panel.from_frame(frame(rows=9), freq="W-SUN")).predict(3, short))).all()
+    seen = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(36)
+    assert sorted(seen.length) == [1, 2, 3, 10, 37, 37]
+    f = q(model(encoder).fit(seen).predict())
+    assert f.shape == (6, 3, 7) and np.isfinite(f).all()
+    alone = seen.select(["s0"])
+    assert np.isfinite(q(model(encoder).fit(seen).predict(3, alone))).all()
+    short = Panel.from_frame(frame(rows=2), freq="W-SUN").cut(1)
+    assert np.isfinite(
+        q(
+            model(encoder, context=None, forks=1, recent=())
+            .fit(Panel.from_frame(frame(rows=9), freq="W-SUN"))
+            .predict(3, short)
+        )
+    ).all()
 
 
 def test_a_panel_too_short_to_train_on_is_refused():
-    with pytest.raises(ValueError, match="no series has enough observed targets: an origin needs 1 before and 1 after it, the most is 1. Pass longer series"): model().fit(plain([5.]))
+    with pytest.raises(
+        ValueError,
+        match=(
+            "no series has enough observed targets: an origin needs 1 before and 1"
+            " after it, the most is 1. Pass longer series"
+        ),
+    ):
+        model().fit(plain([5.0]))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("centre", [False, True])
 def test_stock_outs_are_not_zero_demand(encoder, centre):
-    df = frame(stock=1); row = df.groupby("unique_id").cumcount()
-    df.loc[(df.unique_id == "s0") | (df.unique_id == "s1") & (row > 15) | (df.unique_id == "s2") & row.between(5, 12), "stock"] = 0
-    a, b = (Panel.from_frame(df.assign(y=df.y.where(df.stock == 1, v)), freq="W-SUN", available="stock", **ROLES).cut(36) for v in (0., 1e6))
+    df = frame(stock=1)
+    row = df.groupby("unique_id").cumcount()
+    df.loc[
+        (df.unique_id == "s0")
+        | (df.unique_id == "s1") & (row > 15)
+        | (df.unique_id == "s2") & row.between(5, 12),
+        "stock",
+    ] = 0
+    a, b = (
+        Panel.from_frame(
+            df.assign(y=df.y.where(df.stock == 1, v)),
+            freq="W-SUN",
+            available="stock",
+            **ROLES,
+        ).cut(36)
+        for v in (0.0, 1e6)
+    )
     fa, fb = (q(model(encoder, centre=centre).fit(p).predict()) for p in (a, b))
-    assert np.isfinite(fa).all() and np.array_equal(fa, fb)                      # what was recorded while sold out is never read
+    # what was recorded while sold out is never read
+    assert np.isfinite(fa).all() and np.array_equal(fa, fb)
 
 
 def test_no_observed_target_is_refused():
-    with pytest.raises(ValueError, match="no series has enough observed targets: .*, the most is 0. Pass longer series, or check the availability column"): model().fit(Panel.from_frame(frame(stock=0), freq="W-SUN", available="stock"))
+    with pytest.raises(
+        ValueError,
+        match=(
+            "no series has enough observed targets: .*, the most is 0. Pass longer"
+            " series, or check the availability column"
+        ),
+    ):
+        model().fit(Panel.from_frame(frame(stock=0), freq="W-SUN", available="stock"))
 
 
-@pytest.mark.parametrize("y", [np.zeros(40), np.full(40, 7.), np.r_[np.zeros(39), 1e6], 1e7 + np.arange(40.), np.full(40, 1e-4)], ids=["zero", "constant", "spike", "large", "tiny"])
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.zeros(40),
+        np.full(40, 7.0),
+        np.r_[np.zeros(39), 1e6],
+        1e7 + np.arange(40.0),
+        np.full(40, 1e-4),
+    ],
+    ids=["zero", "constant", "spike", "large", "tiny"],
+)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_degenerate_series_stay_finite(encoder, y):
-    for centre in (False, True): assert np.isfinite(q(model(encoder, centre=centre, steps=20).fit(plain(y)).predict())).all()
+    for centre in (False, True):
+        assert np.isfinite(
+            q(model(encoder, centre=centre, steps=20).fit(plain(y)).predict())
+        ).all()
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_negative_targets_use_the_whole_line(encoder):
-    y = np.random.default_rng(0).normal(-5, 2, 60); m = model(encoder, steps=60).fit(plain(y)); f = q(m.predict())
+    y = np.random.default_rng(0).normal(-5, 2, 60)
+    m = model(encoder, steps=60).fit(plain(y))
+    f = q(m.predict())
     assert m.settings.link == "identity" and f[..., 3].max() < 0 and f.min() < -5
 
 
 @pytest.mark.parametrize("freq", [1, "MS", "ME", "h", "B", "W-WED", "QS", "15min"])
 def test_each_frequency(freq):
-    p = full(freq=freq); m = model(context=None).fit(p.cut(36)); f = m.predict()
-    assert np.isfinite(q(f)).all() and f.dates[0, 0] == (37 if freq == 1 else p.calendar.to_numpy()[37]) and m.settings.context >= 12
+    p = full(freq=freq)
+    m = model(context=None).fit(p.cut(36))
+    f = m.predict()
+    assert (
+        np.isfinite(q(f)).all()
+        and f.dates[0, 0] == (37 if freq == 1 else p.calendar.to_numpy()[37])
+        and m.settings.context >= 12
+    )
 
 
 # --- what is refused
 
+
 def test_known_covariates_that_end_before_the_horizon_are_named(trained):
-    future = frame().groupby("unique_id").tail(3).assign(ds=lambda d: d.ds + pd.Timedelta(weeks=3))
-    seen = Panel.from_frame(frame(), freq="W-SUN", future=future[future.unique_id != "s4"], **ROLES); m = trained["cnn"]
-    with pytest.raises(ValueError, match=r"known covariates \(price, promo\) end before the horizon of 3 steps for 1 series: s4. Pass the future rows"): m.predict(3, seen)
+    future = (
+        frame()
+        .groupby("unique_id")
+        .tail(3)
+        .assign(ds=lambda d: d.ds + pd.Timedelta(weeks=3))
+    )
+    seen = Panel.from_frame(
+        frame(), freq="W-SUN", future=future[future.unique_id != "s4"], **ROLES
+    )
+    m = trained["cnn"]
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"known covariates \(price, promo\) end before the horizon of 3 steps for 1"
+            r" series: s4. Pass the future rows"
+        ),
+    ):
+        m.predict(3, seen)
     assert np.isfinite(q(m.predict(3, seen.select([0, 1, 2, 3])))).all()
-    short = Panel.from_frame(frame(), freq="W-SUN", future=future.groupby("unique_id").head(2), **ROLES)
-    with pytest.raises(ValueError, match="for 6 series"): m.predict(2, short)          # the global decoder reads the whole trained horizon
-    with pytest.raises(ValueError, match="for 6 series: s0, s1, s2, s3, s4 and 1 more"): m.predict(3, short)
+    short = Panel.from_frame(
+        frame(), freq="W-SUN", future=future.groupby("unique_id").head(2), **ROLES
+    )
+    # the global decoder reads the whole trained horizon
+    with pytest.raises(ValueError, match="for 6 series"):
+        m.predict(2, short)
+    with pytest.raises(ValueError, match="for 6 series: s0, s1, s2, s3, s4 and 1 more"):
+        m.predict(3, short)
 
 
 def test_what_does_not_fit_the_training_is_refused(trained):
     m, seen = trained["cnn"], full().cut(36)
-    with pytest.raises(ValueError, match="forecasts 1 to 3 steps, asked for 4. Train one with that horizon"): m.predict(4, seen)
-    with pytest.raises(ValueError, match="forecasts 1 to 3 steps, asked for 0"): m.predict(0, seen)
-    with pytest.raises(ValueError, match="trained on frequency 'W-SUN', the panel has 'D'"): m.predict(3, full(freq="D").cut(36))
+    with pytest.raises(
+        ValueError,
+        match="forecasts 1 to 3 steps, asked for 4. Train one with that horizon",
+    ):
+        m.predict(4, seen)
+    with pytest.raises(ValueError, match="forecasts 1 to 3 steps, asked for 0"):
+        m.predict(0, seen)
+    with pytest.raises(
+        ValueError, match="trained on frequency 'W-SUN', the panel has 'D'"
+    ):
+        m.predict(3, full(freq="D").cut(36))
     roles = ROLES | dict(known=["price"], past=["promo", "warm", "sky"])
-    with pytest.raises(ValueError, match="known covariates that the model was trained with are missing: promo. Declare them"): m.predict(3, Panel.from_frame(frame(), freq="W-SUN", **roles).cut(36))
-    with pytest.raises(ValueError, match="past covariates .* are missing: warm, sky"): m.predict(3, Panel.from_frame(frame(), freq="W-SUN", **ROLES | dict(past=[])).cut(36))
-    with pytest.raises(ValueError, match="static covariates .* are missing: size, kind"): m.predict(3, Panel.from_frame(frame(), freq="W-SUN", **ROLES | dict(static=[])).cut(36))
-    with pytest.raises(ValueError, match="columns were text in training and are numbers now: promo"): m.predict(3, full(promo=1.).cut(36))
-    with pytest.raises(RuntimeError, match="MQRNN has not been fitted. Call fit"): MQRNN(3).predict(3, seen)
-    with pytest.raises(ValueError, match="the panel holds no series"): model().fit(seen.select(np.zeros(6, bool)))
+    with pytest.raises(
+        ValueError,
+        match=(
+            "known covariates that the model was trained with are missing: promo."
+            " Declare them"
+        ),
+    ):
+        m.predict(3, Panel.from_frame(frame(), freq="W-SUN", **roles).cut(36))
+    with pytest.raises(ValueError, match="past covariates .* are missing: warm, sky"):
+        m.predict(
+            3, Panel.from_frame(frame(), freq="W-SUN", **ROLES | dict(past=[])).cut(36)
+        )
+    with pytest.raises(
+        ValueError, match="static covariates .* are missing: size, kind"
+    ):
+        m.predict(
+            3,
+            Panel.from_frame(frame(), freq="W-SUN", **ROLES | dict(static=[])).cut(36),
+        )
+    with pytest.raises(
+        ValueError, match="columns were text in training and are numbers now: promo"
+    ):
+        m.predict(3, full(promo=1.0).cut(36))
+    with pytest.raises(RuntimeError, match="MQRNN has not been fitted. Call fit"):
+        MQRNN(3).predict(3, seen)
+    with pytest.raises(ValueError, match="the panel holds no series"):
+        model().fit(seen.select(np.zeros(6, bool)))
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (dict(horizon=0), "horizon must be a whole number, at least 1, got 0"), (dict(horizon=2.5), "horizon must be a whole number"), (dict(context=0), "context must be a whole number, at least 1, got 0"),
-    (dict(forks=0), "forks must be a whole number"), (dict(forks=17), "forks must not exceed the context of 16 rows, got 17"), (dict(least=17), "least must not exceed the context of 16 rows, got 17"), (dict(least=0), "least must be a whole"), (dict(batch=0), "batch must be a whole number, at least 1, got 0"),
-    (dict(members=0), "members must be a whole number, at least 1, got 0"), (dict(steps=0), "steps must be a whole number, at least 1, got 0"), (dict(encoder="gru"), "unknown encoder: gru. Choose cnn, rnn, lags"),
-    (dict(link="exp"), "unknown link: exp. Choose auto, log, identity"), (dict(levels=()), "no levels given"), (dict(levels=(.9, .1)), "levels must increase"), (dict(levels=(.5, 95)), "For 95 % write 0.95"),
-    (dict(dropout=1.), r"dropout must lie in \[0, 1\), got 1.0"), (dict(recent=(8, 0)), r"recent must be whole numbers of at least 1, such as \(4, 8\), got \(8, 0\)"), (dict(layers=0), "layers must be"), (dict(floor=-1.), "floor must not be negative, got -1.0"), (dict(centre=True, link="log"), "a centred target has no sign to keep"),
-    (dict(chanels=3, depth=2), "unknown settings: chanels, depth. Known: agnostic, batch|unknown settings: chanels, depth. Known: agnostic, centre")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(horizon=0), "horizon must be a whole number, at least 1, got 0"),
+        (dict(horizon=2.5), "horizon must be a whole number"),
+        (dict(context=0), "context must be a whole number, at least 1, got 0"),
+        (dict(forks=0), "forks must be a whole number"),
+        (dict(forks=17), "forks must not exceed the context of 16 rows, got 17"),
+        (dict(least=17), "least must not exceed the context of 16 rows, got 17"),
+        (dict(least=0), "least must be a whole"),
+        (dict(batch=0), "batch must be a whole number, at least 1, got 0"),
+        (dict(members=0), "members must be a whole number, at least 1, got 0"),
+        (dict(steps=0), "steps must be a whole number, at least 1, got 0"),
+        (dict(encoder="gru"), "unknown encoder: gru. Choose cnn, rnn, lags"),
+        (dict(link="exp"), "unknown link: exp. Choose auto, log, identity"),
+        (dict(levels=()), "no levels given"),
+        (dict(levels=(0.9, 0.1)), "levels must increase"),
+        (dict(levels=(0.5, 95)), "For 95 % write 0.95"),
+        (dict(dropout=1.0), r"dropout must lie in \[0, 1\), got 1.0"),
+        (
+            dict(recent=(8, 0)),
+            (
+                r"recent must be whole numbers of at least 1, such as \(4, 8\), got"
+                r" \(8, 0\)"
+            ),
+        ),
+        (dict(layers=0), "layers must be"),
+        (dict(floor=-1.0), "floor must not be negative, got -1.0"),
+        (dict(centre=True, link="log"), "a centred target has no sign to keep"),
+        (
+            dict(chanels=3, depth=2),
+            (
+                "unknown settings: chanels, depth. Known: agnostic, batch|unknown"
+                " settings: chanels, depth. Known: agnostic, centre"
+            ),
+        ),
+    ],
+)
 def test_impossible_settings_are_refused_in_words(wrong, message):
-    with pytest.raises((ValueError, TypeError), match=message): model(**wrong).fit(full().cut(36))
+    with pytest.raises((ValueError, TypeError), match=message):
+        model(**wrong).fit(full().cut(36))
 
 
 def test_a_season_need_only_fit_the_context_that_is_read():
-    fit = lambda panel=plain(np.arange(400.) % 48 + 1, "h"), **k: MQForecaster(steps=2, training=QUIET, season=48, **k).fit(panel).settings
-    s = fit(horizon=48); assert (s.context, s.forks) == (192, 26) and fit(horizon=4, context=60, forks=4).season == 48
-    with pytest.raises(ValueError, match=r"season must be 0, or 1 to 35 rows \(context less forks\)"): fit(horizon=4, context=60)          # 26 of them are forks
-    with pytest.raises(ValueError, match="season must be 0, or 1 to 20 rows"): MQForecaster(4, context=20, season=48)                        # hopeless whatever the panel
+    fit = lambda panel=plain(np.arange(400.0) % 48 + 1, "h"), **k: (
+        MQForecaster(steps=2, training=QUIET, season=48, **k).fit(panel).settings
+    )
+    s = fit(horizon=48)
+    assert (s.context, s.forks) == (192, 26) and fit(
+        horizon=4, context=60, forks=4
+    ).season == 48
+    # 26 of them are forks
+    with pytest.raises(
+        ValueError, match=r"season must be 0, or 1 to 35 rows \(context less forks\)"
+    ):
+        fit(horizon=4, context=60)
+    # hopeless whatever the panel
+    with pytest.raises(ValueError, match="season must be 0, or 1 to 20 rows"):
+        MQForecaster(4, context=20, season=48)
 
 
 # --- units
 
-@pytest.mark.parametrize("unit", [1e-4, 2.**-13, 1e4])
-@pytest.mark.parametrize("head, low, centre, weight", [("grid", 0, False, 0.), ("grid", 1, True, .5), ("isqf", 0, False, .5), ("isqf", 1, True, 0.), ("isqf", 1, False, 0.)])
+
+@pytest.mark.parametrize("unit", [1e-4, 2.0**-13, 1e4])
+@pytest.mark.parametrize(
+    "head, low, centre, weight",
+    [
+        ("grid", 0, False, 0.0),
+        ("grid", 1, True, 0.5),
+        ("isqf", 0, False, 0.5),
+        ("isqf", 1, True, 0.0),
+        ("isqf", 1, False, 0.0),
+    ],
+)
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_the_unit_of_the_target_does_not_matter(encoder, head, low, centre, weight, unit):
-    rng = np.random.default_rng(0); y = rng.gamma(2., 1., (6, 48))*np.exp(rng.normal(0, 1.5, (6, 1))) - low; y[0] = 0; y[1, ::3] = 0
-    of = lambda unit: Panel.from_frame(pd.DataFrame({"unique_id": np.repeat([*"abcdef"], 48), "ds": np.tile(pd.date_range("2020-01-01", periods=48, freq="MS"), 6), "y": (y.astype(np.float32)*np.float32(unit)).reshape(-1)}), freq="MS")
-    one, other = (model(encoder, head=head, centre=centre, weight=weight, steps=20).fit(of(u)) for u in (1, unit)); want = one.predict().quantile(LEVELS).numpy(); found = other.predict().quantile(LEVELS).numpy()/np.float32(unit)
-    assert other.settings.floor == pytest.approx(one.settings.floor*(1 if centre else unit), rel=1e-6)
-    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5*np.abs(want).max())
-    if unit == 2.**-13: assert np.array_equal(found, want)                      # a power of two rounds nothing
+def test_the_unit_of_the_target_does_not_matter(
+    encoder, head, low, centre, weight, unit
+):
+    rng = np.random.default_rng(0)
+    y = rng.gamma(2.0, 1.0, (6, 48)) * np.exp(rng.normal(0, 1.5, (6, 1))) - low
+    y[0] = 0
+    y[1, ::3] = 0
+    of = lambda unit: Panel.from_frame(
+        pd.DataFrame(
+            {
+                "unique_id": np.repeat([*"abcdef"], 48),
+                "ds": np.tile(pd.date_range("2020-01-01", periods=48, freq="MS"), 6),
+                "y": (y.astype(np.float32) * np.float32(unit)).reshape(-1),
+            }
+        ),
+        freq="MS",
+    )
+    one, other = (
+        model(encoder, head=head, centre=centre, weight=weight, steps=20).fit(of(u))
+        for u in (1, unit)
+    )
+    want = one.predict().quantile(LEVELS).numpy()
+    found = other.predict().quantile(LEVELS).numpy() / np.float32(unit)
+    assert other.settings.floor == pytest.approx(
+        one.settings.floor * (1 if centre else unit), rel=1e-6
+    )
+    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
+    # a power of two rounds nothing
+    if unit == 2.0**-13:
+        assert np.array_equal(found, want)
     assert (np.diff(want[1:], axis=-1) > 0).all()
 
 
 def test_the_smallest_scale_is_learned_unless_given():
-    seen = full().cut(36); m = model().fit(seen); assert m.settings.floor == .5 and m.settings.unit == pytest.approx(seen.y[np.isfinite(seen.y)].mean(), rel=.02)
-    assert model(floor=3.).fit(seen).settings.floor == 3 and model(centre=True).fit(seen).settings.floor == 1e-3 and model(centre=True, floor=.2).fit(seen).settings.floor == .2
+    seen = full().cut(36)
+    m = model().fit(seen)
+    assert m.settings.floor == 0.5 and m.settings.unit == pytest.approx(
+        seen.y[np.isfinite(seen.y)].mean(), rel=0.02
+    )
+    assert (
+        model(floor=3.0).fit(seen).settings.floor == 3
+        and model(centre=True).fit(seen).settings.floor == 1e-3
+        and model(centre=True, floor=0.2).fit(seen).settings.floor == 0.2
+    )
     assert model().fit(plain(np.zeros(40))).settings.floor == 1e-3
 
 
 def test_the_link_suits_the_target():
-    seen = full().cut(36); below = plain(np.random.default_rng(0).normal(0, 2, 60)); link = lambda panel, **k: model(**k).fit(panel).settings.link
-    assert (link(seen), link(below), link(seen, centre=True), link(seen, season=4), link(seen, link="identity"), link(seen, support="real")) == ("log", *["identity"]*5)
-    with pytest.raises(ValueError, match="link='log' keeps quantiles positive, but the support is real. Pass link='identity'"): model(link="log").fit(below)
+    seen = full().cut(36)
+    below = plain(np.random.default_rng(0).normal(0, 2, 60))
+    link = lambda panel, **k: model(**k).fit(panel).settings.link
+    assert (
+        link(seen),
+        link(below),
+        link(seen, centre=True),
+        link(seen, season=4),
+        link(seen, link="identity"),
+        link(seen, support="real"),
+    ) == ("log", *["identity"] * 5)
+    with pytest.raises(
+        ValueError,
+        match=(
+            "link='log' keeps quantiles positive, but the support is real. Pass"
+            " link='identity'"
+        ),
+    ):
+        model(link="log").fit(below)
 
 
 # --- a classical start
 
-CLASSIC = dict(encoder="lags", start="classical", season=4, centre=True, squash=False, recent=())
+CLASSIC = dict(
+    encoder="lags", start="classical", season=4, centre=True, squash=False, recent=()
+)
+
 
 def wave(rows=40, hide=()):
     "Two series that repeat every four rows; `hide` is not observed."
-    y = np.stack([np.resize([3., 1, 4, 1.5], rows), np.resize([90., 70, 20, 65], rows)]); stock = np.ones((2, rows)); stock[:, list(hide)] = 0
-    return Panel.from_frame(pd.DataFrame({"unique_id": np.repeat(["a", "b"], rows), "ds": np.tile(np.arange(rows), 2), "y": np.where(stock, y, -99).reshape(-1), "stock": stock.reshape(-1)}), freq=1, available="stock"), y
+    y = np.stack(
+        [np.resize([3.0, 1, 4, 1.5], rows), np.resize([90.0, 70, 20, 65], rows)]
+    )
+    stock = np.ones((2, rows))
+    stock[:, list(hide)] = 0
+    return (
+        Panel.from_frame(
+            pd.DataFrame(
+                {
+                    "unique_id": np.repeat(["a", "b"], rows),
+                    "ds": np.tile(np.arange(rows), 2),
+                    "y": np.where(stock, y, -99).reshape(-1),
+                    "stock": stock.reshape(-1),
+                }
+            ),
+            freq=1,
+            available="stock",
+        ),
+        y,
+    )
 
 
 @pytest.mark.parametrize("hide", [(), (25, 30, 38), (36, 37, 38, 39)])
 @pytest.mark.parametrize("head", ["grid", "isqf", "sqf"])
 def test_a_classical_start_is_exact_on_a_seasonal_series(head, hide):
     "Before it has learned anything, and whatever was not observed."
-    panel, y = wave(hide=hide); m = model(horizon=6, head=head, support="nonnegative", steps=1, training=QUIET | dict(lr=1e-12), **CLASSIC).fit(panel)
-    middle = q(m.predict(), [.5])[..., 0]; np.testing.assert_allclose(middle, y[:, :6], rtol=2e-3)
+    panel, y = wave(hide=hide)
+    m = model(
+        horizon=6,
+        head=head,
+        support="nonnegative",
+        steps=1,
+        training=QUIET | dict(lr=1e-12),
+        **CLASSIC,
+    ).fit(panel)
+    middle = q(m.predict(), [0.5])[..., 0]
+    np.testing.assert_allclose(middle, y[:, :6], rtol=2e-3)
     assert float(m.networks[0].loc.head.out.weight.detach().abs().max()) < 1e-9
 
 
 def test_the_classical_start_is_that_of_the_textbook_and_reads_nothing_later():
-    rng = np.random.default_rng(0); y = torch.tensor(rng.gamma(3., 2., (3, 25)), dtype=torch.float32); o = torch.ones_like(y); found = classical(y, o, 5, 6, 4)
+    rng = np.random.default_rng(0)
+    y = torch.tensor(rng.gamma(3.0, 2.0, (3, 25)), dtype=torch.float32)
+    o = torch.ones_like(y)
+    found = classical(y, o, 5, 6, 4)
     for fork, t in enumerate(range(21, 26)):
-        n = min(6, t//4); years = y[:, t - 4*n:t].view(3, n, 4); want = years[:, -1].mean(1)[:, None] + (years - years.mean(-1, keepdim=True)).mean(1)
-        if t % 4 < 3: torch.testing.assert_close(found[:, fork], want[:, [0, 1, 2, 3, 0, 1]])
-        later = y.clone(); later[:, t:] = 1e6; torch.testing.assert_close(classical(later, o, 5, 6, 4)[:, :fork + 1], found[:, :fork + 1], rtol=0, atol=0)
-    hidden = o.clone(); hidden[:, 12] = 0; other = y.clone(); other[:, 12] = -1e6
-    torch.testing.assert_close(classical(y, hidden, 5, 6, 4), classical(other, hidden, 5, 6, 4), rtol=0, atol=0)
-    loc, scale = running_scale(y, o, 5, 1e-3, True, 1., 4); torch.testing.assert_close(scale[:, -1], 2*(y[:, 4:] - y[:, :-4]).abs().mean(1))
+        n = min(6, t // 4)
+        years = y[:, t - 4 * n : t].view(3, n, 4)
+        want = years[:, -1].mean(1)[:, None] + (
+            years - years.mean(-1, keepdim=True)
+        ).mean(1)
+        if t % 4 < 3:
+            torch.testing.assert_close(found[:, fork], want[:, [0, 1, 2, 3, 0, 1]])
+        later = y.clone()
+        later[:, t:] = 1e6
+        torch.testing.assert_close(
+            classical(later, o, 5, 6, 4)[:, : fork + 1],
+            found[:, : fork + 1],
+            rtol=0,
+            atol=0,
+        )
+    hidden = o.clone()
+    hidden[:, 12] = 0
+    other = y.clone()
+    other[:, 12] = -1e6
+    torch.testing.assert_close(
+        classical(y, hidden, 5, 6, 4), classical(other, hidden, 5, 6, 4), rtol=0, atol=0
+    )
+    loc, scale = running_scale(y, o, 5, 1e-3, True, 1.0, 4)
+    torch.testing.assert_close(scale[:, -1], 2 * (y[:, 4:] - y[:, :-4]).abs().mean(1))
     assert torch.isfinite(classical(y, torch.zeros_like(o), 5, 6, 4)).all()
 
 
 def test_a_classical_start_learns_and_forecasts_below_zero_too():
-    panel, _ = wave(); below = replace(panel, y=panel.y - 50); m = model(steps=40, **CLASSIC).fit(below); f = q(m.predict())
-    assert np.isfinite(f).all() and (np.diff(f) >= 0).all() and m.networks[0].naive is None and f.min() < 0
-    for bad, message in ((dict(start="last"), "unknown start: last. Choose naive, classical"), (dict(season=0), "start='classical' is a season around a level"), (dict(centre=False), "start='classical' is a season around a level")):
-        with pytest.raises(ValueError, match=message): model(**CLASSIC | bad)
+    panel, _ = wave()
+    below = replace(panel, y=panel.y - 50)
+    m = model(steps=40, **CLASSIC).fit(below)
+    f = q(m.predict())
+    assert (
+        np.isfinite(f).all()
+        and (np.diff(f) >= 0).all()
+        and m.networks[0].naive is None
+        and f.min() < 0
+    )
+    for bad, message in (
+        (dict(start="last"), "unknown start: last. Choose naive, classical"),
+        (dict(season=0), "start='classical' is a season around a level"),
+        (dict(centre=False), "start='classical' is a season around a level"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(**CLASSIC | bad)
 
 
 # --- it learns
 
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_it_learns_eight_series_by_heart(encoder):
-    rng = np.random.default_rng(0); y = np.tile(rng.integers(1, 30, (8, 5)), 8)
-    p = Panel.from_frame(pd.DataFrame({"unique_id": np.repeat([*"abcdefgh"], 40), "ds": np.tile(np.arange(40), 8), "y": y.reshape(-1)}), freq=1)
-    m = MQForecaster(2, encoder=encoder, context=12, forks=2, channels=32, dilations=(1, 2, 4), recent=(), levels=(.1, .5, .9), steps=700 if encoder == "rnn" else 300, batch=16, identity=True, unknown=0., training=QUIET | dict(lr=1e-2)).fit(p)
-    error = np.abs(q(m.predict(), [.5])[..., 0] - y[:, :2])
-    assert m.fitted[0].losses[-20:].mean() < .25*m.fitted[0].losses[:5].mean() and error.mean() < .15*y.mean(), error
+    rng = np.random.default_rng(0)
+    y = np.tile(rng.integers(1, 30, (8, 5)), 8)
+    p = Panel.from_frame(
+        pd.DataFrame(
+            {
+                "unique_id": np.repeat([*"abcdefgh"], 40),
+                "ds": np.tile(np.arange(40), 8),
+                "y": y.reshape(-1),
+            }
+        ),
+        freq=1,
+    )
+    m = MQForecaster(
+        2,
+        encoder=encoder,
+        context=12,
+        forks=2,
+        channels=32,
+        dilations=(1, 2, 4),
+        recent=(),
+        levels=(0.1, 0.5, 0.9),
+        steps=700 if encoder == "rnn" else 300,
+        batch=16,
+        identity=True,
+        unknown=0.0,
+        training=QUIET | dict(lr=1e-2),
+    ).fit(p)
+    error = np.abs(q(m.predict(), [0.5])[..., 0] - y[:, :2])
+    assert (
+        m.fitted[0].losses[-20:].mean() < 0.25 * m.fitted[0].losses[:5].mean()
+        and error.mean() < 0.15 * y.mean()
+    ), error
 
 
 @pytest.mark.parametrize("encoder", ["cnn", "rnn"])
 def test_it_beats_the_seasonal_naive_where_season_and_promotion_were_planted(encoder):
-    rng = np.random.default_rng(1); n, T = 30, 140; promo = (rng.random((n, T)) < .2).astype(int)
-    mean = np.exp(rng.normal(2.5, .6, (n, 1)))*(1 + .5*np.sin(2*np.pi*np.arange(T)/7))*(1 + 1.5*promo)
-    df = pd.DataFrame({"unique_id": np.repeat([f"i{i}" for i in range(n)], T), "ds": np.tile(pd.date_range("2024-01-01", periods=T), n), "y": rng.poisson(mean).reshape(-1), "promo": promo.reshape(-1)})
-    p = Panel.from_frame(df, known=["promo"]); seen = p.cut(T - 15); actual = p.actual(seen.last, 14); tenths = [.1, .3, .5, .7, .9]
-    m = MQForecaster(14, encoder=encoder, context=28, forks=14, channels=16, dilations=(1, 2, 4), steps=150, batch=32, training=QUIET | dict(lr=1e-2)).fit(seen)
-    mine, naive = (mean_wql(actual, q(f, tenths), tenths) for f in (m.predict(), SeasonalNaive().fit(seen).predict(14)))
-    assert mine < .75*naive, (mine, naive)
-    covered = ((actual >= q(m.predict(), [.1])[..., 0]) & (actual <= q(m.predict(), [.9])[..., 0])).mean(); assert .65 < covered < .92
+    rng = np.random.default_rng(1)
+    n, T = 30, 140
+    promo = (rng.random((n, T)) < 0.2).astype(int)
+    mean = (
+        np.exp(rng.normal(2.5, 0.6, (n, 1)))
+        * (1 + 0.5 * np.sin(2 * np.pi * np.arange(T) / 7))
+        * (1 + 1.5 * promo)
+    )
+    df = pd.DataFrame(
+        {
+            "unique_id": np.repeat([f"i{i}" for i in range(n)], T),
+            "ds": np.tile(pd.date_range("2024-01-01", periods=T), n),
+            "y": rng.poisson(mean).reshape(-1),
+            "promo": promo.reshape(-1),
+        }
+    )
+    p = Panel.from_frame(df, known=["promo"])
+    seen = p.cut(T - 15)
+    actual = p.actual(seen.last, 14)
+    tenths = [0.1, 0.3, 0.5, 0.7, 0.9]
+    m = MQForecaster(
+        14,
+        encoder=encoder,
+        context=28,
+        forks=14,
+        channels=16,
+        dilations=(1, 2, 4),
+        steps=150,
+        batch=32,
+        training=QUIET | dict(lr=1e-2),
+    ).fit(seen)
+    mine, naive = (
+        mean_wql(actual, q(f, tenths), tenths)
+        for f in (m.predict(), SeasonalNaive().fit(seen).predict(14))
+    )
+    assert mine < 0.75 * naive, (mine, naive)
+    covered = (
+        (actual >= q(m.predict(), [0.1])[..., 0])
+        & (actual <= q(m.predict(), [0.9])[..., 0])
+    ).mean()
+    assert 0.65 < covered < 0.92
 
 
 def test_names_of_the_two_papers():
-    assert (MQCNN(2).name, MQRNN(2).name, MQDense(2).name) == ("MQCNN", "MQRNN", "MQDense")
-    assert Sizes() == Sizes(known=0) and MQNetwork(MQSettings(context=8, forks=2, horizon=2), Sizes()).encoder.encoder.field == 31
+    assert (MQCNN(2).name, MQRNN(2).name, MQDense(2).name) == (
+        "MQCNN",
+        "MQRNN",
+        "MQDense",
+    )
+    assert (
+        Sizes() == Sizes(known=0)
+        and MQNetwork(
+            MQSettings(context=8, forks=2, horizon=2), Sizes()
+        ).encoder.encoder.field
+        == 31
+    )
 
 
 def test_a_category_that_only_the_future_holds_is_unknown_and_named():
-    "`cut` keeps the names of later categories; the recipe must not, or the network would read an embedding that nothing trained."
-    df = frame(); df.loc[df.groupby("unique_id").cumcount() >= 36, "promo"] = "flash"
+    """`cut` keeps the names of later categories; the recipe must not, or the network
+    would read an embedding that nothing trained.
+    """
+    df = frame()
+    df.loc[df.groupby("unique_id").cumcount() >= 36, "promo"] = "flash"
     seen = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(35)
-    with pytest.warns(UserWarning, match="never saw are treated as <unknown>: flash"): m = model("cnn").fit(seen)
+    with pytest.warns(UserWarning, match="never saw are treated as <unknown>: flash"):
+        m = model("cnn").fit(seen)
     assert "flash" not in m.recipe.categories["promo"]
 
 
 def test_other_data_of_the_same_size_and_mean_do_not_take_over_a_checkpoint(tmp_path):
-    a = full().cut(36); b = replace(a, y=a.y.copy())
-    for s in range(len(b)): b.y[b.indptr[s]:b.indptr[s] + b.length[s]] = b.history(s)[::-1]
-    honest = q(model("cnn").fit(b).predict()); model("cnn", checkpoint=tmp_path).fit(a)
+    a = full().cut(36)
+    b = replace(a, y=a.y.copy())
+    for s in range(len(b)):
+        b.y[b.indptr[s] : b.indptr[s] + b.length[s]] = b.history(s)[::-1]
+    honest = q(model("cnn").fit(b).predict())
+    model("cnn", checkpoint=tmp_path).fit(a)
     assert np.array_equal(q(model("cnn", checkpoint=tmp_path).fit(b).predict()), honest)

@@ -1,4 +1,9 @@
-"Panels: every source gives the same one, in any order and frequency; cut, choose, save and read back lose and leak nothing."
+"""Panels:
+
+every source gives the same one, in any order and frequency; cut, choose, save and read
+back lose and leak nothing.
+"""
+
 import resource
 from contextlib import contextmanager
 
@@ -16,23 +21,57 @@ from forecastlab.core import panel as module
 from forecastlab.core.panel import Panel
 
 ROLES = dict(known=["price", "promo"], past=["weather", "sky"])
-FREQS = ["h", "D", "B", "W-SUN", "W-WED", "MS", "ME", "QS", "YS", "15min", "2W-FRI", 1, 7]
+FREQS = [
+    "h",
+    "D",
+    "B",
+    "W-SUN",
+    "W-WED",
+    "MS",
+    "ME",
+    "QS",
+    "YS",
+    "15min",
+    "2W-FRI",
+    1,
+    7,
+]
 
 
 def dates(n, freq, first="2021-01-06"):
-    return np.arange(n)*freq + 5 if isinstance(freq, int) else pd.date_range(first, periods=n, freq=freq)
+    return (
+        np.arange(n) * freq + 5
+        if isinstance(freq, int)
+        else pd.date_range(first, periods=n, freq=freq)
+    )
 
 
 def ragged(seed=0, series=6, steps=40, freq="D"):
-    "A long frame of series that start and end at different times, with numeric and categorical covariates."
+    """A long frame of series that start and end at different times, with numeric and
+    categorical covariates.
+    """
     rng = np.random.default_rng(seed)
     parts = []
     for s in range(series):
-        a = rng.integers(0, steps//2); b = rng.integers(a + 3, steps + 1); n = b - a
-        parts.append(pd.DataFrame({"unique_id": f"item {s:02d}", "ds": dates(steps, freq)[a:b], "y": rng.poisson(3, n).astype(np.float32),
-                                   "price": rng.uniform(1, 9, n).astype(np.float32), "promo": rng.choice(["no", "yes", "half"], n),
-                                   "weather": rng.normal(size=n).astype(np.float32), "sky": rng.choice(["clear", "grey"], n),
-                                   "size": np.float32(s), "shop": f"shop {s % 3}", "junk": rng.normal(size=n)}))
+        a = rng.integers(0, steps // 2)
+        b = rng.integers(a + 3, steps + 1)
+        n = b - a
+        parts.append(
+            pd.DataFrame(
+                {
+                    "unique_id": f"item {s:02d}",
+                    "ds": dates(steps, freq)[a:b],
+                    "y": rng.poisson(3, n).astype(np.float32),
+                    "price": rng.uniform(1, 9, n).astype(np.float32),
+                    "promo": rng.choice(["no", "yes", "half"], n),
+                    "weather": rng.normal(size=n).astype(np.float32),
+                    "sky": rng.choice(["clear", "grey"], n),
+                    "size": np.float32(s),
+                    "shop": f"shop {s % 3}",
+                    "junk": rng.normal(size=n),
+                }
+            )
+        )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -42,42 +81,87 @@ def sort(df):
 
 def equal(a, b, order=True):
     "Two panels hold the same numbers, names behind codes included."
-    if not order: b = b.select(a.ids)
+    if not order:
+        b = b.select(a.ids)
     assert a.freq == b.freq and a.calendar.equals(b.calendar)
-    for n in ("ids", "start", "indptr", "length", "y"): same(getattr(a, n), getattr(b, n))
+    for n in ("ids", "start", "indptr", "length", "y"):
+        same(getattr(a, n), getattr(b, n))
     for role in ("known", "past", "static"):
         assert list(getattr(a, role)) == list(getattr(b, role))
         for n, c in getattr(a, role).items():
-            d = getattr(b, role)[n]; assert c.dtype == d.dtype
-            same(*(np.array(p.categories[n])[x] if n in p.categories else x for p, x in ((a, c), (b, d))))
+            d = getattr(b, role)[n]
+            assert c.dtype == d.dtype
+            same(
+                *(
+                    np.array(p.categories[n])[x] if n in p.categories else x
+                    for p, x in ((a, c), (b, d))
+                )
+            )
 
 
 SOURCES = {
-    "pandas": lambda df: df, "polars": pl.from_pandas, "lazy": lambda df: pl.from_pandas(df).lazy(), "arrow": pa.Table.from_pandas,
+    "pandas": lambda df: df,
+    "polars": pl.from_pandas,
+    "lazy": lambda df: pl.from_pandas(df).lazy(),
+    "arrow": pa.Table.from_pandas,
     "batch": lambda df: pa.Table.from_pandas(df).to_batches()[0],
-    "chunks": lambda df: pa.concat_tables([pa.Table.from_pandas(df[:7]), pa.Table.from_pandas(df[7:50]), pa.Table.from_pandas(df[50:])]),
-    "category": lambda df: df.astype({c: "category" for c in ("unique_id", "promo", "sky", "shop")}),
-    "arrow types": lambda df: df.convert_dtypes(dtype_backend="pyarrow"), "nullable": lambda df: df.convert_dtypes(),
-    "polars category": lambda df: pl.from_pandas(df).with_columns(pl.col("unique_id", "promo", "shop").cast(pl.Categorical)),
+    "chunks": lambda df: pa.concat_tables(
+        [
+            pa.Table.from_pandas(df[:7]),
+            pa.Table.from_pandas(df[7:50]),
+            pa.Table.from_pandas(df[50:]),
+        ]
+    ),
+    "category": lambda df: df.astype(
+        {c: "category" for c in ("unique_id", "promo", "sky", "shop")}
+    ),
+    "arrow types": lambda df: df.convert_dtypes(dtype_backend="pyarrow"),
+    "nullable": lambda df: df.convert_dtypes(),
+    "polars category": (
+        lambda df: pl.from_pandas(df).with_columns(
+            pl.col("unique_id", "promo", "shop").cast(pl.Categorical)
+        )
+    ),
 }
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_gives_the_same_panel(source):
     df = ragged()
-    a, b = (Panel.from_frame(d, freq="D", static=["size", "shop"], **ROLES) for d in (df, SOURCES[source](df)))
+    a, b = (
+        Panel.from_frame(d, freq="D", static=["size", "shop"], **ROLES)
+        for d in (df, SOURCES[source](df))
+    )
     equal(a, b)
 
 
-TIMES = {"date32": pa.date32(), "date64": pa.date64(), "s": pa.timestamp("s"), "ms": pa.timestamp("ms"), "ns": pa.timestamp("ns"), "utc": pa.timestamp("us", "UTC")}
+TIMES = {
+    "date32": pa.date32(),
+    "date64": pa.date64(),
+    "s": pa.timestamp("s"),
+    "ms": pa.timestamp("ms"),
+    "ns": pa.timestamp("ns"),
+    "utc": pa.timestamp("us", "UTC"),
+}
 
 
 @pytest.mark.parametrize("time", [*TIMES, "text", "text category"])
 def test_time_columns(time):
-    df = ragged(); table = pa.Table.from_pandas(df)
-    ds = pa.array(df.ds.astype(str)) if time.startswith("text") else table["ds"].cast(TIMES[time], safe=False)
-    if time == "text category": ds = ds.dictionary_encode()
-    equal(Panel.from_frame(df, freq="D"), Panel.from_frame(table.set_column(table.column_names.index("ds"), "ds", ds), freq="D"))
+    df = ragged()
+    table = pa.Table.from_pandas(df)
+    ds = (
+        pa.array(df.ds.astype(str))
+        if time.startswith("text")
+        else table["ds"].cast(TIMES[time], safe=False)
+    )
+    if time == "text category":
+        ds = ds.dictionary_encode()
+    equal(
+        Panel.from_frame(df, freq="D"),
+        Panel.from_frame(
+            table.set_column(table.column_names.index("ds"), "ds", ds), freq="D"
+        ),
+    )
 
 
 @pytest.mark.parametrize("freq", FREQS)
@@ -86,109 +170,206 @@ def test_every_frequency_shuffled(freq):
     p = Panel.from_frame(df.sample(frac=1, random_state=1), freq=freq, **ROLES)
     for s, name in enumerate(p.ids):
         one = sort(df[df.unique_id == name])
-        same(p.history(s), one.y); assert list(p.dates(s)) == list(one.ds); same(p.known["price"][p.indptr[s]:p.indptr[s + 1]], one.price)
+        same(p.history(s), one.y)
+        assert list(p.dates(s)) == list(one.ds)
+        same(p.known["price"][p.indptr[s] : p.indptr[s + 1]], one.price)
     back = sort(p.to_frame())
-    for c in back: assert list(back[c]) == list(sort(df)[c])
+    for c in back:
+        assert list(back[c]) == list(sort(df)[c])
 
 
 @pytest.mark.parametrize("freq", [f for f in FREQS if not isinstance(f, int)])
 def test_frequency_is_inferred(freq):
     df = ragged(2, freq=freq)
     p = Panel.from_frame(df)
-    assert p.calendar.equals(Panel.from_frame(df, freq=freq).calendar) and list(p.calendar) == list(pd.date_range(df.ds.min(), df.ds.max(), freq=freq))
+    assert p.calendar.equals(Panel.from_frame(df, freq=freq).calendar) and list(
+        p.calendar
+    ) == list(pd.date_range(df.ds.min(), df.ds.max(), freq=freq))
 
 
 def test_frequency_is_spelled_one_way(tmp_path):
     df = ragged(2, freq="W-SUN")
-    for freq in ("W", "W-SUN", pd.offsets.Week(weekday=6)): assert Panel.from_frame(df, freq=freq).freq == "W-SUN"
-    p = Panel.from_frame(df, freq=pd.offsets.Week(weekday=6)); p.save(tmp_path/"p"); equal(p, Panel.load(tmp_path/"p"))
+    for freq in ("W", "W-SUN", pd.offsets.Week(weekday=6)):
+        assert Panel.from_frame(df, freq=freq).freq == "W-SUN"
+    p = Panel.from_frame(df, freq=pd.offsets.Week(weekday=6))
+    p.save(tmp_path / "p")
+    equal(p, Panel.load(tmp_path / "p"))
     assert Panel.from_frame(ragged(freq=7), freq=np.int64(7)).freq == 7
 
 
 def test_huge_integer_times_need_no_huge_calendar():
-    p = Panel.from_frame(pd.DataFrame({"unique_id": ["a", "a", "b"], "ds": [10**15, 10**15 + 10, 2*10**15], "y": 1.}), freq=10)
+    p = Panel.from_frame(
+        pd.DataFrame(
+            {
+                "unique_id": ["a", "a", "b"],
+                "ds": [10**15, 10**15 + 10, 2 * 10**15],
+                "y": 1.0,
+            }
+        ),
+        freq=10,
+    )
     assert p.start.tolist() == [0, 10**14] and p.rows == 3
 
 
 def test_rows_without_a_category_in_use():
-    "A categorical column may name series and values that no row holds: they are no series, and no category."
+    """A categorical column may name series and values that no row holds:
+
+    they are no series, and no category.
+    """
     df = ragged().astype({"unique_id": "category", "promo": "category"})
     some = df[df.unique_id.isin(["item 01", "item 03"]) & (df.promo != "half")]
     p = Panel.from_frame(some, freq="D", known=["promo"], fill="missing")
-    assert p.ids.tolist() == ["item 01", "item 03"] and sorted(p.categories["promo"]) == ["<unknown>", "no", "yes"]
+    assert p.ids.tolist() == ["item 01", "item 03"] and sorted(
+        p.categories["promo"]
+    ) == ["<unknown>", "no", "yes"]
 
 
 @pytest.mark.parametrize("n", [126, 127, 128, 129, 300])
 def test_category_codes_of_small_integers(n):
     "Arrow codes few categories in one byte; the null code must fit beside them."
     names = [f"c{i}" for i in range(n)]
-    df = pd.DataFrame({"unique_id": "a", "ds": range(n + 1), "y": 1., "c": pd.Categorical([*names, None], names)})
+    df = pd.DataFrame(
+        {
+            "unique_id": "a",
+            "ds": range(n + 1),
+            "y": 1.0,
+            "c": pd.Categorical([*names, None], names),
+        }
+    )
     p = Panel.from_frame(df, freq=1, known=["c"])
-    assert p.known["c"].tolist() == [*range(1, n + 1), 0] and p.categories["c"][1:] == names
+    assert (
+        p.known["c"].tolist() == [*range(1, n + 1), 0]
+        and p.categories["c"][1:] == names
+    )
 
 
 def test_numbers_of_many_types():
-    df = pd.DataFrame({"unique_id": 7, "ds": range(4), "y": pd.array([1, None, 3, 4], "Int16"), "flag": [True, False, True, True]})
+    df = pd.DataFrame(
+        {
+            "unique_id": 7,
+            "ds": range(4),
+            "y": pd.array([1, None, 3, 4], "Int16"),
+            "flag": [True, False, True, True],
+        }
+    )
     for column in (pa.decimal128(6, 2), pa.float16(), pa.uint8(), pa.int64()):
-        table = pa.Table.from_pandas(df); table = table.set_column(2, "y", table["y"].cast(pa.float32()).cast(column))
+        table = pa.Table.from_pandas(df)
+        table = table.set_column(2, "y", table["y"].cast(pa.float32()).cast(column))
         p = Panel.from_frame(table, freq=1, known=["flag"], fill="missing")
-        same(p.y, np.array([1, np.nan, 3, 4], np.float32)); assert p.known["flag"].tolist() == [1, 0, 1, 1] and p.ids.tolist() == ["7"]
+        same(p.y, np.array([1, np.nan, 3, 4], np.float32))
+        assert p.known["flag"].tolist() == [1, 0, 1, 1] and p.ids.tolist() == ["7"]
 
 
 def test_junk_columns_are_never_looked_at():
-    df = ragged().assign(junk=[1, "a", None, *[{}]*(len(ragged()) - 3)])
+    df = ragged().assign(junk=[1, "a", None, *[{}] * (len(ragged()) - 3)])
     assert len(Panel.from_frame(df, freq="D")) == 6
 
 
 @pytest.mark.parametrize("roles", [{}, ROLES])
 def test_parquet_in_pieces(tmp_path, roles):
-    "One file, many files, many row groups, shuffled or not, cached or not: the panel of the frame."
-    df = ragged(3, series=20); a = Panel.from_frame(df, freq="D", static=["size", "shop"], **roles)
-    df.to_parquet(tmp_path/"a.parquet", row_group_size=37)
-    equal(a, Panel.from_parquet(tmp_path/"a.parquet", freq="D", static=["size", "shop"], **roles))
+    """One file, many files, many row groups, shuffled or not, cached or not:
+
+    the panel of the frame.
+    """
+    df = ragged(3, series=20)
+    a = Panel.from_frame(df, freq="D", static=["size", "shop"], **roles)
+    df.to_parquet(tmp_path / "a.parquet", row_group_size=37)
+    equal(
+        a,
+        Panel.from_parquet(
+            tmp_path / "a.parquet", freq="D", static=["size", "shop"], **roles
+        ),
+    )
     mixed = df.sample(frac=1, random_state=0)
-    (tmp_path/"many").mkdir()
-    for i in range(4): mixed[i::4].to_parquet(tmp_path/"many"/f"{i}.parquet", row_group_size=31)
-    still = df.groupby("unique_id")[["size", "shop"]].first().reset_index(); still.to_parquet(tmp_path/"still.parquet")
-    for i, path in enumerate((tmp_path/"many", str(tmp_path/"many"/"*.parquet"), [tmp_path/"many"/f"{i}.parquet" for i in range(4)])):
-        for cache in (None, tmp_path/f"cache {i}"):
-            equal(a, Panel.from_parquet(path, freq="D", cache=cache, static=still if i else tmp_path/"still.parquet", **roles), order=False)
+    (tmp_path / "many").mkdir()
+    for i in range(4):
+        mixed[i::4].to_parquet(tmp_path / "many" / f"{i}.parquet", row_group_size=31)
+    still = df.groupby("unique_id")[["size", "shop"]].first().reset_index()
+    still.to_parquet(tmp_path / "still.parquet")
+    for i, path in enumerate(
+        (
+            tmp_path / "many",
+            str(tmp_path / "many" / "*.parquet"),
+            [tmp_path / "many" / f"{i}.parquet" for i in range(4)],
+        )
+    ):
+        for cache in (None, tmp_path / f"cache {i}"):
+            equal(
+                a,
+                Panel.from_parquet(
+                    path,
+                    freq="D",
+                    cache=cache,
+                    static=still if i else tmp_path / "still.parquet",
+                    **roles,
+                ),
+                order=False,
+            )
 
 
 def test_names_with_wildcards(tmp_path):
-    ragged().to_parquet(tmp_path/"data [1].parquet")
-    assert len(Panel.from_parquet(tmp_path/"data [1].parquet")) == 6
+    ragged().to_parquet(tmp_path / "data [1].parquet")
+    assert len(Panel.from_parquet(tmp_path / "data [1].parquet")) == 6
 
 
 def test_cache_is_used_again_and_never_mistaken(tmp_path):
-    ragged().to_parquet(tmp_path/"a.parquet"); cache = tmp_path/"packed"; still = pd.DataFrame({"unique_id": [f"item {i:02d}" for i in range(6)], "w": range(6)})
-    read = lambda **k: Panel.from_parquet(tmp_path/"a.parquet", cache=cache, **dict(freq="D", static=still) | k)
-    read(); made = (cache/"y.npy").stat().st_mtime_ns
-    read(); read(freq=pd.offsets.Day()); assert (cache/"y.npy").stat().st_mtime_ns == made
-    for k in (dict(known=["price"]), dict(static=None), dict(static=still.assign(w=still.w.where(still.w < 5, 9))), dict(fill=0)):
-        with pytest.raises(FileExistsError, match="made from other files or settings"): read(**k)
-    ragged(1).to_parquet(tmp_path/"a.parquet")
-    with pytest.raises(FileExistsError, match="made from other files or settings"): read()
+    ragged().to_parquet(tmp_path / "a.parquet")
+    cache = tmp_path / "packed"
+    still = pd.DataFrame(
+        {"unique_id": [f"item {i:02d}" for i in range(6)], "w": range(6)}
+    )
+    read = lambda **k: Panel.from_parquet(
+        tmp_path / "a.parquet", cache=cache, **dict(freq="D", static=still) | k
+    )
+    read()
+    made = (cache / "y.npy").stat().st_mtime_ns
+    read()
+    read(freq=pd.offsets.Day())
+    assert (cache / "y.npy").stat().st_mtime_ns == made
+    for k in (
+        dict(known=["price"]),
+        dict(static=None),
+        dict(static=still.assign(w=still.w.where(still.w < 5, 9))),
+        dict(fill=0),
+    ):
+        with pytest.raises(FileExistsError, match="made from other files or settings"):
+            read(**k)
+    ragged(1).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(FileExistsError, match="made from other files or settings"):
+        read()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.parquet", "packed"]
 
 
 @pytest.mark.parametrize("freq", ["W-WED", "ME", 7])
 def test_save_and_load(tmp_path, freq):
-    p = Panel.from_frame(ragged(4, freq=freq), freq=freq, static=["size", "shop"], **ROLES)
-    p.save(tmp_path/"deep"/"p"); q = Panel.load(tmp_path/"deep"/"p")
-    equal(p, q); assert isinstance(q.y, np.memmap) and repr(p) == repr(q)
-    with pytest.raises(ValueError, match="read-only"): q.y[:] = -1
-    q.cut(12).y[:] = -1; equal(p, Panel.load(tmp_path/"deep"/"p"))           # copy on write: the disk keeps its numbers
-    with pytest.raises(FileExistsError, match="exists already"): p.save(tmp_path/"deep"/"p")
+    p = Panel.from_frame(
+        ragged(4, freq=freq), freq=freq, static=["size", "shop"], **ROLES
+    )
+    p.save(tmp_path / "deep" / "p")
+    q = Panel.load(tmp_path / "deep" / "p")
+    equal(p, q)
+    assert isinstance(q.y, np.memmap) and repr(p) == repr(q)
+    with pytest.raises(ValueError, match="read-only"):
+        q.y[:] = -1
+    # copy on write: the disk keeps its numbers
+    q.cut(12).y[:] = -1
+    equal(p, Panel.load(tmp_path / "deep" / "p"))
+    with pytest.raises(FileExistsError, match="exists already"):
+        p.save(tmp_path / "deep" / "p")
 
 
 @pytest.mark.parametrize("name", ["y.npy", "indptr.npy", "known-0.npy", "panel.json"])
 def test_a_damaged_save_is_named(tmp_path, name):
-    Panel.from_frame(ragged(), freq="D", **ROLES).save(tmp_path/"p"); file = tmp_path/"p"/name
+    Panel.from_frame(ragged(), freq="D", **ROLES).save(tmp_path / "p")
+    file = tmp_path / "p" / name
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(OSError, match="the saved panel is damaged: .*/p. Save it again"): Panel.load(tmp_path/"p")
+    with pytest.raises(
+        OSError, match="the saved panel is damaged: .*/p. Save it again"
+    ):
+        Panel.load(tmp_path / "p")
     file.unlink()
-    with pytest.raises(OSError, match="damaged|no panel in this folder"): Panel.load(tmp_path/"p")
+    with pytest.raises(OSError, match="damaged|no panel in this folder"):
+        Panel.load(tmp_path / "p")
 
 
 @contextmanager
@@ -196,27 +377,50 @@ def small_disk(size=64):
     "No file may grow beyond `size` bytes: what a full disk looks like to a program."
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try: yield
-    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path):
-    p = Panel.from_frame(ragged(), freq="D", **ROLES); ragged().to_parquet(tmp_path/"a.parquet")
-    for write in (lambda: p.save(tmp_path/"p"), lambda: Panel.from_parquet(tmp_path/"a.parquet", freq="D", cache=tmp_path/"p")):
-        with small_disk(), pytest.raises(OSError, match="could not write the panel: .*: .*/p. Free some space"): write()
+    p = Panel.from_frame(ragged(), freq="D", **ROLES)
+    ragged().to_parquet(tmp_path / "a.parquet")
+    for write in (
+        lambda: p.save(tmp_path / "p"),
+        lambda: Panel.from_parquet(
+            tmp_path / "a.parquet", freq="D", cache=tmp_path / "p"
+        ),
+    ):
+        with (
+            small_disk(),
+            pytest.raises(
+                OSError, match="could not write the panel: .*: .*/p. Free some space"
+            ),
+        ):
+            write()
         assert [f.name for f in tmp_path.iterdir()] == ["a.parquet"]
-    p.save(tmp_path/"p"); equal(p, Panel.load(tmp_path/"p"))                # and the way is free again
+    # and the way is free again
+    p.save(tmp_path / "p")
+    equal(p, Panel.load(tmp_path / "p"))
 
 
 def test_leftovers_of_a_killed_save_do_no_harm(tmp_path, monkeypatch):
-    "A process killed half way leaves a hidden folder; the next one, of the same process id, must not pick up its files."
+    """A process killed half way leaves a hidden folder; the next one, of the same
+    process id, must not pick up its files.
+    """
     a, b = (Panel.from_frame(ragged(s), freq="D") for s in (0, 1))
-    monkeypatch.setattr(module.shutil, "rmtree", lambda *_, **__: None)     # killed: no clean-up
+    # killed: no clean-up
+    monkeypatch.setattr(module.shutil, "rmtree", lambda *_, **__: None)
     with monkeypatch.context() as m:
-        m.setattr(module.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt): a.save(tmp_path/"p")
+        m.setattr(
+            module.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            a.save(tmp_path / "p")
     assert len(list(tmp_path.iterdir())) == 1
-    b.save(tmp_path/"p"); equal(b, Panel.load(tmp_path/"p"))
+    b.save(tmp_path / "p")
+    equal(b, Panel.load(tmp_path / "p"))
 
 
 def truth(df, freq):
@@ -226,137 +430,288 @@ def truth(df, freq):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from(["D", "MS", 7]), st.sampled_from([0., -1.5, "missing"]), st.booleans())
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(["D", "MS", 7]),
+    st.sampled_from([0.0, -1.5, "missing"]),
+    st.booleans(),
+)
 def test_holes_mean_what_fill_says(seed, freq, fill, align_end):
-    rng = np.random.default_rng(seed); df = ragged(seed, freq=freq); df = df[rng.random(len(df)) < .7]
-    df.loc[rng.random(len(df)) < .1, "y"] = np.nan; df["open"] = (rng.random(len(df)) < .8).astype(int); df.loc[rng.random(len(df)) < .2, ["price", "weather"]] = np.nan
-    p = Panel.from_frame(df, freq=freq, fill=fill, align_end=align_end, available="open", **ROLES)
-    rows = truth(df, freq); first = min(t for _, t in rows); final = max(t for _, t in rows)
+    rng = np.random.default_rng(seed)
+    df = ragged(seed, freq=freq)
+    df = df[rng.random(len(df)) < 0.7]
+    df.loc[rng.random(len(df)) < 0.1, "y"] = np.nan
+    df["open"] = (rng.random(len(df)) < 0.8).astype(int)
+    df.loc[rng.random(len(df)) < 0.2, ["price", "weather"]] = np.nan
+    p = Panel.from_frame(
+        df, freq=freq, fill=fill, align_end=align_end, available="open", **ROLES
+    )
+    rows = truth(df, freq)
+    first = min(t for _, t in rows)
+    final = max(t for _, t in rows)
     assert set(p.ids) == set(df.unique_id)
     for s, name in enumerate(p.ids):
-        mine = [t for i, t in rows if i == name]; end = final if align_end else max(mine)
+        mine = [t for i, t in rows if i == name]
+        end = final if align_end else max(mine)
         assert (p.start[s] + first, p.length[s]) == (min(mine), end - min(mine) + 1)
-        seen = {"price": next((rows[name, t].price for t in sorted(mine) if rows[name, t].price == rows[name, t].price), np.nan), "weather": np.nan}
+        seen = {
+            "price": next(
+                (
+                    rows[name, t].price
+                    for t in sorted(mine)
+                    if rows[name, t].price == rows[name, t].price
+                ),
+                np.nan,
+            ),
+            "weather": np.nan,
+        }
         for t in range(min(mine), end + 1):
             r, k = rows.get((name, t)), p.indptr[s] + t - min(mine)
-            y = fill if r is None or r.open and r.y != r.y else r.y if r.open else "missing"
+            y = (
+                fill
+                if r is None or r.open and r.y != r.y
+                else r.y
+                if r.open
+                else "missing"
+            )
             same(p.y[k], np.float32(np.nan if y == "missing" else y))
             for n, c in (("price", p.known["price"]), ("weather", p.past["weather"])):
-                if r is not None and getattr(r, n) == getattr(r, n): seen[n] = getattr(r, n)
+                if r is not None and getattr(r, n) == getattr(r, n):
+                    seen[n] = getattr(r, n)
                 same(c[k], np.float32(seen[n]))
-            if r is not None: assert p.categories["promo"][p.known["promo"][k]] == r.promo
+            if r is not None:
+                assert p.categories["promo"][p.known["promo"][k]] == r.promo
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([0., "missing"]), st.booleans())
+@given(st.integers(0, 10**6), st.sampled_from([0.0, "missing"]), st.booleans())
 def test_cut_never_leaks(seed, fill, mapped):
-    "Change everything after the cut: the panel as it was known then is the same, array by array, in memory and on the disk."
+    """Change everything after the cut:
+
+    the panel as it was known then is the same, array by array, in memory and on the
+    disk.
+    """
     import tempfile
-    rng = np.random.default_rng(seed); df = ragged(seed); step = int(rng.integers(5, 40)); day = dates(40, "D")[step]
-    df = df[(rng.random(len(df)) < .8) | (df.ds == df.ds.min())]; late = df.ds > day
-    df.loc[rng.random(len(df)) < .2, ["y", "weather"]] = np.nan; other = df.copy()
-    other.loc[late, "y"] = 1e6; other.loc[late, "weather"] = -1e6; other.loc[late, "sky"] = "grey"
+
+    rng = np.random.default_rng(seed)
+    df = ragged(seed)
+    step = int(rng.integers(5, 40))
+    day = dates(40, "D")[step]
+    df = df[(rng.random(len(df)) < 0.8) | (df.ds == df.ds.min())]
+    late = df.ds > day
+    df.loc[rng.random(len(df)) < 0.2, ["y", "weather"]] = np.nan
+    other = df.copy()
+    other.loc[late, "y"] = 1e6
+    other.loc[late, "weather"] = -1e6
+    other.loc[late, "sky"] = "grey"
     a, b = (Panel.from_frame(d, freq="D", fill=fill, **ROLES) for d in (df, other))
     with tempfile.TemporaryDirectory() as folder:
-        if mapped: a.save(f"{folder}/a"); a = Panel.load(f"{folder}/a")
-        if not (df.ds <= day).any(): return
-        before = a.y.copy(); x = a.cut(day); equal(x, b.cut(day))
-        equal(x, a.cut(max(day, df.ds.min())).cut(day)); equal(x, a.cut(10**6).cut(a.calendar.searchsorted(day, "right") - 1))
-        for s in range(len(x)): assert np.isnan(x.y[x.indptr[s] + x.length[s]:x.indptr[s + 1]]).all() and x.dates(s).max() <= day
-        same(a.y, before)                                                   # the panel itself is untouched
+        if mapped:
+            a.save(f"{folder}/a")
+            a = Panel.load(f"{folder}/a")
+        if not (df.ds <= day).any():
+            return
+        before = a.y.copy()
+        x = a.cut(day)
+        equal(x, b.cut(day))
+        equal(x, a.cut(max(day, df.ds.min())).cut(day))
+        equal(x, a.cut(10**6).cut(a.calendar.searchsorted(day, "right") - 1))
+        for s in range(len(x)):
+            assert (
+                np.isnan(x.y[x.indptr[s] + x.length[s] : x.indptr[s + 1]]).all()
+                and x.dates(s).max() <= day
+            )
+        # the panel itself is untouched
+        same(a.y, before)
         del x, a
 
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_cut_of_a_cut(tmp_path, mapped):
     p = Panel.from_frame(ragged(series=8), freq="D", **ROLES)
-    if mapped: p.save(tmp_path/"p"); p = Panel.load(tmp_path/"p")
+    if mapped:
+        p.save(tmp_path / "p")
+        p = Panel.load(tmp_path / "p")
     step = int(p.start.max()) + 1
-    for late in range(step, 40): equal(p.cut(late).cut(step), p.cut(step))
-    twice = p.cut(step).cut(step + 10); equal(twice, p.cut(step)); assert isinstance(twice.y, np.memmap) == mapped     # what is gone stays gone
+    for late in range(step, 40):
+        equal(p.cut(late).cut(step), p.cut(step))
+    # what is gone stays gone
+    twice = p.cut(step).cut(step + 10)
+    equal(twice, p.cut(step))
+    assert isinstance(twice.y, np.memmap) == mapped
 
 
 def test_cut_by_date_and_step():
     p = Panel.from_frame(ragged(freq="W-SUN"), freq="W-SUN", **ROLES)
-    step = 25; day = p.calendar[step]
-    for when in (day, day + pd.Timedelta("6D"), np.datetime64(day), str(day.date()), np.int64(step)): equal(p.cut(when), p.cut(step))
-    with pytest.raises(ValueError, match="no series had begun by step -1"): p.cut(pd.Timestamp("1990-01-01"))
+    step = 25
+    day = p.calendar[step]
+    for when in (
+        day,
+        day + pd.Timedelta("6D"),
+        np.datetime64(day),
+        str(day.date()),
+        np.int64(step),
+    ):
+        equal(p.cut(when), p.cut(step))
+    with pytest.raises(ValueError, match="no series had begun by step -1"):
+        p.cut(pd.Timestamp("1990-01-01"))
 
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_select(tmp_path, mapped):
     p = Panel.from_frame(ragged(series=8), freq="D", static=["size", "shop"], **ROLES)
-    if mapped: p.save(tmp_path/"p"); p = Panel.load(tmp_path/"p")
+    if mapped:
+        p.save(tmp_path / "p")
+        p = Panel.load(tmp_path / "p")
     q = p.select(["item 06", "item 01", "item 03"])
-    equal(q, p.select([6, 1, 3])); equal(q, p.select(np.array([-2, 1, 3]))); equal(q.select([1, 2, 0]), p.select(np.isin(np.arange(8), [1, 3, 6])))
-    for i, s in enumerate((6, 1, 3)): same(q.history(i), p.history(s)); assert q.static["size"][i] == s and q.last[i] == p.last[s]
-    assert len(p.select([])) == 0 and p.select([]).rows == 0 and "empty" in repr(p.select([]))
-    with pytest.raises(KeyError, match="unknown series: west, east. The panel holds 8, such as item 00"): p.select(["item 01", "west", "east"])
-    with pytest.raises(ValueError, match="no such series position: 8, -9"): p.select([8, -9, 0])
+    equal(q, p.select([6, 1, 3]))
+    equal(q, p.select(np.array([-2, 1, 3])))
+    equal(q.select([1, 2, 0]), p.select(np.isin(np.arange(8), [1, 3, 6])))
+    for i, s in enumerate((6, 1, 3)):
+        same(q.history(i), p.history(s))
+        assert q.static["size"][i] == s and q.last[i] == p.last[s]
+    assert (
+        len(p.select([])) == 0
+        and p.select([]).rows == 0
+        and "empty" in repr(p.select([]))
+    )
+    with pytest.raises(
+        KeyError, match="unknown series: west, east. The panel holds 8, such as item 00"
+    ):
+        p.select(["item 01", "west", "east"])
+    with pytest.raises(ValueError, match="no such series position: 8, -9"):
+        p.select([8, -9, 0])
 
 
 def test_actual_against_plain_python():
-    p = Panel.from_frame(ragged(5, series=9), freq="D"); rng = np.random.default_rng(0)
-    last = rng.integers(-3, 45, len(p)); a = p.actual(last, 7)
+    p = Panel.from_frame(ragged(5, series=9), freq="D")
+    rng = np.random.default_rng(0)
+    last = rng.integers(-3, 45, len(p))
+    a = p.actual(last, 7)
     for s in range(len(p)):
         for h in range(7):
             t = last[s] + 1 + h - p.start[s]
-            same(a[s, h], p.history(s)[t] if 0 <= t < p.length[s] else np.float32(np.nan))
+            same(
+                a[s, h], p.history(s)[t] if 0 <= t < p.length[s] else np.float32(np.nan)
+            )
 
 
 def test_recode():
-    a, b = (Panel.from_frame(ragged(s, series=9), freq="D", static=["shop"], **ROLES) for s in (0, 1))
-    c = b.recode(a.categories); assert c.categories == a.categories
+    a, b = (
+        Panel.from_frame(ragged(s, series=9), freq="D", static=["shop"], **ROLES)
+        for s in (0, 1)
+    )
+    c = b.recode(a.categories)
+    assert c.categories == a.categories
     for n in ("promo", "sky"):
         col = lambda p: np.array(p.categories[n])[(p.known | p.past)[n]]
         same(col(b), col(c))
     equal(c.recode(b.categories), b)
-    with pytest.warns(UserWarning, match="'promo' that training never saw are treated as <unknown>: (half|no|yes)"):
+    with pytest.warns(
+        UserWarning,
+        match="'promo' that training never saw are treated as <unknown>: (half|no|yes)",
+    ):
         d = b.recode({"promo": ["<unknown>", "no", "maybe"]})
-    same(d.known["promo"] == 1, np.array(b.categories["promo"])[b.known["promo"]] == "no"); assert set(d.known["promo"]) == {0, 1}
-    with pytest.raises(ValueError, match="text in training and are numbers now: price"): b.recode({"price": ["<unknown>", "a"]})
+    same(
+        d.known["promo"] == 1, np.array(b.categories["promo"])[b.known["promo"]] == "no"
+    )
+    assert set(d.known["promo"]) == {0, 1}
+    with pytest.raises(ValueError, match="text in training and are numbers now: price"):
+        b.recode({"price": ["<unknown>", "a"]})
 
 
 def test_future_rows():
-    df = ragged(6); last = df.groupby("unique_id").ds.max(); rows = []
+    df = ragged(6)
+    last = df.groupby("unique_id").ds.max()
+    rows = []
     for name, n in zip(last.index, (3, 0, 5, 1, 0, 2)):
-        rows += [dict(unique_id=name, ds=last[name] + pd.Timedelta(days=i + 1), price=100. + i, promo="new" if i else "yes", y=-1., weather=9.) for i in range(n)]
+        rows += [
+            dict(
+                unique_id=name,
+                ds=last[name] + pd.Timedelta(days=i + 1),
+                price=100.0 + i,
+                promo="new" if i else "yes",
+                y=-1.0,
+                weather=9.0,
+            )
+            for i in range(n)
+        ]
     future = pd.DataFrame(rows)
-    for f in (future, pl.from_pandas(future.sample(frac=1, random_state=0)), pl.from_pandas(future).lazy()):
+    for f in (
+        future,
+        pl.from_pandas(future.sample(frac=1, random_state=0)),
+        pl.from_pandas(future).lazy(),
+    ):
         p = Panel.from_frame(df, freq="D", future=f, **ROLES)
-        assert p.ahead.tolist() == [3, 0, 5, 1, 0, 2] and p.length.sum() == len(df) and p.rows == len(df) + 11
+        assert (
+            p.ahead.tolist() == [3, 0, 5, 1, 0, 2]
+            and p.length.sum() == len(df)
+            and p.rows == len(df) + 11
+        )
         for s in range(6):
-            tail = slice(p.indptr[s] + p.length[s], p.indptr[s + 1]); n = p.ahead[s]
-            assert np.isnan(p.y[tail]).all() and np.isnan(p.past["weather"][tail]).all() and not p.past["sky"][tail].any()
-            same(p.known["price"][tail], 100 + np.arange(n, dtype=np.float32)); assert [p.categories["promo"][c] for c in p.known["promo"][tail]] == (["yes"] + ["new"]*n)[:n]
+            tail = slice(p.indptr[s] + p.length[s], p.indptr[s + 1])
+            n = p.ahead[s]
+            assert (
+                np.isnan(p.y[tail]).all()
+                and np.isnan(p.past["weather"][tail]).all()
+                and not p.past["sky"][tail].any()
+            )
+            same(p.known["price"][tail], 100 + np.arange(n, dtype=np.float32))
+            assert [p.categories["promo"][c] for c in p.known["promo"][tail]] == (
+                ["yes"] + ["new"] * n
+            )[:n]
     assert Panel.from_frame(df, freq="D", future=future[:0], **ROLES).ahead.sum() == 0
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=9), st.booleans(), st.sampled_from([1, 4, 2**22]))
+@given(
+    st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=9),
+    st.booleans(),
+    st.sampled_from([1, 4, 2**22]),
+)
 def test_carry_against_plain_python(holes, lead, rows):
-    hole = np.array([h for s in holes for h in s]); indptr = np.r_[0, np.cumsum([len(s) for s in holes])]; v = np.arange(len(hole), dtype=np.float32); v[hole] = np.nan
+    hole = np.array([h for s in holes for h in s])
+    indptr = np.r_[0, np.cumsum([len(s) for s in holes])]
+    v = np.arange(len(hole), dtype=np.float32)
+    v[hole] = np.nan
     expected = []
     for a, b in zip(indptr, indptr[1:]):
-        seen = next((v[i] for i in range(a, b) if not hole[i]), np.nan) if lead else np.nan
-        for i in range(a, b): seen = seen if hole[i] else v[i]; expected.append(seen)
-    chunks = module._chunks; module._chunks = lambda p: chunks(p, rows)
-    try: module._carry(v, hole, indptr, lead)
-    finally: module._chunks = chunks
+        seen = (
+            next((v[i] for i in range(a, b) if not hole[i]), np.nan) if lead else np.nan
+        )
+        for i in range(a, b):
+            seen = seen if hole[i] else v[i]
+            expected.append(seen)
+    chunks = module._chunks
+    module._chunks = lambda p: chunks(p, rows)
+    try:
+        module._carry(v, hole, indptr, lead)
+    finally:
+        module._chunks = chunks
     same(v, np.array(expected, np.float32))
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(1, 40))
 def test_chunks_cover_every_series_once(count, rows):
-    indptr = np.r_[0, np.cumsum(count)]; chunks = module._chunks(indptr, rows); covered = [s for a, b in chunks for s in range(a, b)]
-    assert len(covered) == len(set(covered)) and {s for s, n in enumerate(count) if n} <= set(covered)
-    assert all(indptr[b] - indptr[a] <= rows + 2*max(count) for a, b in chunks)
+    indptr = np.r_[0, np.cumsum(count)]
+    chunks = module._chunks(indptr, rows)
+    covered = [s for a, b in chunks for s in range(a, b)]
+    assert len(covered) == len(set(covered)) and {
+        s for s, n in enumerate(count) if n
+    } <= set(covered)
+    assert all(indptr[b] - indptr[a] <= rows + 2 * max(count) for a, b in chunks)
 
 
 def test_a_row_group_at_a_time_when_dictionaries_change(tmp_path):
     "Every row group has its own dictionary of names; codes must not mix."
     df = ragged(7, series=30).sort_values("ds")
-    writer = pq.ParquetWriter(tmp_path/"a.parquet", pa.Table.from_pandas(df, preserve_index=False).schema)
-    for i in range(0, len(df), 29): writer.write_table(pa.Table.from_pandas(df[i:i + 29], preserve_index=False))
+    writer = pq.ParquetWriter(
+        tmp_path / "a.parquet", pa.Table.from_pandas(df, preserve_index=False).schema
+    )
+    for i in range(0, len(df), 29):
+        writer.write_table(pa.Table.from_pandas(df[i : i + 29], preserve_index=False))
     writer.close()
-    equal(Panel.from_frame(df, freq="D", **ROLES), Panel.from_parquet(tmp_path/"a.parquet", freq="D", **ROLES))
+    equal(
+        Panel.from_frame(df, freq="D", **ROLES),
+        Panel.from_parquet(tmp_path / "a.parquet", freq="D", **ROLES),
+    )

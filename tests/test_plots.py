@@ -1,5 +1,9 @@
-"""Every picture of the house renders to a PNG that holds ink, at 80 dots per inch, on a new figure and on given axes."""
+"""Every picture of the house renders to a PNG that holds ink, at 80 dots per inch, on a
+new figure and on given axes.
+"""
+
 import matplotlib
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +13,7 @@ import pytest
 from forecastlab.core import plots
 
 WEEKS = pd.date_range("2025-01-05", periods=40, freq="W-SUN")
-LEVELS = np.arange(1, 10)/10
+LEVELS = np.arange(1, 10) / 10
 
 
 @pytest.fixture(autouse=True)
@@ -19,21 +23,62 @@ def tidy():
 
 
 def fan(ax):
-    rng = np.random.default_rng(0); y = rng.poisson(20, 40).astype(float); y[5:8] = np.nan
-    q = {a: 20 + 12*(a - .5)*np.ones(8) for a in (.025, .1, .25, .5, .75, .9, .975)}
-    return plots.fan(ax, WEEKS[:32], y[:32], WEEKS[32:], q, actual=y[32:], marks=WEEKS[[10, 35]], title="Item 7", ylabel="units")
+    rng = np.random.default_rng(0)
+    y = rng.poisson(20, 40).astype(float)
+    y[5:8] = np.nan
+    q = {
+        a: 20 + 12 * (a - 0.5) * np.ones(8)
+        for a in (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
+    }
+    return plots.fan(
+        ax,
+        WEEKS[:32],
+        y[:32],
+        WEEKS[32:],
+        q,
+        actual=y[32:],
+        marks=WEEKS[[10, 35]],
+        title="Item 7",
+        ylabel="units",
+    )
 
 
 PICTURES = {
     "fan": fan,
-    "fan_integer_time": lambda ax: plots.fan(ax, range(10), np.arange(10.), range(10, 90), {.5: np.ones(80)}, actual=np.zeros(80), legend=False),
-    "fan_one_step": lambda ax: plots.fan(ax, [], [], [3], {.5: [1.], .1: [0.], .9: [4.]}),
-    "calibration": lambda ax: plots.calibration(ax, LEVELS, {"a": LEVELS**1.2, "b": LEVELS**.8}, n=500, title="Calibration"),
+    "fan_integer_time": lambda ax: plots.fan(
+        ax,
+        range(10),
+        np.arange(10.0),
+        range(10, 90),
+        {0.5: np.ones(80)},
+        actual=np.zeros(80),
+        legend=False,
+    ),
+    "fan_one_step": lambda ax: plots.fan(
+        ax, [], [], [3], {0.5: [1.0], 0.1: [0.0], 0.9: [4.0]}
+    ),
+    "calibration": lambda ax: plots.calibration(
+        ax, LEVELS, {"a": LEVELS**1.2, "b": LEVELS**0.8}, n=500, title="Calibration"
+    ),
     "calibration_plain": lambda ax: plots.calibration(ax, LEVELS, LEVELS),
-    "stock_curve": lambda ax: plots.stock_curve(ax, np.linspace(.8, .99, 20), 100/(1 - np.linspace(.8, .99, 20)), value=3.2),
-    "leaderboard": lambda ax: plots.leaderboard(ax, {"MQ-CNN": .32, "seasonal naive": .45, "broken": np.nan}, reference=.34, xlabel="wQL"),
-    "leaderboard_negative": lambda ax: plots.leaderboard(ax, pd.Series({"a": -1., "b": 2.}), best="high"),
-    "folds": lambda ax: plots.folds(ax, [20, 24, 28, 32], 8, trained=[20, 20, 28, 28], calendar=WEEKS),
+    "stock_curve": lambda ax: plots.stock_curve(
+        ax,
+        np.linspace(0.8, 0.99, 20),
+        100 / (1 - np.linspace(0.8, 0.99, 20)),
+        value=3.2,
+    ),
+    "leaderboard": lambda ax: plots.leaderboard(
+        ax,
+        {"MQ-CNN": 0.32, "seasonal naive": 0.45, "broken": np.nan},
+        reference=0.34,
+        xlabel="wQL",
+    ),
+    "leaderboard_negative": lambda ax: plots.leaderboard(
+        ax, pd.Series({"a": -1.0, "b": 2.0}), best="high"
+    ),
+    "folds": lambda ax: plots.folds(
+        ax, [20, 24, 28, 32], 8, trained=[20, 20, 28, 28], calendar=WEEKS
+    ),
     "folds_plain": lambda ax: plots.folds(ax, [20], 8),
 }
 
@@ -42,44 +87,109 @@ PICTURES = {
 @pytest.mark.parametrize("given", [False, True])
 def test_every_picture_renders(name, given, tmp_path):
     ax = plt.subplots()[1] if given else None
-    out = PICTURES[name](ax); path = tmp_path/f"{name}.png"
+    out = PICTURES[name](ax)
+    path = tmp_path / f"{name}.png"
     assert out is ax or not given
-    out.figure.savefig(path, dpi=80); pixels = plt.imread(path)[..., :3]
-    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and 2_000 < path.stat().st_size < 60_000
-    assert (pixels.min(-1) < .9).mean() > .01 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20, "hardly any ink"
+    out.figure.savefig(path, dpi=80)
+    pixels = plt.imread(path)[..., :3]
+    assert (
+        path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        and 2_000 < path.stat().st_size < 60_000
+    )
+    assert (pixels.min(-1) < 0.9).mean() > 0.01 and len(
+        np.unique(pixels.reshape(-1, 3), axis=0)
+    ) > 20, "hardly any ink"
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_text_is_readable_and_inside_the_figure(name):
-    ax = PICTURES[name](None); figure = ax.figure; figure.canvas.draw(); page = figure.bbox
-    texts = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]
+    ax = PICTURES[name](None)
+    figure = ax.figure
+    figure.canvas.draw()
+    page = figure.bbox
+    texts = [
+        t
+        for t in figure.findobj(matplotlib.text.Text)
+        if t.get_text().strip() and t.get_visible()
+    ]
     small = [t.get_text() for t in texts if t.get_fontsize() < 8]
-    ticks = {id(t) for a in (ax.xaxis, ax.yaxis) for k in a.get_major_ticks() for t in (k.label1, k.label2)}
-    outside = [t.get_text() for t in texts if id(t) not in ticks and not page.padded(1).containsx(t.get_window_extent().x1)]
+    ticks = {
+        id(t)
+        for a in (ax.xaxis, ax.yaxis)
+        for k in a.get_major_ticks()
+        for t in (k.label1, k.label2)
+    }
+    outside = [
+        t.get_text()
+        for t in texts
+        if id(t) not in ticks and not page.padded(1).containsx(t.get_window_extent().x1)
+    ]
     assert not small and not outside
-    labels = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text() and page.x0 <= t.get_window_extent().x0 <= page.x1]
-    assert all(a.x1 < b.x0 for a, b in zip(labels, labels[1:])), "tick labels run into each other"
+    labels = [
+        t.get_window_extent()
+        for t in ax.get_xticklabels()
+        if t.get_text() and page.x0 <= t.get_window_extent().x0 <= page.x1
+    ]
+    assert all(a.x1 < b.x0 for a, b in zip(labels, labels[1:])), (
+        "tick labels run into each other"
+    )
 
 
 def test_new_figures_follow_the_style_without_touching_global_settings():
-    before = dict(plt.rcParams); ax = PICTURES["leaderboard"](None)
-    assert dict(plt.rcParams) == before and ax.figure.dpi == 80 and not ax.spines["top"].get_visible()
+    before = dict(plt.rcParams)
+    ax = PICTURES["leaderboard"](None)
+    assert (
+        dict(plt.rcParams) == before
+        and ax.figure.dpi == 80
+        and not ax.spines["top"].get_visible()
+    )
 
 
 def test_stock_curve_says_what_the_step_saves():
-    ax = plots.stock_curve(None, [.9, .94, .95, .99], [100, 150, 200, 400], value=2, currency="$", unit="boxes")
-    assert [t.get_text() for t in ax.texts] == ["95 % to 94 % saves 50 boxes (25.0 %),\n$100"]
+    ax = plots.stock_curve(
+        None,
+        [0.9, 0.94, 0.95, 0.99],
+        [100, 150, 200, 400],
+        value=2,
+        currency="$",
+        unit="boxes",
+    )
+    assert [t.get_text() for t in ax.texts] == [
+        "95 % to 94 % saves 50 boxes (25.0 %),\n$100"
+    ]
 
 
-@pytest.mark.parametrize("call, says", [
-    (lambda: plots.fan(None, [1], [1.], [2], {.3: [1.]}), "neither a median nor a central band"),
-    (lambda: plots.fan(None, [1, 2], [1.], [2], {.5: [1.]}), "lengths differ: ds_history 2, y 1"),
-    (lambda: plots.calibration(None, LEVELS, {"a": [.1]}), "lengths differ: levels 9, shares a 1"),
-    (lambda: plots.stock_curve(None, [.9, .8], [1, 2]), "increasing levels"),
-    (lambda: plots.stock_curve(None, [.8, .9], [1, 2], marks=(.85, .95)), "Levels run from 0.8 to 0.9"),
-    (lambda: plots.leaderboard(None, {"a": np.inf}), "no finite score to draw: a"),
-    (lambda: plots.leaderboard(None, {"a": 1.}, best="least"), "best is low or high: least"),
-    (lambda: plots.folds(None, [5, 9], 4, trained=[5, 10]), "fitted after its origin, origins: 9"),
-])
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (
+            lambda: plots.fan(None, [1], [1.0], [2], {0.3: [1.0]}),
+            "neither a median nor a central band",
+        ),
+        (
+            lambda: plots.fan(None, [1, 2], [1.0], [2], {0.5: [1.0]}),
+            "lengths differ: ds_history 2, y 1",
+        ),
+        (
+            lambda: plots.calibration(None, LEVELS, {"a": [0.1]}),
+            "lengths differ: levels 9, shares a 1",
+        ),
+        (lambda: plots.stock_curve(None, [0.9, 0.8], [1, 2]), "increasing levels"),
+        (
+            lambda: plots.stock_curve(None, [0.8, 0.9], [1, 2], marks=(0.85, 0.95)),
+            "Levels run from 0.8 to 0.9",
+        ),
+        (lambda: plots.leaderboard(None, {"a": np.inf}), "no finite score to draw: a"),
+        (
+            lambda: plots.leaderboard(None, {"a": 1.0}, best="least"),
+            "best is low or high: least",
+        ),
+        (
+            lambda: plots.folds(None, [5, 9], 4, trained=[5, 10]),
+            "fitted after its origin, origins: 9",
+        ),
+    ],
+)
 def test_what_cannot_be_drawn_is_refused(call, says):
-    with pytest.raises(ValueError, match=says): call()
+    with pytest.raises(ValueError, match=says):
+        call()

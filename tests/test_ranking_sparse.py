@@ -1,4 +1,7 @@
-"Matrices and their files against slow ways of doing the same, libpecos' own examples, and everything that can be wrong."
+"""Matrices and their files against slow ways of doing the same, libpecos' own examples,
+and everything that can be wrong.
+"""
+
 import gzip
 
 import numpy as np
@@ -10,288 +13,662 @@ import scipy.sparse as sp
 from forecastlab.ranking import sparse as S
 
 
-def some(rows, columns, density=.2, seed=0, kind="csr", dtype=np.float32):
+def some(rows, columns, density=0.2, seed=0, kind="csr", dtype=np.float32):
     return sp.random(rows, columns, density, kind, dtype=dtype, random_state=seed)
 
 
 # What may come in
 
-@pytest.mark.parametrize("make", [sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array, sp.coo_array, sp.dok_matrix, sp.lil_matrix, np.asarray, lambda A: A.tolist(), np.asfortranarray,
-                                  lambda A: A.astype(int), lambda A: A.astype(np.float64), lambda A: A > 0], ids=lambda f: getattr(f, "__name__", "?"))
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        sp.csr_matrix,
+        sp.csc_matrix,
+        sp.coo_matrix,
+        sp.csr_array,
+        sp.coo_array,
+        sp.dok_matrix,
+        sp.lil_matrix,
+        np.asarray,
+        lambda A: A.tolist(),
+        np.asfortranarray,
+        lambda A: A.astype(int),
+        lambda A: A.astype(np.float64),
+        lambda A: A > 0,
+    ],
+    ids=lambda f: getattr(f, "__name__", "?"),
+)
 def test_features_of_any_kind(make):
-    A = np.round(some(7, 5).toarray()*9); X = S.as_features(make(A))
-    assert X.dtype == np.float32 and (isinstance(X, sp.csr_matrix) and X.has_canonical_format or X.flags.c_contiguous)
-    np.testing.assert_array_equal(X.toarray() if sp.issparse(X) else X, np.asarray(A > 0 if np.asarray(make(A) if not sp.issparse(make(A)) else 0).dtype == bool else A, np.float32))
+    A = np.round(some(7, 5).toarray() * 9)
+    X = S.as_features(make(A))
+    assert X.dtype == np.float32 and (
+        isinstance(X, sp.csr_matrix) and X.has_canonical_format or X.flags.c_contiguous
+    )
+    np.testing.assert_array_equal(
+        X.toarray() if sp.issparse(X) else X,
+        np.asarray(
+            (
+                A > 0
+                if np.asarray(make(A) if not sp.issparse(make(A)) else 0).dtype == bool
+                else A
+            ),
+            np.float32,
+        ),
+    )
 
 
 def test_untidy_rows_are_put_in_order_and_the_argument_is_left_alone():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        counts = rng.integers(0, 6, 9); start = np.concatenate([[0], counts.cumsum()]); index = rng.integers(0, 7, start[-1]); data = rng.normal(size=start[-1])
-        A = sp.csr_matrix((data.copy(), index.copy(), start), shape=(9, 7)); X = S.as_features(A)
+        counts = rng.integers(0, 6, 9)
+        start = np.concatenate([[0], counts.cumsum()])
+        index = rng.integers(0, 7, start[-1])
+        data = rng.normal(size=start[-1])
+        A = sp.csr_matrix((data.copy(), index.copy(), start), shape=(9, 7))
+        X = S.as_features(A)
         slow = np.zeros((9, 7))
         for i in range(9):
-            for p in range(start[i], start[i + 1]): slow[i, index[p]] += data[p]
-        np.testing.assert_allclose(X.toarray(), slow, atol=1e-6); np.testing.assert_array_equal(A.indices, index); np.testing.assert_array_equal(A.data, data)
-    same = S.as_features(some(4, 4)); assert S.as_features(same) is same
-    long = some(5, 6).copy(); long.indices, long.indptr = long.indices.astype(np.int64), long.indptr.astype(np.int64)
+            for p in range(start[i], start[i + 1]):
+                slow[i, index[p]] += data[p]
+        np.testing.assert_allclose(X.toarray(), slow, atol=1e-6)
+        np.testing.assert_array_equal(A.indices, index)
+        np.testing.assert_array_equal(A.data, data)
+    same = S.as_features(some(4, 4))
+    assert S.as_features(same) is same
+    long = some(5, 6).copy()
+    long.indices, long.indptr = (
+        long.indices.astype(np.int64),
+        long.indptr.astype(np.int64),
+    )
     assert S.as_features(long).indices.dtype == np.int32
-    start, index, value = S.arrays(S.as_features(long)); assert (start.dtype, index.dtype, value.dtype) == (np.int64, np.int32, np.float32)
+    start, index, value = S.arrays(S.as_features(long))
+    assert (start.dtype, index.dtype, value.dtype) == (np.int64, np.int32, np.float32)
 
 
 def test_features_that_cannot_be():
-    A = some(6, 4, .9).tolil(); A[2, 1], A[5, 0] = np.nan, -np.inf
-    with pytest.raises(ValueError, match="2 values that are NaN, infinite or too large for float32, in rows: 2, 5"): S.as_features(A.tocsr())
-    with pytest.raises(ValueError, match="in rows: 1"): S.as_features(np.array([[1, 2], [1e300, 0]]))
-    with pytest.raises(ValueError, match="7 features, 4 are expected"): S.as_features(np.zeros((2, 7)), features=4)
-    for bad in (np.zeros(3), np.zeros((1, 2, 3)), 5., np.array([["a"]]), np.array([[None]]), np.zeros((2, 2), complex), [[1], [1, 2]], some(2, 2).astype(complex)):
-        with pytest.raises(ValueError): S.as_features(bad)
+    A = some(6, 4, 0.9).tolil()
+    A[2, 1], A[5, 0] = np.nan, -np.inf
+    with pytest.raises(
+        ValueError,
+        match="2 values that are NaN, infinite or too large for float32, in rows: 2, 5",
+    ):
+        S.as_features(A.tocsr())
+    with pytest.raises(ValueError, match="in rows: 1"):
+        S.as_features(np.array([[1, 2], [1e300, 0]]))
+    with pytest.raises(ValueError, match="7 features, 4 are expected"):
+        S.as_features(np.zeros((2, 7)), features=4)
+    for bad in (
+        np.zeros(3),
+        np.zeros((1, 2, 3)),
+        5.0,
+        np.array([["a"]]),
+        np.array([[None]]),
+        np.zeros((2, 2), complex),
+        [[1], [1, 2]],
+        some(2, 2).astype(complex),
+    ):
+        with pytest.raises(ValueError):
+            S.as_features(bad)
     for where, value in (("indices", -1), ("indices", 9), ("indptr", 99)):
-        B = some(5, 6, .9).copy(); getattr(B, where)[2] = value
-        with pytest.raises(ValueError, match="no sound sparse matrix"): S.as_features(B)
+        B = some(5, 6, 0.9).copy()
+        getattr(B, where)[2] = value
+        with pytest.raises(ValueError, match="no sound sparse matrix"):
+            S.as_features(B)
 
 
 def test_labels():
-    Y = S.as_labels(sp.csr_matrix(([1., 0, 2], ([0, 1, 2], [1, 1, 0])), shape=(4, 3)))
+    Y = S.as_labels(sp.csr_matrix(([1.0, 0, 2], ([0, 1, 2], [1, 1, 0])), shape=(4, 3)))
     assert Y.nnz == 2 and Y.shape == (4, 3) and Y.data.tolist() == [1, 2]
     assert S.as_labels(np.array([[True, False]])).toarray().tolist() == [[1, 0]]
-    with pytest.raises(ValueError, match="-1"): S.as_labels([[1, -1]])
-    with pytest.raises(ValueError, match="4 rows, the features have 3"): S.as_labels(Y, rows=3)
-    with pytest.raises(ValueError, match="2 rows of Y have no label: 1, 3"): S.as_labels(Y, allow_empty=False)
+    with pytest.raises(ValueError, match="-1"):
+        S.as_labels([[1, -1]])
+    with pytest.raises(ValueError, match="4 rows, the features have 3"):
+        S.as_labels(Y, rows=3)
+    with pytest.raises(ValueError, match="2 rows of Y have no label: 1, 3"):
+        S.as_labels(Y, allow_empty=False)
     assert S.as_labels(np.zeros((0, 5))).shape == (0, 5)
 
 
 # Rows and columns
 
+
 def test_rows_of_length_1():
-    A = some(50, 30, .1); A = S.vstack([A, sp.csr_matrix((3, 30), dtype=np.float32), A])
+    A = some(50, 30, 0.1)
+    A = S.vstack([A, sp.csr_matrix((3, 30), dtype=np.float32), A])
     for B in (A, A.toarray()):
-        L = S.l2_rows(B); L = L.toarray() if sp.issparse(L) else L; norm = np.linalg.norm(A.toarray(), axis=1, keepdims=True)
-        np.testing.assert_allclose(L, A.toarray()/np.where(norm > 0, norm, 1), atol=1e-7); assert L.dtype == np.float32
+        L = S.l2_rows(B)
+        L = L.toarray() if sp.issparse(L) else L
+        norm = np.linalg.norm(A.toarray(), axis=1, keepdims=True)
+        np.testing.assert_allclose(
+            L, A.toarray() / np.where(norm > 0, norm, 1), atol=1e-7
+        )
+        assert L.dtype == np.float32
     assert S.l2_rows(sp.csr_matrix((3, 3), dtype=np.float32)).nnz == 0
-    assert abs(S.l2_rows(A*np.float32(1e25)) - S.l2_rows(A)).max() < 1e-6                     # no overflow of squares
+    # no overflow of squares
+    assert abs(S.l2_rows(A * np.float32(1e25)) - S.l2_rows(A)).max() < 1e-6
 
 
-def test_softmax_of_rows():                                                            # libpecos' example, whole numbers in
-    A = sp.csr_matrix((np.array([1, 2, 3, 4, 5, 6]), np.array([0, 2, 2, 0, 1, 2]), np.array([0, 2, 3, 6])), shape=(3, 3))
-    np.testing.assert_allclose(S.softmax_rows(A).toarray(), [[0.2689414214, 0, 0.7310585786], [0, 0, 1], [0.0900305732, 0.2447284711, 0.6652409558]], atol=1e-6)
-    assert S.softmax_rows(A*1000).toarray()[0].tolist() == [0, 0, 1] and S.softmax_rows(sp.csr_matrix((2, 2))).nnz == 0
+# libpecos' example, whole numbers in
+def test_softmax_of_rows():
+    A = sp.csr_matrix(
+        (
+            np.array([1, 2, 3, 4, 5, 6]),
+            np.array([0, 2, 2, 0, 1, 2]),
+            np.array([0, 2, 3, 6]),
+        ),
+        shape=(3, 3),
+    )
+    np.testing.assert_allclose(
+        S.softmax_rows(A).toarray(),
+        [
+            [0.2689414214, 0, 0.7310585786],
+            [0, 0, 1],
+            [0.0900305732, 0.2447284711, 0.6652409558],
+        ],
+        atol=1e-6,
+    )
+    assert (
+        S.softmax_rows(A * 1000).toarray()[0].tolist() == [0, 0, 1]
+        and S.softmax_rows(sp.csr_matrix((2, 2))).nnz == 0
+    )
 
 
 def test_rows_and_columns_times_factors():
-    A = np.array([[-5., 1, 0, 10], [0, 2, 0, 1], [-10, 11, 2, 0]]); v, w = np.array([3., 4, 5]), np.array([3., 4, 5, 6])
+    A = np.array([[-5.0, 1, 0, 10], [0, 2, 0, 1], [-10, 11, 2, 0]])
+    v, w = np.array([3.0, 4, 5]), np.array([3.0, 4, 5, 6])
     R, C = S.scale_rows(sp.csr_matrix(A), v), S.scale_columns(sp.csc_matrix(A), w)
     assert isinstance(R, sp.csr_matrix) and isinstance(C, sp.csc_matrix)
-    np.testing.assert_array_equal(R.toarray(), A*v[:, None]); np.testing.assert_array_equal(C.toarray(), A*w); np.testing.assert_array_equal(S.scale_columns(A, w), A*w)
-    np.testing.assert_array_equal(S.scale_rows(sp.csc_matrix(A), v).toarray(), A*v[:, None])
-    with pytest.raises(ValueError, match="factors"): S.scale_columns(sp.csc_matrix(A), v)
+    np.testing.assert_array_equal(R.toarray(), A * v[:, None])
+    np.testing.assert_array_equal(C.toarray(), A * w)
+    np.testing.assert_array_equal(S.scale_columns(A, w), A * w)
+    np.testing.assert_array_equal(
+        S.scale_rows(sp.csc_matrix(A), v).toarray(), A * v[:, None]
+    )
+    with pytest.raises(ValueError, match="factors"):
+        S.scale_columns(sp.csc_matrix(A), v)
 
 
 @pytest.mark.parametrize("make", [sp.csr_matrix, sp.csc_matrix, np.asarray])
 def test_stacks(make):
-    A = np.array([[-5., 1, 0, 10], [0, 2, 0, 1], [-10, 11, 2, 0]]); X = make(A)
+    A = np.array([[-5.0, 1, 0, 10], [0, 2, 0, 1], [-10, 11, 2, 0]])
+    X = make(A)
     for ours, numpy in ((S.hstack, np.hstack), (S.vstack, np.vstack)):
-        B = ours([X, X]); assert type(B) is type(X) and B.dtype == X.dtype
-        np.testing.assert_array_equal(B.toarray() if sp.issparse(B) else B, numpy([A, A]))
-    B = S.block_diag([X, X]); assert B.format == ("csc" if make is sp.csc_matrix else "csr")
-    np.testing.assert_array_equal(B.toarray(), np.block([[A, 0*A], [0*A, A]])); assert B.dtype == X.dtype
-    with pytest.raises(ValueError, match="nothing"): S.hstack([])
-    with pytest.raises(ValueError, match="number of columns"): S.vstack([X, X[:, :2]])
+        B = ours([X, X])
+        assert type(B) is type(X) and B.dtype == X.dtype
+        np.testing.assert_array_equal(
+            B.toarray() if sp.issparse(B) else B, numpy([A, A])
+        )
+    B = S.block_diag([X, X])
+    assert B.format == ("csc" if make is sp.csc_matrix else "csr")
+    np.testing.assert_array_equal(B.toarray(), np.block([[A, 0 * A], [0 * A, A]]))
+    assert B.dtype == X.dtype
+    with pytest.raises(ValueError, match="nothing"):
+        S.hstack([])
+    with pytest.raises(ValueError, match="number of columns"):
+        S.vstack([X, X[:, :2]])
 
 
 def test_stacks_keep_the_order_within_a_row():
-    P, Q = S.ordered(some(6, 9, .6)), S.ordered(some(6, 9, .6, seed=1))
-    np.testing.assert_array_equal(S.vstack([P, Q]).indices, np.concatenate([P.indices, Q.indices])); np.testing.assert_array_equal(S.block_diag([P, Q]).indices, np.concatenate([P.indices, Q.indices + 9]))
+    P, Q = S.ordered(some(6, 9, 0.6)), S.ordered(some(6, 9, 0.6, seed=1))
+    np.testing.assert_array_equal(
+        S.vstack([P, Q]).indices, np.concatenate([P.indices, Q.indices])
+    )
+    np.testing.assert_array_equal(
+        S.block_diag([P, Q]).indices, np.concatenate([P.indices, Q.indices + 9])
+    )
     H = S.hstack([P, Q])
-    for i in range(6): np.testing.assert_array_equal(H.indices[H.indptr[i]:H.indptr[i + 1]], np.concatenate([P.indices[P.indptr[i]:P.indptr[i + 1]], Q.indices[Q.indptr[i]:Q.indptr[i + 1]] + 9]))
+    for i in range(6):
+        np.testing.assert_array_equal(
+            H.indices[H.indptr[i] : H.indptr[i + 1]],
+            np.concatenate(
+                [
+                    P.indices[P.indptr[i] : P.indptr[i + 1]],
+                    Q.indices[Q.indptr[i] : Q.indptr[i + 1]] + 9,
+                ]
+            ),
+        )
 
 
 def test_rows_chosen_and_the_rest_made_zero():
-    A = np.array([[-5., 1], [0, 2], [2, 0], [1.2, 0]]); dense, sparse = S.take_rows([A, sp.csr_matrix(A)], [0, 2, 1])
+    A = np.array([[-5.0, 1], [0, 2], [2, 0], [1.2, 0]])
+    dense, sparse = S.take_rows([A, sp.csr_matrix(A)], [0, 2, 1])
     assert type(dense) is np.ndarray and type(sparse) is sp.csr_matrix
-    np.testing.assert_array_equal(dense, A[[0, 2, 1]]); np.testing.assert_array_equal(sparse.toarray(), A[[0, 2, 1]])
+    np.testing.assert_array_equal(dense, A[[0, 2, 1]])
+    np.testing.assert_array_equal(sparse.toarray(), A[[0, 2, 1]])
     for bad in ([4], [-1]):
-        with pytest.raises(ValueError, match="rows 0 to 3 only"): S.take_rows([A], bad)
+        with pytest.raises(ValueError, match="rows 0 to 3 only"):
+            S.take_rows([A], bad)
     B = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 0, 0]])
     for kind in ("coo", "csr", "csc"):
-        kept = S.only(sp.coo_matrix(B).asformat(kind), [1, 2], [0, 2]); assert kept.format == kind
-        np.testing.assert_array_equal(kept.toarray(), B*np.isin(range(4), [1, 2])[:, None]*np.isin(range(4), [0, 2]))
+        kept = S.only(sp.coo_matrix(B).asformat(kind), [1, 2], [0, 2])
+        assert kept.format == kind
+        np.testing.assert_array_equal(
+            kept.toarray(),
+            B * np.isin(range(4), [1, 2])[:, None] * np.isin(range(4), [0, 2]),
+        )
 
 
 # Best first
 
+
 @pytest.mark.parametrize("k", [None, 1, 3, 60, 2000])
 @pytest.mark.parametrize("columns", [8, 1500])
 def test_order_against_sorting_in_python(k, columns):
-    rng = np.random.default_rng(columns); P = some(12, columns, .9, seed=3); P.data = rng.integers(0, 9, P.nnz).astype(np.float32)/4                # many equal scores
-    P = S.vstack([P, sp.csr_matrix((1, columns), dtype=np.float32)]); shuffled = P.copy()
+    # many equal scores
+    rng = np.random.default_rng(columns)
+    P = some(12, columns, 0.9, seed=3)
+    P.data = rng.integers(0, 9, P.nnz).astype(np.float32) / 4
+    P = S.vstack([P, sp.csr_matrix((1, columns), dtype=np.float32)])
+    shuffled = P.copy()
     for i in range(13):
-        at = slice(P.indptr[i], P.indptr[i + 1]); p = rng.permutation(at.stop - at.start); shuffled.indices[at], shuffled.data[at] = P.indices[at][p], P.data[at][p]
+        at = slice(P.indptr[i], P.indptr[i + 1])
+        p = rng.permutation(at.stop - at.start)
+        shuffled.indices[at], shuffled.data[at] = P.indices[at][p], P.data[at][p]
     O, C = S.ordered(shuffled, k), S.ordered(shuffled.T, k)
     assert isinstance(C, sp.csc_matrix) and isinstance(O, sp.csr_matrix)
     np.testing.assert_array_equal(O.indices, C.indices)
     for i in range(13):
-        row = sorted(zip(-P.data[P.indptr[i]:P.indptr[i + 1]], P.indices[P.indptr[i]:P.indptr[i + 1]]))[:k]
-        assert O.indices[O.indptr[i]:O.indptr[i + 1]].tolist() == [j for _, j in row] and O.data[O.indptr[i]:O.indptr[i + 1]].tolist() == [-s for s, _ in row]
+        row = sorted(
+            zip(
+                -P.data[P.indptr[i] : P.indptr[i + 1]],
+                P.indices[P.indptr[i] : P.indptr[i + 1]],
+            )
+        )[:k]
+        assert O.indices[O.indptr[i] : O.indptr[i + 1]].tolist() == [
+            j for _, j in row
+        ] and O.data[O.indptr[i] : O.indptr[i + 1]].tolist() == [-s for s, _ in row]
 
 
 @pytest.mark.parametrize("make", [sp.csr_matrix, sp.csc_matrix])
 def test_order_of_libpecos_example(make):
-    A = make((np.array([1, 2, 3, 4, 5, 6]), np.array([0, 2, 2, 0, 1, 2]), np.array([0, 2, 3, 6])), shape=(3, 3)); B = S.ordered(A)
-    assert isinstance(B, make) and B.data.tolist() == [2, 1, 3, 6, 5, 4] and B.indices.tolist() == [2, 0, 2, 2, 1, 0]
+    A = make(
+        (
+            np.array([1, 2, 3, 4, 5, 6]),
+            np.array([0, 2, 2, 0, 1, 2]),
+            np.array([0, 2, 3, 6]),
+        ),
+        shape=(3, 3),
+    )
+    B = S.ordered(A)
+    assert (
+        isinstance(B, make)
+        and B.data.tolist() == [2, 1, 3, 6, 5, 4]
+        and B.indices.tolist() == [2, 0, 2, 2, 1, 0]
+    )
     np.testing.assert_array_equal(A.toarray(), B.toarray())
-    with pytest.raises(ValueError, match="1 scores are NaN"): S.ordered(make(np.array([[1, np.nan]])))
+    with pytest.raises(ValueError, match="1 scores are NaN"):
+        S.ordered(make(np.array([[1, np.nan]])))
 
 
 def test_strongest_entries():
-    X = np.array([[-5., 1, 2, 10], [-4, 2, 0, 1], [-10, 11, 2, 1]])
-    np.testing.assert_array_equal(S.strongest(X, 2, batch=2).toarray(), [[-5, 0, 0, 10], [-4, 2, 0, 0], [-10, 11, 0, 0]])
-    np.testing.assert_array_equal(S.strongest(X, 1000, batch=1000).toarray(), X); np.testing.assert_array_equal(S.strongest(X).toarray(), X)
-    X = np.random.default_rng(0).normal(size=(40, 17)); cut = -np.sort(-abs(X), axis=1)[:, 4:5]
-    np.testing.assert_array_equal(S.strongest(X, 5, batch=7).toarray(), X*(abs(X) >= cut))
+    X = np.array([[-5.0, 1, 2, 10], [-4, 2, 0, 1], [-10, 11, 2, 1]])
+    np.testing.assert_array_equal(
+        S.strongest(X, 2, batch=2).toarray(),
+        [[-5, 0, 0, 10], [-4, 2, 0, 0], [-10, 11, 0, 0]],
+    )
+    np.testing.assert_array_equal(S.strongest(X, 1000, batch=1000).toarray(), X)
+    np.testing.assert_array_equal(S.strongest(X).toarray(), X)
+    X = np.random.default_rng(0).normal(size=(40, 17))
+    cut = -np.sort(-abs(X), axis=1)[:, 4:5]
+    np.testing.assert_array_equal(
+        S.strongest(X, 5, batch=7).toarray(), X * (abs(X) >= cut)
+    )
 
 
-def test_inner_products():                                                             # libpecos' example to 1e-9, then a random one
-    X = sp.csr_matrix(np.array([[1, 0], [.5, .5], [0, 1]], np.float32)); Y = sp.csr_matrix(np.array([[.5, 0], [0, 1], [1, 0], [0, .5]], np.float32))
+# libpecos' example to 1e-9, then a random one
+def test_inner_products():
+    X = sp.csr_matrix(np.array([[1, 0], [0.5, 0.5], [0, 1]], np.float32))
+    Y = sp.csr_matrix(np.array([[0.5, 0], [0, 1], [1, 0], [0, 0.5]], np.float32))
     for x in (X, X.toarray()):
-        for y in (Y.T, Y.toarray().T): np.testing.assert_allclose(S.inner_products(x, y, np.array([0, 1, 2], np.uint32), np.array([1, 2, 3], np.uint32)), [0, .5, .5], atol=1e-9)
-    A, B = some(30, 20), some(20, 40, kind="csc"); rng = np.random.default_rng(0); r, c = rng.integers(0, 30, 500), rng.integers(0, 40, 500)
-    np.testing.assert_allclose(S.inner_products(A, B, r, c, batch=64), (A @ B).toarray()[r, c], atol=1e-6)
-    with pytest.raises(ValueError, match="do not fit"): S.inner_products(A, B.T, r, c)
+        for y in (Y.T, Y.toarray().T):
+            np.testing.assert_allclose(
+                S.inner_products(
+                    x, y, np.array([0, 1, 2], np.uint32), np.array([1, 2, 3], np.uint32)
+                ),
+                [0, 0.5, 0.5],
+                atol=1e-9,
+            )
+    A, B = some(30, 20), some(20, 40, kind="csc")
+    rng = np.random.default_rng(0)
+    r, c = rng.integers(0, 30, 500), rng.integers(0, 40, 500)
+    np.testing.assert_allclose(
+        S.inner_products(A, B, r, c, batch=64), (A @ B).toarray()[r, c], atol=1e-6
+    )
+    with pytest.raises(ValueError, match="do not fit"):
+        S.inner_products(A, B.T, r, c)
 
 
-def test_products():                                                                   # libpecos' example to 1e-9, then random ones
-    X = sp.csr_matrix(np.array([[1, 0], [.5, .5], [0, 1]], np.float32)); Y = sp.csr_matrix(np.array([[.5, 0], [0, 1], [1, 0], [0, .5]], np.float32))
-    np.testing.assert_allclose(S.product(X, Y.T, threads=2).toarray(), [[.5, 0, 1, 0], [.25, .5, .5, .25], [0, 1, 0, .5]], atol=1e-9)
-    for seed, (n, m, d, density) in enumerate([(1, 1, 1, 1), (50, 40, 30, .2), (7, 300, 900, .05), (300, 9, 4, .01), (0, 3, 4, .5), (3, 0, 4, .5), (3, 4, 0, .5)]):
-        A, B = some(n, m, density, seed), some(m, d, density, seed + 1); exact = A.toarray().astype(np.float64) @ B.toarray()
+# libpecos' example to 1e-9, then random ones
+def test_products():
+    X = sp.csr_matrix(np.array([[1, 0], [0.5, 0.5], [0, 1]], np.float32))
+    Y = sp.csr_matrix(np.array([[0.5, 0], [0, 1], [1, 0], [0, 0.5]], np.float32))
+    np.testing.assert_allclose(
+        S.product(X, Y.T, threads=2).toarray(),
+        [[0.5, 0, 1, 0], [0.25, 0.5, 0.5, 0.25], [0, 1, 0, 0.5]],
+        atol=1e-9,
+    )
+    for seed, (n, m, d, density) in enumerate(
+        [
+            (1, 1, 1, 1),
+            (50, 40, 30, 0.2),
+            (7, 300, 900, 0.05),
+            (300, 9, 4, 0.01),
+            (0, 3, 4, 0.5),
+            (3, 0, 4, 0.5),
+            (3, 4, 0, 0.5),
+        ]
+    ):
+        A, B = some(n, m, density, seed), some(m, d, density, seed + 1)
+        exact = A.toarray().astype(np.float64) @ B.toarray()
         for threads in (1, 3):
-            P = S.product(A, B, threads); assert P.has_sorted_indices and P.dtype == np.float32 and P.shape == (n, d)
+            P = S.product(A, B, threads)
+            assert P.has_sorted_indices and P.dtype == np.float32 and P.shape == (n, d)
             np.testing.assert_allclose(P.toarray(), exact, atol=1e-6)
             assert P.nnz == (abs(A) @ abs(B)).nnz
-    with pytest.raises(ValueError, match="do not fit"): S.product(X, Y)
+    with pytest.raises(ValueError, match="do not fit"):
+        S.product(X, Y)
 
 
 # Files of matrices
 
-@pytest.mark.parametrize("A", [some(30, 20), some(30, 20, kind="csc"), sp.csr_matrix((3, 4), dtype=np.float32), some(9, 9, dtype=np.float64), some(9, 9).toarray(), np.zeros((0, 3), np.float32)], ids=["csr", "csc", "empty", "float64", "dense", "no rows"])
+
+@pytest.mark.parametrize(
+    "A",
+    [
+        some(30, 20),
+        some(30, 20, kind="csc"),
+        sp.csr_matrix((3, 4), dtype=np.float32),
+        some(9, 9, dtype=np.float64),
+        some(9, 9).toarray(),
+        np.zeros((0, 3), np.float32),
+    ],
+    ids=["csr", "csc", "empty", "float64", "dense", "no rows"],
+)
 def test_a_matrix_comes_back(A, tmp_path):
-    file = tmp_path/"A.some.name"; S.save_matrix(file, A)
+    file = tmp_path / "A.some.name"
+    S.save_matrix(file, A)
     assert [p.name for p in tmp_path.iterdir()] == ["A.some.name"]
     for mmap in (False, True):
-        B = S.load_matrix(file, mmap=mmap); assert type(B) is type(A) or isinstance(B, np.memmap); assert B.dtype == A.dtype
-        np.testing.assert_array_equal(B.toarray() if sp.issparse(B) else B, A.toarray() if sp.issparse(A) else A)
-    if sp.issparse(A): assert sp.load_npz(file).format == A.format
+        B = S.load_matrix(file, mmap=mmap)
+        assert type(B) is type(A) or isinstance(B, np.memmap)
+        assert B.dtype == A.dtype
+        np.testing.assert_array_equal(
+            B.toarray() if sp.issparse(B) else B, A.toarray() if sp.issparse(A) else A
+        )
+    if sp.issparse(A):
+        assert sp.load_npz(file).format == A.format
 
 
 def test_files_of_scipy_are_read(tmp_path):
-    for A in (some(9, 7), some(9, 7, kind="csc"), some(9, 7, kind="coo"), sp.csr_array(some(9, 7))):
+    for A in (
+        some(9, 7),
+        some(9, 7, kind="csc"),
+        some(9, 7, kind="coo"),
+        sp.csr_array(some(9, 7)),
+    ):
         for compressed in (False, True):
-            sp.save_npz(tmp_path/"A.npz", A, compressed=compressed)
+            sp.save_npz(tmp_path / "A.npz", A, compressed=compressed)
             for mmap in (False, True) if A.format != "coo" else (False,):
-                B = S.load_matrix(tmp_path/"A.npz", mmap=mmap); assert isinstance(B, (sp.csr_matrix, sp.csc_matrix)) and B.has_sorted_indices
+                B = S.load_matrix(tmp_path / "A.npz", mmap=mmap)
+                assert (
+                    isinstance(B, (sp.csr_matrix, sp.csc_matrix))
+                    and B.has_sorted_indices
+                )
                 np.testing.assert_array_equal(B.toarray(), A.toarray())
 
 
 def test_mapped_matrices_are_aligned_and_the_file_stays(tmp_path):
-    A = some(300, 200); S.save_matrix(tmp_path/"A.npz", A); B = S.load_matrix(tmp_path/"A.npz", mmap=True); B.data[:] = 0
-    assert B.data.ctypes.data % 64 == 0 and B.indices.ctypes.data % 64 == 0 and type(B.data) is np.ndarray
-    np.testing.assert_array_equal(S.load_matrix(tmp_path/"A.npz").toarray(), A.toarray())
+    A = some(300, 200)
+    S.save_matrix(tmp_path / "A.npz", A)
+    B = S.load_matrix(tmp_path / "A.npz", mmap=True)
+    B.data[:] = 0
+    assert (
+        B.data.ctypes.data % 64 == 0
+        and B.indices.ctypes.data % 64 == 0
+        and type(B.data) is np.ndarray
+    )
+    np.testing.assert_array_equal(
+        S.load_matrix(tmp_path / "A.npz").toarray(), A.toarray()
+    )
 
 
 class Trap:
     "A pickle that would tell on the reader."
-    def __reduce__(self): return (pytest.fail, ("code in a matrix file was executed",))
+
+    def __reduce__(self):
+        return (pytest.fail, ("code in a matrix file was executed",))
 
 
 def test_files_that_cannot_be(tmp_path):
-    S.save_matrix(tmp_path/"A.npz", some(300, 200)); whole = (tmp_path/"A.npz").read_bytes()
-    np.save(tmp_path/"trap.npy", np.array([Trap()], object), allow_pickle=True); np.savez(tmp_path/"trap.npz", data=np.array([Trap()], object), format=np.array(b"csr"))
-    B = some(5, 5, .9).copy(); B.indices[0] = 77; S.save_matrix(tmp_path/"outside.npz", B)
-    np.savez(tmp_path/"other.npz", a=np.zeros(3)); (tmp_path/"text.npz").write_text("hello"); (tmp_path/"nothing.npz").write_bytes(b"")
-    for size in (10, 500, len(whole)//2, len(whole) - 30): (tmp_path/f"cut{size}.npz").write_bytes(whole[:size])
+    S.save_matrix(tmp_path / "A.npz", some(300, 200))
+    whole = (tmp_path / "A.npz").read_bytes()
+    np.save(tmp_path / "trap.npy", np.array([Trap()], object), allow_pickle=True)
+    np.savez(
+        tmp_path / "trap.npz", data=np.array([Trap()], object), format=np.array(b"csr")
+    )
+    B = some(5, 5, 0.9).copy()
+    B.indices[0] = 77
+    S.save_matrix(tmp_path / "outside.npz", B)
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "nothing.npz").write_bytes(b"")
+    for size in (10, 500, len(whole) // 2, len(whole) - 30):
+        (tmp_path / f"cut{size}.npz").write_bytes(whole[:size])
     for file in tmp_path.iterdir():
-        if file.name == "A.npz": continue
-        with pytest.raises(ValueError, match="holds no sound matrix"): S.load_matrix(file)
+        if file.name == "A.npz":
+            continue
+        with pytest.raises(ValueError, match="holds no sound matrix"):
+            S.load_matrix(file)
         if file.name != "outside.npz":
-            with pytest.raises(ValueError, match="holds no sound matrix"): S.load_matrix(file, mmap=True)
-    with pytest.raises(FileNotFoundError, match="no such matrix file"): S.load_matrix(tmp_path/"none.npz")
+            with pytest.raises(ValueError, match="holds no sound matrix"):
+                S.load_matrix(file, mmap=True)
+    with pytest.raises(FileNotFoundError, match="no such matrix file"):
+        S.load_matrix(tmp_path / "none.npz")
 
 
 def test_fixtures_of_libpecos_are_read(mirror):
-    folder = mirror/"ranking"/"pecos-tst-data"
-    if not folder.exists(): pytest.skip("no pecos-tst-data in the mirror")
+    folder = mirror / "ranking" / "pecos-tst-data"
+    if not folder.exists():
+        pytest.skip("no pecos-tst-data in the mirror")
     found = [S.load_matrix(p) for p in sorted(folder.rglob("*.npz"))]
-    assert len(found) > 10 and all(isinstance(A, (sp.csr_matrix, sp.csc_matrix)) for A in found)
+    assert len(found) > 10 and all(
+        isinstance(A, (sp.csr_matrix, sp.csc_matrix)) for A in found
+    )
 
 
 # Files of text
 
+
 def xc(tmp_path, text, name="a.txt", **k):
-    (tmp_path/name).write_bytes(text.encode()); return S.read_xc(tmp_path/name, **k)
+    (tmp_path / name).write_bytes(text.encode())
+    return S.read_xc(tmp_path / name, **k)
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 1 << 20])
 def test_text_against_python(block, tmp_path):
-    rng = np.random.default_rng(0); X, Y = some(60, 40, .1), S.binary(some(60, 20, .1, seed=1)); X.data = (rng.normal(size=X.nnz)*10.**rng.integers(-30, 30, X.nnz)).astype(np.float32)
-    S.write_xc(tmp_path/"a.txt", X, Y); A, B = S.read_xc(tmp_path/"a.txt", block=block)
-    np.testing.assert_array_equal(A.toarray(), X.toarray()); np.testing.assert_array_equal(B.toarray(), Y.toarray())                            # every bit of every float32
-    S.write_xc(tmp_path/"a.txt.gz", X, Y); assert gzip.open(tmp_path/"a.txt.gz").read() == (tmp_path/"a.txt").read_bytes()
-    np.testing.assert_array_equal(S.read_xc(tmp_path/"a.txt.gz", block=block)[0].toarray(), X.toarray())
+    rng = np.random.default_rng(0)
+    X, Y = some(60, 40, 0.1), S.binary(some(60, 20, 0.1, seed=1))
+    X.data = (rng.normal(size=X.nnz) * 10.0 ** rng.integers(-30, 30, X.nnz)).astype(
+        np.float32
+    )
+    S.write_xc(tmp_path / "a.txt", X, Y)
+    A, B = S.read_xc(tmp_path / "a.txt", block=block)
+    # every bit of every float32
+    np.testing.assert_array_equal(A.toarray(), X.toarray())
+    np.testing.assert_array_equal(B.toarray(), Y.toarray())
+    S.write_xc(tmp_path / "a.txt.gz", X, Y)
+    assert gzip.open(tmp_path / "a.txt.gz").read() == (tmp_path / "a.txt").read_bytes()
+    np.testing.assert_array_equal(
+        S.read_xc(tmp_path / "a.txt.gz", block=block)[0].toarray(), X.toarray()
+    )
 
 
-@pytest.mark.parametrize("number", ["1", "-1", "+1.5", ".5", "5.", "1e3", "1E-3", "-1.25e+2", "0.1", "3.4028235e38", "1e-45", "123456789012345678901234567890", "0.000000000000000000000000001234567", "00012.500", "1e-400"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1",
+        "-1",
+        "+1.5",
+        ".5",
+        "5.",
+        "1e3",
+        "1E-3",
+        "-1.25e+2",
+        "0.1",
+        "3.4028235e38",
+        "1e-45",
+        "123456789012345678901234567890",
+        "0.000000000000000000000000001234567",
+        "00012.500",
+        "1e-400",
+    ],
+)
 def test_numbers(number, tmp_path):
     assert xc(tmp_path, f"1 1 1\n0 0:{number}\n")[0][0, 0] == np.float32(float(number))
 
 
 def test_forms_of_lines(tmp_path):
-    X, Y = xc(tmp_path, "\ufeff7 4 3\r\n0,2 1:1\t 3:2 \r\n 0:1\r\n0:1\r\n2\r\n\r\n1,1,1 2:1 2:3 0:1\r\n0 3:1")
-    assert Y.toarray().tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]]
-    assert X.toarray().tolist() == [[0, 1, 0, 2], [1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 4, 0], [0, 0, 0, 1]]
-    X, Y = xc(tmp_path, "2 4 3\n\n1 0:1\n\n\n"); assert X.shape == (2, 4) and Y.toarray().tolist() == [[0, 0, 0], [0, 1, 0]]
+    X, Y = xc(
+        tmp_path,
+        "\ufeff7 4 3\r\n0,2 1:1\t 3:2 \r\n 0:1\r\n0:1\r\n2\r\n\r\n1,1,1 2:1 2:3"
+        " 0:1\r\n0 3:1",
+    )
+    assert Y.toarray().tolist() == [
+        [1, 0, 1],
+        [0, 0, 0],
+        [0, 0, 0],
+        [0, 0, 1],
+        [0, 0, 0],
+        [0, 1, 0],
+        [1, 0, 0],
+    ]
+    assert X.toarray().tolist() == [
+        [0, 1, 0, 2],
+        [1, 0, 0, 0],
+        [1, 0, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+        [1, 0, 4, 0],
+        [0, 0, 0, 1],
+    ]
+    X, Y = xc(tmp_path, "2 4 3\n\n1 0:1\n\n\n")
+    assert X.shape == (2, 4) and Y.toarray().tolist() == [[0, 0, 0], [0, 1, 0]]
     assert [A.shape for A in xc(tmp_path, "0 4 3\n")] == [(0, 4), (0, 3)]
 
 
-@pytest.mark.parametrize("line, fault", [("0 1=1", "lacks a colon"), ("0 1", "lacks a colon"), ("3 1:1", "names a label"), ("0 4:1", "names a feature"), ("a 1:1", "expects a label"), ("0, 1:1", "expects a label"), ("0,,1 1:1", "expects a label"),
-                                         ("0,1:1", "expects a label"), ("-1 1:1", "expects a label"), ("0 1:x", "no finite number"), ("0 1:", "no finite number"), ("0 1:nan", "no finite number"), ("0 1:inf", "no finite number"),
-                                         ("0 1:1e39", "no finite number"), ("0 1:1e", "no finite number"), ("0 1:1:2", "no finite number"), ("0 1:1,2:1", "no finite number"), ("0 1:1 2", "lacks a colon"), ("0 1 :1", "lacks a colon"), ("0.5 1:1", "expects a label")])
+@pytest.mark.parametrize(
+    "line, fault",
+    [
+        ("0 1=1", "lacks a colon"),
+        ("0 1", "lacks a colon"),
+        ("3 1:1", "names a label"),
+        ("0 4:1", "names a feature"),
+        ("a 1:1", "expects a label"),
+        ("0, 1:1", "expects a label"),
+        ("0,,1 1:1", "expects a label"),
+        ("0,1:1", "expects a label"),
+        ("-1 1:1", "expects a label"),
+        ("0 1:x", "no finite number"),
+        ("0 1:", "no finite number"),
+        ("0 1:nan", "no finite number"),
+        ("0 1:inf", "no finite number"),
+        ("0 1:1e39", "no finite number"),
+        ("0 1:1e", "no finite number"),
+        ("0 1:1:2", "no finite number"),
+        ("0 1:1,2:1", "no finite number"),
+        ("0 1:1 2", "lacks a colon"),
+        ("0 1 :1", "lacks a colon"),
+        ("0.5 1:1", "expects a label"),
+    ],
+)
 @pytest.mark.parametrize("block", [5, 1 << 20])
 def test_malformed_lines_are_named(line, fault, block, tmp_path):
-    with pytest.raises(ValueError) as e: xc(tmp_path, f"4 4 3\n0 1:1\n\n{line}\n1 2:3\n", block=block)
-    assert "line 4 of " in str(e.value) and fault in str(e.value) and line in str(e.value)
+    with pytest.raises(ValueError) as e:
+        xc(tmp_path, f"4 4 3\n0 1:1\n\n{line}\n1 2:3\n", block=block)
+    assert (
+        "line 4 of " in str(e.value) and fault in str(e.value) and line in str(e.value)
+    )
 
 
-@pytest.mark.parametrize("text, fault", [("", "line 1"), ("1 2\n", "line 1"), ("1 2 x\n", "line 1"), ("0 1:1\n", "line 1"), ("-1 2 3\n", "line 1"), ("3 4 3\n0 1:1\n1 1:1\n", "promises 3 instances, 2 follow"), ("1 4 3\n0 1:1\n1 1:1\n", "promises 1 instances, 2 follow")])
+@pytest.mark.parametrize(
+    "text, fault",
+    [
+        ("", "line 1"),
+        ("1 2\n", "line 1"),
+        ("1 2 x\n", "line 1"),
+        ("0 1:1\n", "line 1"),
+        ("-1 2 3\n", "line 1"),
+        ("3 4 3\n0 1:1\n1 1:1\n", "promises 3 instances, 2 follow"),
+        ("1 4 3\n0 1:1\n1 1:1\n", "promises 1 instances, 2 follow"),
+    ],
+)
 def test_first_lines_that_cannot_be(text, fault, tmp_path):
-    with pytest.raises(ValueError, match=fault): xc(tmp_path, text)
-    with pytest.raises(FileNotFoundError): S.read_xc(tmp_path/"none.txt")
+    with pytest.raises(ValueError, match=fault):
+        xc(tmp_path, text)
+    with pytest.raises(FileNotFoundError):
+        S.read_xc(tmp_path / "none.txt")
 
 
 def test_random_bytes_never_crash_the_reader(tmp_path):
-    rng = np.random.default_rng(0); letters = list("0123456789,: .-e\n\t")
+    rng = np.random.default_rng(0)
+    letters = list("0123456789,: .-e\n\t")
     for _ in range(300):
         text = "".join(rng.choice(letters, 40))
-        try: X, Y = xc(tmp_path, "9 9 9\n" + text)
-        except ValueError as e: assert "line " in str(e)
-        else: assert X.has_canonical_format and Y.has_canonical_format and X.shape == Y.shape == (9, 9)
+        try:
+            X, Y = xc(tmp_path, "9 9 9\n" + text)
+        except ValueError as e:
+            assert "line " in str(e)
+        else:
+            assert (
+                X.has_canonical_format
+                and Y.has_canonical_format
+                and X.shape == Y.shape == (9, 9)
+            )
 
 
 # Tables
 
+
 def test_tables(tmp_path):
     texts, lists = ["a", "", "c"], [[1, 2], [], [0]]
-    for kind, values in ((pa.list_(pa.int64()), lists), (pa.large_list(pa.int32()), lists), (pa.list_(pa.string()), [["x", "y"], [], ["z"]])):
-        pq.write_table(pa.table({"text": texts, "labels": pa.array(values, kind)}), tmp_path/"a.parquet"); assert S.read_parquet(tmp_path/"a.parquet") == (texts, values)
-    (tmp_path/"many").mkdir()
-    for i in range(2): pq.write_table(pa.table({"t": [f"{i}"], "l": [[i]]}), tmp_path/"many"/f"{i}.parquet")
-    assert S.read_parquet(tmp_path/"many", "t", "l") == (["0", "1"], [[0], [1]])
+    for kind, values in (
+        (pa.list_(pa.int64()), lists),
+        (pa.large_list(pa.int32()), lists),
+        (pa.list_(pa.string()), [["x", "y"], [], ["z"]]),
+    ):
+        pq.write_table(
+            pa.table({"text": texts, "labels": pa.array(values, kind)}),
+            tmp_path / "a.parquet",
+        )
+        assert S.read_parquet(tmp_path / "a.parquet") == (texts, values)
+    (tmp_path / "many").mkdir()
+    for i in range(2):
+        pq.write_table(
+            pa.table({"t": [f"{i}"], "l": [[i]]}), tmp_path / "many" / f"{i}.parquet"
+        )
+    assert S.read_parquet(tmp_path / "many", "t", "l") == (["0", "1"], [[0], [1]])
 
 
-@pytest.mark.parametrize("text, labels, fault", [(["a", None], [[1], [2]], "lacks a text in rows: 1"), ([1, 2], [[1], [2]], "must hold strings"), (["a", "b"], ["x", "y"], "must hold lists"), (["a", "b"], [[.5], [1.]], "must hold lists"), (["a", "b"], [[1], [None]], "empty label in rows: 1")])
+@pytest.mark.parametrize(
+    "text, labels, fault",
+    [
+        (["a", None], [[1], [2]], "lacks a text in rows: 1"),
+        ([1, 2], [[1], [2]], "must hold strings"),
+        (["a", "b"], ["x", "y"], "must hold lists"),
+        (["a", "b"], [[0.5], [1.0]], "must hold lists"),
+        (["a", "b"], [[1], [None]], "empty label in rows: 1"),
+    ],
+)
 def test_tables_that_cannot_be(text, labels, fault, tmp_path):
-    pq.write_table(pa.table({"text": text, "labels": labels}), tmp_path/"a.parquet")
-    with pytest.raises(ValueError, match=fault): S.read_parquet(tmp_path/"a.parquet")
-    with pytest.raises(ValueError, match="no column: words. It has: text, labels"): S.read_parquet(tmp_path/"a.parquet", text="words")
-    (tmp_path/"b.parquet").write_text("no"); pytest.raises(ValueError, S.read_parquet, tmp_path/"b.parquet").match("no parquet file")
-    with pytest.raises(FileNotFoundError): S.read_parquet(tmp_path/"none.parquet")
+    pq.write_table(pa.table({"text": text, "labels": labels}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=fault):
+        S.read_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="no column: words. It has: text, labels"):
+        S.read_parquet(tmp_path / "a.parquet", text="words")
+    (tmp_path / "b.parquet").write_text("no")
+    pytest.raises(ValueError, S.read_parquet, tmp_path / "b.parquet").match(
+        "no parquet file"
+    )
+    with pytest.raises(FileNotFoundError):
+        S.read_parquet(tmp_path / "none.parquet")

@@ -1,4 +1,9 @@
-"Recurrent forecaster: no step reads what comes later, paths are joint and repeatable, hard series are forecast or refused by name, a killed training goes on."
+"""Recurrent forecaster:
+
+no step reads what comes later, paths are joint and repeatable, hard series are forecast
+or refused by name, a killed training goes on.
+"""
+
 import dataclasses
 
 import numpy as np
@@ -13,26 +18,41 @@ from forecastlab.core.features import Recipe
 from forecastlab.core.metrics import mean_wql
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows
-from forecastlab.quantile.recurrent import LAWS, Law, RecurrentForecaster, RecurrentNetwork, RNNSettings, lags_of, rnn_loss, sample_paths, stratified
+from forecastlab.quantile.recurrent import LAWS, Law, RecurrentForecaster
+from forecastlab.quantile.recurrent import RecurrentNetwork, RNNSettings, lags_of
+from forecastlab.quantile.recurrent import rnn_loss, sample_paths, stratified
 from toys import ROLES, frame, full, plain
 
 torch.set_num_threads(1)
 HEADS = ["sqf", "iqf", "isqf", "normal", "student"]
 QUIET = dict(progress=False, accelerator="cpu")
-LEVELS = [.1, .5, .9]
+LEVELS = [0.1, 0.5, 0.9]
 SMALL = dict(context=10, hidden=8, batch=8, draws=30, lags=(1, 2, 7), training=QUIET)
 
 
-def model(head="sqf", horizon=3, steps=4, **more): return RecurrentForecaster(horizon, head=head, steps=steps, **SMALL | more)
-def paths(forecast): d = forecast.distribution; return (d.base if isinstance(d, Counts) else d).draws.numpy()  # (draw, series, step)
+def model(head="sqf", horizon=3, steps=4, **more):
+    return RecurrentForecaster(horizon, head=head, steps=steps, **SMALL | more)
+
+
+def paths(forecast):  # (draw, series, step)
+    d = forecast.distribution
+    return (d.base if isinstance(d, Counts) else d).draws.numpy()
 
 
 def network(head="sqf", **settings):
-    "An untrained network, its settings, and a batch with long, short and unobserved history."
-    s = RNNSettings(**dict(head=head, context=10, horizon=3, hidden=8, lags=(1, 2, 7), least=2) | settings)
-    panel = full(); panel.y[panel.indptr[1] + 20:panel.indptr[1] + 25] = np.nan
-    recipe = Recipe.learn(panel, s); w = Windows(recipe.apply(panel), s.rows, s.horizon, cycles=recipe.cycles)
-    torch.manual_seed(0); net = RecurrentNetwork(s, recipe.sizes()).eval()
+    """An untrained network, its settings, and a batch with long, short and unobserved
+    history.
+    """
+    s = RNNSettings(
+        **dict(head=head, context=10, horizon=3, hidden=8, lags=(1, 2, 7), least=2)
+        | settings
+    )
+    panel = full()
+    panel.y[panel.indptr[1] + 20 : panel.indptr[1] + 25] = np.nan
+    recipe = Recipe.learn(panel, s)
+    w = Windows(recipe.apply(panel), s.rows, s.horizon, cycles=recipe.cycles)
+    torch.manual_seed(0)
+    net = RecurrentNetwork(s, recipe.sizes()).eval()
     return s, net, w.read(torch.tensor([0, 1, 5, 3]), torch.tensor([20, 30, 5, 1]))
 
 
@@ -44,237 +64,610 @@ def trained():
 
 # --- causality and the loss
 
+
 @pytest.mark.parametrize("centre", [False, True])
 def test_no_step_reads_its_own_row_or_a_later_one(centre):
-    s, net, b = network(centre=centre); x, loc, scale = net.inputs(b); first = s.rows - s.context
+    s, net, b = network(centre=centre)
+    x, loc, scale = net.inputs(b)
+    first = s.rows - s.context
     params = net.head(net.rnn(x)[0])["values"]
     for step in range(s.context + s.horizon):
-        y, o = b.y.clone(), b.observed.clone(); o[:, first + step:] = 1 - o[:, first + step:]; y[:, first + step:] += 1e3
-        x2, loc2, scale2 = net.inputs(dataclasses.replace(b, y=y, observed=o, past=b.past - 7))
-        for old, new in ((x, x2), (loc, loc2), (scale, scale2), (params, net.head(net.rnn(x2)[0])["values"])): assert torch.equal(old[:, :step + 1], new[:, :step + 1])
-        assert step == s.context + s.horizon - 1 or not torch.equal(x[:, step + 1], x2[:, step + 1])
+        y, o = b.y.clone(), b.observed.clone()
+        o[:, first + step :] = 1 - o[:, first + step :]
+        y[:, first + step :] += 1e3
+        x2, loc2, scale2 = net.inputs(
+            dataclasses.replace(b, y=y, observed=o, past=b.past - 7)
+        )
+        for old, new in (
+            (x, x2),
+            (loc, loc2),
+            (scale, scale2),
+            (params, net.head(net.rnn(x2)[0])["values"]),
+        ):
+            assert torch.equal(old[:, : step + 1], new[:, : step + 1])
+        assert step == s.context + s.horizon - 1 or not torch.equal(
+            x[:, step + 1], x2[:, step + 1]
+        )
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_planted_future_changes_nothing(trained, head):
-    m, panel = trained[head], full(); seen, _ = as_known(panel, 36, 3); planted, _ = as_known(plant(panel, 36), 36, 3)
+    m, panel = trained[head], full()
+    seen, _ = as_known(panel, 36, 3)
+    planted, _ = as_known(plant(panel, 36), 36, 3)
     assert np.array_equal(paths(m.predict(3, seen)), paths(m.predict(3, planted)))
-    assert np.array_equal(paths(model(head).fit(planted).predict(3, seen)), paths(model(head).fit(seen).predict(3, seen)))
+    assert np.array_equal(
+        paths(model(head).fit(planted).predict(3, seen)),
+        paths(model(head).fit(seen).predict(3, seen)),
+    )
 
 
 @pytest.mark.parametrize("role", ["known", "static"])
 def test_every_covariate_is_read(role):
-    s, net, b = network(); before = net(b)[0]
+    s, net, b = network()
+    before = net(b)[0]
     for n in (role, f"{role}_codes"):
-        x = getattr(b, n); changed = (x == 0).to(x.dtype) if n.endswith("codes") else x + 1
-        assert not torch.equal(before, net(dataclasses.replace(b, **{n: changed}))[0]), n
+        x = getattr(b, n)
+        changed = (x == 0).to(x.dtype) if n.endswith("codes") else x + 1
+        assert not torch.equal(
+            before, net(dataclasses.replace(b, **{n: changed}))[0]
+        ), n
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_loss_counts_observed_steps_only_and_reaches_every_parameter(head):
-    s, net, b = network(head, weight=.5); score, w = (x.detach() for x in net(b)); total, mass = rnn_loss(net, b, 4., .5)
-    first = s.rows - s.context; want = weights = 0.
+    s, net, b = network(head, weight=0.5)
+    score, w = (x.detach() for x in net(b))
+    total, mass = rnn_loss(net, b, 4.0, 0.5)
+    first = s.rows - s.context
+    want = weights = 0.0
     for i in range(len(b)):
         for t in range(s.context + s.horizon):
             row = first + t
-            if b.observed[i, row] and b.observed[i, :min(row, s.rows)].sum() >= s.least:
-                scale = float(net.inputs(b)[2][i, t]); want += float(score[i, t])*(scale/4)**.5; weights += (scale/4)**.5
-    assert 0 < weights and total.item() == pytest.approx(want, rel=1e-5, abs=1e-5) and mass.item() == pytest.approx(weights, rel=1e-5)
-    (total/mass).backward(); lacking = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not lacking and torch.isfinite(torch.cat([p.grad.flatten() for p in net.parameters()])).all()
+            if (
+                b.observed[i, row]
+                and b.observed[i, : min(row, s.rows)].sum() >= s.least
+            ):
+                scale = float(net.inputs(b)[2][i, t])
+                want += float(score[i, t]) * (scale / 4) ** 0.5
+                weights += (scale / 4) ** 0.5
+    assert (
+        0 < weights
+        and total.item() == pytest.approx(want, rel=1e-5, abs=1e-5)
+        and mass.item() == pytest.approx(weights, rel=1e-5)
+    )
+    (total / mass).backward()
+    lacking = [
+        n
+        for n, p in net.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
+    assert (
+        not lacking
+        and torch.isfinite(
+            torch.cat([p.grad.flatten() for p in net.parameters()])
+        ).all()
+    )
 
 
 def test_the_likelihoods_are_torchs():
-    g = torch.Generator().manual_seed(0); u, z = torch.randn(50, 4, generator=g), torch.randn(50, generator=g)
+    g = torch.Generator().manual_seed(0)
+    u, z = torch.randn(50, 4, generator=g), torch.randn(50, generator=g)
     for kind in LAWS:
         p = (head := Law(4, kind))(u)
-        law = torch.distributions.Normal(p["loc"], p["scale"]) if kind == "normal" else torch.distributions.StudentT(p["df"], p["loc"], p["scale"])
-        assert torch.allclose(head.crps(p, z), -law.log_prob(z)) and (kind == "normal" or (p["df"] > 2).all())
-    p = dict(loc=torch.zeros(3), scale=torch.ones(3)); assert torch.allclose(Law(4, "normal").draw(p, torch.tensor([.1, .5, .9]), g), torch.tensor([-1.2816, 0., 1.2816]), atol=1e-4)
+        law = (
+            torch.distributions.Normal(p["loc"], p["scale"])
+            if kind == "normal"
+            else torch.distributions.StudentT(p["df"], p["loc"], p["scale"])
+        )
+        assert torch.allclose(head.crps(p, z), -law.log_prob(z)) and (
+            kind == "normal" or (p["df"] > 2).all()
+        )
+    p = dict(loc=torch.zeros(3), scale=torch.ones(3))
+    assert torch.allclose(
+        Law(4, "normal").draw(p, torch.tensor([0.1, 0.5, 0.9]), g),
+        torch.tensor([-1.2816, 0.0, 1.2816]),
+        atol=1e-4,
+    )
 
 
 # --- paths
 
+
 @pytest.mark.parametrize("head", HEADS)
 def test_forecasts_are_joint_paths(trained, head):
-    m, seen = trained[head], full().cut(36); f = m.predict(3, seen); d = paths(f)
-    assert d.shape == (30, 6, 3) and np.isfinite(d).all() and (d >= 0).all() and isinstance(f.distribution, Paths) and f.distribution.joint
-    assert f.model == {"sqf": "SQFRNN", "iqf": "IQFRNN", "isqf": "ISQFRNN", "normal": "DeepARNormal", "student": "DeepAR"}[head]
-    q = f.quantile([.01, .1, .5, .9, .99]).numpy(); assert q.shape == (6, 3, 5) and (np.diff(q) >= 0).all()
-    assert paths(m.predict(2, seen, draws=7)).shape == (7, 6, 2) and m.predict(1, seen).horizon == 1
-    assert np.array_equal(paths(m.predict(2, seen)), d[..., :2])                       # a shorter forecast is the beginning of the longer one
+    m, seen = trained[head], full().cut(36)
+    f = m.predict(3, seen)
+    d = paths(f)
+    assert (
+        d.shape == (30, 6, 3)
+        and np.isfinite(d).all()
+        and (d >= 0).all()
+        and isinstance(f.distribution, Paths)
+        and f.distribution.joint
+    )
+    assert (
+        f.model
+        == {
+            "sqf": "SQFRNN",
+            "iqf": "IQFRNN",
+            "isqf": "ISQFRNN",
+            "normal": "DeepARNormal",
+            "student": "DeepAR",
+        }[head]
+    )
+    q = f.quantile([0.01, 0.1, 0.5, 0.9, 0.99]).numpy()
+    assert q.shape == (6, 3, 5) and (np.diff(q) >= 0).all()
+    assert (
+        paths(m.predict(2, seen, draws=7)).shape == (7, 6, 2)
+        and m.predict(1, seen).horizon == 1
+    )
+    # a shorter forecast is the beginning of the longer one
+    assert np.array_equal(paths(m.predict(2, seen)), d[..., :2])
 
 
 @pytest.mark.parametrize("head", ["sqf", "student"])
 def test_the_seed_decides(trained, head):
-    m, seen = trained[head], full().cut(36); a, b, c = (paths(m.predict(3, seen, seed=s)) for s in (5, 5, 6))
+    m, seen = trained[head], full().cut(36)
+    a, b, c = (paths(m.predict(3, seen, seed=s)) for s in (5, 5, 6))
     assert np.array_equal(a, b) and not np.array_equal(a, c)
-    one, two, other = (paths(model(head, training=QUIET | dict(seed=s), dropout=.2).fit(seen).predict()) for s in (1, 1, 2)); assert np.array_equal(one, two) and not np.array_equal(one, other)
+    one, two, other = (
+        paths(
+            model(head, training=QUIET | dict(seed=s), dropout=0.2).fit(seen).predict()
+        )
+        for s in (1, 1, 2)
+    )
+    assert np.array_equal(one, two) and not np.array_equal(one, other)
 
 
 def test_draws_are_stratified_and_many_series_come_in_parts(monkeypatch):
-    u = stratified(4, 100, torch.Generator().manual_seed(0)).view(4, 100); assert (u > 0).all() and (u < 1).all()
-    assert all(((u*100).floor().sort(1).values == torch.arange(100)).all(1)) and torch.equal(u, stratified(4, 100, torch.Generator().manual_seed(0)).view(4, 100))
-    s, net, b = network(); first, rest = (sample_paths(net, b.part(slice(*r)), 3, 6, torch.Generator().manual_seed(1)) for r in ((0, 2), (2, 4)))
+    u = stratified(4, 100, torch.Generator().manual_seed(0)).view(4, 100)
+    assert (u > 0).all() and (u < 1).all()
+    assert all(
+        ((u * 100).floor().sort(1).values == torch.arange(100)).all(1)
+    ) and torch.equal(
+        u, stratified(4, 100, torch.Generator().manual_seed(0)).view(4, 100)
+    )
+    s, net, b = network()
+    first, rest = (
+        sample_paths(net, b.part(slice(*r)), 3, 6, torch.Generator().manual_seed(1))
+        for r in ((0, 2), (2, 4))
+    )
     assert first.shape == rest.shape == (2, 6, 3) and not torch.equal(first, rest)
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e4])
 def test_without_the_size_among_inputs_units_do_not_matter(size):
-    s, net, b = network(size=False, floor=1e-9); draw = lambda b: sample_paths(net, b, 3, 20, torch.Generator().manual_seed(0))
-    assert torch.allclose(draw(dataclasses.replace(b, y=b.y*size)), draw(b)*size, rtol=1e-3)
+    s, net, b = network(size=False, floor=1e-9)
+    draw = lambda b: sample_paths(net, b, 3, 20, torch.Generator().manual_seed(0))
+    assert torch.allclose(
+        draw(dataclasses.replace(b, y=b.y * size)), draw(b) * size, rtol=1e-3
+    )
 
 
 def test_counts_are_whole_and_supports_are_kept():
-    m = model(support="count").fit(full().cut(36)); f = m.predict(); d = paths(f)
-    assert isinstance(f.distribution, Counts) and (d == np.round(d)).all() and (d >= 0).all() and (f.quantile([.1, .55]).numpy() % 1 == 0).all()
-    with pytest.raises(ValueError, match="declared count, but 1 series have targets that are not whole numbers: a"): model(support="count").fit(plain(np.arange(40) + .5))
-    below = np.random.default_rng(0).normal(-5, 2, 60); m = model(steps=60, training=QUIET | dict(lr=1e-2)).fit(plain(below)); d = paths(m.predict())
-    assert m.settings.link == "identity" and m.settings.support == "real" and d.mean() < 0 and d.min() < -5
-    with pytest.raises(ValueError, match="link='log' keeps quantiles positive, but the support is real"): model(link="log").fit(plain(below))
+    m = model(support="count").fit(full().cut(36))
+    f = m.predict()
+    d = paths(f)
+    assert (
+        isinstance(f.distribution, Counts)
+        and (d == np.round(d)).all()
+        and (d >= 0).all()
+        and (f.quantile([0.1, 0.55]).numpy() % 1 == 0).all()
+    )
+    with pytest.raises(
+        ValueError,
+        match="declared count, but 1 series have targets that are not whole numbers: a",
+    ):
+        model(support="count").fit(plain(np.arange(40) + 0.5))
+    below = np.random.default_rng(0).normal(-5, 2, 60)
+    m = model(steps=60, training=QUIET | dict(lr=1e-2)).fit(plain(below))
+    d = paths(m.predict())
+    assert (
+        m.settings.link == "identity"
+        and m.settings.support == "real"
+        and d.mean() < 0
+        and d.min() < -5
+    )
+    with pytest.raises(
+        ValueError, match="link='log' keeps quantiles positive, but the support is real"
+    ):
+        model(link="log").fit(plain(below))
 
 
 def test_paths_keep_the_memory_of_the_process():
-    rng = np.random.default_rng(0); y = np.zeros((30, 150))
-    for t in range(1, 150): y[:, t] = .9*y[:, t - 1] + rng.normal(size=30)
-    p = Panel.from_frame(pd.DataFrame({"unique_id": np.repeat([f"s{i}" for i in range(30)], 150), "ds": np.tile(np.arange(150), 30), "y": y.reshape(-1)}), freq=1)
-    m = RecurrentForecaster(8, context=16, hidden=16, steps=200, batch=32, centre=True, squash=False, draws=100, training=QUIET | dict(lr=1e-2)).fit(p)
-    d = paths(m.predict()); d = d - d.mean(0); near = (d[..., 1:]*d[..., :-1]).mean()/np.sqrt((d[..., 1:]**2).mean()*(d[..., :-1]**2).mean())
-    assert .65 < near < .95 and .8 < d[..., 0].std() < 1.3 and 1.3 < d[..., 7].std()/d[..., 0].std() < 3        # truth .84 and 2.1
+    rng = np.random.default_rng(0)
+    y = np.zeros((30, 150))
+    for t in range(1, 150):
+        y[:, t] = 0.9 * y[:, t - 1] + rng.normal(size=30)
+    p = Panel.from_frame(
+        pd.DataFrame(
+            {
+                "unique_id": np.repeat([f"s{i}" for i in range(30)], 150),
+                "ds": np.tile(np.arange(150), 30),
+                "y": y.reshape(-1),
+            }
+        ),
+        freq=1,
+    )
+    m = RecurrentForecaster(
+        8,
+        context=16,
+        hidden=16,
+        steps=200,
+        batch=32,
+        centre=True,
+        squash=False,
+        draws=100,
+        training=QUIET | dict(lr=1e-2),
+    ).fit(p)
+    d = paths(m.predict())
+    d = d - d.mean(0)
+    near = (d[..., 1:] * d[..., :-1]).mean() / np.sqrt(
+        (d[..., 1:] ** 2).mean() * (d[..., :-1] ** 2).mean()
+    )
+    # truth .84 and 2.1
+    assert (
+        0.65 < near < 0.95
+        and 0.8 < d[..., 0].std() < 1.3
+        and 1.3 < d[..., 7].std() / d[..., 0].std() < 3
+    )
 
 
 # --- repeating, keeping
 
+
 @pytest.mark.parametrize("head", HEADS)
 def test_a_saved_model_draws_the_same_bits(trained, head, tmp_path):
-    m, seen = trained[head], full().cut(36); m.save(tmp_path/"m.safetensors"); again = RecurrentForecaster.load(tmp_path/"m.safetensors")
-    assert np.array_equal(paths(m.predict(3, seen)), paths(again.predict(3, seen))) and again.name == m.name and again.settings == m.settings and again.recipe == m.recipe
-    if head == "sqf": assert again.fit(seen).predict().horizon == 3                      # and can be trained anew
+    m, seen = trained[head], full().cut(36)
+    m.save(tmp_path / "m.safetensors")
+    again = RecurrentForecaster.load(tmp_path / "m.safetensors")
+    assert (
+        np.array_equal(paths(m.predict(3, seen)), paths(again.predict(3, seen)))
+        and again.name == m.name
+        and again.settings == m.settings
+        and again.recipe == m.recipe
+    )
+    # and can be trained anew
+    if head == "sqf":
+        assert again.fit(seen).predict().horizon == 3
 
 
 def test_members_share_the_draws(tmp_path):
-    seen = full().cut(36); two = model(members=2, draws=31).fit(seen); two.save(tmp_path/"two"); d = paths(two.predict())
-    assert d.shape == (31, 6, 3) and np.array_equal(d, paths(RecurrentForecaster.load(tmp_path/"two").predict(3, seen)))
+    seen = full().cut(36)
+    two = model(members=2, draws=31).fit(seen)
+    two.save(tmp_path / "two")
+    d = paths(two.predict())
+    assert d.shape == (31, 6, 3) and np.array_equal(
+        d, paths(RecurrentForecaster.load(tmp_path / "two").predict(3, seen))
+    )
     assert paths(two.predict(3, seen, draws=2)).shape == (2, 6, 3)
 
 
 @pytest.mark.parametrize("damage", [lambda d: b"", lambda d: d[:60], lambda d: d[:-30]])
 def test_a_damaged_model_file_is_named(trained, tmp_path, damage):
-    trained["sqf"].save(tmp_path/"m"); (tmp_path/"m").write_bytes(damage((tmp_path/"m").read_bytes()))
-    with pytest.raises(OSError, match="not a readable RecurrentForecaster file: .*m. Save it again"): RecurrentForecaster.load(tmp_path/"m")
-    with pytest.raises(FileNotFoundError, match="no such model file"): RecurrentForecaster.load(tmp_path/"none")
+    trained["sqf"].save(tmp_path / "m")
+    (tmp_path / "m").write_bytes(damage((tmp_path / "m").read_bytes()))
+    with pytest.raises(
+        OSError, match="not a readable RecurrentForecaster file: .*m. Save it again"
+    ):
+        RecurrentForecaster.load(tmp_path / "m")
+    with pytest.raises(FileNotFoundError, match="no such model file"):
+        RecurrentForecaster.load(tmp_path / "none")
 
 
 @pytest.mark.parametrize("head, dies", [("sqf", 7), ("student", 23)])
 def test_a_killed_training_goes_on_to_the_same_paths(tmp_path, monkeypatch, head, dies):
-    "Dropout, hidden categories and two members: whatever is random must be in the checkpoint."
-    seen = full().cut(36); make = lambda **k: model(head, steps=16, members=2, dropout=.2, training=QUIET | dict(checkpoint_every=5), **k)
+    """Dropout, hidden categories and two members:
+
+    whatever is random must be in the checkpoint.
+    """
+    seen = full().cut(36)
+    make = lambda **k: model(
+        head,
+        steps=16,
+        members=2,
+        dropout=0.2,
+        training=QUIET | dict(checkpoint_every=5),
+        **k,
+    )
     draw, count = forecaster._Task.draw, []
 
     def dying(task, generator):
         count.append(1)
-        if len(count) == dies: raise KeyboardInterrupt
+        if len(count) == dies:
+            raise KeyboardInterrupt
         return draw(task, generator)
 
     with monkeypatch.context() as patch:
         patch.setattr(forecaster._Task, "draw", dying)
-        with pytest.raises(KeyboardInterrupt): make(checkpoint=tmp_path).fit(seen)
-    count.clear(); monkeypatch.setattr(forecaster._Task, "draw", lambda task, g: count.append(1) or draw(task, g))
-    resumed = make(checkpoint=tmp_path).fit(seen); assert len(count) == 32 - (dies - 1)//16*16 - (dies - 1) % 16//5*5
+        with pytest.raises(KeyboardInterrupt):
+            make(checkpoint=tmp_path).fit(seen)
+    count.clear()
+    monkeypatch.setattr(
+        forecaster._Task, "draw", lambda task, g: count.append(1) or draw(task, g)
+    )
+    resumed = make(checkpoint=tmp_path).fit(seen)
+    assert len(count) == 32 - (dies - 1) // 16 * 16 - (dies - 1) % 16 // 5 * 5
     whole = make().fit(seen)
-    assert np.array_equal(paths(resumed.predict()), paths(whole.predict())) and all(np.array_equal(a.losses, b.losses) for a, b in zip(resumed.fitted, whole.fitted))
+    assert np.array_equal(paths(resumed.predict()), paths(whole.predict())) and all(
+        np.array_equal(a.losses, b.losses) for a, b in zip(resumed.fitted, whole.fitted)
+    )
 
 
 # --- short, empty and odd series
 
+
 def test_short_series_train_and_are_forecast():
-    df = frame(); row = df.groupby("unique_id").cumcount(); keep = {"s0": 1, "s1": 2, "s2": 3, "s3": 10}           # all end together
+    # all end together
+    df = frame()
+    row = df.groupby("unique_id").cumcount()
+    keep = {"s0": 1, "s1": 2, "s2": 3, "s3": 10}
     df = df[(row >= 37 - df.unique_id.map(keep).fillna(37)) | (row >= 37)]
-    seen = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(36); assert sorted(seen.length) == [1, 2, 3, 10, 37, 37]
-    m = model().fit(seen); d = paths(m.predict()); assert d.shape == (30, 6, 3) and np.isfinite(d).all()
+    seen = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(36)
+    assert sorted(seen.length) == [1, 2, 3, 10, 37, 37]
+    m = model().fit(seen)
+    d = paths(m.predict())
+    assert d.shape == (30, 6, 3) and np.isfinite(d).all()
     assert np.isfinite(paths(m.predict(3, seen.select(["s0"])))).all()
-    few = model(context=None, lags=()).fit(plain(np.arange(1., 8))); assert few.settings.lags == (1, 2, 3) and np.isfinite(paths(few.predict())).all()
-    with pytest.raises(ValueError, match="no series has enough observed targets: an origin needs 1 before and 1 after it, the most is 1"): model().fit(plain([5.]))
+    few = model(context=None, lags=()).fit(plain(np.arange(1.0, 8)))
+    assert few.settings.lags == (1, 2, 3) and np.isfinite(paths(few.predict())).all()
+    with pytest.raises(
+        ValueError,
+        match=(
+            "no series has enough observed targets: an origin needs 1 before and 1"
+            " after it, the most is 1"
+        ),
+    ):
+        model().fit(plain([5.0]))
 
 
 @pytest.mark.parametrize("centre", [False, True])
 def test_what_was_recorded_while_sold_out_is_never_read(centre):
-    df = frame(stock=1); row = df.groupby("unique_id").cumcount()
-    df.loc[(df.unique_id == "s0") | (df.unique_id == "s1") & (row > 15) | (df.unique_id == "s2") & row.between(5, 12), "stock"] = 0
-    a, b = (Panel.from_frame(df.assign(y=df.y.where(df.stock == 1, v)), freq="W-SUN", available="stock", **ROLES).cut(36) for v in (0., 1e6))
-    fa, fb = (paths(model(centre=centre).fit(p).predict()) for p in (a, b)); assert np.isfinite(fa).all() and np.array_equal(fa, fb)
+    df = frame(stock=1)
+    row = df.groupby("unique_id").cumcount()
+    df.loc[
+        (df.unique_id == "s0")
+        | (df.unique_id == "s1") & (row > 15)
+        | (df.unique_id == "s2") & row.between(5, 12),
+        "stock",
+    ] = 0
+    a, b = (
+        Panel.from_frame(
+            df.assign(y=df.y.where(df.stock == 1, v)),
+            freq="W-SUN",
+            available="stock",
+            **ROLES,
+        ).cut(36)
+        for v in (0.0, 1e6)
+    )
+    fa, fb = (paths(model(centre=centre).fit(p).predict()) for p in (a, b))
+    assert np.isfinite(fa).all() and np.array_equal(fa, fb)
 
 
-@pytest.mark.parametrize("y", [np.zeros(40), np.full(40, 7.), np.r_[np.zeros(39), 1e6], 1e7 + np.arange(40.), np.full(40, 1e-4)], ids=["zero", "constant", "spike", "large", "tiny"])
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.zeros(40),
+        np.full(40, 7.0),
+        np.r_[np.zeros(39), 1e6],
+        1e7 + np.arange(40.0),
+        np.full(40, 1e-4),
+    ],
+    ids=["zero", "constant", "spike", "large", "tiny"],
+)
 @pytest.mark.parametrize("head", ["sqf", "isqf", "student"])
 def test_degenerate_series_stay_finite(head, y):
-    for centre in (False, True): assert np.isfinite(paths(model(head, centre=centre, steps=10, horizon=12).fit(plain(y)).predict())).all()
+    for centre in (False, True):
+        assert np.isfinite(
+            paths(
+                model(head, centre=centre, steps=10, horizon=12).fit(plain(y)).predict()
+            )
+        ).all()
 
 
 @pytest.mark.parametrize("freq", [1, "MS", "h", "B", "W-WED", "QS", "15min"])
 def test_each_frequency(freq):
-    p = full(freq=freq); m = model(context=None, lags=()).fit(p.cut(36)); f = m.predict()
-    assert np.isfinite(paths(f)).all() and f.dates[0, 0] == (37 if freq == 1 else p.calendar.to_numpy()[37]) and m.settings.lags[0] == 1 and m.settings.lags[-1] <= 18
+    p = full(freq=freq)
+    m = model(context=None, lags=()).fit(p.cut(36))
+    f = m.predict()
+    assert (
+        np.isfinite(paths(f)).all()
+        and f.dates[0, 0] == (37 if freq == 1 else p.calendar.to_numpy()[37])
+        and m.settings.lags[0] == 1
+        and m.settings.lags[-1] <= 18
+    )
 
 
 def test_lags_follow_the_calendar():
-    assert lags_of("15min") == (1, 2, 3, 4, 5, 8, 95, 96, 97, 671, 672, 673) and lags_of("min")[:8] == (1, 2, 3, 59, 60, 61, 120, 1439)
-    assert lags_of("B") == (1, 2, 3, 4, 5, 6, 10, *lags_of("B")[-3:]) and 259 <= lags_of("B")[-2] <= 262
-    assert lags_of("QS") == lags_of("QE") == (1, 2, 3, 4, 5, 8) and lags_of("ME") == lags_of("MS") and lags_of(7) == (1, 2, 3) and lags_of("h", 1) == (1,)
+    assert lags_of("15min") == (
+        1,
+        2,
+        3,
+        4,
+        5,
+        8,
+        95,
+        96,
+        97,
+        671,
+        672,
+        673,
+    ) and lags_of("min")[:8] == (1, 2, 3, 59, 60, 61, 120, 1439)
+    assert (
+        lags_of("B") == (1, 2, 3, 4, 5, 6, 10, *lags_of("B")[-3:])
+        and 259 <= lags_of("B")[-2] <= 262
+    )
+    assert (
+        lags_of("QS") == lags_of("QE") == (1, 2, 3, 4, 5, 8)
+        and lags_of("ME") == lags_of("MS")
+        and lags_of(7) == (1, 2, 3)
+        and lags_of("h", 1) == (1,)
+    )
 
 
 def test_a_backtest_runs_it():
-    b = backtest({"rnn": model()}, full(), 3, origins=2, progress=False); assert np.isfinite(b.leaderboard.loc["rnn", "wql"])
+    b = backtest({"rnn": model()}, full(), 3, origins=2, progress=False)
+    assert np.isfinite(b.leaderboard.loc["rnn", "wql"])
 
 
 # --- what is refused
 
+
 def test_what_does_not_fit_the_training_is_refused(trained):
     m, seen = trained["sqf"], full().cut(36)
-    with pytest.raises(ValueError, match="forecasts 1 to 3 steps, asked for 4. Train one with that horizon"): m.predict(4, seen)
-    with pytest.raises(ValueError, match="trained on frequency 'W-SUN', the panel has 'D'"): m.predict(3, full(freq="D").cut(36))
-    with pytest.raises(ValueError, match="known covariates that the model was trained with are missing: promo"): m.predict(3, Panel.from_frame(frame(), freq="W-SUN", **ROLES | dict(known=["price"], past=["promo", *ROLES["past"]])).cut(36))
-    with pytest.raises(ValueError, match=r"known covariates \(price, promo\) end before the horizon of 3 steps for 6 series"): m.predict(3, full())
-    with pytest.raises(RuntimeError, match="SQFRNN has not been fitted. Call fit"): model().predict(3, seen)
-    for bad in (1, True, 2.5): pytest.raises(ValueError, m.predict, 3, seen, draws=bad).match("draws must be a whole number, at least 2")
+    with pytest.raises(
+        ValueError,
+        match="forecasts 1 to 3 steps, asked for 4. Train one with that horizon",
+    ):
+        m.predict(4, seen)
+    with pytest.raises(
+        ValueError, match="trained on frequency 'W-SUN', the panel has 'D'"
+    ):
+        m.predict(3, full(freq="D").cut(36))
+    with pytest.raises(
+        ValueError,
+        match="known covariates that the model was trained with are missing: promo",
+    ):
+        m.predict(
+            3,
+            Panel.from_frame(
+                frame(),
+                freq="W-SUN",
+                **ROLES | dict(known=["price"], past=["promo", *ROLES["past"]]),
+            ).cut(36),
+        )
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"known covariates \(price, promo\) end before the horizon of 3 steps for 6"
+            r" series"
+        ),
+    ):
+        m.predict(3, full())
+    with pytest.raises(RuntimeError, match="SQFRNN has not been fitted. Call fit"):
+        model().predict(3, seen)
+    for bad in (1, True, 2.5):
+        pytest.raises(ValueError, m.predict, 3, seen, draws=bad).match(
+            "draws must be a whole number, at least 2"
+        )
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (dict(horizon=0), "horizon must be a whole number, at least 1, got 0"), (dict(context=0), "context must be a whole number, at least 1, got 0"), (dict(draws=1), "draws must be a whole number, at least 2, got 1"),
-    (dict(head="gru"), "unknown head: gru. Choose sqf, iqf, isqf, normal, student"), (dict(link="exp"), "unknown link: exp"), (dict(lags=(0, 1)), r"lags must be increasing whole numbers of at least 1, got \(0, 1\)"), (dict(lags=(2, 1)), "lags must be increasing"), (dict(lags=7), "lags must be increasing whole numbers of at least 1, got 7"), (dict(floor="a"), "floor must be a number"),
-    (dict(levels=(.9, .1)), "levels must increase"), (dict(levels=(.5, 95)), "For 95 % write 0.95"), (dict(dropout=1.), r"dropout must lie in \[0, 1\), got 1.0"), (dict(floor=-1.), "floor must not be negative"), (dict(tails="fat"), "unknown tails: fat. Choose exponential, pareto"), (dict(pieces=1), "an SQF needs at least 2 pieces, got 1"),
-    (dict(centre=True, link="log"), "a centred target has no sign to keep"), (dict(support="integers"), "unknown support: integers"), (dict(hiden=3), "unknown settings: hiden. Known: ")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(horizon=0), "horizon must be a whole number, at least 1, got 0"),
+        (dict(context=0), "context must be a whole number, at least 1, got 0"),
+        (dict(draws=1), "draws must be a whole number, at least 2, got 1"),
+        (dict(head="gru"), "unknown head: gru. Choose sqf, iqf, isqf, normal, student"),
+        (dict(link="exp"), "unknown link: exp"),
+        (
+            dict(lags=(0, 1)),
+            r"lags must be increasing whole numbers of at least 1, got \(0, 1\)",
+        ),
+        (dict(lags=(2, 1)), "lags must be increasing"),
+        (dict(lags=7), "lags must be increasing whole numbers of at least 1, got 7"),
+        (dict(floor="a"), "floor must be a number"),
+        (dict(levels=(0.9, 0.1)), "levels must increase"),
+        (dict(levels=(0.5, 95)), "For 95 % write 0.95"),
+        (dict(dropout=1.0), r"dropout must lie in \[0, 1\), got 1.0"),
+        (dict(floor=-1.0), "floor must not be negative"),
+        (dict(tails="fat"), "unknown tails: fat. Choose exponential, pareto"),
+        (dict(pieces=1), "an SQF needs at least 2 pieces, got 1"),
+        (dict(centre=True, link="log"), "a centred target has no sign to keep"),
+        (dict(support="integers"), "unknown support: integers"),
+        (dict(hiden=3), "unknown settings: hiden. Known: "),
+    ],
+)
 def test_impossible_settings_are_refused_in_words(wrong, message):
-    with pytest.raises((ValueError, TypeError), match=message): model(**wrong).fit(full().cut(36))
+    with pytest.raises((ValueError, TypeError), match=message):
+        model(**wrong).fit(full().cut(36))
 
 
 # --- units
 
-@pytest.mark.parametrize("unit", [1e-4, 2.**-13, 1e4])
-@pytest.mark.parametrize("head, low, centre", [("sqf", 0, False), ("sqf", 1, True), ("isqf", 0, False), ("isqf", 1, False), ("student", 1, True)])
+
+@pytest.mark.parametrize("unit", [1e-4, 2.0**-13, 1e4])
+@pytest.mark.parametrize(
+    "head, low, centre",
+    [
+        ("sqf", 0, False),
+        ("sqf", 1, True),
+        ("isqf", 0, False),
+        ("isqf", 1, False),
+        ("student", 1, True),
+    ],
+)
 def test_the_unit_of_the_target_does_not_matter(head, low, centre, unit):
-    rng = np.random.default_rng(0); y = rng.gamma(2., 1., (6, 48))*np.exp(rng.normal(0, 1.5, (6, 1))) - low; y[0] = 0; y[1, ::3] = 0
-    of = lambda unit: Panel.from_frame(pd.DataFrame({"unique_id": np.repeat([*"abcdef"], 48), "ds": np.tile(pd.date_range("2020-01-01", periods=48, freq="MS"), 6), "y": (y.astype(np.float32)*np.float32(unit)).reshape(-1)}), freq="MS")
-    one, other = (model(head, centre=centre, steps=20).fit(of(u)) for u in (1, unit)); want = one.predict().quantile(LEVELS).numpy(); found = other.predict().quantile(LEVELS).numpy()/np.float32(unit)
-    assert other.settings.floor == pytest.approx(one.settings.floor*(1 if centre else unit), rel=1e-6)
-    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5*np.abs(want).max())
-    if unit == 2.**-13: assert np.array_equal(found, want)                      # a power of two rounds nothing
+    rng = np.random.default_rng(0)
+    y = rng.gamma(2.0, 1.0, (6, 48)) * np.exp(rng.normal(0, 1.5, (6, 1))) - low
+    y[0] = 0
+    y[1, ::3] = 0
+    of = lambda unit: Panel.from_frame(
+        pd.DataFrame(
+            {
+                "unique_id": np.repeat([*"abcdef"], 48),
+                "ds": np.tile(pd.date_range("2020-01-01", periods=48, freq="MS"), 6),
+                "y": (y.astype(np.float32) * np.float32(unit)).reshape(-1),
+            }
+        ),
+        freq="MS",
+    )
+    one, other = (model(head, centre=centre, steps=20).fit(of(u)) for u in (1, unit))
+    want = one.predict().quantile(LEVELS).numpy()
+    found = other.predict().quantile(LEVELS).numpy() / np.float32(unit)
+    assert other.settings.floor == pytest.approx(
+        one.settings.floor * (1 if centre else unit), rel=1e-6
+    )
+    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
+    # a power of two rounds nothing
+    if unit == 2.0**-13:
+        assert np.array_equal(found, want)
     assert (np.diff(want[1:], axis=-1) > 0).all()
 
 
 def test_pareto_tails():
-    thin, fat = (model("isqf", tails=t, steps=2).fit(full().cut(36)) for t in ("exponential", "pareto"))
-    assert fat.settings.tails == "pareto" and fat.networks[0].head.sizes["shapes"] == 2 and thin.networks[0].head.sizes["shapes"] == 0 and np.isfinite(paths(fat.predict())).all()
+    thin, fat = (
+        model("isqf", tails=t, steps=2).fit(full().cut(36))
+        for t in ("exponential", "pareto")
+    )
+    assert (
+        fat.settings.tails == "pareto"
+        and fat.networks[0].head.sizes["shapes"] == 2
+        and thin.networks[0].head.sizes["shapes"] == 0
+        and np.isfinite(paths(fat.predict())).all()
+    )
 
 
 # --- it learns
 
+
 def test_it_beats_the_mean_where_season_and_promotion_were_planted():
-    rng = np.random.default_rng(1); n, T = 30, 140; promo = (rng.random((n, T)) < .2).astype(int)
-    mean = np.exp(rng.normal(2.5, .6, (n, 1)))*(1 + .5*np.sin(2*np.pi*np.arange(T)/7))*(1 + 1.5*promo)
-    df = pd.DataFrame({"unique_id": np.repeat([f"i{i}" for i in range(n)], T), "ds": np.tile(pd.date_range("2024-01-01", periods=T), n), "y": rng.poisson(mean).reshape(-1), "promo": promo.reshape(-1)})
-    p = Panel.from_frame(df, known=["promo"]); seen = p.cut(T - 15); actual = p.actual(seen.last, 14); tenths = [.1, .3, .5, .7, .9]
-    m = RecurrentForecaster(14, hidden=24, steps=200, batch=32, training=QUIET | dict(lr=1e-2)).fit(seen); q = m.predict().quantile(tenths).numpy()
-    history = np.stack([seen.history(i) for i in range(n)]); flat = np.broadcast_to(np.quantile(history, tenths, axis=1).T[:, None], q.shape)
-    assert mean_wql(actual, q, tenths) < .7*mean_wql(actual, flat, tenths)
-    assert .65 < ((actual >= q[..., 0]) & (actual <= q[..., -1])).mean() < .95
+    rng = np.random.default_rng(1)
+    n, T = 30, 140
+    promo = (rng.random((n, T)) < 0.2).astype(int)
+    mean = (
+        np.exp(rng.normal(2.5, 0.6, (n, 1)))
+        * (1 + 0.5 * np.sin(2 * np.pi * np.arange(T) / 7))
+        * (1 + 1.5 * promo)
+    )
+    df = pd.DataFrame(
+        {
+            "unique_id": np.repeat([f"i{i}" for i in range(n)], T),
+            "ds": np.tile(pd.date_range("2024-01-01", periods=T), n),
+            "y": rng.poisson(mean).reshape(-1),
+            "promo": promo.reshape(-1),
+        }
+    )
+    p = Panel.from_frame(df, known=["promo"])
+    seen = p.cut(T - 15)
+    actual = p.actual(seen.last, 14)
+    tenths = [0.1, 0.3, 0.5, 0.7, 0.9]
+    m = RecurrentForecaster(
+        14, hidden=24, steps=200, batch=32, training=QUIET | dict(lr=1e-2)
+    ).fit(seen)
+    q = m.predict().quantile(tenths).numpy()
+    history = np.stack([seen.history(i) for i in range(n)])
+    flat = np.broadcast_to(np.quantile(history, tenths, axis=1).T[:, None], q.shape)
+    assert mean_wql(actual, q, tenths) < 0.7 * mean_wql(actual, flat, tenths)
+    assert 0.65 < ((actual >= q[..., 0]) & (actual <= q[..., -1])).mean() < 0.95

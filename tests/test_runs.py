@@ -1,4 +1,8 @@
-"Runs and sweeps: strict parameters, folders that tell the truth, killed processes, full disks."
+"""Runs and sweeps:
+
+strict parameters, folders that tell the truth, killed processes, full disks.
+"""
+
 import errno
 import json
 import os
@@ -20,284 +24,610 @@ from toys import COUNT, DECLARED, alive, notebook, start, until
 
 
 @pytest.fixture
-def toy(tmp_path): return notebook(tmp_path/"10_toy.ipynb", COUNT)
+def toy(tmp_path):
+    return notebook(tmp_path / "10_toy.ipynb", COUNT)
 
 
-def names(folder): return sorted(p.name for p in Path(folder).iterdir())
+def names(folder):
+    return sorted(p.name for p in Path(folder).iterdir())
 
 
-def status(folder): return load_json(Path(folder)/"status.json") or {}
+def status(folder):
+    return load_json(Path(folder) / "status.json") or {}
 
 
 def test_a_run_leaves_a_whole_folder(toy, tmp_path, capsys):
-    folder = run(toy, {"steps": "2", "seed": 5}, runs=tmp_path/"runs", terminal=sys.stderr)
-    assert folder.parent == tmp_path/"runs"/"toy"
-    assert names(folder) == [".lock", "artifacts", "log.txt", "metrics.json", "notebook.html", "notebook.ipynb", "parameters.json", "status.json", "versions.json"]
+    folder = run(
+        toy, {"steps": "2", "seed": 5}, runs=tmp_path / "runs", terminal=sys.stderr
+    )
+    assert folder.parent == tmp_path / "runs" / "toy"
+    assert names(folder) == [
+        ".lock",
+        "artifacts",
+        "log.txt",
+        "metrics.json",
+        "notebook.html",
+        "notebook.ipynb",
+        "parameters.json",
+        "status.json",
+        "versions.json",
+    ]
     done = read(folder)
-    assert (done["status"], done["error"], done["parameters"]) == ("done", "", {"seed": 5, "steps": 2, "wait": 0.})
-    assert done["metrics"] == {"steps": 2, "begin": 0, "wql": 2/15} and done["seconds"] > 0
-    assert {"python", "torch", "papermill", "notebook_sha256"} <= set(load_json(folder/"versions.json"))
+    assert (done["status"], done["error"], done["parameters"]) == (
+        "done",
+        "",
+        {"seed": 5, "steps": 2, "wait": 0.0},
+    )
+    assert (
+        done["metrics"] == {"steps": 2, "begin": 0, "wql": 2 / 15}
+        and done["seconds"] > 0
+    )
+    assert {"python", "torch", "papermill", "notebook_sha256"} <= set(
+        load_json(folder / "versions.json")
+    )
     shown = capsys.readouterr().err
-    assert "[1/3] parameters" in shown and "[3/3] Train" in shown and "  step 2" in shown and "done after" in shown
-    assert "step 2" in (folder/"log.txt").read_text()
+    assert (
+        "[1/3] parameters" in shown
+        and "[3/3] Train" in shown
+        and "  step 2" in shown
+        and "done after" in shown
+    )
+    assert "step 2" in (folder / "log.txt").read_text()
 
 
 def test_the_page_needs_nothing_from_elsewhere(toy, tmp_path):
     import re
-    page = (run(toy, out=tmp_path/"run", terminal=None)/"notebook.html").read_text()
-    assert "step 3" in page and not re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="https?:', page)
+
+    page = (run(toy, out=tmp_path / "run", terminal=None) / "notebook.html").read_text()
+    assert "step 3" in page and not re.findall(
+        r'<(?:script|link|img)[^>]*(?:src|href)="https?:', page
+    )
 
 
 def test_the_kernel_is_this_python_in_this_folder(tmp_path, monkeypatch):
-    nb = notebook(tmp_path/"where.ipynb", "import os, sys\nfrom forecastlab.core.runs import record\nrecord(out, python=sys.executable, cwd=os.getcwd())")
-    monkeypatch.chdir(tmp_path); monkeypatch.setenv("JUPYTER_PATH", str(tmp_path)); monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path/"none"))
-    assert read(run(nb, out="run", terminal=None))["metrics"] == {"python": sys.executable, "cwd": str(tmp_path)}
+    nb = notebook(
+        tmp_path / "where.ipynb",
+        "import os, sys\nfrom forecastlab.core.runs import record\nrecord(out,"
+        " python=sys.executable, cwd=os.getcwd())",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "none"))
+    assert read(run(nb, out="run", terminal=None))["metrics"] == {
+        "python": sys.executable,
+        "cwd": str(tmp_path),
+    }
 
 
 def test_values_reach_the_notebook_as_they_are(tmp_path):
-    declared = 'out: str = ""\ntext: str = ""\nlevels: list[float] = [.5]\nnames: dict[str, str] = {}\nlimit: float | None = 1.\nflag: bool = True'
-    nb = notebook(tmp_path/"types.ipynb", "from forecastlab.core.runs import record\nrecord(out, text=text, levels=levels, names=names, limit=limit, flag=flag)", declared=declared)
-    given = {"text": 'a "b" \\n {c} \'d\' \u00e4', "levels": ".1, 1", "names": {"y": "sales"}, "limit": "none", "flag": "no"}
-    found = read(run(nb, given, out=tmp_path/"a {b} c", terminal=None))
-    assert found["metrics"] == {**given, "levels": [.1, 1.], "limit": None, "flag": False}
+    declared = (
+        'out: str = ""\ntext: str = ""\nlevels: list[float] = [.5]\nnames: dict[str,'
+        " str] = {}\nlimit: float | None = 1.\nflag: bool = True"
+    )
+    nb = notebook(
+        tmp_path / "types.ipynb",
+        "from forecastlab.core.runs import record\nrecord(out, text=text,"
+        " levels=levels, names=names, limit=limit, flag=flag)",
+        declared=declared,
+    )
+    given = {
+        "text": "a \"b\" \\n {c} 'd' \u00e4",
+        "levels": ".1, 1",
+        "names": {"y": "sales"},
+        "limit": "none",
+        "flag": "no",
+    }
+    found = read(run(nb, given, out=tmp_path / "a {b} c", terminal=None))
+    assert found["metrics"] == {
+        **given,
+        "levels": [0.1, 1.0],
+        "limit": None,
+        "flag": False,
+    }
 
 
-@pytest.mark.parametrize("given, message", [
-    ({"stepps": 1}, "unknown 'stepps' \\(did you mean 'steps'\\?\\).*Known: out: str = ''; seed: int = 0; steps: int = 3; wait: float = 0.0"),
-    ({"steps": "many"}, "steps='many' is not int"), ({"steps": 1.5}, "steps=1.5 is not int"), ({"wait": True}, "wait=True is not float"),
-    ({"steps": None}, "steps=None is not int"), ({"out": "/tmp"}, "belongs to the runner"),
-    ({"steps": "x", "sed": 1}, "steps='x' is not int, unknown 'sed'")])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            {"stepps": 1},
+            (
+                "unknown 'stepps' \\(did you mean 'steps'\\?\\).*Known: out: str = '';"
+                " seed: int = 0; steps: int = 3; wait: float = 0.0"
+            ),
+        ),
+        ({"steps": "many"}, "steps='many' is not int"),
+        ({"steps": 1.5}, "steps=1.5 is not int"),
+        ({"wait": True}, "wait=True is not float"),
+        ({"steps": None}, "steps=None is not int"),
+        ({"out": "/tmp"}, "belongs to the runner"),
+        ({"steps": "x", "sed": 1}, "steps='x' is not int, unknown 'sed'"),
+    ],
+)
 def test_bad_parameters_are_one_error_and_leave_nothing(toy, tmp_path, given, message):
-    with pytest.raises(ValueError, match=message): run(toy, given, out=tmp_path/"run", terminal=None)
-    with pytest.raises(ValueError, match=message): run(toy, given, runs=tmp_path/"runs", terminal=None)
+    with pytest.raises(ValueError, match=message):
+        run(toy, given, out=tmp_path / "run", terminal=None)
+    with pytest.raises(ValueError, match=message):
+        run(toy, given, runs=tmp_path / "runs", terminal=None)
     assert names(tmp_path) == ["10_toy.ipynb"]
 
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_exactly_one_parameters_cell(tmp_path, count):
-    nb = notebook(tmp_path/"toy.ipynb", "1", tagged=count)
-    with pytest.raises(ValueError, match=f"has {count} cells tagged 'parameters', not one"): run(nb, out=tmp_path/"run", terminal=None)
-    assert not (tmp_path/"run").exists()
+    nb = notebook(tmp_path / "toy.ipynb", "1", tagged=count)
+    with pytest.raises(
+        ValueError, match=f"has {count} cells tagged 'parameters', not one"
+    ):
+        run(nb, out=tmp_path / "run", terminal=None)
+    assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("declared", ["a = 1\nb = 2*a", "import os", "a: int", "a, b = 1, 2", "a: int = 'x'", "a = ("])
+@pytest.mark.parametrize(
+    "declared",
+    ["a = 1\nb = 2*a", "import os", "a: int", "a, b = 1, 2", "a: int = 'x'", "a = ("],
+)
 def test_a_parameters_cell_only_declares(tmp_path, declared):
-    with pytest.raises(ValueError, match="parameters cell of toy.ipynb"): run(notebook(tmp_path/"toy.ipynb", "1", declared=declared), terminal=None)
+    with pytest.raises(ValueError, match="parameters cell of toy.ipynb"):
+        run(notebook(tmp_path / "toy.ipynb", "1", declared=declared), terminal=None)
 
 
 def test_a_file_that_is_no_notebook(tmp_path):
-    (tmp_path/"toy.ipynb").write_text('{"cells": [')
-    with pytest.raises(ValueError, match="not a notebook"): run(tmp_path/"toy.ipynb", terminal=None)
-    with pytest.raises(FileNotFoundError, match="no such notebook"): run(tmp_path/"tos.ipynb", terminal=None)
+    (tmp_path / "toy.ipynb").write_text('{"cells": [')
+    with pytest.raises(ValueError, match="not a notebook"):
+        run(tmp_path / "toy.ipynb", terminal=None)
+    with pytest.raises(FileNotFoundError, match="no such notebook"):
+        run(tmp_path / "tos.ipynb", terminal=None)
 
 
 def test_finished_and_foreign_folders_are_left_alone(toy, tmp_path):
-    folder = run(toy, out=tmp_path/"run", terminal=None)
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    folder = run(toy, out=tmp_path / "run", terminal=None)
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != ".lock"
+    }
     for resume in (False, True):
-        with pytest.raises(FileExistsError, match="finished run.*never overwritten"): run(toy, out=folder, resume=resume, terminal=None)
-    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
-    (tmp_path/"mine").mkdir(); (tmp_path/"mine"/"thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="holds other files: thesis.tex"): run(toy, out=tmp_path/"mine", terminal=None)
-    assert names(tmp_path/"mine") == ["thesis.tex"]
+        with pytest.raises(FileExistsError, match="finished run.*never overwritten"):
+            run(toy, out=folder, resume=resume, terminal=None)
+    assert before == {
+        p: p.stat().st_mtime_ns
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != ".lock"
+    }
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="holds other files: thesis.tex"):
+        run(toy, out=tmp_path / "mine", terminal=None)
+    assert names(tmp_path / "mine") == ["thesis.tex"]
 
 
 def test_a_failed_run_says_so_and_resumes_with_its_parameters(tmp_path):
-    nb = notebook(tmp_path/"toy.ipynb", COUNT + "\nif begin < steps: raise KeyError('price')")
-    with pytest.raises(RunFailed, match="toy failed: KeyError: 'price' \\(cell 3/3\\).*--resume"): run(nb, {"steps": 2}, out=tmp_path/"run", terminal=None)
-    assert read(tmp_path/"run")["status"] == "failed" and "KeyError" in (tmp_path/"run"/"notebook.html").read_text()
-    with pytest.raises(FileExistsError, match="holds a run that is failed.*Add --resume"): run(nb, out=tmp_path/"run", terminal=None)
-    with pytest.raises(ValueError, match="steps was 2, now 4"): run(nb, {"steps": 4}, out=tmp_path/"run", resume=True, terminal=None)
-    assert read(tmp_path/"run")["status"] == "failed"
-    done = read(run(nb, {"steps": "2"}, out=tmp_path/"run", resume=True, terminal=None))
-    assert (done["status"], done["attempt"], done["metrics"]["begin"], done["parameters"]["steps"]) == ("done", 2, 2, 2)
+    nb = notebook(
+        tmp_path / "toy.ipynb", COUNT + "\nif begin < steps: raise KeyError('price')"
+    )
+    with pytest.raises(
+        RunFailed, match="toy failed: KeyError: 'price' \\(cell 3/3\\).*--resume"
+    ):
+        run(nb, {"steps": 2}, out=tmp_path / "run", terminal=None)
+    assert (
+        read(tmp_path / "run")["status"] == "failed"
+        and "KeyError" in (tmp_path / "run" / "notebook.html").read_text()
+    )
+    with pytest.raises(
+        FileExistsError, match="holds a run that is failed.*Add --resume"
+    ):
+        run(nb, out=tmp_path / "run", terminal=None)
+    with pytest.raises(ValueError, match="steps was 2, now 4"):
+        run(nb, {"steps": 4}, out=tmp_path / "run", resume=True, terminal=None)
+    assert read(tmp_path / "run")["status"] == "failed"
+    done = read(
+        run(nb, {"steps": "2"}, out=tmp_path / "run", resume=True, terminal=None)
+    )
+    assert (
+        done["status"],
+        done["attempt"],
+        done["metrics"]["begin"],
+        done["parameters"]["steps"],
+    ) == ("done", 2, 2, 2)
 
 
 def test_resume_without_a_folder_takes_the_last_unfinished_run(tmp_path):
-    nb = notebook(tmp_path/"toy.ipynb", COUNT + "\nassert begin")
-    with pytest.raises(ValueError, match="no failed or killed run"): run(nb, resume=True, runs=tmp_path/"runs", terminal=None)
-    with pytest.raises(RunFailed): run(nb, runs=tmp_path/"runs", terminal=None)
-    assert read(run(nb, resume=True, runs=tmp_path/"runs", terminal=None))["attempt"] == 2 and len(folders(tmp_path/"runs")) == 1
+    nb = notebook(tmp_path / "toy.ipynb", COUNT + "\nassert begin")
+    with pytest.raises(ValueError, match="no failed or killed run"):
+        run(nb, resume=True, runs=tmp_path / "runs", terminal=None)
+    with pytest.raises(RunFailed):
+        run(nb, runs=tmp_path / "runs", terminal=None)
+    assert (
+        read(run(nb, resume=True, runs=tmp_path / "runs", terminal=None))["attempt"]
+        == 2
+        and len(folders(tmp_path / "runs")) == 1
+    )
 
 
 def test_a_dead_kernel_is_a_failed_run(tmp_path):
-    nb = notebook(tmp_path/"toy.ipynb", "import os\nos.kill(os.getpid(), 9)")
-    with pytest.raises(RunFailed, match="the kernel died"): run(nb, out=tmp_path/"run", terminal=None)
-    assert read(tmp_path/"run")["status"] == "failed"
+    nb = notebook(tmp_path / "toy.ipynb", "import os\nos.kill(os.getpid(), 9)")
+    with pytest.raises(RunFailed, match="the kernel died"):
+        run(nb, out=tmp_path / "run", terminal=None)
+    assert read(tmp_path / "run")["status"] == "failed"
 
 
 def test_two_runs_in_one_folder(toy, tmp_path):
-    first = start("run", toy, "-p", "steps", 1, "-p", "wait", 60, "--out", tmp_path/"run")
+    first = start(
+        "run", toy, "-p", "steps", 1, "-p", "wait", 60, "--out", tmp_path / "run"
+    )
     try:
-        until(lambda: status(tmp_path/"run").get("cell") == "3/3")
-        assert read(tmp_path/"run")["status"] == "running"
+        until(lambda: status(tmp_path / "run").get("cell") == "3/3")
+        assert read(tmp_path / "run")["status"] == "running"
         for resume in (False, True):
-            with pytest.raises(RuntimeError, match=f"is in use: process {first.pid} on {socket.gethostname()}"): run(toy, out=tmp_path/"run", resume=resume, terminal=None)
-        assert status(tmp_path/"run")["pid"] == first.pid
-    finally: first.terminate(); first.wait(30)
+            with pytest.raises(
+                RuntimeError,
+                match=f"is in use: process {first.pid} on {socket.gethostname()}",
+            ):
+                run(toy, out=tmp_path / "run", resume=resume, terminal=None)
+        assert status(tmp_path / "run")["pid"] == first.pid
+    finally:
+        first.terminate()
+        first.wait(30)
 
 
 def test_the_lock_admits_one_thread(tmp_path):
     inside, most, refused = [], [], []
+
     def enter():
         try:
-            with locked(tmp_path/"run", patience=0): inside.append(1); most.append(len(inside)); time.sleep(.2); inside.pop()
-        except RuntimeError: refused.append(1)
+            with locked(tmp_path / "run", patience=0):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.2)
+                inside.pop()
+        except RuntimeError:
+            refused.append(1)
+
     threads = [threading.Thread(target=enter) for _ in range(8)]
-    for t in threads: t.start()
-    for t in threads: t.join()
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
     assert max(most) == 1 and len(most) + len(refused) == 8 and refused
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_marks_the_run_and_kills_the_kernel(toy, tmp_path, number, code):
-    runner = start("run", toy, "-p", "wait", 60, "--out", tmp_path/"run")
-    kernel = until(lambda: status(tmp_path/"run").get("cell") == "3/3" and status(tmp_path/"run")["kernel"])[0]
+    runner = start("run", toy, "-p", "wait", 60, "--out", tmp_path / "run")
+    kernel = until(
+        lambda: (
+            status(tmp_path / "run").get("cell") == "3/3"
+            and status(tmp_path / "run")["kernel"]
+        )
+    )[0]
     runner.send_signal(number)
-    assert runner.wait(60) == code and f"stopped by {signal.Signals(number).name}" in runner.stderr.read()
-    found = status(tmp_path/"run")
+    assert (
+        runner.wait(60) == code
+        and f"stopped by {signal.Signals(number).name}" in runner.stderr.read()
+    )
+    found = status(tmp_path / "run")
     assert found["status"] == "killed" and signal.Signals(number).name in found["error"]
     until(lambda: not alive(kernel), 10)
 
 
 def test_sigkill_then_status_then_resume(toy, tmp_path):
-    runner = start("run", toy, "-p", "steps", 40, "-p", "wait", .1, "-p", "seed", 7, "--out", tmp_path/"run")
-    checkpoint = tmp_path/"run"/"artifacts"/"checkpoint"
-    until(lambda: checkpoint.exists() and checkpoint.read_text() and int(checkpoint.read_text()) >= 3)
-    kernel = status(tmp_path/"run")["kernel"][0]
-    runner.kill(); runner.wait()
-    found = read(tmp_path/"run")
-    assert found["status"] == "killed" and "without a word in cell 3/3" in found["error"] and status(tmp_path/"run")["status"] == "running"
+    runner = start(
+        "run",
+        toy,
+        "-p",
+        "steps",
+        40,
+        "-p",
+        "wait",
+        0.1,
+        "-p",
+        "seed",
+        7,
+        "--out",
+        tmp_path / "run",
+    )
+    checkpoint = tmp_path / "run" / "artifacts" / "checkpoint"
+    until(
+        lambda: (
+            checkpoint.exists()
+            and checkpoint.read_text()
+            and int(checkpoint.read_text()) >= 3
+        )
+    )
+    kernel = status(tmp_path / "run")["kernel"][0]
+    runner.kill()
+    runner.wait()
+    found = read(tmp_path / "run")
+    assert (
+        found["status"] == "killed"
+        and "without a word in cell 3/3" in found["error"]
+        and status(tmp_path / "run")["status"] == "running"
+    )
     assert list(table(tmp_path).status) == ["killed"]
     until(lambda: not alive(kernel), 15)
-    json.loads((tmp_path/"run"/"notebook.ipynb").read_text())
-    assert not list((tmp_path/"run").glob("*.tmp")) and not list((tmp_path/"run").glob(".*.tmp"))
-    done = read(run(toy, out=tmp_path/"run", resume=True, terminal=None))
-    assert done["status"] == "done" and done["parameters"] == {"seed": 7, "steps": 40, "wait": .1} and 3 <= done["metrics"]["begin"] <= 40
+    json.loads((tmp_path / "run" / "notebook.ipynb").read_text())
+    assert not list((tmp_path / "run").glob("*.tmp")) and not list(
+        (tmp_path / "run").glob(".*.tmp")
+    )
+    done = read(run(toy, out=tmp_path / "run", resume=True, terminal=None))
+    assert (
+        done["status"] == "done"
+        and done["parameters"] == {"seed": 7, "steps": 40, "wait": 0.1}
+        and 3 <= done["metrics"]["begin"] <= 40
+    )
 
 
 def test_resume_ends_the_old_kernel_first(toy, tmp_path):
     "A runner killed a moment ago: its kernel may still write checkpoints."
-    runner = start("run", toy, "-p", "steps", 1, "-p", "wait", 3, "--out", tmp_path/"run")
-    kernel = until(lambda: status(tmp_path/"run").get("cell") == "3/3" and status(tmp_path/"run")["kernel"])[0]
-    os.kill(kernel, signal.SIGSTOP)                                   # it cannot notice that its parent is gone
-    runner.kill(); runner.wait()
-    assert alive(kernel) and read(run(toy, out=tmp_path/"run", resume=True, terminal=None))["status"] == "done"
+    runner = start(
+        "run", toy, "-p", "steps", 1, "-p", "wait", 3, "--out", tmp_path / "run"
+    )
+    kernel = until(
+        lambda: (
+            status(tmp_path / "run").get("cell") == "3/3"
+            and status(tmp_path / "run")["kernel"]
+        )
+    )[0]
+    # it cannot notice that its parent is gone
+    os.kill(kernel, signal.SIGSTOP)
+    runner.kill()
+    runner.wait()
+    assert (
+        alive(kernel)
+        and read(run(toy, out=tmp_path / "run", resume=True, terminal=None))["status"]
+        == "done"
+    )
     until(lambda: not alive(kernel), 5)
 
 
 @pytest.mark.parametrize("text", ["", '{"status": "do', "[]", "null"])
 def test_a_truncated_status_is_listed_and_never_taken_for_finished(toy, tmp_path, text):
-    folder = tmp_path/"runs"/"toy"/"a"; folder.mkdir(parents=True)
-    save_json(folder/"parameters.json", {"seed": 0, "steps": 1, "wait": 0.}); (folder/"status.json").write_text(text)
-    assert list(table(tmp_path/"runs").status) == ["damaged"]
-    with pytest.raises(FileExistsError, match="is damaged.*status.json cannot be read"): run(toy, out=folder, terminal=None)
+    folder = tmp_path / "runs" / "toy" / "a"
+    folder.mkdir(parents=True)
+    save_json(folder / "parameters.json", {"seed": 0, "steps": 1, "wait": 0.0})
+    (folder / "status.json").write_text(text)
+    assert list(table(tmp_path / "runs").status) == ["damaged"]
+    with pytest.raises(FileExistsError, match="is damaged.*status.json cannot be read"):
+        run(toy, out=folder, terminal=None)
     assert read(run(toy, out=folder, resume=True, terminal=None))["status"] == "done"
 
 
 def test_resume_refuses_damaged_parameters(toy, tmp_path):
-    save_json(tmp_path/"run"/"status.json", {"name": "toy", "status": "killed"}); (tmp_path/"run"/"parameters.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be resumed: parameters.json cannot be read"): run(toy, out=tmp_path/"run", resume=True, terminal=None)
+    save_json(tmp_path / "run" / "status.json", {"name": "toy", "status": "killed"})
+    (tmp_path / "run" / "parameters.json").write_text("{")
+    with pytest.raises(
+        ValueError, match="cannot be resumed: parameters.json cannot be read"
+    ):
+        run(toy, out=tmp_path / "run", resume=True, terminal=None)
 
 
 def test_a_run_on_another_host_counts_for_two_minutes(toy, tmp_path):
-    save_json(tmp_path/"run"/"status.json", {"name": "toy", "status": "running", "host": "elsewhere", "pid": 1, "cell": "1/2"})
-    save_json(tmp_path/"run"/"parameters.json", {"seed": 0, "steps": 1, "wait": 0.})
-    (tmp_path/"run"/".lock").write_text("process 1 on elsewhere"); assert read(tmp_path/"run")["status"] == "running"
-    with pytest.raises(RuntimeError, match="in use: process 1 on elsewhere"): run(toy, out=tmp_path/"run", resume=True, terminal=None)
-    os.utime(tmp_path/"run"/".lock", (0, 0)); assert read(tmp_path/"run")["status"] == "killed"
+    save_json(
+        tmp_path / "run" / "status.json",
+        {
+            "name": "toy",
+            "status": "running",
+            "host": "elsewhere",
+            "pid": 1,
+            "cell": "1/2",
+        },
+    )
+    save_json(
+        tmp_path / "run" / "parameters.json", {"seed": 0, "steps": 1, "wait": 0.0}
+    )
+    (tmp_path / "run" / ".lock").write_text("process 1 on elsewhere")
+    assert read(tmp_path / "run")["status"] == "running"
+    with pytest.raises(RuntimeError, match="in use: process 1 on elsewhere"):
+        run(toy, out=tmp_path / "run", resume=True, terminal=None)
+    os.utime(tmp_path / "run" / ".lock", (0, 0))
+    assert read(tmp_path / "run")["status"] == "killed"
 
 
 def test_a_full_disk_at_the_start_leaves_nothing(toy, tmp_path, monkeypatch):
-    def full(*a): raise OSError(errno.ENOSPC, "No space left on device")
+    def full(*a):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     monkeypatch.setattr(basics.os, "replace", full)
-    with pytest.raises(OSError, match="could not write .*parameters.json: No space left on device. Free some space"): run(toy, out=tmp_path/"run", terminal=None)
+    with pytest.raises(
+        OSError,
+        match=(
+            "could not write .*parameters.json: No space left on device. Free some"
+            " space"
+        ),
+    ):
+        run(toy, out=tmp_path / "run", terminal=None)
     assert names(tmp_path) == ["10_toy.ipynb"]
 
 
-def test_a_full_disk_in_the_middle_leaves_whole_files_and_a_run_to_resume(toy, tmp_path, monkeypatch):
+def test_a_full_disk_in_the_middle_leaves_whole_files_and_a_run_to_resume(
+    toy, tmp_path, monkeypatch
+):
     real, calls = os.replace, []
+
     def full(a, b):
         calls.append(b)
-        if len(calls) > 8: raise OSError(errno.ENOSPC, "No space left on device")
+        if len(calls) > 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
         real(a, b)
+
     monkeypatch.setattr(basics.os, "replace", full)
-    with pytest.raises(OSError, match="No space left on device"): run(toy, out=tmp_path/"run", terminal=None)
+    with pytest.raises(OSError, match="No space left on device"):
+        run(toy, out=tmp_path / "run", terminal=None)
     monkeypatch.undo()
-    assert not [n for n in names(tmp_path/"run") if n.endswith(".tmp")]
-    for file in (tmp_path/"run").glob("*.json"): json.loads(file.read_text())
-    assert read(tmp_path/"run")["status"] in ("failed", "killed")
-    assert read(run(toy, out=tmp_path/"run", resume=True, terminal=None))["status"] == "done"
+    assert not [n for n in names(tmp_path / "run") if n.endswith(".tmp")]
+    for file in (tmp_path / "run").glob("*.json"):
+        json.loads(file.read_text())
+    assert read(tmp_path / "run")["status"] in ("failed", "killed")
+    assert (
+        read(run(toy, out=tmp_path / "run", resume=True, terminal=None))["status"]
+        == "done"
+    )
 
 
 def test_a_kernel_that_does_not_start_is_tried_once_more(toy, tmp_path, monkeypatch):
     import papermill
+
     real, tried = papermill.execute_notebook, []
+
     def shaky(*a, **k):
         tried.append(1)
-        if len(tried) == 1: raise RuntimeError("Kernel died before replying to kernel_info")
+        if len(tried) == 1:
+            raise RuntimeError("Kernel died before replying to kernel_info")
         return real(*a, **k)
+
     monkeypatch.setattr(papermill, "execute_notebook", shaky)
-    folder = run(toy, out=tmp_path/"run", terminal=None)
-    assert len(tried) == 2 and "trying once more" in (folder/"log.txt").read_text()
+    folder = run(toy, out=tmp_path / "run", terminal=None)
+    assert len(tried) == 2 and "trying once more" in (folder / "log.txt").read_text()
 
 
 def test_progress_bars_do_not_flood(tmp_path):
-    nb = notebook(tmp_path/"toy.ipynb", "import sys, time\nfor i in range(2000): print(f'\\r{i} of 2000', end='', file=sys.stderr, flush=True)\nprint('\\nover')")
-    folder = run(nb, out=tmp_path/"run", terminal=None)
-    log, saved = (folder/"log.txt").read_text(), (folder/"notebook.ipynb").read_text()
-    assert "1999 of 2000" in log and "  over" in log and log.count("of 2000") < 20 and saved.count("of 2000") < 20
+    nb = notebook(
+        tmp_path / "toy.ipynb",
+        "import sys, time\nfor i in range(2000): print(f'\\r{i} of 2000', end='',"
+        " file=sys.stderr, flush=True)\nprint('\\nover')",
+    )
+    folder = run(nb, out=tmp_path / "run", terminal=None)
+    log, saved = (
+        (folder / "log.txt").read_text(),
+        (folder / "notebook.ipynb").read_text(),
+    )
+    assert (
+        "1999 of 2000" in log
+        and "  over" in log
+        and log.count("of 2000") < 20
+        and saved.count("of 2000") < 20
+    )
 
 
 def test_table_filters_and_sorts(tmp_path):
-    for i, (wql, model) in enumerate([(.5, "mqcnn"), (None, "mqrnn"), (.25, "mqcnn")]):
-        save_json(tmp_path/"toy"/f"r{i}"/"status.json", {"name": "toy", "status": "done" if wql else "failed", "started": f"2026-01-0{i+1}", "seconds": i})
-        save_json(tmp_path/"toy"/f"r{i}"/"parameters.json", {"model": model, "seed": i})
-        if wql: save_json(tmp_path/"toy"/f"r{i}"/"metrics.json", {"wql": wql})
-    def ids(*where, sort=None): return list(table(tmp_path, where, sort).id)
-    assert ids() == ["r0", "r1", "r2"] and ids("metrics.wql<0.4") == ["r2"] and ids("wql>=0.25", sort="wql") == ["r2", "r0"]
-    assert ids("status=failed") == ["r1"] and ids("model = MQCNN", "seed!=0") == ["r2"] and ids(sort="-seconds") == ["r2", "r1", "r0"]
-    with pytest.raises(ValueError, match="no such column: wqll. did you mean 'wql'"): ids("wqll<1")
-    with pytest.raises(ValueError, match="not a condition"): ids("wql")
-    assert table(tmp_path/"empty").empty
+    for i, (wql, model) in enumerate(
+        [(0.5, "mqcnn"), (None, "mqrnn"), (0.25, "mqcnn")]
+    ):
+        save_json(
+            tmp_path / "toy" / f"r{i}" / "status.json",
+            {
+                "name": "toy",
+                "status": "done" if wql else "failed",
+                "started": f"2026-01-0{i + 1}",
+                "seconds": i,
+            },
+        )
+        save_json(
+            tmp_path / "toy" / f"r{i}" / "parameters.json", {"model": model, "seed": i}
+        )
+        if wql:
+            save_json(tmp_path / "toy" / f"r{i}" / "metrics.json", {"wql": wql})
+
+    def ids(*where, sort=None):
+        return list(table(tmp_path, where, sort).id)
+
+    assert (
+        ids() == ["r0", "r1", "r2"]
+        and ids("metrics.wql<0.4") == ["r2"]
+        and ids("wql>=0.25", sort="wql") == ["r2", "r0"]
+    )
+    assert (
+        ids("status=failed") == ["r1"]
+        and ids("model = MQCNN", "seed!=0") == ["r2"]
+        and ids(sort="-seconds") == ["r2", "r1", "r0"]
+    )
+    with pytest.raises(ValueError, match="no such column: wqll. did you mean 'wql'"):
+        ids("wqll<1")
+    with pytest.raises(ValueError, match="not a condition"):
+        ids("wql")
+    assert table(tmp_path / "empty").empty
 
 
-def sweep_file(tmp_path, toy, text="grid: {seed: [0, 1, 2], steps: [20]}\nparameters: {wait: 0.2}"):
-    (tmp_path/"sweep.yaml").write_text(f"pipeline: {toy}\n{text}\n"); return tmp_path/"sweep.yaml"
+def sweep_file(
+    tmp_path, toy, text="grid: {seed: [0, 1, 2], steps: [20]}\nparameters: {wait: 0.2}"
+):
+    (tmp_path / "sweep.yaml").write_text(f"pipeline: {toy}\n{text}\n")
+    return tmp_path / "sweep.yaml"
 
 
-@pytest.mark.parametrize("text, message", [
-    ("grid: {sed: [1]}", "unknown 'sed'"), ("grid: {seed: 1}", "needs a list"), ("grids: {}", "unknown key.*grids"), ("list: [{steps: x}]", "steps='x' is not int"), ("grid: [", "not YAML")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("grid: {sed: [1]}", "unknown 'sed'"),
+        ("grid: {seed: 1}", "needs a list"),
+        ("grids: {}", "unknown key.*grids"),
+        ("list: [{steps: x}]", "steps='x' is not int"),
+        ("grid: [", "not YAML"),
+    ],
+)
 def test_a_bad_sweep_starts_nothing(toy, tmp_path, text, message):
-    with pytest.raises(ValueError, match=message): sweep(sweep_file(tmp_path, toy, text), runs=tmp_path/"runs", terminal=None)
-    assert not (tmp_path/"runs").exists()
+    with pytest.raises(ValueError, match=message):
+        sweep(sweep_file(tmp_path, toy, text), runs=tmp_path / "runs", terminal=None)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_plan_is_deterministic(toy, tmp_path):
-    nb, jobs, resources = plan(sweep_file(tmp_path, toy, "grid: {seed: [0, 1]}\nlist: [{steps: 1}, {steps: 3}]\ncpus: 2"))
-    assert jobs == [{"steps": s, "seed": e} for s in (1, 3) for e in (0, 1)] and resources == {"num_cpus": 2, "num_gpus": 0}
-    assert job_folder(nb, {"steps": 3, "seed": 0}, tmp_path) == job_folder(nb, {}, tmp_path) != job_folder(nb, {"seed": 1}, tmp_path)
+    nb, jobs, resources = plan(
+        sweep_file(
+            tmp_path,
+            toy,
+            "grid: {seed: [0, 1]}\nlist: [{steps: 1}, {steps: 3}]\ncpus: 2",
+        )
+    )
+    assert jobs == [
+        {"steps": s, "seed": e} for s in (1, 3) for e in (0, 1)
+    ] and resources == {"num_cpus": 2, "num_gpus": 0}
+    assert (
+        job_folder(nb, {"steps": 3, "seed": 0}, tmp_path)
+        == job_folder(nb, {}, tmp_path)
+        != job_folder(nb, {"seed": 1}, tmp_path)
+    )
 
 
 @pytest.mark.slow
 def test_a_sweep_survives_a_killed_worker(toy, tmp_path, capsys):
     pytest.importorskip("ray", reason="ray is in the `sweep` extra")
-    file, base = sweep_file(tmp_path, toy), tmp_path/"runs"
-    nb, jobs, _ = plan(file); places = [job_folder(nb, j, base) for j in jobs]
-    run(nb, jobs[0], out=places[0], terminal=None)                       # one is finished before
-    before = {p: p.stat().st_mtime_ns for p in places[0].rglob("*") if p.is_file() and p.name != ".lock"}
+    file, base = sweep_file(tmp_path, toy), tmp_path / "runs"
+    nb, jobs, _ = plan(file)
+    places = [job_folder(nb, j, base) for j in jobs]
+    # one is finished before
+    run(nb, jobs[0], out=places[0], terminal=None)
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in places[0].rglob("*")
+        if p.is_file() and p.name != ".lock"
+    }
     killed = []
+
     def kill():
-        until(lambda: (places[1]/"artifacts"/"checkpoint").exists() and len((places[1]/"artifacts"/"checkpoint").read_text()) and int((places[1]/"artifacts"/"checkpoint").read_text()) >= 3)
-        killed.append(status(places[1])["pid"]); os.kill(killed[0], signal.SIGKILL)
-    killer = threading.Thread(target=kill); killer.start()
+        until(
+            lambda: (
+                (places[1] / "artifacts" / "checkpoint").exists()
+                and len((places[1] / "artifacts" / "checkpoint").read_text())
+                and int((places[1] / "artifacts" / "checkpoint").read_text()) >= 3
+            )
+        )
+        killed.append(status(places[1])["pid"])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
     df = sweep(file, workers=2, runs=base, terminal=sys.stderr)
     killer.join(5)
-    assert killed and list(df.status) == ["done"]*3 and sorted(df["parameters.seed"]) == [0, 1, 2]
-    again = read(places[1]); assert again["attempt"] == 2 and again["pid"] != killed[0] and again["metrics"]["begin"] >= 3
-    assert before == {p: p.stat().st_mtime_ns for p in places[0].rglob("*") if p.is_file() and p.name != ".lock"}
+    assert (
+        killed
+        and list(df.status) == ["done"] * 3
+        and sorted(df["parameters.seed"]) == [0, 1, 2]
+    )
+    again = read(places[1])
+    assert (
+        again["attempt"] == 2
+        and again["pid"] != killed[0]
+        and again["metrics"]["begin"] >= 3
+    )
+    assert before == {
+        p: p.stat().st_mtime_ns
+        for p in places[0].rglob("*")
+        if p.is_file() and p.name != ".lock"
+    }
     assert "3 runs, 1 already there, 2 to do" in capsys.readouterr().err
-    assert len({read(p)["pid"] for p in places}) == 3                    # one process each
+    # one process each
+    assert len({read(p)["pid"] for p in places}) == 3
     sweep(file, runs=base, terminal=sys.stderr)
     assert "3 already there, 0 to do" in capsys.readouterr().err
 
@@ -305,13 +635,26 @@ def test_a_sweep_survives_a_killed_worker(toy, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_failing_notebook_does_not_stop_a_sweep(tmp_path):
     pytest.importorskip("ray", reason="ray is in the `sweep` extra")
-    nb = notebook(tmp_path/"toy.ipynb", "assert seed != 1, 'bad seed'", declared=DECLARED)
-    df = sweep(sweep_file(tmp_path, nb, "grid: {seed: [0, 1]}"), workers=2, runs=tmp_path/"runs", terminal=None)
-    assert dict(zip(df["parameters.seed"], df.status)) == {0: "done", 1: "failed"} and "bad seed" in df.error[df.status == "failed"].item()
+    nb = notebook(
+        tmp_path / "toy.ipynb", "assert seed != 1, 'bad seed'", declared=DECLARED
+    )
+    df = sweep(
+        sweep_file(tmp_path, nb, "grid: {seed: [0, 1]}"),
+        workers=2,
+        runs=tmp_path / "runs",
+        terminal=None,
+    )
+    assert (
+        dict(zip(df["parameters.seed"], df.status)) == {0: "done", 1: "failed"}
+        and "bad seed" in df.error[df.status == "failed"].item()
+    )
 
 
 def test_record_and_folder(tmp_path):
     import numpy as np
-    here = runs.folder(tmp_path/"run"); assert (here/"artifacts").is_dir() and runs.folder().is_dir()
-    runs.record(here, a=np.float32(.5), b=np.arange(2)); runs.record(here, c=float("inf"))
-    assert load_json(here/"metrics.json") == {"a": .5, "b": [0, 1], "c": None}
+
+    here = runs.folder(tmp_path / "run")
+    assert (here / "artifacts").is_dir() and runs.folder().is_dir()
+    runs.record(here, a=np.float32(0.5), b=np.arange(2))
+    runs.record(here, c=float("inf"))
+    assert load_json(here / "metrics.json") == {"a": 0.5, "b": [0, 1], "c": None}

@@ -1,4 +1,5 @@
 "The built site, opened in headless Chromium with every other host cut off."
+
 import importlib.util
 import json
 import os
@@ -17,25 +18,37 @@ from filelock import FileLock
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("site_builder", ROOT/".ci"/"site.py")
-builder = importlib.util.module_from_spec(spec); spec.loader.exec_module(builder)
+spec = importlib.util.spec_from_file_location("site_builder", ROOT / ".ci" / "site.py")
+builder = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(builder)
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
+    def log_message(self, *args):
+        pass
 
 
 @pytest.fixture(scope="module")
 def site():
     "The site, built as `make docs` builds it, and served on the loopback; its address."
-    if not (shutil.which("quarto") or (ROOT/".venv-docs/bin/smalldocs").exists()): pytest.skip("neither Quarto nor smalldocs: run `make docs` once")
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid())); stamp = ROOT/"_docs"/f".built-{run}"
-    with FileLock(Path(tempfile.gettempdir())/f"forecastlab-site-{run}.lock"):          # workers share one build
+    if not (shutil.which("quarto") or (ROOT / ".venv-docs/bin/smalldocs").exists()):
+        pytest.skip("neither Quarto nor smalldocs: run `make docs` once")
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    stamp = ROOT / "_docs" / f".built-{run}"
+    # workers share one build
+    with FileLock(Path(tempfile.gettempdir()) / f"forecastlab-site-{run}.lock"):
         if not stamp.exists():
-            done = subprocess.run([sys.executable, ROOT/".ci"/"site.py"], cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, ROOT / ".ci" / "site.py"],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+            )
             assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
             stamp.touch()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=ROOT/"_docs"))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=ROOT / "_docs")
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -43,33 +56,61 @@ def site():
 
 def pages():
     "Notebook -> its page, for all that were published."
-    return {ROOT/"nbs"/old.with_suffix(".ipynb"): str(new) for old, new in builder.names().items()}
+    return {
+        ROOT / "nbs" / old.with_suffix(".ipynb"): str(new)
+        for old, new in builder.names().items()
+    }
 
 
 def wait(driver, script, seconds=20):
     "The value of a script once it is true."
     from selenium.webdriver.support.ui import WebDriverWait
-    return WebDriverWait(driver, seconds).until(lambda d: d.execute_script(f"return {script}"))
+
+    return WebDriverWait(driver, seconds).until(
+        lambda d: d.execute_script(f"return {script}")
+    )
 
 
 def shown(notebook):
-    "Equations and pictures that a notebook promises on its page: cells that are hidden, or made at build time, are not counted."
+    """Equations and pictures that a notebook promises on its page:
+
+    cells that are hidden, or made at build time, are not counted.
+    """
     equations = pictures = 0
     for cell in json.loads(notebook.read_text())["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             prose = re.sub(r"```.*?```|`[^`]*`", "", source, flags=re.S)
-            equations += len(re.findall(r"\$\$.+?\$\$", prose, re.S)) + len(re.findall(r"(?<![\\$\w])\$(?![\s$])[^$\n]*?(?<![\s\\])\$(?![\d$])", re.sub(r"\$\$.+?\$\$", "", prose, flags=re.S)))
-        elif not re.search(r"^#\|\s*(hide$|exporti?|default_exp|include: *false|exec_doc)", source, re.M):
-            pictures += sum("image/png" in out.get("data", {}) for out in cell["outputs"])
+            equations += len(re.findall(r"\$\$.+?\$\$", prose, re.S)) + len(
+                re.findall(
+                    r"(?<![\\$\w])\$(?![\s$])[^$\n]*?(?<![\s\\])\$(?![\d$])",
+                    re.sub(r"\$\$.+?\$\$", "", prose, flags=re.S),
+                )
+            )
+        elif not re.search(
+            r"^#\|\s*(hide$|exporti?|default_exp|include: *false|exec_doc)",
+            source,
+            re.M,
+        ):
+            pictures += sum(
+                "image/png" in out.get("data", {}) for out in cell["outputs"]
+            )
     return equations, pictures
 
 
 def test_site_has_no_broken_link_and_loads_nothing_from_elsewhere(site):
     assert builder.check() == []
-    built = {str(p.relative_to(ROOT/"_docs")) for p in (ROOT/"_docs").rglob("*.html")}
+    built = {
+        str(p.relative_to(ROOT / "_docs")) for p in (ROOT / "_docs").rglob("*.html")
+    }
     assert set(pages().values()) <= built
-    assert len(pages()) == len([p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
+    assert len(pages()) == len(
+        [
+            p
+            for p in (ROOT / "nbs").rglob("*.ipynb")
+            if ".ipynb_checkpoints" not in p.parts
+        ]
+    )
 
 
 def test_pages_show_equations_and_figures_without_a_console_error(site, chrome):
@@ -78,41 +119,83 @@ def test_pages_show_equations_and_figures_without_a_console_error(site, chrome):
     for notebook, page in pages().items():
         chrome.get(f"{site}/{page}")
         wait(chrome, "document.readyState == 'complete'")
-        errors = [e["message"] for e in chrome.get_log("browser") if e["level"] == "SEVERE" and "favicon.ico" not in e["message"]]
+        errors = [
+            e["message"]
+            for e in chrome.get_log("browser")
+            if e["level"] == "SEVERE" and "favicon.ico" not in e["message"]
+        ]
         assert not errors, f"{page}: {errors[:5]}"
-        drawn = chrome.execute_script("return [...document.querySelectorAll('main math')].filter(m => m.getBoundingClientRect().width > 1).length")
-        loaded = chrome.execute_script("return [...document.querySelectorAll('main img')].filter(i => i.complete && i.naturalWidth > 1).length")
-        missing = chrome.execute_script("return [...document.querySelectorAll('main img')].filter(i => !(i.complete && i.naturalWidth > 1)).map(i => i.src.slice(0, 80))")
+        drawn = chrome.execute_script(
+            "return [...document.querySelectorAll('main math')].filter(m =>"
+            " m.getBoundingClientRect().width > 1).length"
+        )
+        loaded = chrome.execute_script(
+            "return [...document.querySelectorAll('main img')].filter(i => i.complete"
+            " && i.naturalWidth > 1).length"
+        )
+        missing = chrome.execute_script(
+            "return [...document.querySelectorAll('main img')].filter(i => !(i.complete"
+            " && i.naturalWidth > 1)).map(i => i.src.slice(0, 80))"
+        )
         equations, pictures = shown(notebook)
-        raw = chrome.execute_script(r"const m = document.querySelector('main').cloneNode(true); m.querySelectorAll('pre, code, math').forEach(n => n.remove());"
-                                    r"return m.textContent.match(/\\[(\[].{0,40}|\$\$.{0,40}|\\[a-z]{3,}\{.{0,40}/g)")
-        assert drawn >= equations, f"{page}: {equations} equations in the notebook, {drawn} on the page"
-        assert loaded >= pictures and not missing, f"{page}: {pictures} pictures in the notebook, {loaded} on the page; not loaded: {missing}"
+        raw = chrome.execute_script(
+            r"const m = document.querySelector('main').cloneNode(true);"
+            r" m.querySelectorAll('pre, code, math').forEach(n => n.remove());"
+            r"return"
+            r" m.textContent.match(/\\[(\[].{0,40}|\$\$.{0,40}|\\[a-z]{3,}\{.{0,40}/g)"
+        )
+        assert drawn >= equations, (
+            f"{page}: {equations} equations in the notebook, {drawn} on the page"
+        )
+        assert loaded >= pictures and not missing, (
+            f"{page}: {pictures} pictures in the notebook, {loaded} on the page; not"
+            f" loaded: {missing}"
+        )
         assert not raw, f"{page}: raw TeX {raw}"
         counted = [counted[0] + drawn, counted[1] + loaded]
-    assert min(counted) > 5, f"{counted[0]} equations and {counted[1]} pictures on the whole site"
+    assert min(counted) > 5, (
+        f"{counted[0]} equations and {counted[1]} pictures on the whole site"
+    )
 
 
 def test_search_answers_and_leads_to_the_page(site, chrome):
     from selenium.webdriver.common.by import By
+
     chrome.get(f"{site}/index.html")
     wait(chrome, "document.readyState == 'complete'")
-    field = chrome.find_element(By.CSS_SELECTOR, "#quarto-search input, #quarto-search button")
+    field = chrome.find_element(
+        By.CSS_SELECTOR, "#quarto-search input, #quarto-search button"
+    )
     field.click()
     chrome.switch_to.active_element.send_keys("pinball loss")
-    links = "[...document.querySelectorAll('.smalldocs-search-results a, .aa-Panel a')].map(a => a.href)"
+    links = (
+        "[...document.querySelectorAll('.smalldocs-search-results a, .aa-Panel"
+        " a')].map(a => a.href)"
+    )
     found = wait(chrome, f"{links}.length && {links}")
     assert any("metrics.html" in u for u in found), found
     chrome.get(found[0])
     assert "pinball" in chrome.find_element(By.TAG_NAME, "main").text.lower()
     chrome.get(f"{site}/index.html")
-    chrome.find_element(By.CSS_SELECTOR, "#quarto-search input, #quarto-search button").click()
+    chrome.find_element(
+        By.CSS_SELECTOR, "#quarto-search input, #quarto-search button"
+    ).click()
     chrome.switch_to.active_element.send_keys("zzqqxxyyvv")
-    assert "no results" in wait(chrome, "document.querySelector('#quarto-search, .aa-Panel').innerText.toLowerCase().includes('no results') && document.body.innerText.toLowerCase()")
+    assert "no results" in wait(
+        chrome,
+        "document.querySelector('#quarto-search,"
+        " .aa-Panel').innerText.toLowerCase().includes('no results') &&"
+        " document.body.innerText.toLowerCase()",
+    )
 
 
 def test_home_page_leads_to_every_page(site, chrome):
     chrome.get(f"{site}/index.html")
-    seen = set(chrome.execute_script("return [...document.querySelectorAll('#quarto-sidebar a, nav a')].map(a => a.href.split('#')[0])"))
+    seen = set(
+        chrome.execute_script(
+            "return [...document.querySelectorAll('#quarto-sidebar a, nav a')].map(a =>"
+            " a.href.split('#')[0])"
+        )
+    )
     lost = [page for page in pages().values() if f"{site}/{page}" not in seen]
     assert not lost, f"not in the sidebar: {lost}"

@@ -6,7 +6,8 @@
 __all__ = ['LEVELS', 'origins_of', 'as_known', 'Fold', 'backtest', 'Backtest', 'plant']
 
 # %% ../../nbs/core/70_backtest.ipynb #f1339a4f
-import copy, time
+import copy
+import time
 from dataclasses import dataclass, replace
 import numpy as np
 from .basics import named, refuse
@@ -15,42 +16,59 @@ from .metrics import score
 from .panel import Panel
 
 # %% ../../nbs/core/70_backtest.ipynb #origins_of
-LEVELS = tuple(round(.1*i, 1) for i in range(1, 10))
+LEVELS = tuple(round(0.1 * i, 1) for i in range(1, 10))
+
 
 def origins_of(
-    panel:Panel,  # full history
-    horizon:int,  # steps to score
-    origins:int=4,  # how many
-    step:int=None,  # calendar steps between them, default the horizon
-)->np.ndarray:  # (origin,) calendar steps, increasing
-    "Rolling origins; the last one leaves exactly one horizon before the end of the data."
+    panel: Panel,  # full history
+    horizon: int,  # steps to score
+    origins: int = 4,  # how many
+    step: int = None,  # calendar steps between them, default the horizon
+) -> np.ndarray:  # (origin,) calendar steps, increasing
+    """Rolling origins; the last one leaves exactly one horizon before the end of the
+    data.
+    """
     step = horizon if step is None else step
     for name, value in (("horizon", horizon), ("origins", origins), ("step", step)):
-        if value < 1: refuse(f"{name} must be at least 1, got {value}")
-    at = int(panel.last.max()) - horizon - step*np.arange(origins)[::-1]
+        if value < 1:
+            refuse(f"{name} must be at least 1, got {value}")
+    at = int(panel.last.max()) - horizon - step * np.arange(origins)[::-1]
     if (panel.start <= at[0]).sum() == 0:
-        refuse(f"the first of {origins} origins lies before every series begins", mend="Use fewer origins, a smaller step or a shorter horizon")
+        refuse(
+            f"the first of {origins} origins lies before every series begins",
+            mend="Use fewer origins, a smaller step or a shorter horizon",
+        )
     return at
 
 # %% ../../nbs/core/70_backtest.ipynb #as_known
 def as_known(
-    panel:Panel,  # full history
-    origin:int,  # calendar step
-    horizon:int,  # steps ahead that will be scored
-)->tuple[Panel, np.ndarray]:  # the panel as known at the origin; (series, horizon) what happened next
+    panel: Panel,  # full history
+    origin: int,  # calendar step
+    horizon: int,  # steps ahead that will be scored
+    # the panel as known at the origin; (series, horizon) what happened next
+) -> tuple[Panel, np.ndarray]:
     "Cut the panel at the origin and keep the series that can be scored."
     known = panel.cut(origin)
-    actual = panel.select(np.flatnonzero(panel.start <= origin)).actual(known.last, horizon)
-    seen = np.add.reduceat(np.isfinite(known.y), known.indptr[:-1]) > 0                     # y beyond the origin is NaN by now
+    actual = panel.select(np.flatnonzero(panel.start <= origin)).actual(
+        known.last, horizon
+    )
+    # y beyond the origin is NaN by now
+    seen = np.add.reduceat(np.isfinite(known.y), known.indptr[:-1]) > 0
     keep = (known.last == origin) & seen & np.isfinite(actual).any(1)
-    if panel.known: keep &= known.ahead >= horizon
-    if not keep.any(): refuse(f"no series has both history and targets around {panel.calendar[origin]}", mend="Use other origins")
+    if panel.known:
+        keep &= known.ahead >= horizon
+    if not keep.any():
+        refuse(
+            f"no series has both history and targets around {panel.calendar[origin]}",
+            mend="Use other origins",
+        )
     return (known if keep.all() else known.select(np.flatnonzero(keep))), actual[keep]
 
 # %% ../../nbs/core/70_backtest.ipynb #Fold
 @dataclass(repr=False)
 class Fold:
     "One model at one origin."
+
     model: str  # name
     origin: int  # calendar step
     fitted_at: int  # calendar step the model had been trained up to
@@ -61,104 +79,201 @@ class Fold:
     fit_cpu: float  # CPU seconds of this process
     predict_seconds: float
 
-def _fold(name, model, known, actual, origin, fitted_at, horizon, levels, spent)->Fold:
+
+def _fold(
+    name, model, known, actual, origin, fitted_at, horizon, levels, spent
+) -> Fold:
     "Forecast from one origin and time it."
     start = time.perf_counter()
     forecast = model.predict(horizon, panel=known)
     q = forecast.quantile(levels).detach().cpu().numpy()
-    if list(forecast.ids) != list(known.ids): refuse(f"{name} returned other series than it was given")
-    return Fold(name, origin, fitted_at, forecast, actual, q, *spent, time.perf_counter() - start)
+    if list(forecast.ids) != list(known.ids):
+        refuse(f"{name} returned other series than it was given")
+    return Fold(
+        name,
+        origin,
+        fitted_at,
+        forecast,
+        actual,
+        q,
+        *spent,
+        time.perf_counter() - start,
+    )
 
 # %% ../../nbs/core/70_backtest.ipynb #backtest
 def backtest(
-    models:dict,  # name -> unfitted model with fit(panel) and predict(h, panel)
-    panel:Panel,  # full history; each model only ever gets cut copies
-    horizon:int,  # steps ahead
-    origins:int=4,  # rolling origins
-    step:int=None,  # steps between origins, default the horizon
+    models: dict,  # name -> unfitted model with fit(panel) and predict(h, panel)
+    panel: Panel,  # full history; each model only ever gets cut copies
+    horizon: int,  # steps ahead
+    origins: int = 4,  # rolling origins
+    step: int = None,  # steps between origins, default the horizon
     refit=False,  # False, True, or every k-th origin
     levels=LEVELS,  # quantile levels to score
-    progress:bool=True,  # show a bar
+    progress: bool = True,  # show a bar
 ):  # Backtest
     "Rolling-origin evaluation that cannot leak."
     from tqdm import tqdm
-    at = origins_of(panel, horizon, origins, step); every = len(at) if refit is False else int(refit)
-    if every < 1: refuse(f"refit must be False, True or a number of origins, got {refit!r}")
+
+    at = origins_of(panel, horizon, origins, step)
+    every = len(at) if refit is False else int(refit)
+    if every < 1:
+        refuse(f"refit must be False, True or a number of origins, got {refit!r}")
     folds, fitted = [], {}
-    with tqdm(total=len(at)*len(models), desc="backtest", unit="fold", disable=not progress) as bar:
+    with tqdm(
+        total=len(at) * len(models), desc="backtest", unit="fold", disable=not progress
+    ) as bar:
         for i, origin in enumerate(at):
             known, actual = as_known(panel, int(origin), horizon)
             for name, model in models.items():
                 bar.set_postfix_str(f"{name} at {str(panel.calendar[origin])[:10]}")
-                spent = (0., 0.)
+                spent = (0.0, 0.0)
                 if i % every == 0:
                     wall, cpu = time.perf_counter(), time.process_time()
                     fitted[name] = copy.deepcopy(model).fit(known), int(origin)
                     spent = (time.perf_counter() - wall, time.process_time() - cpu)
-                folds.append(_fold(name, fitted[name][0], known, actual, int(origin), fitted[name][1], horizon, np.asarray(levels), spent)); bar.update()
-    return Backtest(folds, np.asarray(levels), panel, horizon, {n: m for n, (m, _) in fitted.items()}, int(at[-1] - at[-2]) if len(at) > 1 else horizon)
+                folds.append(
+                    _fold(
+                        name,
+                        fitted[name][0],
+                        known,
+                        actual,
+                        int(origin),
+                        fitted[name][1],
+                        horizon,
+                        np.asarray(levels),
+                        spent,
+                    )
+                )
+                bar.update()
+    return Backtest(
+        folds,
+        np.asarray(levels),
+        panel,
+        horizon,
+        {n: m for n, (m, _) in fitted.items()},
+        int(at[-1] - at[-2]) if len(at) > 1 else horizon,
+    )
 
 # %% ../../nbs/core/70_backtest.ipynb #Backtest
 @dataclass(repr=False)
 class Backtest:
     "Every forecast of every model at every origin, and its scores."
+
     folds: list  # of Fold
     levels: np.ndarray  # (level,)
     panel: Panel
     horizon: int
     models: dict  # name -> model as last fitted
     step: int  # steps between origins
-    def of(self, name:str)->list: return [f for f in self.folds if f.model == name]
-    def stack(self, name:str)->tuple: return _stack(self, name)
+
+    def of(self, name: str) -> list:
+        return [f for f in self.folds if f.model == name]
+
+    def stack(self, name: str) -> tuple:
+        return _stack(self, name)
+
     @property
-    def leaderboard(self): return _leaderboard(self)
+    def leaderboard(self):
+        return _leaderboard(self)
+
     @property
-    def frame(self): return _frame(self)
-    def __repr__(self): return f"Backtest of {named(self.models)}: {len(self.folds)//len(self.models)} origins x {self.horizon} steps"
+    def frame(self):
+        return _frame(self)
+
+    def __repr__(self):
+        return (
+            f"Backtest of {named(self.models)}: {len(self.folds) // len(self.models)}"
+            f" origins x {self.horizon} steps"
+        )
 
 # %% ../../nbs/core/70_backtest.ipynb #_stack
 def _stack(result, name):
-    "One model's (series, origin, horizon) targets and (series, origin, horizon, level) quantiles; NaN where a series was absent."
+    """One model's (series, origin, horizon) targets and (series, origin, horizon,
+    level) quantiles; NaN where a series was absent.
+    """
     folds = result.of(name)
-    if not folds: refuse("no such model in this backtest", [name], f"There are: {named(result.models)}", KeyError)
-    y = np.full((len(result.panel), len(folds), result.horizon), np.nan); q = np.full((*y.shape, len(result.levels)), np.nan)
+    if not folds:
+        refuse(
+            "no such model in this backtest",
+            [name],
+            f"There are: {named(result.models)}",
+            KeyError,
+        )
+    y = np.full((len(result.panel), len(folds), result.horizon), np.nan)
+    q = np.full((*y.shape, len(result.levels)), np.nan)
     at = {n: i for i, n in enumerate(result.panel.ids)}
     for k, f in enumerate(folds):
-        rows = [at[n] for n in f.forecast.ids]; y[rows, k], q[rows, k] = f.actual, f.quantiles
+        rows = [at[n] for n in f.forecast.ids]
+        y[rows, k], q[rows, k] = f.actual, f.quantiles
     return y, q
 
+
 def _leaderboard(result):
-    "One row a model, best first: losses, coverage, volatility where origins overlap, seconds."
+    """One row a model, best first:
+
+    losses, coverage, volatility where origins overlap, seconds.
+    """
     import pandas as pd
+
     rows = {}
     for name in result.models:
-        y, q = result.stack(name); folds = result.of(name)
-        overlap = result.step if len(folds) > 1 and result.step < result.horizon and .5 in result.levels else None
+        y, q = result.stack(name)
+        folds = result.of(name)
+        overlap = (
+            result.step
+            if len(folds) > 1 and result.step < result.horizon and 0.5 in result.levels
+            else None
+        )
         rows[name] = score(y, q, result.levels, step=overlap) | dict(
-            fit_seconds=sum(f.fit_seconds for f in folds), fit_cpu=sum(f.fit_cpu for f in folds), predict_seconds=sum(f.predict_seconds for f in folds))
+            fit_seconds=sum(f.fit_seconds for f in folds),
+            fit_cpu=sum(f.fit_cpu for f in folds),
+            predict_seconds=sum(f.predict_seconds for f in folds),
+        )
     return pd.DataFrame(rows).T.rename_axis("model").sort_values("wql")
 
+
 def _frame(result):
-    "Long pandas frame: unique_id, ds, cutoff, fitted_at, model, y and one column a level."
+    """Long pandas frame:
+
+    unique_id, ds, cutoff, fitted_at, model, y and one column a level.
+    """
     import pandas as pd
+
     parts = []
     for f in result.folds:
-        part = pd.DataFrame({"unique_id": np.repeat(f.forecast.ids, result.horizon), "ds": f.forecast.dates.reshape(-1), "model": f.model})
-        part["cutoff"], part["fitted_at"] = dates_of(result.panel, np.array([f.origin, f.fitted_at]))
+        part = pd.DataFrame(
+            {
+                "unique_id": np.repeat(f.forecast.ids, result.horizon),
+                "ds": f.forecast.dates.reshape(-1),
+                "model": f.model,
+            }
+        )
+        part["cutoff"], part["fitted_at"] = dates_of(
+            result.panel, np.array([f.origin, f.fitted_at])
+        )
         part["y"] = f.actual.reshape(-1)
-        for i, a in enumerate(result.levels): part[f"ql{a:g}"] = f.quantiles[..., i].reshape(-1)
+        for i, a in enumerate(result.levels):
+            part[f"ql{a:g}"] = f.quantiles[..., i].reshape(-1)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/core/70_backtest.ipynb #plant
 def plant(
-    panel:Panel,  # full history
-    origin:int,  # calendar step after which everything is overwritten
-    value:float=1e6,  # what to plant
-)->Panel:
-    "A panel whose targets and past covariates after `origin` are absurd, to test that nobody looks."
+    panel: Panel,  # full history
+    origin: int,  # calendar step after which everything is overwritten
+    value: float = 1e6,  # what to plant
+) -> Panel:
+    """A panel whose targets and past covariates after `origin` are absurd, to test that
+    nobody looks.
+    """
     s = np.repeat(np.arange(len(panel)), np.diff(panel.indptr))
     later = panel.start[s] + np.arange(panel.rows) - panel.indptr[s] > origin
     later &= np.arange(panel.rows) - panel.indptr[s] < panel.length[s]
-    absurd = lambda c: np.where(later, value if c.dtype.kind == "f" else 0, c).astype(c.dtype)
-    return replace(panel, y=absurd(np.asarray(panel.y)), past={n: absurd(np.asarray(c)) for n, c in panel.past.items()})
+    absurd = lambda c: np.where(later, value if c.dtype.kind == "f" else 0, c).astype(
+        c.dtype
+    )
+    return replace(
+        panel,
+        y=absurd(np.asarray(panel.y)),
+        past={n: absurd(np.asarray(c)) for n, c in panel.past.items()},
+    )

@@ -7,7 +7,10 @@ __all__ = ['named', 'refuse', 'atomic', 'atomic_folder', 'home', 'pipelines_dir'
            'runs_dir', 'machine', 'versions']
 
 # %% ../../nbs/core/00_basics.ipynb #5852214d
-import contextlib, os, platform, shutil
+import contextlib
+import os
+import platform
+import shutil
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +18,8 @@ from pathlib import Path
 # %% ../../nbs/core/00_basics.ipynb #named
 def named(
     culprits,  # names or numbers, any length
-    most:int=5,  # how many are shown
-)->str:  # "a, b, c and 7 more"
+    most: int = 5,  # how many are shown
+) -> str:  # "a, b, c and 7 more"
     "Join `culprits` for a message, never more than `most` of them."
     culprits = [str(c) for c in culprits]
     more = f" and {len(culprits) - most:,} more" if len(culprits) > most else ""
@@ -24,10 +27,10 @@ def named(
 
 # %% ../../nbs/core/00_basics.ipynb #refuse
 def refuse(
-    what:str,  # what is wrong, one sentence without a full stop
+    what: str,  # what is wrong, one sentence without a full stop
     culprits=(),  # the offending names or values
-    mend:str="",  # what the reader should do
-    kind:type=ValueError,  # exception to raise
+    mend: str = "",  # what the reader should do
+    kind: type = ValueError,  # exception to raise
 ):
     "Raise one clear error: what is wrong, who is to blame, how to mend it."
     message = what + (f": {named(culprits)}" if len(culprits) else "") + "."
@@ -39,91 +42,153 @@ def atomic(
     path,  # file to appear or to be replaced
 ):  # yields the temporary path to write to
     "Write a file so that it is either whole or absent, whatever kills the process."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield tmp
-        with open(tmp, "rb+") as f: os.fsync(f.fileno())
+        with open(tmp, "rb+") as f:
+            os.fsync(f.fileno())
         os.replace(tmp, path)
     except OSError as e:
-        raise OSError(e.errno, f"could not write {path}: {e.strerror or e}. Free some space or choose another folder; "
-                               "what was there before is untouched") from e
-    finally: tmp.unlink(missing_ok=True)
+        raise OSError(
+            e.errno,
+            f"could not write {path}: {e.strerror or e}. Free some space or choose"
+            " another folder; what was there before is untouched",
+        ) from e
+    finally:
+        tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/core/00_basics.ipynb #atomic_folder
 @contextlib.contextmanager
 def atomic_folder(
     folder,  # folder to appear
-    mark:str,  # file that the finished folder holds, for example "param.json"
-    overwrite:bool=False,  # replace a folder of the same kind
+    mark: str,  # file that the finished folder holds, for example "param.json"
+    overwrite: bool = False,  # replace a folder of the same kind
 ):  # yields the temporary folder to write to
-    "Write a folder so that it is either whole or absent; nothing else is ever replaced."
-    folder = Path(folder); new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("tmp", "old"))
+    """Write a folder so that it is either whole or absent; nothing else is ever
+    replaced.
+    """
+    folder = Path(folder)
+    new, old = (
+        folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("tmp", "old")
+    )
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        if not overwrite: refuse("something is there already", [folder], "Choose another folder, or pass overwrite=True", FileExistsError)
-        if not (folder/mark).exists(): refuse(f"only a folder with {mark} is replaced, and this has none", [folder], "Choose another folder", FileExistsError)
-    shutil.rmtree(new, ignore_errors=True); new.mkdir(parents=True)
+        if not overwrite:
+            refuse(
+                "something is there already",
+                [folder],
+                "Choose another folder, or pass overwrite=True",
+                FileExistsError,
+            )
+        if not (folder / mark).exists():
+            refuse(
+                f"only a folder with {mark} is replaced, and this has none",
+                [folder],
+                "Choose another folder",
+                FileExistsError,
+            )
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     try:
         yield new
-        if folder.exists(): os.replace(folder, old)
-        try: os.replace(new, folder)
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(new, folder)
         except OSError:
-            if old.exists(): os.replace(old, folder)
+            if old.exists():
+                os.replace(old, folder)
             raise
     finally:
-        for x in (new, old): shutil.rmtree(x, ignore_errors=True)
+        for x in (new, old):
+            shutil.rmtree(x, ignore_errors=True)
 
 # %% ../../nbs/core/00_basics.ipynb #home
-def home()->Path:  # a checkout's root, else the package folder
+def home() -> Path:  # a checkout's root, else the package folder
     "The folder that holds the notebooks and `data/`."
     package = Path(find_spec("forecastlab").origin).resolve().parent
-    return package.parent if (package.parent/"settings.ini").exists() else package
+    return package.parent if (package.parent / "settings.ini").exists() else package
 
-def pipelines_dir()->Path:  # folder of pipeline notebooks
+
+def pipelines_dir() -> Path:  # folder of pipeline notebooks
     "Where pipeline notebooks live."
-    return next((p for p in (home()/"nbs"/"pipelines", home()/"pipelines") if p.exists()), home()/"pipelines")
+    return next(
+        (p for p in (home() / "nbs" / "pipelines", home() / "pipelines") if p.exists()),
+        home() / "pipelines",
+    )
 
-def embedded_dir()->Path:  # folder
+
+def embedded_dir() -> Path:  # folder
     "Data that ship with the project."
-    return home()/"data"
+    return home() / "data"
 
 # %% ../../nbs/core/00_basics.ipynb #data_dir
-def data_dir()->Path|None:  # folder, or None where the variable is not set
+def data_dir() -> Path | None:  # folder, or None where the variable is not set
     "The local mirror of data sets named by `FORECASTLAB_DATA`."
     path = os.environ.get("FORECASTLAB_DATA")
     return Path(path).expanduser() if path else None
 
-def cache_dir()->Path:  # folder, made when first used
+
+def cache_dir() -> Path:  # folder, made when first used
     "Downloads and packed panels: `FORECASTLAB_CACHE`, else the user's cache folder."
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))/"forecastlab"
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "forecastlab"
     return Path(os.environ.get("FORECASTLAB_CACHE", default)).expanduser()
 
-def runs_dir()->Path:  # folder, made when first used
+
+def runs_dir() -> Path:  # folder, made when first used
     "Run folders: `FORECASTLAB_RUNS`, else `runs/` below the working directory."
     return Path(os.environ.get("FORECASTLAB_RUNS", "runs")).expanduser()
 
 # %% ../../nbs/core/00_basics.ipynb #_processor
-def _processor()->str:
+def _processor() -> str:
     "The processor's name as the system gives it."
     try:
-        names = [l.split(":", 1)[1].strip() for l in open("/proc/cpuinfo") if l.startswith(("model name", "Model"))]
+        names = [
+            l.split(":", 1)[1].strip()
+            for l in open("/proc/cpuinfo")
+            if l.startswith(("model name", "Model"))
+        ]
         return names[0] if names else platform.machine()
-    except OSError: return platform.processor() or platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
 
-def machine()->str:  # for example "2 x Xeon, 24 GB, no GPU"
+
+def machine() -> str:  # for example "2 x Xeon, 24 GB, no GPU"
     "One line that says what a figure was measured on."
     import torch
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")/2**30 if hasattr(os, "sysconf") else float("nan")
+
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
+    memory = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        if hasattr(os, "sysconf")
+        else float("nan")
+    )
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{cores} x {_processor()}, {memory:.0f} GB, {gpu}"
 
 # %% ../../nbs/core/00_basics.ipynb #versions
 def versions(
-    packages=("forecastlab", "torch", "numpy", "pandas", "pyarrow", "safetensors", "statsforecast", "papermill", "triton"),  # distributions to look up
-)->dict:  # name -> version, absent packages left out
+    # distributions to look up
+    packages=(
+        "forecastlab",
+        "torch",
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "safetensors",
+        "statsforecast",
+        "papermill",
+        "triton",
+    ),
+) -> dict:  # name -> version, absent packages left out
     "Versions that make a run repeatable."
     found = {"python": platform.python_version()}
     for name in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError): found[name] = metadata.version(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
     return found

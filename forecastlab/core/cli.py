@@ -6,7 +6,9 @@
 __all__ = ['main']
 
 # %% ../../nbs/core/99_cli.ipynb #9abd2aec
-import argparse, os, sys
+import argparse
+import os
+import sys
 from .. import __version__
 from .basics import home, pipelines_dir, refuse
 from .parameters import about, declared, find, from_file, pipelines
@@ -17,93 +19,244 @@ def _rows(rows):
     "Print rows of text in aligned columns."
     rows = [[str(c) for c in r] for r in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    for r in rows: print("  ".join(c.ljust(w) for c, w in zip(r, widths)).rstrip())
+    for r in rows:
+        print("  ".join(c.ljust(w) for c, w in zip(r, widths)).rstrip())
+
 
 def _list(a):
     if not a.name:
-        _rows([[name, about(path)] for name, path in pipelines().items()] or [[f"no pipelines in {pipelines_dir()}"]]); return 0
-    path = find(a.name); print(about(path), f"\n{path}\n")
-    _rows([[p.name, p.hint, repr(p.default), p.help] for p in declared(path).values() if p.name != "out"])
-    files = sorted(f.name for f in pipelines_dir().glob("*.yaml") if set(from_file(f)) <= set(declared(path)))
-    if files: print("\nparameter files:", ", ".join(files))
+        _rows(
+            [[name, about(path)] for name, path in pipelines().items()]
+            or [[f"no pipelines in {pipelines_dir()}"]]
+        )
+        return 0
+    path = find(a.name)
+    print(about(path), f"\n{path}\n")
+    _rows(
+        [
+            [p.name, p.hint, repr(p.default), p.help]
+            for p in declared(path).values()
+            if p.name != "out"
+        ]
+    )
+    files = sorted(
+        f.name
+        for f in pipelines_dir().glob("*.yaml")
+        if set(from_file(f)) <= set(declared(path))
+    )
+    if files:
+        print("\nparameter files:", ", ".join(files))
     return 0
+
 
 def _run(a):
     given = {}
-    for file in a.file: given |= from_file(file)
+    for file in a.file:
+        given |= from_file(file)
     given |= dict(a.parameter)
-    print(run(a.name, given, out=a.out, resume=a.resume, runs=a.runs, terminal=None if a.quiet else sys.stderr)); return 0
+    print(
+        run(
+            a.name,
+            given,
+            out=a.out,
+            resume=a.resume,
+            runs=a.runs,
+            terminal=None if a.quiet else sys.stderr,
+        )
+    )
+    return 0
 
 # %% ../../nbs/core/99_cli.ipynb #_print_table
 def _print_table(df):
     "A table of runs for the terminal."
-    if df.empty: print("no runs"); return
-    same = [c for c in df if c.startswith("parameters.") and len(df) > 1 and df[c].map(str).nunique() == 1]
-    shown = df.drop(columns=[*same, "folder", *(["error"] if not df.error.map(bool).any() else [])])
+    if df.empty:
+        print("no runs")
+        return
+    same = [
+        c
+        for c in df
+        if c.startswith("parameters.") and len(df) > 1 and df[c].map(str).nunique() == 1
+    ]
+    shown = df.drop(
+        columns=[*same, "folder", *(["error"] if not df.error.map(bool).any() else [])]
+    )
     shown["started"] = shown.started.map(lambda t: str(t or "")[:16].replace("T", " "))
-    if "error" in shown: shown["error"] = shown.error.map(lambda e: str(e or "")[:60])
-    scalars = [c for c in shown if not c.startswith("metrics.") or not shown[c].map(lambda v: isinstance(v, (list, dict))).any()]
+    if "error" in shown:
+        shown["error"] = shown.error.map(lambda e: str(e or "")[:60])
+    scalars = [
+        c
+        for c in shown
+        if not c.startswith("metrics.")
+        or not shown[c].map(lambda v: isinstance(v, (list, dict))).any()
+    ]
     short = {c: c.split(".", 1)[1] for c in scalars if "." in c}
     free = {c: s for c, s in short.items() if [*short.values(), *shown].count(s) == 1}
-    cell = lambda v: "-" if v is None or v != v else f"{v:.5g}" if isinstance(v, float) else str(v)
+    cell = lambda v: (
+        "-" if v is None or v != v else f"{v:.5g}" if isinstance(v, float) else str(v)
+    )
     print(shown[scalars].rename(columns=free).map(cell).to_string(index=False))
+
 
 def _runs(a):
     from forecastlab.core.sweep import table
+
     df = table(a.runs, a.where, a.sort)
-    if a.csv: df.to_csv(a.csv, index=False)
-    _print_table(df); return 0
+    if a.csv:
+        df.to_csv(a.csv, index=False)
+    _print_table(df)
+    return 0
+
 
 def _sweep(a):
     from forecastlab.core.sweep import sweep
+
     df = sweep(a.file, a.workers, a.address, a.runs)
-    _print_table(df); return 0 if (df.status == "done").all() else 1
+    _print_table(df)
+    return 0 if (df.status == "done").all() else 1
 
 # %% ../../nbs/core/99_cli.ipynb #_data
 def _data(a):
     from forecastlab.core import datasets
-    if a.what == "list": print(datasets.table().reset_index().to_string(index=False, max_colwidth=48)); return 0
+
+    if a.what == "list":
+        print(datasets.table().reset_index().to_string(index=False, max_colwidth=48))
+        return 0
     if a.what == "get":
-        if not a.names: refuse("data get needs a name", mend=f"Known: {', '.join(datasets.names())}.")
-        for name in a.names: print(name, datasets.get(name))
+        if not a.names:
+            refuse(
+                "data get needs a name", mend=f"Known: {', '.join(datasets.names())}."
+            )
+        for name in a.names:
+            print(name, datasets.get(name))
         return 0
     import pandas as pd
+
     found = pd.concat([datasets.check(name) for name in a.names or datasets.names()])
-    _rows([["data set", "file", "where", "state"], *([r.name_, r.file, r.where or "-", "whole" if r.ok else "DAMAGED" if r.present else "missing"] for r in found.rename(columns={"name": "name_"}).itertuples())])
+    _rows(
+        [
+            ["data set", "file", "where", "state"],
+            *(
+                [
+                    r.name_,
+                    r.file,
+                    r.where or "-",
+                    "whole" if r.ok else "DAMAGED" if r.present else "missing",
+                ]
+                for r in found.rename(columns={"name": "name_"}).itertuples()
+            ),
+        ]
+    )
     bad = found[~found.ok & (found.present | found.name.isin(a.names))]
-    for fault in bad.fault: print(fault, file=sys.stderr)
+    for fault in bad.fault:
+        print(fault, file=sys.stderr)
     return 1 if len(bad) else 0
 
 # %% ../../nbs/core/99_cli.ipynb #_figures
 def _figures(a):
     from forecastlab.core.figures import declared_figures, measure, overview
-    if a.run: measure(a.ids or list(declared_figures()), a.csv, a.runs)
-    df = overview(a.csv); unknown = [i for i in a.ids if i not in set(df.id)]
-    if unknown: refuse("unknown figure", unknown, f"Known: {', '.join(df.id)}.")
-    if a.ids: df = df[df.id.isin(a.ids)]
+
+    if a.run:
+        measure(a.ids or list(declared_figures()), a.csv, a.runs)
+    df = overview(a.csv)
+    unknown = [i for i in a.ids if i not in set(df.id)]
+    if unknown:
+        refuse("unknown figure", unknown, f"Known: {', '.join(df.id)}.")
+    if a.ids:
+        df = df[df.id.isin(a.ids)]
     number = lambda v: "-" if v != v or v is None else f"{v:,.6g}"
-    _rows([["id", "value", "bar", "met", "unit", "peer", "what"], *([r.id, number(r.value), r.bar, r.met, r.unit, f"{r.peer} {number(r.peer_value)}" if r.peer else "", r.what] for r in df.itertuples())])
+    _rows(
+        [
+            ["id", "value", "bar", "met", "unit", "peer", "what"],
+            *(
+                [
+                    r.id,
+                    number(r.value),
+                    r.bar,
+                    r.met,
+                    r.unit,
+                    f"{r.peer} {number(r.peer_value)}" if r.peer else "",
+                    r.what,
+                ]
+                for r in df.itertuples()
+            ),
+        ]
+    )
     return 1 if a.run and (df.met == "NO").any() else 0
 
 # %% ../../nbs/core/99_cli.ipynb #_with_runs
 def _with_runs(parsers):
     "The two subcommands that execute a notebook, and their options."
-    p = parsers("run", _run, "execute a pipeline", "examples:\n  forecastlab run demand_forecast\n  forecastlab run demand_forecast -p data sales.csv -p horizon 8\n"
-                "  forecastlab run demand_forecast -f demand_m5.yaml --out runs/m5\n  forecastlab run my/notebook.ipynb --out runs/mine --resume\n\n"
-                "The notebook runs in the current folder, with the Python of this command.")
-    p.add_argument("name", help="name of a pipeline (see: forecastlab list), or path of a notebook")
-    p.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter; repeat for more")
-    p.add_argument("-f", "--file", action="append", default=[], metavar="YAML", help="parameter file; -p overrides it")
+    p = parsers(
+        "run",
+        _run,
+        "execute a pipeline",
+        "examples:\n  forecastlab run demand_forecast\n  forecastlab run"
+        " demand_forecast -p data sales.csv -p horizon 8\n  forecastlab run"
+        " demand_forecast -f demand_m5.yaml --out runs/m5\n  forecastlab run"
+        " my/notebook.ipynb --out runs/mine --resume\n\nThe notebook runs in the"
+        " current folder, with the Python of this command.",
+    )
+    p.add_argument(
+        "name", help="name of a pipeline (see: forecastlab list), or path of a notebook"
+    )
+    p.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a parameter; repeat for more",
+    )
+    p.add_argument(
+        "-f",
+        "--file",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="parameter file; -p overrides it",
+    )
     p.add_argument("--out", metavar="DIR", help="run folder (default: runs/NAME/TIME)")
-    p.add_argument("--resume", action="store_true", help="go on with a failed or killed run: the one in --out, else the last one of this pipeline")
-    p.add_argument("--quiet", action="store_true", help="show nothing but the run folder")
-    p.add_argument("--runs", metavar="DIR", help="folder of all runs (default: $FORECASTLAB_RUNS or ./runs)")
-    p = parsers("sweep", _sweep, "execute a pipeline over many parameters on Ray", "file:\n  pipeline: demand_forecast\n  parameters: {horizon: 8}\n  grid: {seed: [0, 1, 2]}\n"
-                "  list: [{hidden: 16}, {hidden: 32}]\n\nFinished runs are skipped, so a broken-off sweep is simply started again.")
+    p.add_argument(
+        "--resume",
+        action="store_true",
+        help=(
+            "go on with a failed or killed run: the one in --out, else the last one of"
+            " this pipeline"
+        ),
+    )
+    p.add_argument(
+        "--quiet", action="store_true", help="show nothing but the run folder"
+    )
+    p.add_argument(
+        "--runs",
+        metavar="DIR",
+        help="folder of all runs (default: $FORECASTLAB_RUNS or ./runs)",
+    )
+    p = parsers(
+        "sweep",
+        _sweep,
+        "execute a pipeline over many parameters on Ray",
+        "file:\n  pipeline: demand_forecast\n  parameters: {horizon: 8}\n  grid: {seed:"
+        " [0, 1, 2]}\n  list: [{hidden: 16}, {hidden: 32}]\n\nFinished runs are"
+        " skipped, so a broken-off sweep is simply started again.",
+    )
     p.add_argument("file", help="YAML file of the sweep")
     where = p.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=int, metavar="N", help="runs at a time on this machine (default: its cores)")
-    where.add_argument("--address", metavar="RAY", help="existing Ray cluster: auto, or host:port; the runs folder must be on a disk its machines share")
+    where.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="runs at a time on this machine (default: its cores)",
+    )
+    where.add_argument(
+        "--address",
+        metavar="RAY",
+        help=(
+            "existing Ray cluster: auto, or host:port; the runs folder must be on a"
+            " disk its machines share"
+        ),
+    )
     p.add_argument("--runs", metavar="DIR", help="folder of all runs")
 
 # %% ../../nbs/core/99_cli.ipynb #_with_tables
@@ -111,57 +264,139 @@ def _with_tables(parsers):
     "The subcommands that show something."
     p = parsers("list", _list, "pipelines, or the parameters of one")
     p.add_argument("name", nargs="?", help="pipeline or notebook")
-    p = parsers("runs", _runs, "table of runs", "examples:\n  forecastlab runs --where status=failed\n  forecastlab runs --where 'metrics.wql<0.5' --sort -wql")
-    p.add_argument("--where", action="append", default=[], metavar="COND", help="condition such as metrics.wql<0.5 or model=mqcnn; repeat for more")
-    p.add_argument("--sort", metavar="COLUMN", help="column to sort by; write --sort=-COLUMN for downwards")
+    p = parsers(
+        "runs",
+        _runs,
+        "table of runs",
+        "examples:\n  forecastlab runs --where status=failed\n  forecastlab runs"
+        " --where 'metrics.wql<0.5' --sort -wql",
+    )
+    p.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COND",
+        help="condition such as metrics.wql<0.5 or model=mqcnn; repeat for more",
+    )
+    p.add_argument(
+        "--sort",
+        metavar="COLUMN",
+        help="column to sort by; write --sort=-COLUMN for downwards",
+    )
     p.add_argument("--csv", metavar="FILE", help="write the whole table there")
     p.add_argument("--runs", metavar="DIR", help="folder of all runs")
     p = parsers("data", _data, "data sets: list, get, check")
-    p.add_argument("what", choices=["list", "get", "check"], help="list the registry; get: download and verify; check: verify what is here")
+    p.add_argument(
+        "what",
+        choices=["list", "get", "check"],
+        help="list the registry; get: download and verify; check: verify what is here",
+    )
     p.add_argument("names", nargs="*", help="data sets")
-    p = parsers("figures", _figures, "figures we claim: value, bar, met or not", "examples:\n  forecastlab figures\n  forecastlab figures lab.import.seconds --run")
+    p = parsers(
+        "figures",
+        _figures,
+        "figures we claim: value, bar, met or not",
+        "examples:\n  forecastlab figures\n  forecastlab figures lab.import.seconds"
+        " --run",
+    )
     p.add_argument("ids", nargs="*", metavar="ID", help="figures (default: all)")
     p.add_argument("--run", action="store_true", help="measure again and record")
-    p.add_argument("--csv", metavar="FILE", help="record (default: data/results/figures.csv of the checkout, else ./figures.csv)")
+    p.add_argument(
+        "--csv",
+        metavar="FILE",
+        help=(
+            "record (default: data/results/figures.csv of the checkout, else"
+            " ./figures.csv)"
+        ),
+    )
     p.add_argument("--runs", metavar="DIR", help="folder of all runs")
 
 # %% ../../nbs/core/99_cli.ipynb #_parser
 def _parser():
     "All subcommands."
     debug = argparse.ArgumentParser(add_help=False)
-    debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
-    top = argparse.ArgumentParser("forecastlab", description="Probabilistic forecasting: pipelines, runs, sweeps, data, figures.", parents=[debug])
-    top.add_argument("--version", action="version", version=f"forecastlab {__version__} ({home()})")
+    debug.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show the traceback of an error",
+    )
+    top = argparse.ArgumentParser(
+        "forecastlab",
+        description=(
+            "Probabilistic forecasting: pipelines, runs, sweeps, data, figures."
+        ),
+        parents=[debug],
+    )
+    top.add_argument(
+        "--version", action="version", version=f"forecastlab {__version__} ({home()})"
+    )
     subs = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
     def parsers(name, action, help, epilog=None):
-        p = subs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", epilog=epilog, parents=[debug], formatter_class=argparse.RawDescriptionHelpFormatter)
-        p.set_defaults(action=action); return p
-    _with_tables(parsers); _with_runs(parsers)
+        p = subs.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=epilog,
+            parents=[debug],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        p.set_defaults(action=action)
+        return p
+
+    _with_tables(parsers)
+    _with_runs(parsers)
     return top
 
 # %% ../../nbs/core/99_cli.ipynb #_line
 _EXTRA = {"ray": "sweep", "statsforecast": "demand"}
 
+
 def _line(e):
     "An exception as one line."
-    if isinstance(e, ModuleNotFoundError) and e.name and not e.name.startswith("forecastlab"):
-        return f"{e.name} is not installed. pip install 'forecastlab[{_EXTRA.get(e.name.split('.')[0], 'run')}]'"
-    text = e.strerror if isinstance(e, OSError) and e.strerror and not e.filename else e.args[0] if isinstance(e, KeyError) and e.args else e
+    if (
+        isinstance(e, ModuleNotFoundError)
+        and e.name
+        and not e.name.startswith("forecastlab")
+    ):
+        return (
+            f"{e.name} is not installed. pip install"
+            f" 'forecastlab[{_EXTRA.get(e.name.split('.')[0], 'run')}]'"
+        )
+    text = (
+        e.strerror
+        if isinstance(e, OSError) and e.strerror and not e.filename
+        else e.args[0]
+        if isinstance(e, KeyError) and e.args
+        else e
+    )
     usual = isinstance(e, (ValueError, OSError, RuntimeError, LookupError, TypeError))
-    return " ".join(str(text).split()) + ("" if usual else f" ({type(e).__name__}; --debug shows where)")
+    return " ".join(str(text).split()) + (
+        "" if usual else f" ({type(e).__name__}; --debug shows where)"
+    )
+
 
 def main(
-    argv:list|None=None,  # words of the command, default those of the process
-)->int:  # exit code
+    argv: list | None = None,  # words of the command, default those of the process
+) -> int:  # exit code
     "The `forecastlab` command."
     argv = list(sys.argv[1:] if argv is None else argv)
     for i, word in enumerate(argv[:-1]):
-        if word == "--sort": argv[i:i+2] = [f"--sort={argv[i+1]}"]; break
+        if word == "--sort":
+            argv[i : i + 2] = [f"--sort={argv[i + 1]}"]
+            break
     a = _parser().parse_args(argv)
-    try: return a.action(a)
-    except KeyboardInterrupt as e: print(f"forecastlab: {e or 'stopped'}", file=sys.stderr); return 128 + getattr(e, "number", 2)
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 0
+    try:
+        return a.action(a)
+    except KeyboardInterrupt as e:
+        print(f"forecastlab: {e or 'stopped'}", file=sys.stderr)
+        return 128 + getattr(e, "number", 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as e:
-        if getattr(a, "debug", False): raise
+        if getattr(a, "debug", False):
+            raise
         print(f"forecastlab: {_line(e)}", file=sys.stderr)
         return 1 if isinstance(e, RunFailed) else 2

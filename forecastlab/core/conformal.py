@@ -7,29 +7,39 @@ __all__ = ['needed_level', 'enough', 'promised', 'order_statistic', 'LevelMap', 
            'Conformal', 'Calibrated', 'isotonic', 'Adaptive']
 
 # %% ../../nbs/core/78_conformal.ipynb #01d3baed
-import copy, functools, math, warnings
+import copy
+import functools
+import math
+import warnings
 from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
 from .backtest import Backtest, backtest
 from .basics import named, refuse
-from .distributions import Counts, Paths, QuantileFunction, QuantileGrid, check_levels, picked
+from .distributions import Counts, Paths, QuantileFunction, QuantileGrid
+from .distributions import check_levels, picked
 from .forecast import Forecast
 
 # %% ../../nbs/core/78_conformal.ipynb #_targets
-def _targets(base, y)->Tensor:
+def _targets(base, y) -> Tensor:
     "Targets beside their distributions."
     y = torch.as_tensor(y).to(base.device, base.dtype)
-    if tuple(y.shape) != tuple(base.batch_shape): refuse(f"expected targets of shape {tuple(base.batch_shape)}, one for each distribution, got {tuple(y.shape)}")
-    if y.isinf().any(): refuse("infinite targets", mend="Clean y, or put NaN where a target is unknown")
+    if tuple(y.shape) != tuple(base.batch_shape):
+        refuse(
+            f"expected targets of shape {tuple(base.batch_shape)}, one for each"
+            f" distribution, got {tuple(y.shape)}"
+        )
+    if y.isinf().any():
+        refuse("infinite targets", mend="Clean y, or put NaN where a target is unknown")
     return y
+
 
 @torch.no_grad()
 def needed_level(
-    base:QuantileFunction,  # forecast, batch shape (*batch,)
+    base: QuantileFunction,  # forecast, batch shape (*batch,)
     y,  # (*batch,) targets, NaN where unknown
-)->Tensor:  # (*batch,) double in [0, 1] on the CPU, NaN where y is
+) -> Tensor:  # (*batch,) double in [0, 1] on the CPU, NaN where y is
     "The least level whose quantile covers each target: F just below it."
     y = _targets(base, y)
     below = torch.nextafter(y.nan_to_num(), torch.full_like(y, -math.inf))
@@ -37,84 +47,141 @@ def needed_level(
 
 # %% ../../nbs/core/78_conformal.ipynb #enough
 def enough(
-    level:float,  # promised level
-)->int:  # fewest calibration targets
+    level: float,  # promised level
+) -> int:  # fewest calibration targets
     "How many calibration targets a level needs: level/(1 - level)."
-    return math.ceil(level/(1 - level) - 1e-9)
+    return math.ceil(level / (1 - level) - 1e-9)
+
 
 def promised(
     levels,  # (level,) wanted, or None for a grid as fine as n allows
-    n:int,  # calibration targets of the smallest group
+    n: int,  # calibration targets of the smallest group
     who=(),  # names of that group, for the error
-)->Tensor:  # (level,) double
+) -> Tensor:  # (level,) double
     "The levels that n targets can promise; an error where they cannot."
-    step = next((s for s in (.01, .05, .1, .2) if n >= enough(1 - s)), .2)
-    if levels is None: levels = torch.arange(1, round(1/step), dtype=torch.float64)*step
-    levels = check_levels(torch.as_tensor(levels, dtype=torch.float64).round(decimals=7), increasing=True)    # 0.05 in float32 is a little more
+    step = next((s for s in (0.01, 0.05, 0.1, 0.2) if n >= enough(1 - s)), 0.2)
+    if levels is None:
+        levels = torch.arange(1, round(1 / step), dtype=torch.float64) * step
+    # 0.05 in float32 is a little more
+    levels = check_levels(
+        torch.as_tensor(levels, dtype=torch.float64).round(decimals=7), increasing=True
+    )
     short = [a for a in levels.tolist() if n < enough(a)]
-    if short: refuse(f"{n:,} calibration targets are too few to promise {short[0]:g}, which needs {enough(short[0]):,}", who,
-                     "Hold back more origins, pool more (by='all'), or promise less")
+    if short:
+        refuse(
+            f"{n:,} calibration targets are too few to promise {short[0]:g}, which"
+            f" needs {enough(short[0]):,}",
+            who,
+            "Hold back more origins, pool more (by='all'), or promise less",
+        )
     return levels
 
+
 def order_statistic(
-    x:Tensor,  # (*group, sample) sorted, NaN last
-    levels:Tensor,  # (level,)
-)->Tensor:  # (*group, level)
+    x: Tensor,  # (*group, sample) sorted, NaN last
+    levels: Tensor,  # (level,)
+) -> Tensor:  # (*group, level)
     "The ceil(level (n + 1))-th smallest of each group."
     n = x.isfinite().sum(-1, keepdim=True)
-    return x.gather(-1, (torch.ceil(levels*(n + 1) - 1e-9).long() - 1))
+    return x.gather(-1, (torch.ceil(levels * (n + 1) - 1e-9).long() - 1))
 
 # %% ../../nbs/core/78_conformal.ipynb #LevelMap
 class LevelMap:
     "A continuous increasing map of [0, 1] onto itself through given knots."
+
     def __init__(
         self,
-        levels:Tensor,  # (knot,) increasing, strictly inside (0, 1)
-        values:Tensor,  # (*group, knot) not decreasing, in [0, 1)
+        levels: Tensor,  # (knot,) increasing, strictly inside (0, 1)
+        values: Tensor,  # (*group, knot) not decreasing, in [0, 1)
     ):
-        levels, values = check_levels(levels, increasing=True).double(), torch.as_tensor(values).double()
-        if values.shape[-1] != len(levels): refuse(f"expected {len(levels)} values, one for each level, got {values.shape[-1]}")
-        if not ((values.diff(dim=-1) >= 0).all() and (values >= 0).all() and (values < 1).all()): refuse("a level map must increase within [0, 1)")
+        levels, values = (
+            check_levels(levels, increasing=True).double(),
+            torch.as_tensor(values).double(),
+        )
+        if values.shape[-1] != len(levels):
+            refuse(
+                f"expected {len(levels)} values, one for each level, got"
+                f" {values.shape[-1]}"
+            )
+        if not (
+            (values.diff(dim=-1) >= 0).all()
+            and (values >= 0).all()
+            and (values < 1).all()
+        ):
+            refuse("a level map must increase within [0, 1)")
         ends = values.new_zeros(*values.shape[:-1], 1)
-        self.levels, self.values = torch.cat([levels.new_zeros(1), levels, levels.new_ones(1)]), torch.cat([ends, values, ends + 1], -1)
+        self.levels, self.values = (
+            torch.cat([levels.new_zeros(1), levels, levels.new_ones(1)]),
+            torch.cat([ends, values, ends + 1], -1),
+        )
         self.group = values.shape[:-1]
 
-    def __call__(self, u:Tensor)->Tensor: return _along(u, self.levels, self.values, right=False)[0]
-    def slope(self, u:Tensor)->Tensor: return _along(u, self.levels, self.values, right=True)[1]
-    def inverse(self, s:Tensor)->Tensor: return _back(s, self.levels, self.values)
-    def to(self, device)->"LevelMap": new = copy.copy(self); new.levels, new.values = self.levels.to(device), self.values.to(device); return new
-    def __getitem__(self, which)->"LevelMap": return LevelMap(self.levels[1:-1], picked(self.values, which)[..., 1:-1])
-    def expand(self, *shape)->"LevelMap": return LevelMap(self.levels[1:-1], self.values.expand(*shape, -1)[..., 1:-1])
+    def __call__(self, u: Tensor) -> Tensor:
+        return _along(u, self.levels, self.values, right=False)[0]
+
+    def slope(self, u: Tensor) -> Tensor:
+        return _along(u, self.levels, self.values, right=True)[1]
+
+    def inverse(self, s: Tensor) -> Tensor:
+        return _back(s, self.levels, self.values)
+
+    def to(self, device) -> "LevelMap":
+        new = copy.copy(self)
+        new.levels, new.values = self.levels.to(device), self.values.to(device)
+        return new
+
+    def __getitem__(self, which) -> "LevelMap":
+        return LevelMap(self.levels[1:-1], picked(self.values, which)[..., 1:-1])
+
+    def expand(self, *shape) -> "LevelMap":
+        return LevelMap(self.levels[1:-1], self.values.expand(*shape, -1)[..., 1:-1])
 
 # %% ../../nbs/core/78_conformal.ipynb #_along
 def _along(u, a, b, right):
     "Height and slope of the broken line (a, b) at u, (*sample, *group)."
-    u = u.double(); j = torch.searchsorted(a, u.contiguous(), right=right).clamp(1, len(a) - 1)
-    if b.dim() == 1: low, high = b[j - 1], b[j]
+    u = u.double()
+    j = torch.searchsorted(a, u.contiguous(), right=right).clamp(1, len(a) - 1)
+    if b.dim() == 1:
+        low, high = b[j - 1], b[j]
     else:
-        b = b.expand(*u.shape, -1); low, high = b.gather(-1, j[..., None] - 1)[..., 0], b.gather(-1, j[..., None])[..., 0]
-    slope = (high - low)/(a[j] - a[j - 1])
-    return torch.minimum(torch.maximum(low + slope*(u - a[j - 1]), low), high), slope       # no rounding across a knot
+        b = b.expand(*u.shape, -1)
+        low, high = (
+            b.gather(-1, j[..., None] - 1)[..., 0],
+            b.gather(-1, j[..., None])[..., 0],
+        )
+    slope = (high - low) / (a[j] - a[j - 1])
+    # no rounding across a knot
+    return torch.minimum(torch.maximum(low + slope * (u - a[j - 1]), low), high), slope
+
 
 def _back(s, a, b):
     "The highest level that the broken line maps to s or below."
     s = s.double().contiguous()
-    if b.dim() == 1: j = torch.searchsorted(b, s, right=True).clamp(1, len(a) - 1); low, high = b[j - 1], b[j]
+    if b.dim() == 1:
+        j = torch.searchsorted(b, s, right=True).clamp(1, len(a) - 1)
+        low, high = b[j - 1], b[j]
     else:
-        b = b.expand(*s.shape, -1).contiguous(); j = torch.searchsorted(b, s[..., None], right=True).clamp(1, len(a) - 1)
+        b = b.expand(*s.shape, -1).contiguous()
+        j = torch.searchsorted(b, s[..., None], right=True).clamp(1, len(a) - 1)
         low, high, j = b.gather(-1, j - 1)[..., 0], b.gather(-1, j)[..., 0], j[..., 0]
-    return a[j - 1] + (a[j] - a[j - 1])*((s - low)/(high - low)).clamp(0, 1)
+    return a[j - 1] + (a[j] - a[j - 1]) * ((s - low) / (high - low)).clamp(0, 1)
 
 # %% ../../nbs/core/78_conformal.ipynb #Recalibrated
 class Recalibrated(QuantileFunction):
     "Any distribution, asked at other levels: q(M(u))."
+
     def __init__(
         self,
-        base:QuantileFunction,  # (*batch,)
-        map:LevelMap,  # group shape broadcasts to the batch
+        base: QuantileFunction,  # (*batch,)
+        map: LevelMap,  # group shape broadcasts to the batch
     ):
-        try: map.values.expand(*base.batch_shape, -1)
-        except RuntimeError: refuse(f"a level map for groups {tuple(map.group)} does not fit forecasts of shape {tuple(base.batch_shape)}")
+        try:
+            map.values.expand(*base.batch_shape, -1)
+        except RuntimeError:
+            refuse(
+                f"a level map for groups {tuple(map.group)} does not fit forecasts of"
+                f" shape {tuple(base.batch_shape)}"
+            )
         self.base, self.map = base, map.to(base.device)
         super().__init__(base.batch_shape, validate_args=False)
 
@@ -122,22 +189,63 @@ class Recalibrated(QuantileFunction):
     device = property(lambda self: self.base.device)
     joint = property(lambda self: getattr(self.base, "joint", False))
     domain = property(lambda self: getattr(self.base, "domain", "real"))
-    draws = functools.cached_property(lambda self: None if self.base.draws is None else rejoined(self.base, self).draws)
+    draws = functools.cached_property(
+        lambda self: (
+            None if self.base.draws is None else rejoined(self.base, self).draws
+        )
+    )
     pieces = functools.cached_property(lambda self: _pieces(self))
-    lowest = functools.cached_property(lambda self: self.icdf(torch.zeros(self.batch_shape, device=self.device)))
-    def __repr__(self): return f"Recalibrated({self.base!r})"
-    def __getitem__(self, which)->"Recalibrated": return Recalibrated(self.base[which], self.map if not self.map.group else self.map.expand(*self.batch_shape)[which])
+    lowest = functools.cached_property(
+        lambda self: self.icdf(torch.zeros(self.batch_shape, device=self.device))
+    )
 
-    def icdf(self, value): return _floored(self, m := self.map(torch.as_tensor(value).to(self.device)), self.base.icdf(_asked(self, m)))
-    def quantile(self, levels): return _quantile(self, levels)
-    def cdf(self, value): return _cdf(self, torch.as_tensor(value).to(self.device, self.dtype))
-    def log_prob(self, value): return self.base.log_prob(value) - self.map.slope(self.cdf(value)).clamp(min=1e-30).log().to(self.dtype)
-    def slope(self, levels): return _slope(self, levels)
-    def rsample(self, sample_shape=torch.Size(), generator=None): return _rsample(self, sample_shape, generator)
-    def crps(self, value): return _crps(self, self.target(value))
-    def excess(self, stock): return _excess(self, torch.as_tensor(stock).to(self.device, self.dtype))
+    def __repr__(self):
+        return f"Recalibrated({self.base!r})"
+
+    def __getitem__(self, which) -> "Recalibrated":
+        return Recalibrated(
+            self.base[which],
+            (
+                self.map
+                if not self.map.group
+                else self.map.expand(*self.batch_shape)[which]
+            ),
+        )
+
+    def icdf(self, value):
+        return _floored(
+            self,
+            m := self.map(torch.as_tensor(value).to(self.device)),
+            self.base.icdf(_asked(self, m)),
+        )
+
+    def quantile(self, levels):
+        return _quantile(self, levels)
+
+    def cdf(self, value):
+        return _cdf(self, torch.as_tensor(value).to(self.device, self.dtype))
+
+    def log_prob(self, value):
+        return self.base.log_prob(value) - self.map.slope(self.cdf(value)).clamp(
+            min=1e-30
+        ).log().to(self.dtype)
+
+    def slope(self, levels):
+        return _slope(self, levels)
+
+    def rsample(self, sample_shape=torch.Size(), generator=None):
+        return _rsample(self, sample_shape, generator)
+
+    def crps(self, value):
+        return _crps(self, self.target(value))
+
+    def excess(self, stock):
+        return _excess(self, torch.as_tensor(stock).to(self.device, self.dtype))
+
     @property
-    def mean(self)->Tensor: _, _, _, means, weight = self.pieces; return (means*weight).sum(-1).to(self.dtype)
+    def mean(self) -> Tensor:
+        _, _, _, means, weight = self.pieces
+        return (means * weight).sum(-1).to(self.dtype)
 
 # %% ../../nbs/core/78_conformal.ipynb #_asked
 def _asked(self, m):
@@ -145,15 +253,26 @@ def _asked(self, m):
     kind = torch.finfo(self.dtype)
     return m.to(self.dtype).clamp(kind.tiny, 1 - kind.eps)
 
+
 def _floored(self, m, q):
     "Exactly 0 where level 0 of a non-negative forecast is asked."
-    return torch.where(m <= 0, torch.zeros_like(q), q) if self.domain == "nonnegative" else q
+    return (
+        torch.where(m <= 0, torch.zeros_like(q), q)
+        if self.domain == "nonnegative"
+        else q
+    )
+
 
 def _quantile(self, levels):
     "(*batch, level): one map for all lets the base use its fast way."
     u = check_levels(levels).double()
-    if not self.map.group: return _floored(self, m := self.map(u.to(self.device)), self.base.quantile(_asked(self, m)))
-    return self.icdf(u.view(-1, *[1]*len(self.batch_shape)).expand(-1, *self.batch_shape)).movedim(0, -1)
+    if not self.map.group:
+        return _floored(
+            self, m := self.map(u.to(self.device)), self.base.quantile(_asked(self, m))
+        )
+    return self.icdf(
+        u.view(-1, *[1] * len(self.batch_shape)).expand(-1, *self.batch_shape)
+    ).movedim(0, -1)
 
 # %% ../../nbs/core/78_conformal.ipynb #_cdf
 def _cdf(self, y):
@@ -161,299 +280,636 @@ def _cdf(self, y):
     F = self.map.inverse(self.base.cdf(y)).to(self.dtype)
     return torch.where(y < self.lowest, torch.zeros_like(F), F)
 
+
 def _slope(self, levels):
     "(*batch, level) derivative of the quantile function, by the chain rule."
-    u, group = check_levels(levels).double().to(self.device), (1,)*(len(self.batch_shape) - len(self.map.group)) + tuple(self.map.group)
-    if not self.map.group: return self.base.slope(_asked(self, self.map(u)))*self.map.slope(u).to(self.dtype)
-    u = u.view(-1, *[1]*len(self.map.group)).expand(-1, *self.map.group)
-    m, rise = self.map(u).view(-1, *group), self.map.slope(u).view(-1, *group).movedim(0, -1).to(self.dtype)
+    u, group = (
+        check_levels(levels).double().to(self.device),
+        (1,) * (len(self.batch_shape) - len(self.map.group)) + tuple(self.map.group),
+    )
+    if not self.map.group:
+        return self.base.slope(_asked(self, self.map(u))) * self.map.slope(u).to(
+            self.dtype
+        )
+    u = u.view(-1, *[1] * len(self.map.group)).expand(-1, *self.map.group)
+    m, rise = (
+        self.map(u).view(-1, *group),
+        self.map.slope(u).view(-1, *group).movedim(0, -1).to(self.dtype),
+    )
     out = torch.empty(*self.batch_shape, len(u), dtype=self.dtype, device=self.device)
-    for i in np.ndindex(*group):                                                         # the base answers shared levels: one group after the other
-        which, at = tuple(slice(k, k + 1) if g > 1 else slice(None) for k, g in zip(i, group)), _asked(self, m[(slice(None), *i)])
-        out[which] = self.base[which].slope(at) if hasattr(type(self.base), "__getitem__") else self.base.slope(at)[which]
-    return out*rise
+    # the base answers shared levels: one group after the other
+    for i in np.ndindex(*group):
+        which, at = (
+            tuple(slice(k, k + 1) if g > 1 else slice(None) for k, g in zip(i, group)),
+            _asked(self, m[(slice(None), *i)]),
+        )
+        out[which] = (
+            self.base[which].slope(at)
+            if hasattr(type(self.base), "__getitem__")
+            else self.base.slope(at)[which]
+        )
+    return out * rise
 
 # %% ../../nbs/core/78_conformal.ipynb #_rsample
 def _rsample(self, shape, generator):
     "Draws; those of a joint base keep their ranks, and so their dependence."
-    if self.draws is not None: return Paths(self.draws, self.domain).rsample(shape, generator)
-    if not self.joint: return QuantileFunction.rsample(self, shape, generator)
+    if self.draws is not None:
+        return Paths(self.draws, self.domain).rsample(shape, generator)
+    if not self.joint:
+        return QuantileFunction.rsample(self, shape, generator)
     x = self.base.rsample(shape, generator)
-    low, high = self.base.cdf(torch.nextafter(x, torch.full_like(x, -math.inf))), self.base.cdf(x)
-    return self.icdf(low + (high - low)*torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device))
+    low, high = (
+        self.base.cdf(torch.nextafter(x, torch.full_like(x, -math.inf))),
+        self.base.cdf(x),
+    )
+    return self.icdf(
+        low
+        + (high - low)
+        * torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    )
+
 
 def rejoined(
-    paths:QuantileFunction,  # with `draws`, whose dependence is kept
-    marginal:QuantileFunction,  # of the same batch shape, whose marginals are wanted
-)->Paths:
-    "Paths with new marginals and the old ranks (Schefzik, Thorarinsdottir and Gneiting 2013: ensemble copula coupling)."
-    n = len(paths.draws); q = marginal.quantile((torch.arange(n, dtype=torch.float64) + .5)/n).movedim(-1, 0)
-    return Paths(torch.empty_like(q).scatter_(0, paths.draws.argsort(0), q), getattr(marginal, "domain", "real"))
+    paths: QuantileFunction,  # with `draws`, whose dependence is kept
+    marginal: QuantileFunction,  # of the same batch shape, whose marginals are wanted
+) -> Paths:
+    """Paths with new marginals and the old ranks (Schefzik, Thorarinsdottir and
+    Gneiting 2013: ensemble copula coupling).
+    """
+    n = len(paths.draws)
+    q = marginal.quantile((torch.arange(n, dtype=torch.float64) + 0.5) / n).movedim(
+        -1, 0
+    )
+    return Paths(
+        torch.empty_like(q).scatter_(0, paths.draws.argsort(0), q),
+        getattr(marginal, "domain", "real"),
+    )
 
 # %% ../../nbs/core/78_conformal.ipynb #_pieces
 def _pieces(self):
-    "Levels of the base, quantities and excess at the inner knots of the map, (*batch, knot); mean and weight of the pieces around them."
-    b = _asked(self, m := self.map.values[..., 1:-1]); tiny = torch.finfo(torch.float64).tiny
-    q = _floored(self, m, self.base.quantile(b) if b.dim() == 1 else self.base.icdf(b.expand(*self.batch_shape, -1).movedim(-1, 0)).movedim(0, -1))
-    e = self.base.excess(q.movedim(-1, 0)).movedim(0, -1); b, q, e, mean = (x.double() for x in (b, q, e, self.base.mean)); b = b.expand(q.shape)
-    below = (e[..., :1] - mean[..., None] + q[..., :1]).clamp(min=0)/torch.where(m[..., :1] > 0, b[..., :1], 1.)   # E(q - X)+ at the first knot, over its level
-    between = (e[..., :-1] - e[..., 1:] - (1 - b[..., 1:])*q.diff())/b.diff().clamp(min=tiny)
+    """Levels of the base, quantities and excess at the inner knots of the map, (*batch,
+    knot); mean and weight of the pieces around them.
+    """
+    b = _asked(self, m := self.map.values[..., 1:-1])
+    tiny = torch.finfo(torch.float64).tiny
+    q = _floored(
+        self,
+        m,
+        (
+            self.base.quantile(b)
+            if b.dim() == 1
+            else self.base.icdf(b.expand(*self.batch_shape, -1).movedim(-1, 0)).movedim(
+                0, -1
+            )
+        ),
+    )
+    e = self.base.excess(q.movedim(-1, 0)).movedim(0, -1)
+    b, q, e, mean = (x.double() for x in (b, q, e, self.base.mean))
+    b = b.expand(q.shape)
+    # E(q - X)+ at the first knot, over its level
+    below = (e[..., :1] - mean[..., None] + q[..., :1]).clamp(min=0) / torch.where(
+        m[..., :1] > 0, b[..., :1], 1.0
+    )
+    between = (e[..., :-1] - e[..., 1:] - (1 - b[..., 1:]) * q.diff()) / b.diff().clamp(
+        min=tiny
+    )
     first = torch.where(m[..., :1] > 0, q[..., :1] - below, q[..., :1])
-    means = torch.cat([first.clamp(min=0) if self.domain == "nonnegative" else first, q[..., :-1] + between.clamp(min=0).minimum(q.diff()), q[..., -1:] + e[..., -1:]/(1 - b[..., -1:])], -1)
+    means = torch.cat(
+        [
+            first.clamp(min=0) if self.domain == "nonnegative" else first,
+            q[..., :-1] + between.clamp(min=0).minimum(q.diff()),
+            q[..., -1:] + e[..., -1:] / (1 - b[..., -1:]),
+        ],
+        -1,
+    )
     return b, q, e, means, self.map.levels.diff()
 
+
 def _excess(self, c):
-    "E(Y - c)+: whole pieces above c by their means, the piece that holds c by the excess of the base."
-    c = c.expand(torch.broadcast_shapes(c.shape, self.batch_shape)); b, q, e, means, weight = self.pieces
-    E, x, total = self.base.excess(c).double(), c.double(), 0.
+    """E(Y - c)+:
+
+    whole pieces above c by their means, the piece that holds c by the excess of the
+    base.
+    """
+    c = c.expand(torch.broadcast_shapes(c.shape, self.batch_shape))
+    b, q, e, means, weight = self.pieces
+    E, x, total = self.base.excess(c).double(), c.double(), 0.0
     for j in range(len(weight)):
-        last = j == len(weight) - 1; b0, b1 = b[..., j - 1] if j else 0., 1. if last else b[..., j]
-        part = (E if last else E - e[..., j] - (1 - b1)*(q[..., j] - x))/(b1 - b0 + 1e-300)
-        if not last: part = torch.where(self.map.values[..., j + 1] > 0, part, math.inf).clamp(min=0).minimum((q[..., j] - x).clamp(min=0))
-        total = total + weight[j]*(torch.where(x <= q[..., j - 1], means[..., j] - x, part) if j else part)
+        last = j == len(weight) - 1
+        b0, b1 = b[..., j - 1] if j else 0.0, 1.0 if last else b[..., j]
+        part = (E if last else E - e[..., j] - (1 - b1) * (q[..., j] - x)) / (
+            b1 - b0 + 1e-300
+        )
+        if not last:
+            part = (
+                torch.where(self.map.values[..., j + 1] > 0, part, math.inf)
+                .clamp(min=0)
+                .minimum((q[..., j] - x).clamp(min=0))
+            )
+        total = total + weight[j] * (
+            torch.where(x <= q[..., j - 1], means[..., j] - x, part) if j else part
+        )
     return total.to(self.dtype)
 
 # %% ../../nbs/core/78_conformal.ipynb #_nodes
 def _nodes(self):
     "Gauss nodes and weights on the pieces of the map, halving towards both ends."
-    a = self.map.levels[1:-1]; half = .5**torch.arange(1, 40, dtype=torch.float64)
-    ends = torch.cat([torch.zeros(1).double(), a[0]*half, a, torch.arange(1, 100).double()/100, 1 - (1 - a[-1])*half, torch.ones(1).double()]).unique()
+    a = self.map.levels[1:-1]
+    half = 0.5 ** torch.arange(1, 40, dtype=torch.float64)
+    ends = torch.cat(
+        [
+            torch.zeros(1).double(),
+            a[0] * half,
+            a,
+            torch.arange(1, 100).double() / 100,
+            1 - (1 - a[-1]) * half,
+            torch.ones(1).double(),
+        ]
+    ).unique()
     x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(4))
-    width = ends.diff()[:, None]/2
-    return (ends[:-1, None] + width*(1 + x)).reshape(-1), (width*w).reshape(-1).to(self.device, self.dtype)
+    width = ends.diff()[:, None] / 2
+    return (ends[:-1, None] + width * (1 + x)).reshape(-1), (width * w).reshape(-1).to(
+        self.device, self.dtype
+    )
+
 
 def _crps(self, z):
     "Twice the pinball loss, a few nodes at a time."
-    total = 0.
+    total = 0.0
     for u, w in zip(*(x.split(64) for x in _nodes(self))):
-        e = z[..., None] - self.quantile(u); u = u.to(e); total = total + 2*(w*torch.maximum(u*e, (u - 1)*e)).sum(-1)
+        e = z[..., None] - self.quantile(u)
+        u = u.to(e)
+        total = total + 2 * (w * torch.maximum(u * e, (u - 1) * e)).sum(-1)
     return total
 
 # %% ../../nbs/core/78_conformal.ipynb #recalibrated
 def recalibrated(
-    base:QuantileFunction,  # any forecast
-    map:LevelMap,  # group shape broadcasts to the batch
-)->QuantileFunction:  # q(M(u)), of the same batch shape
+    base: QuantileFunction,  # any forecast
+    map: LevelMap,  # group shape broadcasts to the batch
+) -> QuantileFunction:  # q(M(u)), of the same batch shape
     "The forecast asked at other levels; counts stay counts."
-    return Counts(recalibrated(base.base, map)) if isinstance(base, Counts) else Recalibrated(base, map)
+    return (
+        Counts(recalibrated(base.base, map))
+        if isinstance(base, Counts)
+        else Recalibrated(base, map)
+    )
 
 # %% ../../nbs/core/78_conformal.ipynb #_pairs
-def _pairs(data, y, model)->list:
+def _pairs(data, y, model) -> list:
     "(names or None, distribution, targets) of each calibration window."
     if isinstance(data, Backtest):
-        names = list(data.models); name = model if model is not None else names[0]
-        if model is None and len(names) > 1: refuse("this backtest holds several models", names, "Say which: fit(backtest, model=...)")
-        return [(f.forecast.ids, f.forecast.distribution, f.actual) for f in data.of(name)] or data.stack(name)
+        names = list(data.models)
+        name = model if model is not None else names[0]
+        if model is None and len(names) > 1:
+            refuse(
+                "this backtest holds several models",
+                names,
+                "Say which: fit(backtest, model=...)",
+            )
+        return [
+            (f.forecast.ids, f.forecast.distribution, f.actual) for f in data.of(name)
+        ] or data.stack(name)
     pairs = [(data, y)] if y is not None else list(data)
-    if not pairs: refuse("no calibration windows", mend="Pass a Backtest, a distribution and its targets, or (forecast, targets) pairs")
-    return [(f.ids, f.distribution, a) if isinstance(f, Forecast) else (None, f, a) for f, a in pairs]
+    if not pairs:
+        refuse(
+            "no calibration windows",
+            mend=(
+                "Pass a Backtest, a distribution and its targets, or (forecast,"
+                " targets) pairs"
+            ),
+        )
+    return [
+        (f.ids, f.distribution, a) if isinstance(f, Forecast) else (None, f, a)
+        for f, a in pairs
+    ]
+
 
 def _grouped(
-    scores:list,  # (names, (score, *batch)) of each window
-    by:str,  # "all", "step" or "series"
-)->tuple:  # (score, *group, sample) sorted with NaN last; names of the series or None
+    scores: list,  # (names, (score, *batch)) of each window
+    by: str,  # "all", "step" or "series"
+) -> tuple:  # (score, *group, sample) sorted with NaN last; names of the series or None
     "What needs one correction, side by side."
-    if by == "all": return torch.cat([s.flatten(1) for _, s in scores], -1).sort(-1).values, None
-    if min(s.dim() for _, s in scores) < 3: refuse(f"by={by!r} needs batches of shape (..., series, horizon)")
+    if by == "all":
+        return torch.cat([s.flatten(1) for _, s in scores], -1).sort(-1).values, None
+    if min(s.dim() for _, s in scores) < 3:
+        refuse(f"by={by!r} needs batches of shape (..., series, horizon)")
     if by == "step":
-        if len({s.shape[-1] for _, s in scores}) > 1: refuse("calibration windows differ in horizon", sorted({s.shape[-1] for _, s in scores}))
-        return torch.cat([s.flatten(1, -2) for _, s in scores], 1).transpose(1, 2).sort(-1).values, None
+        if len({s.shape[-1] for _, s in scores}) > 1:
+            refuse(
+                "calibration windows differ in horizon",
+                sorted({s.shape[-1] for _, s in scores}),
+            )
+        return (
+            torch.cat([s.flatten(1, -2) for _, s in scores], 1)
+            .transpose(1, 2)
+            .sort(-1)
+            .values,
+            None,
+        )
     rows = {}
     for ids, s in scores:
-        for i, name in enumerate(range(s.shape[-2]) if ids is None else ids): rows.setdefault(name, []).append(s[..., i, :].flatten(1))
-    rows = {k: torch.cat(v, -1) for k, v in rows.items()}; wide = max(v.shape[-1] for v in rows.values())
-    pad = [torch.nn.functional.pad(v, (0, wide - v.shape[-1]), value=math.nan) for v in rows.values()]
-    return torch.stack(pad, 1)[:, :, None].sort(-1).values, list(rows)                        # (score, series, 1, sample)
+        for i, name in enumerate(range(s.shape[-2]) if ids is None else ids):
+            rows.setdefault(name, []).append(s[..., i, :].flatten(1))
+    rows = {k: torch.cat(v, -1) for k, v in rows.items()}
+    wide = max(v.shape[-1] for v in rows.values())
+    pad = [
+        torch.nn.functional.pad(v, (0, wide - v.shape[-1]), value=math.nan)
+        for v in rows.values()
+    ]
+    # (score, series, 1, sample)
+    return torch.stack(pad, 1)[:, :, None].sort(-1).values, list(rows)
 
 # %% ../../nbs/core/78_conformal.ipynb #_poorest
-def _poorest(x, names)->tuple:
+def _poorest(x, names) -> tuple:
     "Fewest targets of any group, and the series that have so few."
     n = x[0].isfinite().sum(-1)
-    return int(n.min()), [] if names is None else np.asarray(names)[(n == n.min()).flatten().numpy()]
+    return int(n.min()), (
+        [] if names is None else np.asarray(names)[(n == n.min()).flatten().numpy()]
+    )
 
 # %% ../../nbs/core/78_conformal.ipynb #Conformal
 @dataclass
 class Conformal:
-    "Split conformal recalibration: `fit` on windows set aside, `apply` to forecasts to come."
-    levels:tuple = None  # levels to promise; None: every 1, 5, 10 or 20 %, as the targets allow
-    by:str = "all"  # what shares a correction: "all", "step" or "series"
-    kind:str = "level"  # "level" asks at other levels; "shift" moves quantities
+    """Split conformal recalibration:
+
+    `fit` on windows set aside, `apply` to forecasts to come.
+    """
+
+    # levels to promise; None: every 1, 5, 10 or 20 %, as the targets allow
+    levels: tuple = None
+    by: str = "all"  # what shares a correction: "all", "step" or "series"
+    kind: str = "level"  # "level" asks at other levels; "shift" moves quantities
+
     def __post_init__(self):
-        if self.by not in ("all", "step", "series"): refuse("unknown grouping", [self.by], "Choose by='all', 'step' or 'series'")
-        if self.kind not in ("level", "shift"): refuse("unknown kind", [self.kind], "Choose 'level' or 'shift'")
-        if self.levels is not None: check_levels(self.levels, increasing=True)
+        if self.by not in ("all", "step", "series"):
+            refuse("unknown grouping", [self.by], "Choose by='all', 'step' or 'series'")
+        if self.kind not in ("level", "shift"):
+            refuse("unknown kind", [self.kind], "Choose 'level' or 'shift'")
+        if self.levels is not None:
+            check_levels(self.levels, increasing=True)
 
     def fit(
         self,
-        data,  # a Backtest, or a distribution or Forecast, or a list of (forecast, targets)
+        # a Backtest, or a distribution or Forecast, or a list of (forecast, targets)
+        data,
         y=None,  # (*batch,) targets of a single distribution, NaN where unknown
-        model:str=None,  # which model of the backtest
-    )->"Conformal":
+        model: str = None,  # which model of the backtest
+    ) -> "Conformal":
         "Learn the correction from windows that the model was not trained on."
-        return (_fit_levels if self.kind == "level" else _fit_shift)(self, _pairs(data, y, model))
+        return (_fit_levels if self.kind == "level" else _fit_shift)(
+            self, _pairs(data, y, model)
+        )
 
     def apply(self, forecast):  # Forecast or distribution, recalibrated
         "The same forecast, keeping its promises."
-        if isinstance(forecast, Forecast): return Forecast(forecast.panel, self._apply(forecast.distribution, forecast.ids), forecast.model)
+        if isinstance(forecast, Forecast):
+            return Forecast(
+                forecast.panel,
+                self._apply(forecast.distribution, forecast.ids),
+                forecast.model,
+            )
         return self._apply(forecast, None)
 
     def _apply(self, base, ids):
-        if not hasattr(self, "values"): refuse("this correction has not been fitted", mend="Call fit(...) with windows set aside")
+        if not hasattr(self, "values"):
+            refuse(
+                "this correction has not been fitted",
+                mend="Call fit(...) with windows set aside",
+            )
         values = _values_for(self, base, ids)
-        return recalibrated(base, LevelMap(self.promised, values)) if self.kind == "level" else _shifted(self, base, values)
+        return (
+            recalibrated(base, LevelMap(self.promised, values))
+            if self.kind == "level"
+            else _shifted(self, base, values)
+        )
 
 # %% ../../nbs/core/78_conformal.ipynb #_fit_levels
 def _fit_levels(self, pairs):
-    "Order statistics of the needed levels, a hair above them so that a jump there is jumped."
-    x, self.names = _grouped([(ids, needed_level(f, y)[None]) for ids, f, y in pairs], self.by); x, pool = x[0], x.flatten().sort().values
-    n, who = _poorest(x[None], self.names); self.promised = promised(self.levels, n, who); eps = torch.finfo(pairs[0][1].dtype).eps
-    values, pooled = (order_statistic(v, self.promised)*(1 + 4*eps) for v in (x, pool))
-    each = (values >= 1 - eps).reshape(-1, len(self.promised)); never = pooled >= 1 - eps if self.by == "series" else each.any(0)
-    if self.levels is None and not never.all(): self.promised, values, pooled = self.promised[~never], values[..., ~never], pooled[~never]     # nobody asked for these
+    """Order statistics of the needed levels, a hair above them so that a jump there is
+    jumped.
+    """
+    x, self.names = _grouped(
+        [(ids, needed_level(f, y)[None]) for ids, f, y in pairs], self.by
+    )
+    x, pool = x[0], x.flatten().sort().values
+    n, who = _poorest(x[None], self.names)
+    self.promised = promised(self.levels, n, who)
+    eps = torch.finfo(pairs[0][1].dtype).eps
+    values, pooled = (
+        order_statistic(v, self.promised) * (1 + 4 * eps) for v in (x, pool)
+    )
+    each = (values >= 1 - eps).reshape(-1, len(self.promised))
+    never = pooled >= 1 - eps if self.by == "series" else each.any(0)
+    # nobody asked for these
+    if self.levels is None and not never.all():
+        self.promised, values, pooled = (
+            self.promised[~never],
+            values[..., ~never],
+            pooled[~never],
+        )
     elif never.any():
-        steps = f" at step {named((each.any(-1).nonzero()[:, 0] + 1).tolist())}" if self.by == "step" else ""
-        refuse(f"{(pool >= 1 - eps).sum()/pool.isfinite().sum():.1%} of the targets exceed everything the forecast holds possible, so no level of it can promise{steps}", self.promised[never].tolist(),
-               "Use " + "by='all', "*(self.by == "step" and not (pooled >= 1 - eps).any()) + "kind='shift', or a forecast with tails")
-    self.values = _or_pooled(self, values, pooled, 1 - eps) if self.by == "series" else values
+        steps = (
+            f" at step {named((each.any(-1).nonzero()[:, 0] + 1).tolist())}"
+            if self.by == "step"
+            else ""
+        )
+        refuse(
+            f"{(pool >= 1 - eps).sum() / pool.isfinite().sum():.1%} of the targets"
+            " exceed everything the forecast holds possible, so no level of it can"
+            f" promise{steps}",
+            self.promised[never].tolist(),
+            "Use "
+            + "by='all', " * (self.by == "step" and not (pooled >= 1 - eps).any())
+            + "kind='shift', or a forecast with tails",
+        )
+    self.values = (
+        _or_pooled(self, values, pooled, 1 - eps) if self.by == "series" else values
+    )
     return self
 
+
 def _or_pooled(self, values, pooled, top):
-    "The pooled correction for series that no level of their own forecasts serves, with a warning."
-    lost = (values >= top).any(-1); who = np.asarray(self.names)[lost.flatten().numpy()]
-    if len(who): warnings.warn(f"targets of {len(who):,} series exceed all that their forecasts hold possible; they take the correction of all series together, which serves them less: {named(who)}. kind='shift' serves each by itself", stacklevel=4)
+    """The pooled correction for series that no level of their own forecasts serves,
+    with a warning.
+    """
+    lost = (values >= top).any(-1)
+    who = np.asarray(self.names)[lost.flatten().numpy()]
+    if len(who):
+        warnings.warn(
+            f"targets of {len(who):,} series exceed all that their forecasts hold"
+            " possible; they take the correction of all series together, which serves"
+            f" them less: {named(who)}. kind='shift' serves each by itself",
+            stacklevel=4,
+        )
     return torch.where(lost[..., None], pooled, values)
 
 # %% ../../nbs/core/78_conformal.ipynb #_values_for
 def _values_for(self, base, ids):
     "The corrections of the series or steps of a forecast."
-    v = self.values; wanted = range(base.batch_shape[-2]) if self.by == "series" and ids is None else ids
+    v = self.values
+    wanted = range(base.batch_shape[-2]) if self.by == "series" and ids is None else ids
     if self.by == "series":
-        at = {name: i for i, name in enumerate(self.names)}; unknown = [name for name in wanted if name not in at]
-        if unknown: refuse(f"{len(unknown):,} series have no calibration windows", unknown, "Use by='all', or calibrate on windows that hold them", KeyError)
+        at = {name: i for i, name in enumerate(self.names)}
+        unknown = [name for name in wanted if name not in at]
+        if unknown:
+            refuse(
+                f"{len(unknown):,} series have no calibration windows",
+                unknown,
+                "Use by='all', or calibrate on windows that hold them",
+                KeyError,
+            )
         return v[[at[name] for name in wanted]]
     if self.by == "step":
-        if base.batch_shape[-1] > len(v): refuse(f"calibrated for {len(v)} steps ahead, asked for {base.batch_shape[-1]}", mend="Calibrate on windows of that horizon, or use by='all'")
-        return v[:base.batch_shape[-1]]
+        if base.batch_shape[-1] > len(v):
+            refuse(
+                f"calibrated for {len(v)} steps ahead, asked for"
+                f" {base.batch_shape[-1]}",
+                mend="Calibrate on windows of that horizon, or use by='all'",
+            )
+        return v[: base.batch_shape[-1]]
     return v
 
 # %% ../../nbs/core/78_conformal.ipynb #_spread
 def _spread(base, floor):
     "(*batch,) the unit in which quantities move."
-    lo, hi = base.quantile([.1, .9]).double().unbind(-1)
+    lo, hi = base.quantile([0.1, 0.9]).double().unbind(-1)
     return hi - lo + floor
+
 
 @torch.no_grad()
 def _fit_shift(self, pairs):
     "Order statistics of what each quantile lacked."
     pairs = [(ids, f, _targets(f, y)) for ids, f, y in pairs]
-    self.floor = float(.1*torch.cat([_spread(f, 0.).flatten().cpu() for _, f, _ in pairs]).mean()) or 1.
-    counted, self.names = _grouped([(ids, y.double().cpu()[None]) for ids, _, y in pairs], self.by)
+    self.floor = (
+        float(
+            0.1
+            * torch.cat([_spread(f, 0.0).flatten().cpu() for _, f, _ in pairs]).mean()
+        )
+        or 1.0
+    )
+    counted, self.names = _grouped(
+        [(ids, y.double().cpu()[None]) for ids, _, y in pairs], self.by
+    )
     self.promised = promised(self.levels, *_poorest(counted, self.names))
-    lacking = lambda f, y: (y.double()[..., None] - f.quantile(self.promised).double())/_spread(f, self.floor)[..., None]
-    x, _ = _grouped([(ids, lacking(f, y).cpu().movedim(-1, 0)) for ids, f, y in pairs], self.by)    # (level, *group, sample)
-    self.values = torch.stack([order_statistic(x[i], a[None])[..., 0] for i, a in enumerate(self.promised)], -1)
+    lacking = lambda f, y: (
+        (y.double()[..., None] - f.quantile(self.promised).double())
+        / _spread(f, self.floor)[..., None]
+    )
+    # (level, *group, sample)
+    x, _ = _grouped(
+        [(ids, lacking(f, y).cpu().movedim(-1, 0)) for ids, f, y in pairs], self.by
+    )
+    self.values = torch.stack(
+        [order_statistic(x[i], a[None])[..., 0] for i, a in enumerate(self.promised)],
+        -1,
+    )
     return self
+
 
 def _shifted(self, base, values):
     "The moved quantiles, in order, as a grid; draws keep their ranks."
-    q = base.quantile(self.promised).double() + _spread(base, self.floor)[..., None]*values.to(base.device)
-    tails = "exponential" if len(self.promised) > 1 else "flat"; counts = isinstance(base, Counts)
-    moved = QuantileGrid(self.promised.to(base.dtype), q.cummax(-1).values.to(base.dtype), tails, "nonnegative" if counts else getattr(base, "domain", "real"))
-    if base.draws is not None: moved = rejoined(base.base if counts else base, moved)
+    q = base.quantile(self.promised).double() + _spread(base, self.floor)[
+        ..., None
+    ] * values.to(base.device)
+    tails = "exponential" if len(self.promised) > 1 else "flat"
+    counts = isinstance(base, Counts)
+    moved = QuantileGrid(
+        self.promised.to(base.dtype),
+        q.cummax(-1).values.to(base.dtype),
+        tails,
+        "nonnegative" if counts else getattr(base, "domain", "real"),
+    )
+    if base.draws is not None:
+        moved = rejoined(base.base if counts else base, moved)
     return Counts(moved) if counts else moved
 
 # %% ../../nbs/core/78_conformal.ipynb #Calibrated
 @dataclass
 class Calibrated:
-    "A model whose promises are checked on the last origins, which it is not trained on."
-    model: object  # fit(panel) and predict(h, panel)
-    horizon:int = None  # steps ahead of the calibration windows; None: the model's own
-    origins:int = 4  # windows held back
-    step:int = None  # steps between them, default the horizon
-    conformal:Conformal = field(default_factory=Conformal)  # which correction
-    refit:bool = False  # train again on everything after calibrating
+    """A model whose promises are checked on the last origins, which it is not trained
+    on.
+    """
 
-    def fit(self, panel)->"Calibrated":
+    model: object  # fit(panel) and predict(h, panel)
+    horizon: int = None  # steps ahead of the calibration windows; None: the model's own
+    origins: int = 4  # windows held back
+    step: int = None  # steps between them, default the horizon
+    conformal: Conformal = field(default_factory=Conformal)  # which correction
+    refit: bool = False  # train again on everything after calibrating
+
+    def fit(self, panel) -> "Calibrated":
         "Fit on what came before the held-back windows, calibrate on them."
-        h = self.horizon if self.horizon is not None else getattr(self.model, "horizon", None)
-        if not isinstance(h, (int, np.integer)): refuse("the model names no horizon", mend="Pass horizon=, the number of steps ahead to calibrate")
-        past = backtest({"model": self.model}, panel, int(h), self.origins, self.step, levels=(.5,), progress=False)
+        h = (
+            self.horizon
+            if self.horizon is not None
+            else getattr(self.model, "horizon", None)
+        )
+        if not isinstance(h, (int, np.integer)):
+            refuse(
+                "the model names no horizon",
+                mend="Pass horizon=, the number of steps ahead to calibrate",
+            )
+        past = backtest(
+            {"model": self.model},
+            panel,
+            int(h),
+            self.origins,
+            self.step,
+            levels=(0.5,),
+            progress=False,
+        )
         self.correction = copy.deepcopy(self.conformal).fit(past)
-        self.fitted, self.panel = copy.deepcopy(self.model).fit(panel) if self.refit else past.models["model"], panel
+        self.fitted, self.panel = (
+            (
+                copy.deepcopy(self.model).fit(panel)
+                if self.refit
+                else past.models["model"]
+            ),
+            panel,
+        )
         return self
 
-    def predict(self, h:int, panel=None)->Forecast:
+    def predict(self, h: int, panel=None) -> Forecast:
         "The model's forecast, recalibrated."
-        if not hasattr(self, "fitted"): refuse("there is no model to forecast with", mend="Call fit(panel) first")
-        return self.correction.apply(self.fitted.predict(h, panel=self.panel if panel is None else panel))
+        if not hasattr(self, "fitted"):
+            refuse("there is no model to forecast with", mend="Call fit(panel) first")
+        return self.correction.apply(
+            self.fitted.predict(h, panel=self.panel if panel is None else panel)
+        )
 
 # %% ../../nbs/core/78_conformal.ipynb #isotonic
 def isotonic(
-    h:Tensor,  # (*batch, level)
-)->Tensor:  # (*batch, level) not decreasing
-    "The nearest increasing sequence in least squares, by the min-max formula of pooled means."
-    n = h.shape[-1]; c = torch.nn.functional.pad(h.cumsum(-1), (1, 0)); i = torch.arange(n)
-    size = (i[None] + 1 - i[:, None]).clamp(min=1)                                       # (from, to)
-    means = (c[..., None, 1:] - c[..., :-1, None])/size
-    means = torch.where(i[None] >= i[:, None], means, math.inf).flip(-1).cummin(-1).values.flip(-1)
-    return torch.where(i[None] >= i[:, None], means, -math.inf).amax(-2).cummax(-1).values   # rounding aside, increasing already
+    h: Tensor,  # (*batch, level)
+) -> Tensor:  # (*batch, level) not decreasing
+    """The nearest increasing sequence in least squares, by the min-max formula of
+    pooled means.
+    """
+    n = h.shape[-1]
+    c = torch.nn.functional.pad(h.cumsum(-1), (1, 0))
+    i = torch.arange(n)
+    # (from, to)
+    size = (i[None] + 1 - i[:, None]).clamp(min=1)
+    means = (c[..., None, 1:] - c[..., :-1, None]) / size
+    means = (
+        torch.where(i[None] >= i[:, None], means, math.inf)
+        .flip(-1)
+        .cummin(-1)
+        .values.flip(-1)
+    )
+    # rounding aside, increasing already
+    return (
+        torch.where(i[None] >= i[:, None], means, -math.inf).amax(-2).cummax(-1).values
+    )
 
 # %% ../../nbs/core/78_conformal.ipynb #Adaptive
 @dataclass
 class Adaptive:
     "Online recalibration: `update` as targets arrive, `apply` to the next forecast."
-    levels:tuple = tuple(round(.05*i, 2) for i in range(1, 20))  # levels that are tracked
-    rate:float = .2  # gamma, the size of a nudge; windows of many series bear a larger one
-    by:str = "all"  # what shares a correction: "all", "step" or "series"
-    def __post_init__(self):
-        if self.by not in ("all", "step", "series"): refuse("unknown grouping", [self.by], "Choose by='all', 'step' or 'series'")
-        if not 0 < self.rate < math.inf: refuse("the rate must be a positive number", [self.rate], "Try 0.2")
-        self.target = check_levels(torch.as_tensor(self.levels, dtype=torch.float64), increasing=True)
-        self.hidden = {None: self.target.logit()}  # group -> (level,); None: where new groups begin
 
-    def start(self, split:Conformal)->"Adaptive": return _start(self, split)
-    def update(self, forecast, y)->"Adaptive": return _update(self, forecast, y)
-    def asked(self, forecast)->Tensor: return _asked_now(self, *_parts(forecast))  # (*group, level)
+    # levels that are tracked
+    levels: tuple = tuple(round(0.05 * i, 2) for i in range(1, 20))
+    # gamma, the size of a nudge; windows of many series bear a larger one
+    rate: float = 0.2
+    by: str = "all"  # what shares a correction: "all", "step" or "series"
+
+    def __post_init__(self):
+        if self.by not in ("all", "step", "series"):
+            refuse("unknown grouping", [self.by], "Choose by='all', 'step' or 'series'")
+        if not 0 < self.rate < math.inf:
+            refuse("the rate must be a positive number", [self.rate], "Try 0.2")
+        self.target = check_levels(
+            torch.as_tensor(self.levels, dtype=torch.float64), increasing=True
+        )
+        # group -> (level,); None: where new groups begin
+        self.hidden = {None: self.target.logit()}
+
+    def start(self, split: Conformal) -> "Adaptive":
+        return _start(self, split)
+
+    def update(self, forecast, y) -> "Adaptive":
+        return _update(self, forecast, y)
+
+    def asked(self, forecast) -> Tensor:  # (*group, level)
+        return _asked_now(self, *_parts(forecast))
+
     def apply(self, forecast):  # Forecast or distribution, recalibrated
         "The forecast at the levels that now keep the promises."
-        base, _ = _parts(forecast); new = recalibrated(base, LevelMap(self.target, self.asked(forecast)))
-        return Forecast(forecast.panel, new, forecast.model) if isinstance(forecast, Forecast) else new
+        base, _ = _parts(forecast)
+        new = recalibrated(base, LevelMap(self.target, self.asked(forecast)))
+        return (
+            Forecast(forecast.panel, new, forecast.model)
+            if isinstance(forecast, Forecast)
+            else new
+        )
 
 # %% ../../nbs/core/78_conformal.ipynb #_parts
-def _parts(forecast): return (forecast.distribution, forecast.ids) if isinstance(forecast, Forecast) else (forecast, None)
+def _parts(forecast):
+    return (
+        (forecast.distribution, forecast.ids)
+        if isinstance(forecast, Forecast)
+        else (forecast, None)
+    )
 
-def _keys(self, base, ids)->list:
+
+def _keys(self, base, ids) -> list:
     "Names of the groups of a forecast."
-    if self.by == "all": return [()]
-    if len(base.batch_shape) < 2: refuse(f"by={self.by!r} needs batches of shape (..., series, horizon)")
-    return list(range(base.batch_shape[-1])) if self.by == "step" else list(range(base.batch_shape[-2]) if ids is None else ids)
+    if self.by == "all":
+        return [()]
+    if len(base.batch_shape) < 2:
+        refuse(f"by={self.by!r} needs batches of shape (..., series, horizon)")
+    return (
+        list(range(base.batch_shape[-1]))
+        if self.by == "step"
+        else list(range(base.batch_shape[-2]) if ids is None else ids)
+    )
 
-def _state(self, base, ids)->Tensor:
+
+def _state(self, base, ids) -> Tensor:
     "(group, level) hidden numbers."
-    return torch.stack([self.hidden.get(k, self.hidden[None]) for k in _keys(self, base, ids)])
+    return torch.stack(
+        [self.hidden.get(k, self.hidden[None]) for k in _keys(self, base, ids)]
+    )
+
 
 def _shape(self, x):
     "(group, level) as it broadcasts against the batch."
     return x[0] if self.by == "all" else x if self.by == "step" else x[:, None]
 
+
 def _asked_now(self, base, ids):
-    "The nearest increasing sequence, inside what the forecast's precision can tell from 0 and 1."
+    """The nearest increasing sequence, inside what the forecast's precision can tell
+    from 0 and 1.
+    """
     eps = torch.finfo(base.dtype).eps
-    return _shape(self, isotonic(_state(self, base, ids)).sigmoid().clamp(eps, 1 - 2*eps))
+    return _shape(
+        self, isotonic(_state(self, base, ids)).sigmoid().clamp(eps, 1 - 2 * eps)
+    )
 
 # %% ../../nbs/core/78_conformal.ipynb #_update
 @torch.no_grad()
 def _update(self, forecast, y):
-    "One nudge a level and group, by the share of the window's targets that were covered."
-    base, ids = _parts(forecast); v = needed_level(base, y)[..., None]
-    error = torch.where(v.isnan(), math.nan, self.target - (v <= _asked_now(self, base, ids)).double())
-    axes = dict(all=range(v.dim() - 1), step=range(v.dim() - 2), series=[k for k in range(v.dim() - 1) if k != v.dim() - 3])[self.by]
+    """One nudge a level and group, by the share of the window's targets that were
+    covered.
+    """
+    base, ids = _parts(forecast)
+    v = needed_level(base, y)[..., None]
+    error = torch.where(
+        v.isnan(), math.nan, self.target - (v <= _asked_now(self, base, ids)).double()
+    )
+    axes = dict(
+        all=range(v.dim() - 1),
+        step=range(v.dim() - 2),
+        series=[k for k in range(v.dim() - 1) if k != v.dim() - 3],
+    )[self.by]
     step = error.nanmean(tuple(axes)).nan_to_num().reshape(-1, len(self.target))
-    for k, h in zip(_keys(self, base, ids), _state(self, base, ids) + self.rate*step): self.hidden[k] = h
+    for k, h in zip(_keys(self, base, ids), _state(self, base, ids) + self.rate * step):
+        self.hidden[k] = h
     return self
+
 
 def _start(self, split):
     "Begin with a split correction instead of none."
-    if split.kind != "level" or split.by != "all" or not hasattr(split, "values"): refuse("can only start from a fitted Conformal(by='all', kind='level')")
+    if split.kind != "level" or split.by != "all" or not hasattr(split, "values"):
+        refuse("can only start from a fitted Conformal(by='all', kind='level')")
     self.hidden[None] = LevelMap(split.promised, split.values)(self.target).logit(1e-6)
     return self

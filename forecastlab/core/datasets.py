@@ -7,7 +7,16 @@ __all__ = ['registry', 'names', 'info', 'table', 'fault', 'check', 'mend', 'get'
            'clean', 'sales', 'texts', 'kind', 'read_panel']
 
 # %% ../../nbs/core/80_datasets.ipynb #866ba0de
-import gzip, hashlib, inspect, io, json, shutil, sys, tempfile, time, zipfile
+import gzip
+import hashlib
+import inspect
+import io
+import json
+import shutil
+import sys
+import tempfile
+import time
+import zipfile
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -16,239 +25,420 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 import numpy as np
 import pandas as pd
-from .basics import atomic, cache_dir, data_dir, embedded_dir, named, refuse
+from .basics import atomic, cache_dir, data_dir, embedded_dir, named
+from .basics import refuse
 
 # %% ../../nbs/core/80_datasets.ipynb #registry
 @cache
-def registry()->dict:  # name -> entry
+def registry() -> dict:  # name -> entry
     "All data sets as `data/datasets.yaml` describes them."
     import yaml
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load((embedded_dir()/"datasets.yaml").read_text(encoding="utf-8"), loader)
 
-def names()->list:  # in the registry's order, the embedded set first
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(
+        (embedded_dir() / "datasets.yaml").read_text(encoding="utf-8"), loader
+    )
+
+
+def names() -> list:  # in the registry's order, the embedded set first
     "Names of all data sets."
     return list(registry())
 
+
 def info(
-    name:str,  # name of a data set
-)->dict:  # its registry entry
-    "What the registry says about a set; an unknown name is an error that suggests the nearest ones."
-    if name not in registry(): refuse(f"unknown data set {name!r}", mend=_nearest(name))
+    name: str,  # name of a data set
+) -> dict:  # its registry entry
+    """What the registry says about a set; an unknown name is an error that suggests the
+    nearest ones.
+    """
+    if name not in registry():
+        refuse(f"unknown data set {name!r}", mend=_nearest(name))
     return registry()[name]
 
-def _nearest(name)->str:
+
+def _nearest(name) -> str:
     "What a misspelt name may have meant."
-    near = get_close_matches(str(name), names(), 3, .4)
-    return f"{'Did you mean ' + ' or '.join(near) + '? ' if near else ''}Known: {named(names(), 40)}"
+    near = get_close_matches(str(name), names(), 3, 0.4)
+    return (
+        f"{'Did you mean ' + ' or '.join(near) + '? ' if near else ''}Known:"
+        f" {named(names(), 40)}"
+    )
 
 # %% ../../nbs/core/80_datasets.ipynb #table
-def table()->pd.DataFrame:  # one row a set
+def table() -> pd.DataFrame:  # one row a set
     "The registry at a glance."
     keep = ("title", "series", "rows", "freq", "horizon", "season", "licence")
-    return pd.DataFrame([{"name": n} | {k: e[k] for k in keep} for n, e in registry().items()]).set_index("name")
+    return pd.DataFrame(
+        [{"name": n} | {k: e[k] for k in keep} for n, e in registry().items()]
+    ).set_index("name")
 
 # %% ../../nbs/core/80_datasets.ipynb #_forms
 def _forms(
-    entry:dict,  # one file of the registry
-)->list:  # dicts with path, bytes, sha256
+    entry: dict,  # one file of the registry
+) -> list:  # dicts with path, bytes, sha256
     "The forms in which a file may lie on the disk."
     source = entry.get("source") or {}
     return [entry] + ([source] if "path" in source else [])
 
-def _sha256(path)->str:
+
+def _sha256(path) -> str:
     "SHA-256 of a file."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
 
 def fault(
     path,  # file on the disk
-    bytes:int,  # expected size
-    sha256:str,  # expected checksum
-)->str:  # "" where it is whole, else what was expected and what was found
+    bytes: int,  # expected size
+    sha256: str,  # expected checksum
+) -> str:  # "" where it is whole, else what was expected and what was found
     "What is wrong with a file."
-    if not Path(path).is_file(): return f"{path} (missing; expected {bytes:,} bytes, sha256 {sha256[:12]})"
+    if not Path(path).is_file():
+        return f"{path} (missing; expected {bytes:,} bytes, sha256 {sha256[:12]})"
     size, digest = Path(path).stat().st_size, _sha256(path)
-    if (size, digest) == (bytes, sha256): return ""
+    if (size, digest) == (bytes, sha256):
+        return ""
     state = "truncated" if size < bytes else "corrupt"
-    return f"{path} ({state}; expected {bytes:,} bytes, sha256 {sha256[:12]}; found {size:,} bytes, sha256 {digest[:12]})"
+    return (
+        f"{path} ({state}; expected {bytes:,} bytes, sha256 {sha256[:12]}; found"
+        f" {size:,} bytes, sha256 {digest[:12]})"
+    )
 
 # %% ../../nbs/core/80_datasets.ipynb #_places
-def _places(name)->dict:
+def _places(name) -> dict:
     "Folders where a set may lie, the first that is whole wins."
     entry = info(name)
-    if entry.get("embedded"): return {"embedded": embedded_dir()/entry["folder"]}
-    mirror = {"mirror": data_dir()/entry["folder"]} if data_dir() else {}
-    return mirror | {"cache": cache_dir()/entry["folder"]}
+    if entry.get("embedded"):
+        return {"embedded": embedded_dir() / entry["folder"]}
+    mirror = {"mirror": data_dir() / entry["folder"]} if data_dir() else {}
+    return mirror | {"cache": cache_dir() / entry["folder"]}
+
 
 def _inspect(folder, entry):
-    "(path or None, fault) of one file in one folder: a present form decides, and a whole form wins."
-    faults = {f["path"]: fault(folder/f["path"], f["bytes"], f["sha256"]) for f in _forms(entry)}
+    """(path or None, fault) of one file in one folder:
+
+    a present form decides, and a whole form wins.
+    """
+    faults = {
+        f["path"]: fault(folder / f["path"], f["bytes"], f["sha256"])
+        for f in _forms(entry)
+    }
     for path, wrong in faults.items():
-        if not wrong: return folder/path, ""
-    present = [w for p, w in faults.items() if (folder/p).is_file()]
+        if not wrong:
+            return folder / path, ""
+    present = [w for p, w in faults.items() if (folder / p).is_file()]
     return None, (present or list(faults.values()))[0]
 
-def _survey(name)->list:
+
+def _survey(name) -> list:
     "(place, folder, {stem: path}, faults) of every folder where the set may lie."
     out = []
     for place, folder in _places(name).items():
-        seen = {e["path"].split(".")[0]: _inspect(folder, e) for e in info(name)["files"]}
-        out.append((place, folder, {k: p for k, (p, _) in seen.items() if p}, [w for _, w in seen.values() if w]))
+        seen = {
+            e["path"].split(".")[0]: _inspect(folder, e) for e in info(name)["files"]
+        }
+        out.append(
+            (
+                place,
+                folder,
+                {k: p for k, (p, _) in seen.items() if p},
+                [w for _, w in seen.values() if w],
+            )
+        )
     return out
 
 # %% ../../nbs/core/80_datasets.ipynb #check
 def check(
-    name:str=None,  # a data set; None checks all
-)->pd.DataFrame:  # one row a file: where it lies, whether it is present and whole
+    name: str = None,  # a data set; None checks all
+) -> pd.DataFrame:  # one row a file: where it lies, whether it is present and whole
     "Verify the checksums of a set, or of all."
     rows = []
     for n in [name] if name else names():
         for entry in info(n)["files"]:
-            found = [(place, *_inspect(folder, entry)) for place, folder in _places(n).items()]
-            place, path, wrong = min(found, key=lambda f: (bool(f[2]), "missing;" in f[2]))
-            rows.append({"name": n, "file": entry["path"], "where": "" if "missing;" in wrong else place, "present": "missing;" not in wrong,
-                         "ok": not wrong, "bytes": entry["bytes"], "fault": wrong})
+            found = [
+                (place, *_inspect(folder, entry))
+                for place, folder in _places(n).items()
+            ]
+            place, path, wrong = min(
+                found, key=lambda f: (bool(f[2]), "missing;" in f[2])
+            )
+            rows.append(
+                {
+                    "name": n,
+                    "file": entry["path"],
+                    "where": "" if "missing;" in wrong else place,
+                    "present": "missing;" not in wrong,
+                    "ok": not wrong,
+                    "bytes": entry["bytes"],
+                    "fault": wrong,
+                }
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/core/80_datasets.ipynb #mend
 def mend(
-    name:str,  # data set
-)->str:  # one sentence for an error message
+    name: str,  # data set
+) -> str:  # one sentence for an error message
     "How a missing or damaged set is put right."
     entry = info(name)
-    if entry.get("embedded"): return "It ships with forecastlab: `git checkout data`, reinstall, or rebuild it with `forecastlab run embedded_data`"
-    if all(e.get("source") for e in entry["files"]): return f"Fetch it with `forecastlab data get {name}`, or point FORECASTLAB_DATA at a mirror that has it"
-    return f"Point FORECASTLAB_DATA at a mirror that has {entry['folder']}; `forecastlab data get {name}` says how it is made: {entry['how'].strip()}"
+    if entry.get("embedded"):
+        return (
+            "It ships with forecastlab: `git checkout data`, reinstall, or rebuild it"
+            " with `forecastlab run embedded_data`"
+        )
+    if all(e.get("source") for e in entry["files"]):
+        return (
+            f"Fetch it with `forecastlab data get {name}`, or point FORECASTLAB_DATA at"
+            " a mirror that has it"
+        )
+    return (
+        f"Point FORECASTLAB_DATA at a mirror that has {entry['folder']}; `forecastlab"
+        f" data get {name}` says how it is made: {entry['how'].strip()}"
+    )
 
 # %% ../../nbs/core/80_datasets.ipynb #_download
 def _download(
-    url:str,  # http, https or file address
+    url: str,  # http, https or file address
     path,  # where to put it
-    progress:bool,  # show a progress bar
+    progress: bool,  # show a progress bar
 ):
     "One file by pooch; whatever goes wrong on the way is one error."
     try:
-        if urlparse(url).scheme == "file": shutil.copyfile(url2pathname(urlparse(url).path), path)
+        if urlparse(url).scheme == "file":
+            shutil.copyfile(url2pathname(urlparse(url).path), path)
         else:
             import pooch
-            pooch.HTTPDownloader(progressbar=progress, chunk_size=2**16, timeout=60)(url, str(path), None)
+
+            pooch.HTTPDownloader(progressbar=progress, chunk_size=2**16, timeout=60)(
+                url, str(path), None
+            )
     except Exception as e:
-        refuse(f"the download of {url} broke off ({type(e).__name__}: {str(e)[:200]})", kind=OSError,
-               mend="Nothing was kept. Check the network and try again, or point FORECASTLAB_DATA at a mirror")
+        refuse(
+            f"the download of {url} broke off ({type(e).__name__}: {str(e)[:200]})",
+            kind=OSError,
+            mend=(
+                "Nothing was kept. Check the network and try again, or point"
+                " FORECASTLAB_DATA at a mirror"
+            ),
+        )
 
 # %% ../../nbs/core/80_datasets.ipynb #_fetch
 def _fetch(
-    entry:dict,  # one file of the registry
+    entry: dict,  # one file of the registry
     folder,  # where it belongs
-    progress:bool=False,
+    progress: bool = False,
 ):
     "Download one file, verify it, then move it into place."
-    source = entry | entry["source"]; folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(".get-*"):                                   # left by a killed process
-        if time.time() - old.stat().st_mtime > 3600: shutil.rmtree(old, ignore_errors=True)
+    source = entry | entry["source"]
+    folder.mkdir(parents=True, exist_ok=True)
+    # left by a killed process
+    for old in folder.glob(".get-*"):
+        if time.time() - old.stat().st_mtime > 3600:
+            shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".get-", dir=folder) as scratch:
-        part = Path(scratch)/source["path"]
+        part = Path(scratch) / source["path"]
         if "member" in source:
-            packed = Path(scratch)/"archive"; _download(source["url"], packed, progress)
+            packed = Path(scratch) / "archive"
+            _download(source["url"], packed, progress)
             _accept(packed, source["archive"], source["url"])
             part.write_bytes(zipfile.ZipFile(packed).read(source["member"]))
-        else: _download(source["url"], part, progress)
+        else:
+            _download(source["url"], part, progress)
         _accept(part, source, source["url"])
-        with atomic(folder/source["path"]) as tmp: shutil.copyfile(part, tmp)
+        with atomic(folder / source["path"]) as tmp:
+            shutil.copyfile(part, tmp)
+
 
 def _accept(path, expected, url):
     "Refuse a download that is not what the registry expects."
     wrong = fault(path, expected["bytes"], expected["sha256"])
-    if wrong: refuse(f"the download of {url} is not the registered file", [wrong.replace(str(path), Path(path).name)], kind=OSError,
-                     mend="Nothing was kept. Try again; if it stays so, the source has changed: use a mirror (FORECASTLAB_DATA)")
+    if wrong:
+        refuse(
+            f"the download of {url} is not the registered file",
+            [wrong.replace(str(path), Path(path).name)],
+            kind=OSError,
+            mend=(
+                "Nothing was kept. Try again; if it stays so, the source has changed:"
+                " use a mirror (FORECASTLAB_DATA)"
+            ),
+        )
 
 # %% ../../nbs/core/80_datasets.ipynb #get
 def get(
-    name:str,  # data set
-    progress:bool=None,  # progress bar; None shows one on a terminal
-)->Path:  # folder that holds its files, verified
-    "The folder of a whole copy: embedded, in the mirror, in the cache, else downloaded into the cache."
+    name: str,  # data set
+    progress: bool = None,  # progress bar; None shows one on a terminal
+) -> Path:  # folder that holds its files, verified
+    """The folder of a whole copy:
+
+    embedded, in the mirror, in the cache, else downloaded into the cache.
+    """
     places = _survey(name)
     for _, folder, _, faults in places:
-        if not faults: return folder
-    if info(name).get("embedded") or not all(e.get("source") for e in info(name)["files"]): _refuse(name, places)
-    folder = cache_dir()/info(name)["folder"]
+        if not faults:
+            return folder
+    if info(name).get("embedded") or not all(
+        e.get("source") for e in info(name)["files"]
+    ):
+        _refuse(name, places)
+    folder = cache_dir() / info(name)["folder"]
     for entry in info(name)["files"]:
-        if _inspect(folder, entry)[1]: _fetch(entry, folder, sys.stderr.isatty() if progress is None else progress)
+        if _inspect(folder, entry)[1]:
+            _fetch(entry, folder, sys.stderr.isatty() if progress is None else progress)
     return folder
+
 
 def _refuse(name, places):
     "The error for a set that is nowhere whole: damaged files first, then missing ones."
-    missing = places[0][3]; damaged = [w for *_, faults in places for w in faults if "missing;" not in w]
-    refuse(f"data set {name!r} is damaged" if damaged else f"data set {name!r} is not here", damaged or missing, mend(name), OSError if damaged else FileNotFoundError)
+    missing = places[0][3]
+    damaged = [w for *_, faults in places for w in faults if "missing;" not in w]
+    refuse(
+        (
+            f"data set {name!r} is damaged"
+            if damaged
+            else f"data set {name!r} is not here"
+        ),
+        damaged or missing,
+        mend(name),
+        OSError if damaged else FileNotFoundError,
+    )
 
-def _whole(name)->dict:
+
+def _whole(name) -> dict:
     "{stem: path} of a whole copy; with a mirror set, nothing is downloaded unasked."
-    if not data_dir(): get(name)
+    if not data_dir():
+        get(name)
     places = _survey(name)
     for _, _, paths, faults in places:
-        if not faults: return paths
+        if not faults:
+            return paths
     _refuse(name, places)
 
 # %% ../../nbs/core/80_datasets.ipynb #Dataset
 @dataclass(repr=False)
 class Dataset:
     "A data set ready to use: long frame, static frame, and the role of every column."
+
     name: str  # registry name
-    frame: pd.DataFrame  # unique_id, ds, y and the covariates; sorted by series, then time
-    static: pd.DataFrame|None  # one row a series; None where there is nothing to say
+    # unique_id, ds, y and the covariates; sorted by series, then time
+    frame: pd.DataFrame
+    static: pd.DataFrame | None  # one row a series; None where there is nothing to say
     known: list  # columns known ahead
     past: list  # columns known afterwards
     text: list  # static columns of free text
     freq: object  # pandas offset alias, or 1 for counted steps
     horizon: int  # steps of the usual benchmark
     season: int  # steps in a season
-    fill: str|None  # "zero" where only sales are recorded
-    available: str|None = None  # column that is 0 where y was not observed
-    future: pd.DataFrame|None = None  # known covariates after the history
+    fill: str | None  # "zero" where only sales are recorded
+    available: str | None = None  # column that is 0 where y was not observed
+    future: pd.DataFrame | None = None  # known covariates after the history
     info: dict = field(default_factory=dict)  # registry entry
 
-    def panel(self, text:bool=False):
+    def panel(self, text: bool = False):
         "The set as a `core.panel.Panel`; free text stays out unless asked for."
         from forecastlab.core.panel import Panel
-        static = None if self.static is None else self.static.drop(columns=[] if text else self.text)
+
+        static = (
+            None
+            if self.static is None
+            else self.static.drop(columns=[] if text else self.text)
+        )
         static = None if static is None or static.shape[1] < 2 else static
-        return Panel.from_frame(self.frame, freq=self.freq, known=self.known, past=self.past, static=static, available=self.available, future=self.future)
+        return Panel.from_frame(
+            self.frame,
+            freq=self.freq,
+            known=self.known,
+            past=self.past,
+            static=static,
+            available=self.available,
+            future=self.future,
+        )
+
     def __repr__(self):
-        roles = "".join(f"\n  {k}: {', '.join(v)}" for k, v in (("known", self.known), ("past", self.past), ("text", self.text)) if v)
-        static = "" if self.static is None else "\n  static: " + ", ".join(c for c in self.static.columns[1:] if c not in self.text)
-        first, last = (str(d).removesuffix(" 00:00:00") for d in (self.frame.ds.min(), self.frame.ds.max()))
-        return (f"{self.name}: {self.frame.unique_id.nunique():,} series, {len(self.frame):,} rows, freq {self.freq}, horizon {self.horizon}, season {self.season}"
-                f", {first} .. {last}{roles}{static}")
+        roles = "".join(
+            f"\n  {k}: {', '.join(v)}"
+            for k, v in (
+                ("known", self.known),
+                ("past", self.past),
+                ("text", self.text),
+            )
+            if v
+        )
+        static = (
+            ""
+            if self.static is None
+            else "\n  static: "
+            + ", ".join(c for c in self.static.columns[1:] if c not in self.text)
+        )
+        first, last = (
+            str(d).removesuffix(" 00:00:00")
+            for d in (self.frame.ds.min(), self.frame.ds.max())
+        )
+        return (
+            f"{self.name}: {self.frame.unique_id.nunique():,} series,"
+            f" {len(self.frame):,} rows, freq {self.freq}, horizon {self.horizon},"
+            f" season {self.season}, {first} .. {last}{roles}{static}"
+        )
 
 # %% ../../nbs/core/80_datasets.ipynb #load
 def load(
-    name:str="online_retail",  # data set
-    series:int=None,  # keep only the first so many series; None keeps all
+    name: str = "online_retail",  # data set
+    series: int = None,  # keep only the first so many series; None keeps all
     **options,  # options of the set's reader, for example freq="D" for online_retail_ii
-)->Dataset:
+) -> Dataset:
     "Find, verify and read a data set."
-    entry = info(name); reader = _READERS[entry["reader"]]; fixed = entry.get("options") or {}
+    entry = info(name)
+    reader = _READERS[entry["reader"]]
+    fixed = entry.get("options") or {}
     free = [p for p in list(inspect.signature(reader).parameters)[1:] if p not in fixed]
     unknown = [o for o in options if o not in free]
-    if unknown: refuse(f"unknown option of data set {name!r}", unknown, f"Options: {named(['series', *free])}", TypeError)
-    if series is not None and (not isinstance(series, int) or series < 1): refuse("series must be a whole number above 0", [series])
+    if unknown:
+        refuse(
+            f"unknown option of data set {name!r}",
+            unknown,
+            f"Options: {named(['series', *free])}",
+            TypeError,
+        )
+    if series is not None and (not isinstance(series, int) or series < 1):
+        refuse("series must be a whole number above 0", [series])
     made = reader(_whole(name), **fixed, **options)
     return _assemble(name, entry, made, series)
+
 
 def _assemble(name, entry, made, series):
     "Put frame and roles together and check that they fit."
     frame, static, future = made["frame"], made.get("static"), made.get("future")
     if series is not None:
         keep = frame.unique_id.unique()[:series]
-        frame, static, future = (None if f is None else f[f.unique_id.isin(keep)].reset_index(drop=True) for f in (frame, static, future))
+        frame, static, future = (
+            None if f is None else f[f.unique_id.isin(keep)].reset_index(drop=True)
+            for f in (frame, static, future)
+        )
     available = None
-    if frame.y.isna().any(): available = "available"; frame["available"] = frame.y.notna().astype("int8")
-    roles = entry["roles"]; known, past = roles["known"], roles["past"]
-    if static is not None: static = static[["unique_id", *roles["static"], *roles["text"]]].reset_index(drop=True)
-    frame = frame[["unique_id", "ds", "y", *known, *past, *([available] if available else [])]]
+    if frame.y.isna().any():
+        available = "available"
+        frame["available"] = frame.y.notna().astype("int8")
+    roles = entry["roles"]
+    known, past = roles["known"], roles["past"]
+    if static is not None:
+        static = static[["unique_id", *roles["static"], *roles["text"]]].reset_index(
+            drop=True
+        )
+    frame = frame[
+        ["unique_id", "ds", "y", *known, *past, *([available] if available else [])]
+    ]
     settings = {k: made.get(k, entry[k]) for k in ("freq", "horizon", "season", "fill")}
-    return Dataset(name, frame, static, known, past, roles["text"], **settings, available=available, future=future, info=entry)
+    return Dataset(
+        name,
+        frame,
+        static,
+        known,
+        past,
+        roles["text"],
+        **settings,
+        available=available,
+        future=future,
+        info=entry,
+    )
 
 # %% ../../nbs/core/80_datasets.ipynb #_table
 def _table(
@@ -257,96 +447,175 @@ def _table(
 ):
     "Read one table; a broken file is one error that names it."
     try:
-        if ".parquet" in path.name: return pd.read_parquet(path, **options)
-        if ".json" in path.name: return json.loads(gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes())
+        if ".parquet" in path.name:
+            return pd.read_parquet(path, **options)
+        if ".json" in path.name:
+            return json.loads(
+                gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+            )
         return pd.read_csv(path, **options)
     except Exception as e:
-        refuse("this file cannot be read (truncated or corrupt)", [path], f"Fetch it or write it again (`forecastlab data get NAME` for a registered set) ({type(e).__name__}: {str(e)[:120]})", OSError)
+        refuse(
+            "this file cannot be read (truncated or corrupt)",
+            [path],
+            "Fetch it or write it again (`forecastlab data get NAME` for a registered"
+            f" set) ({type(e).__name__}: {str(e)[:120]})",
+            OSError,
+        )
 
 # %% ../../nbs/core/80_datasets.ipynb #grid
 def grid(
-    rows:pd.DataFrame,  # unique_id, ds and values, in any order, without duplicates
+    rows: pd.DataFrame,  # unique_id, ds and values, in any order, without duplicates
     freq,  # pandas offset alias, or 1 for counted steps
-    to_end:bool=False,  # lay every series out to the last date of all
-)->pd.DataFrame:  # every step of every series, NaN where there was no row
+    to_end: bool = False,  # lay every series out to the last date of all
+) -> pd.DataFrame:  # every step of every series, NaN where there was no row
     "Every step of every series, sorted."
-    code, ids = pd.factorize(rows["unique_id"], sort=True); ds = rows["ds"]
-    calendar = pd.RangeIndex(ds.min(), ds.max() + 1) if freq == 1 else pd.date_range(ds.min(), ds.max(), freq=freq)
+    code, ids = pd.factorize(rows["unique_id"], sort=True)
+    ds = rows["ds"]
+    calendar = (
+        pd.RangeIndex(ds.min(), ds.max() + 1)
+        if freq == 1
+        else pd.date_range(ds.min(), ds.max(), freq=freq)
+    )
     step = calendar.get_indexer(ds)
-    if (step < 0).any(): refuse(f"dates are not on the calendar {freq}", ds[step < 0].astype(str).unique())
-    first = np.full(len(ids), len(calendar)); np.minimum.at(first, code, step)
-    last = np.zeros(len(ids), int); np.maximum.at(last, code, step)
+    if (step < 0).any():
+        refuse(
+            f"dates are not on the calendar {freq}", ds[step < 0].astype(str).unique()
+        )
+    first = np.full(len(ids), len(calendar))
+    np.minimum.at(first, code, step)
+    last = np.zeros(len(ids), int)
+    np.maximum.at(last, code, step)
     size = (len(calendar) if to_end else last + 1) - first
-    begin = np.cumsum(size) - size; at = begin[code] + step - first[code]
-    if len(np.unique(at)) < len(at): refuse("rows with the same series and date", rows["unique_id"][pd.Series(at).duplicated().values].unique(), "Add them up first")
-    out = {"unique_id": np.repeat(np.asarray(ids, object), size), "ds": calendar[np.arange(size.sum()) - np.repeat(begin - first, size)]}
+    begin = np.cumsum(size) - size
+    at = begin[code] + step - first[code]
+    if len(np.unique(at)) < len(at):
+        refuse(
+            "rows with the same series and date",
+            rows["unique_id"][pd.Series(at).duplicated().values].unique(),
+            "Add them up first",
+        )
+    out = {
+        "unique_id": np.repeat(np.asarray(ids, object), size),
+        "ds": calendar[np.arange(size.sum()) - np.repeat(begin - first, size)],
+    }
     for c in rows.columns.drop(["unique_id", "ds"]):
-        out[c] = np.full(size.sum(), np.nan); out[c][at] = rows[c]
+        out[c] = np.full(size.sum(), np.nan)
+        out[c][at] = rows[c]
     return pd.DataFrame(out)
 
 # %% ../../nbs/core/80_datasets.ipynb #carry
 def carry(
-    frame:pd.DataFrame,  # sorted by series and time
-    columns:list,  # columns with holes
-)->pd.DataFrame:
+    frame: pd.DataFrame,  # sorted by series and time
+    columns: list,  # columns with holes
+) -> pd.DataFrame:
     "Carry the last seen value forward; before the first one, the first."
     groups = frame.groupby("unique_id", sort=False)
     frame[columns] = groups[columns].ffill()
-    if frame[columns].isna().any(axis=None): frame[columns] = groups[columns].bfill()
+    if frame[columns].isna().any(axis=None):
+        frame[columns] = groups[columns].bfill()
     return frame
 
+
 def unpack(
-    values:np.ndarray,  # (series, time) with NaN where nothing was observed
+    values: np.ndarray,  # (series, time) with NaN where nothing was observed
     ids,  # (series,) names
     times,  # (time,) time stamps
-)->pd.DataFrame:  # unique_id, ds, y from each series' first to its last value
-    "A wide array as a long frame; NaN at both ends of a series is dropped, inside it stays."
-    seen = ~np.isnan(values); time = np.arange(values.shape[1])
+) -> pd.DataFrame:  # unique_id, ds, y from each series' first to its last value
+    """A wide array as a long frame; NaN at both ends of a series is dropped, inside it
+    stays.
+    """
+    seen = ~np.isnan(values)
+    time = np.arange(values.shape[1])
     first, last = seen.argmax(1), values.shape[1] - 1 - seen[:, ::-1].argmax(1)
-    s, t = np.nonzero((time >= first[:, None]) & (time <= last[:, None]) & seen.any(1)[:, None])
-    return pd.DataFrame({"unique_id": np.asarray(ids, object)[s], "ds": times[t], "y": values[s, t]})
+    s, t = np.nonzero(
+        (time >= first[:, None]) & (time <= last[:, None]) & seen.any(1)[:, None]
+    )
+    return pd.DataFrame(
+        {"unique_id": np.asarray(ids, object)[s], "ds": times[t], "y": values[s, t]}
+    )
 
 # %% ../../nbs/core/80_datasets.ipynb #clean
 def clean(
-    lines:pd.DataFrame,  # invoice lines as UCI publishes them
-    freq:str="W-SUN",  # "W-SUN" or "D"
-)->pd.DataFrame:  # (line,) goods really sold, with ds = the end of their period
+    lines: pd.DataFrame,  # invoice lines as UCI publishes them
+    freq: str = "W-SUN",  # "W-SUN" or "D"
+) -> pd.DataFrame:  # (line,) goods really sold, with ds = the end of their period
     "Keep sales of goods, once each; whole weeks only."
     t = lines.drop_duplicates()
-    t = t[(t.Quantity > 0) & (t.Price > 0) & ~t.Invoice.str.startswith("C") & t.StockCode.str.match(r"^\d{5}")]
+    t = t[
+        (t.Quantity > 0)
+        & (t.Price > 0)
+        & ~t.Invoice.str.startswith("C")
+        & t.StockCode.str.match(r"^\d{5}")
+    ]
     day = pd.to_datetime(t.InvoiceDate, format="%m/%d/%Y %H:%M").dt.normalize()
-    if freq == "D": return t.assign(StockCode=t.StockCode.str.upper(), ds=day)
-    t = t.assign(StockCode=t.StockCode.str.upper(), ds=day + pd.to_timedelta(6 - day.dt.dayofweek, "D"))
+    if freq == "D":
+        return t.assign(StockCode=t.StockCode.str.upper(), ds=day)
+    t = t.assign(
+        StockCode=t.StockCode.str.upper(),
+        ds=day + pd.to_timedelta(6 - day.dt.dayofweek, "D"),
+    )
     return t[(t.ds > t.ds.min()) & (t.ds < t.ds.max())]
 
 # %% ../../nbs/core/80_datasets.ipynb #sales
 def sales(
-    goods:pd.DataFrame,  # what `clean` returns
-)->pd.DataFrame:  # StockCode, ds, units, invoices, price (mean price paid); periods with a sale only
+    goods: pd.DataFrame,  # what `clean` returns
+    # StockCode, ds, units, invoices, price (mean price paid); periods with a sale only
+) -> pd.DataFrame:
     "Add invoice lines up by item and period."
-    t = goods.assign(value=goods.Quantity*goods.Price).groupby(["StockCode", "ds"])
-    out = t.agg(units=("Quantity", "sum"), invoices=("Invoice", "nunique"), value=("value", "sum")).reset_index()
-    out["price"] = (out.value/out.units).round(3)
+    t = goods.assign(value=goods.Quantity * goods.Price).groupby(["StockCode", "ds"])
+    out = t.agg(
+        units=("Quantity", "sum"),
+        invoices=("Invoice", "nunique"),
+        value=("value", "sum"),
+    ).reset_index()
+    out["price"] = (out.value / out.units).round(3)
     return out.drop(columns="value").astype({"units": "int32", "invoices": "int16"})
 
+
 def texts(
-    goods:pd.DataFrame,  # what `clean` returns
-)->pd.DataFrame:  # StockCode, description
+    goods: pd.DataFrame,  # what `clean` returns
+) -> pd.DataFrame:  # StockCode, description
     "The commonest text of every item; the alphabet settles a tie."
-    n = goods.assign(description=goods.Description.str.strip()).groupby(["StockCode", "description"]).size().reset_index(name="n")
+    n = (
+        goods.assign(description=goods.Description.str.strip())
+        .groupby(["StockCode", "description"])
+        .size()
+        .reset_index(name="n")
+    )
     n = n.sort_values(["StockCode", "n", "description"], ascending=[True, False, True])
-    return n.drop_duplicates("StockCode")[["StockCode", "description"]].reset_index(drop=True)
+    return n.drop_duplicates("StockCode")[["StockCode", "description"]].reset_index(
+        drop=True
+    )
 
 # %% ../../nbs/core/80_datasets.ipynb #kind
-_PLAIN = set("OF IN AND WITH THE FOR TO ON + SET PACK RED PINK BLUE WHITE BLACK GREEN IVORY CREAM SILVER GOLD BROWN DESIGN ASSORTED COLOUR SMALL LARGE MINI JUMBO BIG "
-             "MEDIUM ROUND VINTAGE RETRO RETROSPOT POLKADOT PAISLEY WOODLAND SPACEBOY SKULL SKULLS STRAWBERRY ROSE FAIRY UNION JACK DOLLY GIRL LOVE ENGLISH".split())
+_PLAIN = set(
+    "OF IN AND WITH THE FOR TO ON + SET PACK RED PINK BLUE WHITE BLACK GREEN IVORY"
+    " CREAM SILVER GOLD BROWN DESIGN ASSORTED COLOUR SMALL LARGE MINI JUMBO BIG MEDIUM"
+    " ROUND VINTAGE RETRO RETROSPOT POLKADOT PAISLEY WOODLAND SPACEBOY SKULL SKULLS"
+    " STRAWBERRY ROSE FAIRY UNION JACK DOLLY GIRL LOVE ENGLISH".split()
+)
+
 
 def kind(
-    texts:pd.Series,  # product texts
-    least:int=10,  # items that share a word before it counts as common
-)->pd.Series:  # one word, or "OTHER"
-    "A coarse product kind: the last common word of the text that is no colour, number or filler."
-    words = texts.str.upper().str.findall(r"[A-Z+][A-Z+-]+").map(lambda w: [x[:-1] if x[-1] == "S" != x[-2] and len(x) > 4 else x for x in w if x not in _PLAIN])
+    texts: pd.Series,  # product texts
+    least: int = 10,  # items that share a word before it counts as common
+) -> pd.Series:  # one word, or "OTHER"
+    """A coarse product kind:
+
+    the last common word of the text that is no colour, number or filler.
+    """
+    words = (
+        texts.str.upper()
+        .str.findall(r"[A-Z+][A-Z+-]+")
+        .map(
+            lambda w: [
+                x[:-1] if x[-1] == "S" != x[-2] and len(x) > 4 else x
+                for x in w
+                if x not in _PLAIN
+            ]
+        )
+    )
     count = words.map(set).explode().value_counts()
     common = set(count.index[count >= least])
     return words.map(lambda w: next((x for x in reversed(w) if x in common), "OTHER"))
@@ -356,19 +625,31 @@ def _retail_frame(weeks, items, freq):
     "Units with zeros, price carried forward, kind from the text."
     rows = weeks.rename(columns={"StockCode": "unique_id", "units": "y"})
     frame = grid(rows, freq, to_end=True).fillna({"y": 0, "invoices": 0})
-    static = items.rename(columns={"StockCode": "unique_id"}).set_index("unique_id").reindex(frame.unique_id.unique()).reset_index()
-    static["description"] = static.description.fillna(""); static["kind"] = kind(static.description)
+    static = (
+        items.rename(columns={"StockCode": "unique_id"})
+        .set_index("unique_id")
+        .reindex(frame.unique_id.unique())
+        .reset_index()
+    )
+    static["description"] = static.description.fillna("")
+    static["kind"] = kind(static.description)
     return {"frame": carry(frame, ["price"]), "static": static}
+
 
 def _retail(files):
     "The embedded weekly table."
-    weeks = _table(files["weekly"]); weeks["ds"] = weeks.pop("week") + pd.Timedelta(days=6)
+    weeks = _table(files["weekly"])
+    weeks["ds"] = weeks.pop("week") + pd.Timedelta(days=6)
     return _retail_frame(weeks, _table(files["items"]), "W-SUN")
+
 
 def _retail_lines(files, freq="W-SUN"):
     "All items from the invoice lines."
-    if freq not in ("W-SUN", "D"): refuse("freq must be 'W-SUN' or 'D'", [freq])
-    goods = clean(_table(files["online_retail"], dtype={"StockCode": str, "Invoice": str}), freq)
+    if freq not in ("W-SUN", "D"):
+        refuse("freq must be 'W-SUN' or 'D'", [freq])
+    goods = clean(
+        _table(files["online_retail"], dtype={"StockCode": str, "Invoice": str}), freq
+    )
     made = _retail_frame(sales(goods), texts(goods), freq)
     return made | ({} if freq == "W-SUN" else {"freq": "D", "horizon": 28, "season": 7})
 
@@ -378,172 +659,411 @@ def _breakfast(files):
     t, product, store = (_table(files[k]) for k in ("transaction", "product", "store"))
     flags = ["feature", "display", "tpr_only"]
     t["unique_id"] = t.upc_id.astype(str) + "|" + t.store_id.astype(str)
-    rows = t.rename(columns={"week_end_date": "ds", "units": "y"})[["unique_id", "ds", "y", "price", "base_price", *flags]]
+    rows = t.rename(columns={"week_end_date": "ds", "units": "y"})[
+        ["unique_id", "ds", "y", "price", "base_price", *flags]
+    ]
     frame = grid(rows, "W-WED", to_end=True).fillna(dict.fromkeys(["y", *flags], 0))
-    frame = carry(frame, ["base_price"]); first = ~frame.unique_id.duplicated()
+    frame = carry(frame, ["base_price"])
+    first = ~frame.unique_id.duplicated()
     frame.loc[first, "price"] = frame.price[first].fillna(frame.base_price[first])
-    pairs = t.drop_duplicates("unique_id")[["unique_id", "upc_id", "store_id"]].sort_values("unique_id")
-    static = pairs.merge(product, on="upc_id", how="left").merge(store, on="store_id", how="left").rename(columns={
-        "seg_value_name": "segment", "address_state_prov_code": "state", "avg_weekly_baskets": "baskets", "sales_area_size_num": "area"})
-    static["upc"], static["store"] = static.upc_id.astype(str), static.store_id.astype(str)
+    pairs = t.drop_duplicates("unique_id")[
+        ["unique_id", "upc_id", "store_id"]
+    ].sort_values("unique_id")
+    static = (
+        pairs.merge(product, on="upc_id", how="left")
+        .merge(store, on="store_id", how="left")
+        .rename(
+            columns={
+                "seg_value_name": "segment",
+                "address_state_prov_code": "state",
+                "avg_weekly_baskets": "baskets",
+                "sales_area_size_num": "area",
+            }
+        )
+    )
+    static["upc"], static["store"] = (
+        static.upc_id.astype(str),
+        static.store_id.astype(str),
+    )
     frame = carry(frame, ["price"])
-    return {"frame": frame.fillna({"base_price": frame.price}), "static": static}   # one series has no base price at all
+    # one series has no base price at all
+    return {"frame": frame.fillna({"base_price": frame.price}), "static": static}
 
 # %% ../../nbs/core/80_datasets.ipynb #_m5
 def _m5(files):
     "FOODS_3 in TX_3 with events and food-stamp days."
-    a, b, c, calendar = (_table(files[k]) for k in ("sales_train_validation_afcs2025", "sales_test_validation_afcs2025", "sales_test_evaluation_afcs_2025", "calendar_afcs2025"))
-    y = np.hstack([a.iloc[:, 1:].values, b.set_index("id").loc[a.id].values, c.set_index("id").loc[a.id].values]).astype(float)
+    a, b, c, calendar = (
+        _table(files[k])
+        for k in (
+            "sales_train_validation_afcs2025",
+            "sales_test_validation_afcs2025",
+            "sales_test_evaluation_afcs_2025",
+            "calendar_afcs2025",
+        )
+    )
+    y = np.hstack(
+        [
+            a.iloc[:, 1:].values,
+            b.set_index("id").loc[a.id].values,
+            c.set_index("id").loc[a.id].values,
+        ]
+    ).astype(float)
     y[np.cumsum(y > 0, axis=1) == 0] = np.nan
     ids = a.id.str.replace("_validation", "")
     frame = unpack(y, ids, pd.to_datetime(calendar.date, format="%m/%d/%Y").values)
     day = (frame.ds - frame.ds.min()).dt.days.values
-    frame["event"], frame["event_type"] = (calendar[c].fillna("none").values[day] for c in ("event_name_1", "event_type_1"))
+    frame["event"], frame["event_type"] = (
+        calendar[c].fillna("none").values[day] for c in ("event_name_1", "event_type_1")
+    )
     frame["snap"] = calendar.snap_TX.values[day].astype("int8")
-    return {"frame": frame, "static": pd.DataFrame({"unique_id": ids, "item": ids.str.replace("_TX_3", "")})}
+    return {
+        "frame": frame,
+        "static": pd.DataFrame(
+            {"unique_id": ids, "item": ids.str.replace("_TX_3", "")}
+        ),
+    }
 
 # %% ../../nbs/core/80_datasets.ipynb #_walmart
 def _walmart(files):
     "Dollars by store and department; zips within a zip."
     z = zipfile.ZipFile(next(iter(files.values())))
-    part = lambda n: pd.read_csv(zipfile.ZipFile(io.BytesIO(z.read(n + ".zip"))).open(n), parse_dates=["Date"])
-    t, features, stores = part("train.csv"), part("features.csv"), pd.read_csv(io.BytesIO(z.read("stores.csv")))
+    part = lambda n: pd.read_csv(
+        zipfile.ZipFile(io.BytesIO(z.read(n + ".zip"))).open(n), parse_dates=["Date"]
+    )
+    t, features, stores = (
+        part("train.csv"),
+        part("features.csv"),
+        pd.read_csv(io.BytesIO(z.read("stores.csv"))),
+    )
     name = lambda d: d.Store.astype(str) + "|" + d.Dept.astype(str)
     rows = pd.DataFrame({"unique_id": name(t), "ds": t.Date, "y": t.Weekly_Sales})
     frame = grid(rows, "W-FRI", to_end=True).fillna({"y": 0})
-    features = features.rename(columns=str.lower).rename(columns={"isholiday": "holiday", "date": "ds"}).astype({"holiday": "int8"})
-    marks = [f"markdown{i}" for i in range(1, 6)]; features[marks] = features[marks].fillna(0)
-    static = t[["Store", "Dept"]].drop_duplicates().merge(stores, on="Store").assign(unique_id=name)
+    features = (
+        features.rename(columns=str.lower)
+        .rename(columns={"isholiday": "holiday", "date": "ds"})
+        .astype({"holiday": "int8"})
+    )
+    marks = [f"markdown{i}" for i in range(1, 6)]
+    features[marks] = features[marks].fillna(0)
+    static = (
+        t[["Store", "Dept"]]
+        .drop_duplicates()
+        .merge(stores, on="Store")
+        .assign(unique_id=name)
+    )
     key = static.set_index("unique_id").Store
-    frame = frame.assign(store=frame.unique_id.map(key)).merge(features, on=["store", "ds"], how="left")
-    later = features.loc[features.ds > frame.ds.max(), ["store", "ds", "holiday", *marks]]
-    future = key.rename("store").reset_index().merge(later, on="store").drop(columns="store")
-    static = static.rename(columns={"Dept": "department", "Type": "type", "Size": "size"}).astype({"Store": str, "department": str}).rename(columns={"Store": "store"})
+    frame = frame.assign(store=frame.unique_id.map(key)).merge(
+        features, on=["store", "ds"], how="left"
+    )
+    later = features.loc[
+        features.ds > frame.ds.max(), ["store", "ds", "holiday", *marks]
+    ]
+    future = (
+        key.rename("store").reset_index().merge(later, on="store").drop(columns="store")
+    )
+    static = (
+        static.rename(columns={"Dept": "department", "Type": "type", "Size": "size"})
+        .astype({"Store": str, "department": str})
+        .rename(columns={"Store": "store"})
+    )
     return {"frame": frame, "static": static, "future": future}
 
 # %% ../../nbs/core/80_datasets.ipynb #_rossmann
 def _rossmann(files):
     "Turnover by store and day."
-    t = _table(next(iter(files.values())), parse_dates=["Date"]); flags = ["open", "promo", "school_holiday"]
-    t = t.rename(columns={"Date": "ds", "Sales": "y", "Open": "open", "Promo": "promo", "SchoolHoliday": "school_holiday", "StoreType": "store_type",
-                          "Assortment": "assortment", "Promo2": "promo2", "State": "state"}).assign(unique_id=lambda d: d.Store.astype(str)).astype(dict.fromkeys([*flags, "promo2"], float))
+    t = _table(next(iter(files.values())), parse_dates=["Date"])
+    flags = ["open", "promo", "school_holiday"]
+    t = (
+        t.rename(
+            columns={
+                "Date": "ds",
+                "Sales": "y",
+                "Open": "open",
+                "Promo": "promo",
+                "SchoolHoliday": "school_holiday",
+                "StoreType": "store_type",
+                "Assortment": "assortment",
+                "Promo2": "promo2",
+                "State": "state",
+            }
+        )
+        .assign(unique_id=lambda d: d.Store.astype(str))
+        .astype(dict.fromkeys([*flags, "promo2"], float))
+    )
     frame = grid(t[["unique_id", "ds", "y", *flags]], "D")
-    usual = t.groupby("ds")[flags].mean().round().reindex(frame.ds).reset_index(drop=True)
-    return {"frame": frame.fillna(usual), "static": t.drop_duplicates("unique_id").sort_values("unique_id")}
+    usual = (
+        t.groupby("ds")[flags].mean().round().reindex(frame.ds).reset_index(drop=True)
+    )
+    return {
+        "frame": frame.fillna(usual),
+        "static": t.drop_duplicates("unique_id").sort_values("unique_id"),
+    }
+
 
 def _stallion(files):
     "Beer volume by agency and product."
-    t = _table(next(iter(files.values()))).rename(columns={"date": "ds", "volume": "y", "avg_population_2017": "population", "avg_yearly_household_income_2017": "income"})
-    t["unique_id"] = t.agency.astype(str) + "|" + t.sku.astype(str); static = t.drop_duplicates("unique_id").sort_values("unique_id")
+    t = _table(next(iter(files.values()))).rename(
+        columns={
+            "date": "ds",
+            "volume": "y",
+            "avg_population_2017": "population",
+            "avg_yearly_household_income_2017": "income",
+        }
+    )
+    t["unique_id"] = t.agency.astype(str) + "|" + t.sku.astype(str)
+    static = t.drop_duplicates("unique_id").sort_values("unique_id")
     rows = t.drop(columns=["agency", "sku", "population", "income", "timeseries"])
-    return {"frame": grid(rows, "MS"), "static": static.astype({"agency": str, "sku": str})}
+    return {
+        "frame": grid(rows, "MS"),
+        "static": static.astype({"agency": str, "sku": str}),
+    }
 
 # %% ../../nbs/core/80_datasets.ipynb #_wide
 def _wide(files, file, first):
     "One row a series: `first` descriptive columns, then the months."
-    t = _table(files[file]); months = t.columns[first:]; ids = t.iloc[:, 0].astype(str)
-    times = pd.to_datetime(months, format="%Y-%m") if "-" in months[0] else pd.RangeIndex(len(months))
-    frame = unpack(t[months].apply(pd.to_numeric, errors="coerce").to_numpy(float), ids, times)
-    return {"frame": frame} | ({"static": t[t.columns[:first]].rename(columns={t.columns[0]: "unique_id"}).astype({"unique_id": str})} if first > 1 else {})
+    t = _table(files[file])
+    months = t.columns[first:]
+    ids = t.iloc[:, 0].astype(str)
+    times = (
+        pd.to_datetime(months, format="%Y-%m")
+        if "-" in months[0]
+        else pd.RangeIndex(len(months))
+    )
+    frame = unpack(
+        t[months].apply(pd.to_numeric, errors="coerce").to_numpy(float), ids, times
+    )
+    return {"frame": frame} | (
+        {
+            "static": (
+                t[t.columns[:first]]
+                .rename(columns={t.columns[0]: "unique_id"})
+                .astype({"unique_id": str})
+            )
+        }
+        if first > 1
+        else {}
+    )
 
 # %% ../../nbs/core/80_datasets.ipynb #_aligned
 def _aligned(series, ids):
     "Ragged series, all ending at the same step."
-    n = max(map(len, series)); wide = np.full((len(series), n), np.nan)
-    for row, v in zip(wide, series): row[n - len(v):] = v
+    n = max(map(len, series))
+    wide = np.full((len(series), n), np.nan)
+    for row, v in zip(wide, series):
+        row[n - len(v) :] = v
     return unpack(wide, ids, pd.RangeIndex(n))
+
 
 def _competition(files, file, period):
     "M3 and Tourism as JSON: train `x`, test `xx`."
-    s = {k: v for k, v in _table(files[file]).items() if v["period"][0].upper() == period}
-    static = pd.DataFrame({"unique_id": list(s), "type": [str(v["type"][0]) for v in s.values()], "description": [str(v["description"][0]) for v in s.values()]})
-    return {"frame": _aligned([np.r_[np.array(v["x"], float), np.array(v["xx"], float)] for v in s.values()], list(s)), "static": static}
+    s = {
+        k: v for k, v in _table(files[file]).items() if v["period"][0].upper() == period
+    }
+    static = pd.DataFrame(
+        {
+            "unique_id": list(s),
+            "type": [str(v["type"][0]) for v in s.values()],
+            "description": [str(v["description"][0]) for v in s.values()],
+        }
+    )
+    return {
+        "frame": _aligned(
+            [
+                np.r_[np.array(v["x"], float), np.array(v["xx"], float)]
+                for v in s.values()
+            ],
+            list(s),
+        ),
+        "static": static,
+    }
+
 
 def _m4(files, group):
     "M4: train and test tables, one row a series."
     train, test = _table(files[f"{group}-train"]), _table(files[f"{group}-test"])
-    test = test.set_index(test.columns[0]).loc[train.iloc[:, 0]].to_numpy(float); train_y = train.iloc[:, 1:].to_numpy(float)
-    return {"frame": _aligned([np.r_[a[~np.isnan(a)], b] for a, b in zip(train_y, test)], train.iloc[:, 0].tolist())}
+    test = test.set_index(test.columns[0]).loc[train.iloc[:, 0]].to_numpy(float)
+    train_y = train.iloc[:, 1:].to_numpy(float)
+    return {
+        "frame": _aligned(
+            [np.r_[a[~np.isnan(a)], b] for a, b in zip(train_y, test)],
+            train.iloc[:, 0].tolist(),
+        )
+    }
 
 # %% ../../nbs/core/80_datasets.ipynb #_exchange
 def _exchange(files):
     "Eight currencies, no dates."
     y = np.loadtxt(gzip.open(files["exchange_rate"]), delimiter=",").T
-    return {"frame": unpack(y, [f"fx{i}" for i in range(len(y))], pd.RangeIndex(y.shape[1]))}
+    return {
+        "frame": unpack(y, [f"fx{i}" for i in range(len(y))], pd.RangeIndex(y.shape[1]))
+    }
+
 
 def _ett(files):
     "Seven channels of two transformers."
-    tables = [_table(files[f]) for f in ("ETTh1", "ETTh2")]; channels = tables[0].columns[1:]
-    static = pd.DataFrame([(f"h{k}_{c}", f"h{k}", c) for k in (1, 2) for c in channels], columns=["unique_id", "transformer", "channel"])
+    tables = [_table(files[f]) for f in ("ETTh1", "ETTh2")]
+    channels = tables[0].columns[1:]
+    static = pd.DataFrame(
+        [(f"h{k}_{c}", f"h{k}", c) for k in (1, 2) for c in channels],
+        columns=["unique_id", "transformer", "channel"],
+    )
     y = np.vstack([t.iloc[:, 1:].to_numpy(float).T for t in tables])
-    return {"frame": unpack(y, static.unique_id, pd.to_datetime(tables[0].date).values), "static": static}
+    return {
+        "frame": unpack(y, static.unique_id, pd.to_datetime(tables[0].date).values),
+        "static": static,
+    }
+
 
 def _avocado(files):
     "Volume by region and type; regions overlap."
-    t = _table(files["avocado"], parse_dates=["date"]); t["unique_id"] = t.geography + "|" + t.type
-    t = t[t.date.dt.dayofweek == 6]                              # three stray Mondays become gaps
-    rows = t.groupby(["unique_id", "date"], as_index=False).agg(y=("total_volume", "sum"), price=("average_price", "mean")).rename(columns={"date": "ds"})
-    return {"frame": carry(grid(rows, "W-SUN"), ["price"]), "static": t.drop_duplicates("unique_id")[["unique_id", "geography", "type"]].sort_values("unique_id")}
+    t = _table(files["avocado"], parse_dates=["date"])
+    t["unique_id"] = t.geography + "|" + t.type
+    # three stray Mondays become gaps
+    t = t[t.date.dt.dayofweek == 6]
+    rows = (
+        t.groupby(["unique_id", "date"], as_index=False)
+        .agg(y=("total_volume", "sum"), price=("average_price", "mean"))
+        .rename(columns={"date": "ds"})
+    )
+    return {
+        "frame": carry(grid(rows, "W-SUN"), ["price"]),
+        "static": (
+            t.drop_duplicates("unique_id")[
+                ["unique_id", "geography", "type"]
+            ].sort_values("unique_id")
+        ),
+    }
 
 # %% ../../nbs/core/80_datasets.ipynb #_eia
 def _eia(files, hours=8000):
-    "The first 100 regions that are always positive and not constant, last `hours` hours."
-    try: d = np.load(next(iter(files.values()))); y, ids, start = d["y"], d["ids"], pd.Timestamp(str(d["start"]))
-    except Exception as e: refuse("this file cannot be read (truncated or corrupt)", [next(iter(files.values()))], f"({type(e).__name__})", OSError)
-    judged = y[-8000:].astype("float32")                         # the yardstick's filter, whatever part is loaded
-    ok = ((judged > 0).mean(0) > .99) & (judged.mean(0) > 1) & ((np.abs(np.diff(judged, axis=0)) > 0).mean(0) > .5)
-    keep = np.flatnonzero(ok)[:100]; y = y[-hours:, keep].astype(float)
-    times = pd.date_range(start + pd.Timedelta(hours=len(d["y"]) - len(y)), periods=len(y), freq="h")
-    static = pd.DataFrame({"unique_id": [str(i) for i in ids[keep]]}).assign(authority=lambda s: s.unique_id.str.split("-").str[0])
+    """The first 100 regions that are always positive and not constant, last `hours`
+    hours.
+    """
+    try:
+        d = np.load(next(iter(files.values())))
+        y, ids, start = d["y"], d["ids"], pd.Timestamp(str(d["start"]))
+    except Exception as e:
+        refuse(
+            "this file cannot be read (truncated or corrupt)",
+            [next(iter(files.values()))],
+            f"({type(e).__name__})",
+            OSError,
+        )
+    # the yardstick's filter, whatever part is loaded
+    judged = y[-8000:].astype("float32")
+    ok = (
+        ((judged > 0).mean(0) > 0.99)
+        & (judged.mean(0) > 1)
+        & ((np.abs(np.diff(judged, axis=0)) > 0).mean(0) > 0.5)
+    )
+    keep = np.flatnonzero(ok)[:100]
+    y = y[-hours:, keep].astype(float)
+    times = pd.date_range(
+        start + pd.Timedelta(hours=len(d["y"]) - len(y)), periods=len(y), freq="h"
+    )
+    static = pd.DataFrame({"unique_id": [str(i) for i in ids[keep]]}).assign(
+        authority=lambda s: s.unique_id.str.split("-").str[0]
+    )
     return {"frame": unpack(y.T, static.unique_id, times), "static": static}
 
 # %% ../../nbs/core/80_datasets.ipynb #_dates
 def _dates(text):
     "fpp3's ways to write a date: '1991 Jul', '1998 Q1', '1991 W06', ISO time stamps."
     head = str(text.iloc[0])
-    if "W" in head and head[4] == " ": return pd.to_datetime(text + "-1", format="%G W%V-%u")
-    if "Q" in head: return pd.PeriodIndex(text.str.replace(" ", ""), freq="Q").to_timestamp()
-    if "T" in head: return pd.to_datetime(text, utc=True).dt.tz_localize(None)
+    if "W" in head and head[4] == " ":
+        return pd.to_datetime(text + "-1", format="%G W%V-%u")
+    if "Q" in head:
+        return pd.PeriodIndex(text.str.replace(" ", ""), freq="Q").to_timestamp()
+    if "T" in head:
+        return pd.to_datetime(text, utc=True).dt.tz_localize(None)
     return pd.to_datetime(text, format="%Y %b")
+
 
 def _tsibble(files, file, freq, id, time, target, rename={}):
     "A table of fpp3: key columns, time, target."
-    t = _table(files[file]); keys = t[id].astype(str)
-    t["unique_id"] = keys.agg("|".join, axis=1) if id else file; t["ds"] = np.asarray(_dates(t[time])); t[id] = keys
-    t = t.rename(columns={target: "y", **rename}); values = [c for c in rename.values() if t[c].dtype != object]
+    t = _table(files[file])
+    keys = t[id].astype(str)
+    t["unique_id"] = keys.agg("|".join, axis=1) if id else file
+    t["ds"] = np.asarray(_dates(t[time]))
+    t[id] = keys
+    t = t.rename(columns={target: "y", **rename})
+    values = [c for c in rename.values() if t[c].dtype != object]
     rows = t[["unique_id", "ds", "y", *values]].astype(dict.fromkeys(values, float))
     frame = grid(rows, freq)
-    if values: frame = carry(frame, values)
-    static = t.drop_duplicates("unique_id").sort_values("unique_id").fillna({c: "" for c in rename.values() if t[c].dtype == object})
+    if values:
+        frame = carry(frame, values)
+    static = (
+        t.drop_duplicates("unique_id")
+        .sort_values("unique_id")
+        .fillna({c: "" for c in rename.values() if t[c].dtype == object})
+    )
     return {"frame": frame} | ({"static": static} if id else {})
 
 # %% ../../nbs/core/80_datasets.ipynb #d4314ff3
-_READERS = {"retail": _retail, "retail_lines": _retail_lines, "breakfast": _breakfast, "m5": _m5, "walmart": _walmart, "rossmann": _rossmann,
-            "stallion": _stallion, "wide": _wide, "competition": _competition, "m4": _m4, "exchange": _exchange, "ett": _ett, "avocado": _avocado,
-            "eia": _eia, "tsibble": _tsibble}
+_READERS = {
+    "retail": _retail,
+    "retail_lines": _retail_lines,
+    "breakfast": _breakfast,
+    "m5": _m5,
+    "walmart": _walmart,
+    "rossmann": _rossmann,
+    "stallion": _stallion,
+    "wide": _wide,
+    "competition": _competition,
+    "m4": _m4,
+    "exchange": _exchange,
+    "ett": _ett,
+    "avocado": _avocado,
+    "eia": _eia,
+    "tsibble": _tsibble,
+}
 
 # %% ../../nbs/core/80_datasets.ipynb #read_panel
 def read_panel(
     path,  # csv (also packed) or parquet file, folder or glob
-    id:str="unique_id", time:str="ds", target:str="y",  # column names
+    id: str = "unique_id",
+    time: str = "ds",
+    target: str = "y",  # column names
     freq=None,  # pandas offset alias, an integer for counted steps, None infers
     future=None,  # file with the known columns after the history
-    **columns,  # known, past, static, available, fill, align_end: as in `Panel.from_frame`
+    # known, past, static, available, fill, align_end: as in `Panel.from_frame`
+    **columns,
 ):  # core.panel.Panel
     "A panel from your own file."
     from forecastlab.core.panel import Panel
+
     if isinstance(path, str) and not set(path) & set("/.*") and not Path(path).exists():
-        refuse(f"neither a file nor a data set: {path!r}", mend=_nearest(path), kind=FileNotFoundError)
+        refuse(
+            f"neither a file nor a data set: {path!r}",
+            mend=_nearest(path),
+            kind=FileNotFoundError,
+        )
     columns |= dict(id=id, time=time, target=target, freq=freq)
-    if ".csv" not in Path(path).name: return Panel.from_parquet(path, future=future, **columns)
-    return Panel.from_frame(_long_csv(path, time, freq), future=None if future is None else _long_csv(future, time, freq), **columns)
+    if ".csv" not in Path(path).name:
+        return Panel.from_parquet(path, future=future, **columns)
+    return Panel.from_frame(
+        _long_csv(path, time, freq),
+        future=None if future is None else _long_csv(future, time, freq),
+        **columns,
+    )
+
 
 def _long_csv(path, time, freq):
     "One CSV with its time column as dates, or as integers where time is counted."
-    if not Path(path).exists(): refuse("no such file", [path], "Check the path", FileNotFoundError)
+    if not Path(path).exists():
+        refuse("no such file", [path], "Check the path", FileNotFoundError)
     frame = _table(Path(path))
-    if time not in frame: refuse("unknown time column", [time], f"The file has: {named(frame.columns, 12)}")
-    if isinstance(freq, int): return frame
-    try: frame[time] = pd.to_datetime(frame[time])
-    except (ValueError, TypeError) as e: refuse(f"the time column {time!r} of {path} does not hold dates", mend=f"Write them as 2024-12-31, or pass freq=1 for counted steps ({e})")
+    if time not in frame:
+        refuse(
+            "unknown time column", [time], f"The file has: {named(frame.columns, 12)}"
+        )
+    if isinstance(freq, int):
+        return frame
+    try:
+        frame[time] = pd.to_datetime(frame[time])
+    except (ValueError, TypeError) as e:
+        refuse(
+            f"the time column {time!r} of {path} does not hold dates",
+            mend=f"Write them as 2024-12-31, or pass freq=1 for counted steps ({e})",
+        )
     return frame

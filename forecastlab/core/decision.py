@@ -17,39 +17,81 @@ from .forecast import Forecast
 # %% ../../nbs/core/75_decision.ipynb #_each
 def _each(ids, x, name, kind=TypeError):
     "(series,) one number for each series."
-    if hasattr(x, "reindex"): x = x.reindex(ids)                                       # a pandas Series by unique_id
-    try: return np.broadcast_to(np.asarray(x, float), len(ids))
-    except (ValueError, TypeError): refuse(f"{name} must be one number, or one for each of the {len(ids):,} series", kind=kind)
+    # a pandas Series by unique_id
+    if hasattr(x, "reindex"):
+        x = x.reindex(ids)
+    try:
+        return np.broadcast_to(np.asarray(x, float), len(ids))
+    except (ValueError, TypeError):
+        refuse(
+            f"{name} must be one number, or one for each of the {len(ids):,} series",
+            kind=kind,
+        )
+
 
 def _values(ids, value):
     "(series,) money a unit, NaN where none is given."
-    if value is None: return np.full(len(ids), np.nan)
+    if value is None:
+        return np.full(len(ids), np.nan)
     value = _each(ids, value, "value")
-    if np.isinf(value).any(): refuse("a unit cannot be worth infinitely much", np.asarray(ids)[np.isinf(value)], "Check the prices")
-    if (value < 0).any(): refuse("a unit cannot be worth less than nothing", np.asarray(ids)[value < 0], "Check the prices")
+    if np.isinf(value).any():
+        refuse(
+            "a unit cannot be worth infinitely much",
+            np.asarray(ids)[np.isinf(value)],
+            "Check the prices",
+        )
+    if (value < 0).any():
+        refuse(
+            "a unit cannot be worth less than nothing",
+            np.asarray(ids)[value < 0],
+            "Check the prices",
+        )
     return value
 
 # %% ../../nbs/core/75_decision.ipynb #check_told
 def check_told(
-    draws:Tensor,  # (draw, ...) that a forecast holds, or None
+    draws: Tensor,  # (draw, ...) that a forecast holds, or None
     levels,  # (level,) asked
 ):
     "Refuse levels beyond what joint draws can tell: fewer than one of them lies above."
-    if draws is None: return
-    n = len(draws); bad = [a for a in torch.as_tensor(levels).double().reshape(-1).tolist() if n*(1 - a) < 1 - 1e-6]
-    if bad: refuse(f"{n:,} paths cannot tell", [float(f"{a:.6g}") for a in bad], "Draw more paths")
+    if draws is None:
+        return
+    n = len(draws)
+    bad = [
+        a
+        for a in torch.as_tensor(levels).double().reshape(-1).tolist()
+        if n * (1 - a) < 1 - 1e-6
+    ]
+    if bad:
+        refuse(
+            f"{n:,} paths cannot tell",
+            [float(f"{a:.6g}") for a in bad],
+            "Draw more paths",
+        )
+
 
 def stock_curve(
-    forecast:Forecast,  # distributions of demand
-    levels=tuple(np.round(np.arange(.80, .995, .01), 2)),  # service levels
+    forecast: Forecast,  # distributions of demand
+    levels=tuple(np.round(np.arange(0.80, 0.995, 0.01), 2)),  # service levels
     value=None,  # (series,) money a unit: adds the column `money`
 ):  # pandas frame: unique_id, level, units, money; a row an item and level
-    "Stock needed at the start of a step for each service level, averaged over the horizon."
+    """Stock needed at the start of a step for each service level, averaged over the
+    horizon.
+    """
     import pandas as pd
-    levels = check_levels(levels, increasing=True); check_told(forecast.distribution.draws, levels)
-    units = forecast.quantile(levels).mean(1).detach().cpu().numpy()              # (series, level)
-    frame = pd.DataFrame({"unique_id": np.repeat(forecast.ids, len(levels)), "level": np.tile(levels.double().numpy().round(6), len(units)), "units": units.reshape(-1)})
-    frame["money"] = frame.units*np.repeat(_values(forecast.ids, value), len(levels))
+
+    levels = check_levels(levels, increasing=True)
+    check_told(forecast.distribution.draws, levels)
+    # (series, level)
+    units = forecast.quantile(levels).mean(1).detach().cpu().numpy()
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat(forecast.ids, len(levels)),
+            "level": np.tile(levels.double().numpy().round(6), len(units)),
+            "units": units.reshape(-1),
+        }
+    )
+    frame["money"] = frame.units * np.repeat(_values(forecast.ids, value), len(levels))
     return frame
 
 # %% ../../nbs/core/75_decision.ipynb #total_curve
@@ -59,173 +101,366 @@ def total_curve(
     "The stock curve of all items together: every item holds its own service level."
     return curve.groupby("level", as_index=False)[["units", "money"]].sum(min_count=1)
 
+
 def saving(
-    forecast:Forecast,  # distributions of demand
-    high:float=.95,  # the service level held now
-    low:float=.94,  # the one considered
+    forecast: Forecast,  # distributions of demand
+    high: float = 0.95,  # the service level held now
+    low: float = 0.94,  # the one considered
     value=None,  # (series,) money a unit
 ):  # pandas frame: unique_id, stock at both levels, units and money saved; dearest first
     "What going from one service level to a lower one saves, item by item."
-    if not low < high or f"{low:g}" == f"{high:g}": refuse(f"the second level must be lower than the first, got {high} and {low}")
+    if not low < high or f"{low:g}" == f"{high:g}":
+        refuse(f"the second level must be lower than the first, got {high} and {low}")
     import pandas as pd
+
     check_told(forecast.distribution.draws, [low, high])
-    units = forecast.quantile([low, high]).mean(1).detach().cpu().numpy()          # (series, 2)
-    frame = pd.DataFrame({"unique_id": forecast.ids, f"stock_{low:g}": units[:, 0], f"stock_{high:g}": units[:, 1], "units_saved": units[:, 1] - units[:, 0]})
-    frame["money_saved"] = frame.units_saved*_values(forecast.ids, value)
-    return frame.sort_values("money_saved" if value is not None else "units_saved", ascending=False, ignore_index=True)
+    # (series, 2)
+    units = forecast.quantile([low, high]).mean(1).detach().cpu().numpy()
+    frame = pd.DataFrame(
+        {
+            "unique_id": forecast.ids,
+            f"stock_{low:g}": units[:, 0],
+            f"stock_{high:g}": units[:, 1],
+            "units_saved": units[:, 1] - units[:, 0],
+        }
+    )
+    frame["money_saved"] = frame.units_saved * _values(forecast.ids, value)
+    return frame.sort_values(
+        "money_saved" if value is not None else "units_saved",
+        ascending=False,
+        ignore_index=True,
+    )
 
 # %% ../../nbs/core/75_decision.ipynb #price_of_service
 def price_of_service(
-    forecast:Forecast,  # distributions of demand
-    levels=tuple(np.round(np.arange(.80, .995, .01), 2)),  # service levels
+    forecast: Forecast,  # distributions of demand
+    levels=tuple(np.round(np.arange(0.80, 0.995, 0.01), 2)),  # service levels
     value=None,  # (series,) money a unit: adds the column `money`
 ):  # pandas frame: unique_id, level, units, money; units and money for one more point
-    "Units that one more point of service costs at each level: the slope of the stock curve, averaged over the horizon. Of draws, its mean between level - h and level + h, with h = min(level, 1 - level)/2."
+    """Units that one more point of service costs at each level:
+
+    the slope of the stock curve, averaged over the horizon. Of draws, its mean between
+    level - h and level + h, with h = min(level, 1 - level)/2.
+    """
     import pandas as pd
+
     levels = check_levels(levels, increasing=True)
-    units = _slope(forecast.distribution, levels).mean(1).detach().cpu().numpy()/100             # (series, level)
-    frame = pd.DataFrame({"unique_id": np.repeat(forecast.ids, len(levels)), "level": np.tile(levels.double().numpy().round(6), len(units)), "units": units.reshape(-1)})
-    frame["money"] = frame.units*np.repeat(_values(forecast.ids, value), len(levels))
+    # (series, level)
+    units = _slope(forecast.distribution, levels).mean(1).detach().cpu().numpy() / 100
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat(forecast.ids, len(levels)),
+            "level": np.tile(levels.double().numpy().round(6), len(units)),
+            "units": units.reshape(-1),
+        }
+    )
+    frame["money"] = frame.units * np.repeat(_values(forecast.ids, value), len(levels))
     return frame
+
 
 def _slope(d, levels):
     "(*batch, level) slope of the quantile function, of draws over a window of levels."
-    if d.draws is None: return d.slope(levels)
-    levels = levels.double(); h = torch.minimum(levels, 1 - levels)/2; check_told(d.draws, levels + h); curve = d.base if isinstance(d, Counts) else d
-    return (curve.quantile(levels + h) - curve.quantile(levels - h))/(2*h).to(d.device, d.dtype)
+    if d.draws is None:
+        return d.slope(levels)
+    levels = levels.double()
+    h = torch.minimum(levels, 1 - levels) / 2
+    check_told(d.draws, levels + h)
+    curve = d.base if isinstance(d, Counts) else d
+    return (curve.quantile(levels + h) - curve.quantile(levels - h)) / (2 * h).to(
+        d.device, d.dtype
+    )
 
 # %% ../../nbs/core/75_decision.ipynb #shortage
 def shortage(
-    distribution:QuantileFunction,  # of demand, (*batch,)
+    distribution: QuantileFunction,  # of demand, (*batch,)
     stock,  # broadcasts to (*batch,)
-)->Tensor:  # (*batch,) units
+) -> Tensor:  # (*batch,) units
     "Expected units short, E(D - s)+."
-    d = distribution; return d.excess(torch.as_tensor(stock).to(d.device, d.dtype).expand(d.batch_shape))
+    d = distribution
+    return d.excess(torch.as_tensor(stock).to(d.device, d.dtype).expand(d.batch_shape))
 
 # %% ../../nbs/core/75_decision.ipynb #_named
 def _named(forecast):
-    "Names, distribution and (series, horizon) shape of a Forecast or of a bare distribution."
-    if isinstance(forecast, Forecast): return np.asarray(forecast.ids), forecast.distribution, tuple(forecast.distribution.batch_shape)
+    """Names, distribution and (series, horizon) shape of a Forecast or of a bare
+    distribution.
+    """
+    if isinstance(forecast, Forecast):
+        return (
+            np.asarray(forecast.ids),
+            forecast.distribution,
+            tuple(forecast.distribution.batch_shape),
+        )
     shape = (tuple(forecast.batch_shape) + (1, 1))[:2]
-    if len(forecast.batch_shape) > 2: refuse(f"expected forecasts of shape (series, horizon), got {tuple(forecast.batch_shape)}")
+    if len(forecast.batch_shape) > 2:
+        refuse(
+            "expected forecasts of shape (series, horizon), got"
+            f" {tuple(forecast.batch_shape)}"
+        )
     return np.arange(shape[0]), forecast, shape
+
 
 def _costs(ids, under, over):
     "(series,) costs of a unit short and of a unit left over."
-    costs = {name: _each(ids, x, name) for name, x in (("under", under), ("over", over))}
+    costs = {
+        name: _each(ids, x, name) for name, x in (("under", under), ("over", over))
+    }
     for name, x in costs.items():
-        free = ~(np.isfinite(x) & (x > 0)); what = {"under": "short", "over": "left over"}[name]
-        if free.any(): refuse(f"a unit {what} must cost something: `{name}` is not positive for", ids[free], "Free shortages ask for no stock, free leftovers for all of it")
+        free = ~(np.isfinite(x) & (x > 0))
+        what = {"under": "short", "over": "left over"}[name]
+        if free.any():
+            refuse(
+                f"a unit {what} must cost something: `{name}` is not positive for",
+                ids[free],
+                "Free shortages ask for no stock, free leftovers for all of it",
+            )
     return costs.values()
+
 
 def newsvendor(
     forecast,  # Forecast, or a distribution of shape (series, horizon), (series,) or ()
     under,  # cost of a unit short: price less cost, one number or one a series
     over,  # cost of a unit left over: cost less salvage
 ):  # pandas frame: unique_id, ratio, quantity, short, left, cost, profit; a row an item
-    "The stock that minimises expected cost, and what it costs; averages over the horizon, each step stocked by itself."
+    """The stock that minimises expected cost, and what it costs; averages over the
+    horizon, each step stocked by itself.
+    """
     import pandas as pd
-    ids, d, shape = _named(forecast); under, over = _costs(ids, under, over); ratio = under/(under + over)
-    check_told(d.draws, np.unique(ratio)); level = torch.tensor(np.broadcast_to(ratio[:, None], shape).reshape(d.batch_shape)).to(d.device, d.dtype)
-    stock = d.icdf(level); short = shortage(d, stock); mean = d.mean
-    mean, stock, short = (x.detach().double().cpu().numpy().reshape(shape).mean(1) for x in (mean, stock, short))
-    left = np.maximum(stock - mean + short, 0); cost = under*short + over*left
-    return pd.DataFrame({"unique_id": ids, "ratio": ratio, "quantity": stock, "short": short, "left": left, "cost": cost, "profit": under*mean - cost})
+
+    ids, d, shape = _named(forecast)
+    under, over = _costs(ids, under, over)
+    ratio = under / (under + over)
+    check_told(d.draws, np.unique(ratio))
+    level = torch.tensor(
+        np.broadcast_to(ratio[:, None], shape).reshape(d.batch_shape)
+    ).to(d.device, d.dtype)
+    stock = d.icdf(level)
+    short = shortage(d, stock)
+    mean = d.mean
+    mean, stock, short = (
+        x.detach().double().cpu().numpy().reshape(shape).mean(1)
+        for x in (mean, stock, short)
+    )
+    left = np.maximum(stock - mean + short, 0)
+    cost = under * short + over * left
+    return pd.DataFrame(
+        {
+            "unique_id": ids,
+            "ratio": ratio,
+            "quantity": stock,
+            "short": short,
+            "left": left,
+            "cost": cost,
+            "profit": under * mean - cost,
+        }
+    )
 
 # %% ../../nbs/core/75_decision.ipynb #_stock
 def _stock(stock, ids, shape):
     "(series, horizon) stock, from one number, one a series, or one a series and step."
-    if hasattr(stock, "reindex"): stock = stock.reindex(ids)
+    if hasattr(stock, "reindex"):
+        stock = stock.reindex(ids)
     stock = np.asarray(stock, float)
-    if stock.shape not in ((), (shape[0],), tuple(shape)): refuse(f"expected stock as one number, one for each of {shape[0]:,} series, or of shape {tuple(shape)}; got {stock.shape}")
+    if stock.shape not in ((), (shape[0],), tuple(shape)):
+        refuse(
+            f"expected stock as one number, one for each of {shape[0]:,} series, or of"
+            f" shape {tuple(shape)}; got {stock.shape}"
+        )
     stock = np.broadcast_to(stock[:, None] if stock.ndim == 1 else stock, shape)
     wrong = ~(np.isfinite(stock) & (stock >= 0)).all(1)
-    if wrong.any(): refuse("stock must be a number, not negative; it is not for", np.asarray(ids)[wrong])
+    if wrong.any():
+        refuse(
+            "stock must be a number, not negative; it is not for",
+            np.asarray(ids)[wrong],
+        )
     return stock
+
 
 def stockout_probability(
     forecast,  # Forecast or distribution
     stock,  # at the start of each step: a number, one a series, or (series, horizon)
-    draws:int=2000,  # paths drawn where the forecast is joint and holds none
-    seed:int=0,
+    draws: int = 2000,  # paths drawn where the forecast is joint and holds none
+    seed: int = 0,
 ):  # pandas frame: unique_id, ds, stock, probability, so_far; a row an item and step
     "Probability that demand exceeds the stock, in each step, and in any step up to it."
     import pandas as pd
-    ids, d, shape = _named(forecast); stock = _stock(stock, ids, shape); s = torch.tensor(stock.reshape(d.batch_shape)).to(d.device, d.dtype)
+
+    ids, d, shape = _named(forecast)
+    stock = _stock(stock, ids, shape)
+    s = torch.tensor(stock.reshape(d.batch_shape)).to(d.device, d.dtype)
     p = (1 - d.cdf(s)).clamp(0, 1).detach().double().cpu().numpy().reshape(shape)
     if d.joint:
-        rank = _draws(d, draws, seed).argsort(0).argsort(0).cpu().numpy().reshape(-1, *shape) + 1
-        any_ = np.maximum.accumulate((rank - len(rank)*(1 - p)).clip(0, 1), -1).mean(0)
-    else: any_ = 1 - np.cumprod(1 - p, 1)
-    ds = forecast.dates if isinstance(forecast, Forecast) else np.broadcast_to(np.arange(1, shape[1] + 1), shape)
-    return pd.DataFrame({"unique_id": np.repeat(ids, shape[1]), "ds": ds.reshape(-1), "stock": stock.reshape(-1), "probability": p.reshape(-1), "so_far": any_.reshape(-1)})
+        rank = (
+            _draws(d, draws, seed)
+            .argsort(0)
+            .argsort(0)
+            .cpu()
+            .numpy()
+            .reshape(-1, *shape)
+            + 1
+        )
+        any_ = np.maximum.accumulate((rank - len(rank) * (1 - p)).clip(0, 1), -1).mean(
+            0
+        )
+    else:
+        any_ = 1 - np.cumprod(1 - p, 1)
+    ds = (
+        forecast.dates
+        if isinstance(forecast, Forecast)
+        else np.broadcast_to(np.arange(1, shape[1] + 1), shape)
+    )
+    return pd.DataFrame(
+        {
+            "unique_id": np.repeat(ids, shape[1]),
+            "ds": ds.reshape(-1),
+            "stock": stock.reshape(-1),
+            "probability": p.reshape(-1),
+            "so_far": any_.reshape(-1),
+        }
+    )
 
 # %% ../../nbs/core/75_decision.ipynb #_draws
 def _draws(d, n, seed):
     "(draw, *batch) each path that the forecast holds, once; or n fresh draws."
-    if not isinstance(n, (int, np.integer)) or n < 1: refuse("draws must be a whole number of at least 1", [n])
-    if d.draws is not None: return d.draws.detach()
+    if not isinstance(n, (int, np.integer)) or n < 1:
+        refuse("draws must be a whole number of at least 1", [n])
+    if d.draws is not None:
+        return d.draws.detach()
     return d.rsample((int(n),), torch.Generator().manual_seed(seed)).detach()
 
 # %% ../../nbs/core/75_decision.ipynb #_lead
 def _lead(forecast, lead_time, draws, seed):
-    "Names, (draw, series, lead_time) paths, the same shuffled, and whether they are joint."
-    if torch.is_tensor(forecast) or isinstance(forecast, np.ndarray): forecast = Paths(torch.as_tensor(forecast))
-    ids, d, shape = _named(forecast); lead_time = shape[1] if lead_time is None else lead_time
-    if len(d.batch_shape) < 2: refuse(f"a lead time needs forecasts of shape (series, horizon), got {tuple(d.batch_shape)}")
+    """Names, (draw, series, lead_time) paths, the same shuffled, and whether they are
+    joint.
+    """
+    if torch.is_tensor(forecast) or isinstance(forecast, np.ndarray):
+        forecast = Paths(torch.as_tensor(forecast))
+    ids, d, shape = _named(forecast)
+    lead_time = shape[1] if lead_time is None else lead_time
+    if len(d.batch_shape) < 2:
+        refuse(
+            "a lead time needs forecasts of shape (series, horizon), got"
+            f" {tuple(d.batch_shape)}"
+        )
     if not isinstance(lead_time, (int, np.integer)) or not 1 <= lead_time <= shape[1]:
-        refuse(f"the lead time must be a whole number of steps from 1 to the horizon {shape[1]}, got {lead_time}", mend="Forecast further ahead")
-    x = _draws(d, draws, seed)[..., :lead_time].double().cpu(); g = torch.Generator().manual_seed(seed + 1)
-    apart = torch.stack([x[torch.randperm(len(x), generator=g), :, t] for t in range(lead_time)], -1) if d.joint else x
+        refuse(
+            "the lead time must be a whole number of steps from 1 to the horizon"
+            f" {shape[1]}, got {lead_time}",
+            mend="Forecast further ahead",
+        )
+    x = _draws(d, draws, seed)[..., :lead_time].double().cpu()
+    g = torch.Generator().manual_seed(seed + 1)
+    apart = (
+        torch.stack(
+            [x[torch.randperm(len(x), generator=g), :, t] for t in range(lead_time)], -1
+        )
+        if d.joint
+        else x
+    )
     return ids, x, apart
+
 
 def joint_service(
     forecast,  # Forecast, distribution, or paths of shape (draw, series, horizon)
     stock,  # for the whole lead time: a number, or one a series
-    lead_time:int=None,  # steps without replenishment, default the horizon
+    lead_time: int = None,  # steps without replenishment, default the horizon
     value=None,  # (series,) money a unit: adds the column `money`, of the units short
-    draws:int=2000,
-    seed:int=0,
-):  # pandas frame: unique_id, lead_time, stock, service, independent, short, money; a row an item
-    "Probability that the demand of the whole lead time stays within the stock, with and without the dependence of steps."
+    draws: int = 2000,
+    seed: int = 0,
+    # pandas frame: unique_id, lead_time, stock, service, independent, short, money; a
+    # row
+    # an item
+):
+    """Probability that the demand of the whole lead time stays within the stock, with
+    and without the dependence of steps.
+    """
     import pandas as pd
-    ids, x, apart = _lead(forecast, lead_time, draws, seed); stock = _stock(stock, ids, (len(ids), 1))[:, 0]; s = torch.tensor(stock)
-    service, alone = ((p.sum(-1) <= s).double().mean(0).numpy() for p in (x, apart)); short = (x.sum(-1) - s).clamp(min=0).mean(0).numpy()
-    money = short*_values(ids, value)
-    return pd.DataFrame({"unique_id": ids, "lead_time": x.shape[-1], "stock": stock, "service": service, "independent": alone, "short": short, "money": money})
+
+    ids, x, apart = _lead(forecast, lead_time, draws, seed)
+    stock = _stock(stock, ids, (len(ids), 1))[:, 0]
+    s = torch.tensor(stock)
+    service, alone = ((p.sum(-1) <= s).double().mean(0).numpy() for p in (x, apart))
+    short = (x.sum(-1) - s).clamp(min=0).mean(0).numpy()
+    money = short * _values(ids, value)
+    return pd.DataFrame(
+        {
+            "unique_id": ids,
+            "lead_time": x.shape[-1],
+            "stock": stock,
+            "service": service,
+            "independent": alone,
+            "short": short,
+            "money": money,
+        }
+    )
 
 # %% ../../nbs/core/75_decision.ipynb #stock_for_joint_service
 def stock_for_joint_service(
     forecast,  # Forecast, distribution, or paths of shape (draw, series, horizon)
-    levels=(.95,),  # probability that the stock lasts, one or several
-    lead_time:int=None,  # steps without replenishment, default the horizon
+    levels=(0.95,),  # probability that the stock lasts, one or several
+    lead_time: int = None,  # steps without replenishment, default the horizon
     value=None,  # (series,) money a unit: adds the column `money`
-    draws:int=2000,
-    seed:int=0,
-):  # pandas frame: unique_id, level, lead_time, units, independent, summed, money; a row an item and level
-    "The stock that lasts a whole lead time with a given probability; beside it, that of independent steps and the sum of the steps' quantiles."
+    draws: int = 2000,
+    seed: int = 0,
+    # pandas frame: unique_id, level, lead_time, units, independent, summed, money; a
+    # row an
+    # item and level
+):
+    """The stock that lasts a whole lead time with a given probability; beside it, that
+    of independent steps and the sum of the steps' quantiles.
+    """
     import pandas as pd
-    levels = check_levels(np.atleast_1d(levels), increasing=True); ids, x, apart = _lead(forecast, lead_time, draws, seed)
-    at = torch.ceil(levels.double()*len(x) - 1e-6).long() - 1; n = len(levels)
+
+    levels = check_levels(np.atleast_1d(levels), increasing=True)
+    ids, x, apart = _lead(forecast, lead_time, draws, seed)
+    at = torch.ceil(levels.double() * len(x) - 1e-6).long() - 1
+    n = len(levels)
     check_told(x, levels)
-    column = lambda p: p.sort(0).values[at].reshape(n, len(ids), -1).sum(-1).T.reshape(-1).numpy()   # the quantiles, then their sum where steps are left
-    frame = pd.DataFrame({"unique_id": np.repeat(ids, n), "level": np.tile(levels.double().numpy().round(6), len(ids)), "lead_time": x.shape[-1],
-                          "units": column(x.sum(-1)), "independent": column(apart.sum(-1)), "summed": column(x)})
-    frame["money"] = frame.units*np.repeat(_values(ids, value), n)
+    # the quantiles, then their sum where steps are left
+    column = lambda p: (
+        p.sort(0).values[at].reshape(n, len(ids), -1).sum(-1).T.reshape(-1).numpy()
+    )
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat(ids, n),
+            "level": np.tile(levels.double().numpy().round(6), len(ids)),
+            "lead_time": x.shape[-1],
+            "units": column(x.sum(-1)),
+            "independent": column(apart.sum(-1)),
+            "summed": column(x),
+        }
+    )
+    frame["money"] = frame.units * np.repeat(_values(ids, value), n)
     return frame
 
 # %% ../../nbs/core/75_decision.ipynb #achieved
 def achieved(
-    y:np.ndarray,  # (...,) what happened, NaN where not known
-    q:np.ndarray,  # (..., level) stock held at each level
+    y: np.ndarray,  # (...,) what happened, NaN where not known
+    q: np.ndarray,  # (..., level) stock held at each level
     levels,  # (level,) promised service levels
 ):  # pandas frame: level, achieved, fill_rate
-    "Delivered service: share of steps without a stock-out, and share of units served from stock."
+    """Delivered service:
+
+    share of steps without a stock-out, and share of units served from stock.
+    """
     import pandas as pd
-    y, q = np.asarray(y, float), np.asarray(q, float); scored = np.isfinite(y)
-    if q.shape != (*y.shape, len(levels)): refuse(f"expected stock of shape {(*y.shape, len(levels))}, one for each target and level, got {q.shape}")
-    if np.isnan(q[scored]).any(): refuse("stock is NaN where demand is known")
-    if not scored.any(): refuse("nothing to score: every target is NaN")
+
+    y, q = np.asarray(y, float), np.asarray(q, float)
+    scored = np.isfinite(y)
+    if q.shape != (*y.shape, len(levels)):
+        refuse(
+            f"expected stock of shape {(*y.shape, len(levels))}, one for each target"
+            f" and level, got {q.shape}"
+        )
+    if np.isnan(q[scored]).any():
+        refuse("stock is NaN where demand is known")
+    if not scored.any():
+        refuse("nothing to score: every target is NaN")
     y, q = y[scored], q[scored]
-    served = np.minimum(y[:, None], q).sum(0)/max(y.sum(), 1e-12)
-    return pd.DataFrame({"level": np.asarray(levels, float), "achieved": (y[:, None] <= q).mean(0), "fill_rate": served})
+    served = np.minimum(y[:, None], q).sum(0) / max(y.sum(), 1e-12)
+    return pd.DataFrame(
+        {
+            "level": np.asarray(levels, float),
+            "achieved": (y[:, None] <= q).mean(0),
+            "fill_rate": served,
+        }
+    )

@@ -17,19 +17,31 @@ from .basics import refuse
 # %% ../../nbs/core/30_distributions.ipynb #check_levels
 def check_levels(
     levels,  # (level,) numbers
-    increasing:bool=False,  # also demand that they increase
-)->Tensor:  # (level,) float tensor, double unless `levels` is a tensor
+    increasing: bool = False,  # also demand that they increase
+) -> Tensor:  # (level,) float tensor, double unless `levels` is a tensor
     "Levels as a tensor, refused unless strictly inside (0, 1)."
-    levels = torch.as_tensor(levels, dtype=None if torch.is_tensor(levels) else torch.float64).reshape(-1)
+    levels = torch.as_tensor(
+        levels, dtype=None if torch.is_tensor(levels) else torch.float64
+    ).reshape(-1)
     bad = levels[~((levels > 0) & (levels < 1))]
-    if not len(levels): refuse("no levels given", mend="Pass numbers such as 0.1, 0.5, 0.9")
-    if len(bad): refuse("levels must lie strictly between 0 and 1", bad.tolist(), "For 95 % write 0.95")
-    if increasing and not (levels.diff() > 0).all(): refuse("levels must increase without repeats", levels.tolist(), "Sort them")
+    if not len(levels):
+        refuse("no levels given", mend="Pass numbers such as 0.1, 0.5, 0.9")
+    if len(bad):
+        refuse(
+            "levels must lie strictly between 0 and 1",
+            bad.tolist(),
+            "For 95 % write 0.95",
+        )
+    if increasing and not (levels.diff() > 0).all():
+        refuse("levels must increase without repeats", levels.tolist(), "Sort them")
     return levels
 
 # %% ../../nbs/core/30_distributions.ipynb #QuantileFunction
 class QuantileFunction(Distribution):
-    "A distribution given by its quantile function; `icdf` and `cdf` are what a family defines."
+    """A distribution given by its quantile function; `icdf` and `cdf` are what a family
+    defines.
+    """
+
     has_rsample = True
     arg_constraints = {}
     support = constraints.real
@@ -37,25 +49,45 @@ class QuantileFunction(Distribution):
     domain = "real"  # "real" or "nonnegative": what the target can be
     draws = None  # (draw, *batch) joint draws, where there are such behind it
 
-    def target(self, value)->Tensor:  # the same as a tensor, refused outside the support; NaN stays
+    def target(
+        self,
+        value,
+    ) -> Tensor:  # the same as a tensor, refused outside the support; NaN stays
         "What a score may be asked for."
         value = torch.as_tensor(value, dtype=self.dtype, device=self.device)
-        if self.domain == "nonnegative" and (bad := value[value < 0]).numel(): refuse(f"{len(bad):,} targets are negative, but the support is nonnegative", bad.tolist(), "Clean the targets, or declare support='real'")
+        if self.domain == "nonnegative" and (bad := value[value < 0]).numel():
+            refuse(
+                f"{len(bad):,} targets are negative, but the support is nonnegative",
+                bad.tolist(),
+                "Clean the targets, or declare support='real'",
+            )
         return value
 
-    def icdf(self, value): raise TypeError(f"{type(self).__name__} defines no icdf")
-    def cdf(self, value): raise TypeError(f"{type(self).__name__} defines no cdf")
+    def icdf(self, value):
+        raise TypeError(f"{type(self).__name__} defines no icdf")
+
+    def cdf(self, value):
+        raise TypeError(f"{type(self).__name__} defines no cdf")
 
     def quantile(
         self,
         levels,  # (level,) strictly inside (0, 1), any order
-    )->Tensor:  # (*batch, level)
+    ) -> Tensor:  # (*batch, level)
         "Quantiles at the same levels for the whole batch."
         u = check_levels(levels).to(self.device, self.dtype)
-        return self.icdf(u.view(-1, *[1]*len(self.batch_shape)).expand(-1, *self.batch_shape)).movedim(0, -1)
+        return self.icdf(
+            u.view(-1, *[1] * len(self.batch_shape)).expand(-1, *self.batch_shape)
+        ).movedim(0, -1)
 
-    def rsample(self, sample_shape=torch.Size(), generator=None)->Tensor:  # (*sample, *batch)
-        "Reparameterised draws: the quantile function at uniform levels, kept off 0 and 1."
+    def rsample(
+        self,
+        sample_shape=torch.Size(),
+        generator=None,
+    ) -> Tensor:  # (*sample, *batch)
+        """Reparameterised draws:
+
+        the quantile function at uniform levels, kept off 0 and 1.
+        """
         shape = self._extended_shape(torch.Size(sample_shape))
         u = torch.rand(shape, generator=generator, dtype=self.dtype).to(self.device)
         eps = torch.finfo(self.dtype).eps
@@ -64,162 +96,298 @@ class QuantileFunction(Distribution):
     def slope(
         self,
         levels,  # (level,) strictly inside (0, 1), any order
-    )->Tensor:  # (*batch, level) same unit as the target
-        "Derivative of the quantile function, one over the density: what one more unit of level costs."
+    ) -> Tensor:  # (*batch, level) same unit as the target
+        """Derivative of the quantile function, one over the density:
+
+        what one more unit of level costs.
+        """
         q = self.quantile(levels)
         return torch.exp(-self.log_prob(q.movedim(-1, 0))).movedim(0, -1)
 
     @property
-    def mean(self)->Tensor:  # (*batch,)
+    def mean(self) -> Tensor:  # (*batch,)
         "Expectation, by quadrature over levels unless the family knows better."
         u, w = _gauss(self.dtype, self.device)
-        return (self.quantile(u)*w).sum(-1)
+        return (self.quantile(u) * w).sum(-1)
 
-    def excess(self, stock)->Tensor:  # (*sample, *batch) same unit as the target
-        "E(X - stock)+, what a stock is short by on average; by quadrature over the levels above it unless the family knows better."
-        u, w = _gauss(self.dtype, self.device, 200); c = torch.as_tensor(stock, dtype=self.dtype, device=self.device)
-        c = c.expand(torch.broadcast_shapes(c.shape, self.batch_shape)); p = 1 - self.cdf(c); most = 1 - torch.finfo(self.dtype).eps
-        return p*sum(k*(self.icdf((1 - p*x).clamp(max=most)) - c).clamp(min=0) for x, k in zip(u, w))
+    def excess(self, stock) -> Tensor:  # (*sample, *batch) same unit as the target
+        """E(X - stock)+, what a stock is short by on average; by quadrature over the
+        levels above it unless the family knows better.
+        """
+        u, w = _gauss(self.dtype, self.device, 200)
+        c = torch.as_tensor(stock, dtype=self.dtype, device=self.device)
+        c = c.expand(torch.broadcast_shapes(c.shape, self.batch_shape))
+        p = 1 - self.cdf(c)
+        most = 1 - torch.finfo(self.dtype).eps
+        return p * sum(
+            k * (self.icdf((1 - p * x).clamp(max=most)) - c).clamp(min=0)
+            for x, k in zip(u, w)
+        )
 
-    def crps(self, value:Tensor)->Tensor:  # (*batch,) same unit as value
-        "Continuous ranked probability score, twice the integral of the pinball loss over levels."
+    def crps(self, value: Tensor) -> Tensor:  # (*batch,) same unit as value
+        """Continuous ranked probability score, twice the integral of the pinball loss
+        over levels.
+        """
         u, w = _gauss(self.dtype, self.device)
         e = value[..., None] - self.quantile(u)
-        return 2*(w*torch.maximum(u*e, (u - 1)*e)).sum(-1)
+        return 2 * (w * torch.maximum(u * e, (u - 1) * e)).sum(-1)
 
 # %% ../../nbs/core/30_distributions.ipynb #_gauss
-def _gauss(dtype, device, n:int=400):
+def _gauss(dtype, device, n: int = 400):
     "Tanh-sinh nodes and weights on (0, 1)."
     t = torch.linspace(-3.1, 3.1, n, dtype=torch.float64)
-    s = math.pi/2*torch.sinh(t)
-    u = torch.sigmoid(2*s); w = (t[1] - t[0])*math.pi/2*torch.cosh(t)/(2*torch.cosh(s)**2)
+    s = math.pi / 2 * torch.sinh(t)
+    u = torch.sigmoid(2 * s)
+    w = (t[1] - t[0]) * math.pi / 2 * torch.cosh(t) / (2 * torch.cosh(s) ** 2)
     keep = (u.to(dtype) < 1) & (u.to(dtype) > 0)
     return u[keep].to(dtype).to(device), w[keep].to(dtype).to(device)
 
 # %% ../../nbs/core/30_distributions.ipynb #QuantileGrid
 class QuantileGrid(QuantileFunction):
     "Quantiles at a few levels, sorted, joined by lines, with declared tails."
+
     def __init__(
         self,
-        levels,  # (level,) increasing, strictly inside (0, 1); at least 2 unless tails are flat
-        values:Tensor,  # (*batch, level) quantiles, in any order
-        tails:str="exponential",  # "exponential" or "flat"
-        support:str="real",  # "real" or "nonnegative"
+        # (level,) increasing, strictly inside (0, 1); at least 2 unless tails are flat
+        levels,
+        values: Tensor,  # (*batch, level) quantiles, in any order
+        tails: str = "exponential",  # "exponential" or "flat"
+        support: str = "real",  # "real" or "nonnegative"
     ):
         values = torch.as_tensor(values)
-        if not values.is_floating_point(): values = values.float()
+        if not values.is_floating_point():
+            values = values.float()
         levels = check_levels(levels, increasing=True).to(values)
-        if len(levels) < 2 and tails != "flat" or values.shape[-1] != len(levels): refuse(f"expected values for {len(levels)} levels (at least 2), got shape {tuple(values.shape)}", mend="One level alone needs tails='flat'")
-        if tails not in ("exponential", "flat"): refuse("unknown tails", [tails], "Choose 'exponential' or 'flat'")
-        if support not in ("real", "nonnegative"): refuse("unknown support", [support], "Choose 'real' or 'nonnegative'")
-        if not torch.isfinite(values).all(): refuse(f"{int((~torch.isfinite(values)).sum()):,} quantiles are NaN or infinite", mend="Check the model's inputs and learning rate")
-        if support == "nonnegative": values = values.clamp(min=0)
-        self.levels, self.values, self.tails, self.domain = levels, values.sort(-1).values, tails, support
-        self.left = "flat" if tails == "flat" and support == "real" else "line" if support == "nonnegative" else "exponential"
+        if len(levels) < 2 and tails != "flat" or values.shape[-1] != len(levels):
+            refuse(
+                f"expected values for {len(levels)} levels (at least 2), got shape"
+                f" {tuple(values.shape)}",
+                mend="One level alone needs tails='flat'",
+            )
+        if tails not in ("exponential", "flat"):
+            refuse("unknown tails", [tails], "Choose 'exponential' or 'flat'")
+        if support not in ("real", "nonnegative"):
+            refuse("unknown support", [support], "Choose 'real' or 'nonnegative'")
+        if not torch.isfinite(values).all():
+            refuse(
+                f"{int((~torch.isfinite(values)).sum()):,} quantiles are NaN or"
+                " infinite",
+                mend="Check the model's inputs and learning rate",
+            )
+        if support == "nonnegative":
+            values = values.clamp(min=0)
+        self.levels, self.values, self.tails, self.domain = (
+            levels,
+            values.sort(-1).values,
+            tails,
+            support,
+        )
+        self.left = (
+            "flat"
+            if tails == "flat" and support == "real"
+            else "line"
+            if support == "nonnegative"
+            else "exponential"
+        )
         super().__init__(values.shape[:-1], validate_args=False)
 
     dtype = property(lambda self: self.values.dtype)
     device = property(lambda self: self.values.device)
-    def __getitem__(self, which)->"QuantileGrid": return QuantileGrid(self.levels, picked(self.values, which), self.tails, self.domain)
-    def refine(self, levels)->"QuantileGrid": return _refine(self, levels)
-    def __repr__(self): return f"QuantileGrid(batch {tuple(self.batch_shape)}, {len(self.levels)} levels, {self.tails} tails, {self.domain})"
 
-    def icdf(self, value): return _grid_icdf(self, value)
-    def quantile(self, levels): return _grid_quantile(self, levels)
-    def slope(self, levels): return _grid_slope(self, levels)
-    def cdf(self, value): return _grid_cdf(self, value)[0]
-    def log_prob(self, value): return _grid_log_prob(self, value)
-    def crps(self, value): return _grid_crps(self, value)
-    def excess(self, stock): return _grid_excess(self, stock)
+    def __getitem__(self, which) -> "QuantileGrid":
+        return QuantileGrid(
+            self.levels, picked(self.values, which), self.tails, self.domain
+        )
+
+    def refine(self, levels) -> "QuantileGrid":
+        return _refine(self, levels)
+
+    def __repr__(self):
+        return (
+            f"QuantileGrid(batch {tuple(self.batch_shape)}, {len(self.levels)} levels,"
+            f" {self.tails} tails, {self.domain})"
+        )
+
+    def icdf(self, value):
+        return _grid_icdf(self, value)
+
+    def quantile(self, levels):
+        return _grid_quantile(self, levels)
+
+    def slope(self, levels):
+        return _grid_slope(self, levels)
+
+    def cdf(self, value):
+        return _grid_cdf(self, value)[0]
+
+    def log_prob(self, value):
+        return _grid_log_prob(self, value)
+
+    def crps(self, value):
+        return _grid_crps(self, value)
+
+    def excess(self, stock):
+        return _grid_excess(self, stock)
+
     @property
-    def mean(self)->Tensor: return _grid_mean(self)
+    def mean(self) -> Tensor:
+        return _grid_mean(self)
 
 # %% ../../nbs/core/30_distributions.ipynb #picked
 def picked(
-    x:Tensor,  # (*batch, knot)
+    x: Tensor,  # (*batch, knot)
     which,  # index of the batch
-)->Tensor:
+) -> Tensor:
     "Some elements of a batch, all of their knots."
     which = which if isinstance(which, tuple) else (which,)
-    return x[(*which, slice(None))] if any(w is Ellipsis for w in which) else x[(*which, ..., slice(None))]
+    return (
+        x[(*which, slice(None))]
+        if any(w is Ellipsis for w in which)
+        else x[(*which, ..., slice(None))]
+    )
 
 # %% ../../nbs/core/30_distributions.ipynb #toward_zero
 HALVINGS = 6  # knots of a left tail that stops at 0
 
+
 def toward_zero(
-    level:Tensor,  # (..., 1) first level of the body
-)->tuple[Tensor, Tensor]:  # (..., 1 + HALVINGS) levels from 0 on; (1 + HALVINGS,) how many halvings each lies below
+    level: Tensor,  # (..., 1) first level of the body
+    # (..., 1 + HALVINGS) levels from 0 on; (1 + HALVINGS,) how many halvings each lies
+    # below
+) -> tuple[Tensor, Tensor]:
     "Levels at which a left tail that stops at 0 has its knots."
     k = torch.arange(HALVINGS, 0, -1, dtype=level.dtype, device=level.device)
-    return torch.cat([torch.zeros_like(level), level*2**-k], -1), torch.cat([k[:1] + 1, k])
+    return torch.cat([torch.zeros_like(level), level * 2**-k], -1), torch.cat(
+        [k[:1] + 1, k]
+    )
+
 
 def stopped(
-    values:Tensor,  # (..., 1 + HALVINGS) values of the tail there
-)->Tensor:  # the same, at least 0, and 0 at level 0
+    values: Tensor,  # (..., 1 + HALVINGS) values of the tail there
+) -> Tensor:  # the same, at least 0, and 0 at level 0
     "A left tail that stops at 0."
-    return torch.cat([torch.zeros_like(values[..., :1]), values[..., 1:].clamp(min=0)], -1)
+    return torch.cat(
+        [torch.zeros_like(values[..., :1]), values[..., 1:].clamp(min=0)], -1
+    )
 
 # %% ../../nbs/core/30_distributions.ipynb #_knots
-def _knots(grid)->tuple[Tensor, Tensor]:
+def _knots(grid) -> tuple[Tensor, Tensor]:
     "(knot,) levels and (*batch, knot) values of the piecewise linear part."
     a, v = [grid.levels], [grid.values]
-    if grid.left == "flat": a.insert(0, a[0].new_zeros(1)); v.insert(0, grid.values[..., :1])
+    if grid.left == "flat":
+        a.insert(0, a[0].new_zeros(1))
+        v.insert(0, grid.values[..., :1])
     if grid.left == "line":
-        step = (v[0][..., 1] - v[0][..., 0])*math.log(2)/torch.log(a[0][1]/a[0][0]) if len(a[0]) > 1 else v[0][..., 0]*0
-        levels, drops = toward_zero(a[0][:1]); a.insert(0, levels); v.insert(0, stopped(v[0][..., :1] - step[..., None]*drops))
-    if grid.tails == "flat": a.append(a[0].new_ones(1)); v.append(grid.values[..., -1:])
+        step = (
+            (v[0][..., 1] - v[0][..., 0]) * math.log(2) / torch.log(a[0][1] / a[0][0])
+            if len(a[0]) > 1
+            else v[0][..., 0] * 0
+        )
+        levels, drops = toward_zero(a[0][:1])
+        a.insert(0, levels)
+        v.insert(0, stopped(v[0][..., :1] - step[..., None] * drops))
+    if grid.tails == "flat":
+        a.append(a[0].new_ones(1))
+        v.append(grid.values[..., -1:])
     return torch.cat(a), torch.cat(v, -1)
 
-def _scales(grid)->tuple[Tensor, Tensor]:
+
+def _scales(grid) -> tuple[Tensor, Tensor]:
     "(*batch,) scales of the exponential tails, 0 where a tail is not exponential."
-    a, v = grid.levels, grid.values; zero = torch.zeros_like(v[..., 0])
-    left = (v[..., 1] - v[..., 0])/torch.log(a[1]/a[0]) if grid.left == "exponential" else zero
-    right = (v[..., -1] - v[..., -2])/torch.log((1 - a[-2])/(1 - a[-1])) if grid.tails == "exponential" else zero
+    a, v = grid.levels, grid.values
+    zero = torch.zeros_like(v[..., 0])
+    left = (
+        (v[..., 1] - v[..., 0]) / torch.log(a[1] / a[0])
+        if grid.left == "exponential"
+        else zero
+    )
+    right = (
+        (v[..., -1] - v[..., -2]) / torch.log((1 - a[-2]) / (1 - a[-1]))
+        if grid.tails == "exponential"
+        else zero
+    )
     return left, right
 
 # %% ../../nbs/core/30_distributions.ipynb #_bend
 def _bend(grid, u, y):
-    "Replace the straight line by the exponential tails where `u` lies outside the knots; all of shape (*batch or more)."
-    a, v = grid.levels, grid.values; left, right = _scales(grid)
-    if grid.left == "exponential": y = torch.where(u < a[0], v[..., 0] + left*torch.log(u.clamp(max=a[0])/a[0]), y)
-    if grid.tails == "exponential": y = torch.where(u > a[-1], v[..., -1] - right*torch.log((1 - u).clamp(max=1 - a[-1])/(1 - a[-1])), y)
+    """Replace the straight line by the exponential tails where `u` lies outside the
+    knots; all of shape (*batch or more).
+    """
+    a, v = grid.levels, grid.values
+    left, right = _scales(grid)
+    if grid.left == "exponential":
+        y = torch.where(
+            u < a[0], v[..., 0] + left * torch.log(u.clamp(max=a[0]) / a[0]), y
+        )
+    if grid.tails == "exponential":
+        y = torch.where(
+            u > a[-1],
+            v[..., -1] - right * torch.log((1 - u).clamp(max=1 - a[-1]) / (1 - a[-1])),
+            y,
+        )
     return y
+
 
 def _grid_icdf(grid, u):
     "(*sample, *batch) quantiles at levels that broadcast against the batch."
     u = torch.as_tensor(u, dtype=grid.dtype, device=grid.device)
-    if (bad := u[(u < 0) | (u > 1)]).numel(): refuse("levels must lie between 0 and 1", bad.tolist(), "For 95 % write 0.95")
+    if (bad := u[(u < 0) | (u > 1)]).numel():
+        refuse("levels must lie between 0 and 1", bad.tolist(), "For 95 % write 0.95")
     u = u.expand(torch.broadcast_shapes(u.shape, grid.batch_shape))
-    a, v = _knots(grid); v = v.expand(*u.shape, -1)
-    j = torch.searchsorted(a, u.contiguous()).clamp(1, len(a) - 1)                    # knot right of u
-    low, high = v.gather(-1, j[..., None] - 1)[..., 0], v.gather(-1, j[..., None])[..., 0]
-    return _bend(grid, u, torch.minimum(low + (high - low)*((u - a[j - 1])/(a[j] - a[j - 1])).clamp(0, 1), high))   # rounding never passes a knot
+    a, v = _knots(grid)
+    v = v.expand(*u.shape, -1)
+    # knot right of u
+    j = torch.searchsorted(a, u.contiguous()).clamp(1, len(a) - 1)
+    low, high = (
+        v.gather(-1, j[..., None] - 1)[..., 0],
+        v.gather(-1, j[..., None])[..., 0],
+    )
+    # rounding never passes a knot
+    return _bend(
+        grid,
+        u,
+        torch.minimum(
+            low + (high - low) * ((u - a[j - 1]) / (a[j] - a[j - 1])).clamp(0, 1), high
+        ),
+    )
 
 # %% ../../nbs/core/30_distributions.ipynb #_grid_quantile
 def _grid_quantile(grid, levels):
     "(*batch, level): shared levels need no gather, only two columns each."
-    u = check_levels(levels).to(grid.values); u = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps/2)
+    u = check_levels(levels).to(grid.values)
+    u = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps / 2)
     a, v = _knots(grid)
     j = torch.searchsorted(a, u).clamp(1, len(a) - 1)
-    line = torch.minimum(v[..., j - 1] + (v[..., j] - v[..., j - 1])*((u - a[j - 1])/(a[j] - a[j - 1])).clamp(0, 1), v[..., j])
+    line = torch.minimum(
+        v[..., j - 1]
+        + (v[..., j] - v[..., j - 1])
+        * ((u - a[j - 1]) / (a[j] - a[j - 1])).clamp(0, 1),
+        v[..., j],
+    )
     for at, k in ((u < grid.levels[0], 0), (u > grid.levels[-1], -1)):
-        if at.any(): line[..., at] = _bend_at(grid, u[at], line[..., at])
+        if at.any():
+            line[..., at] = _bend_at(grid, u[at], line[..., at])
     return line
+
 
 def _bend_at(grid, u, line):
     "The tail formula at (level,) shared levels."
-    wide = QuantileGrid.__new__(QuantileGrid); wide.__dict__.update(grid.__dict__, values=grid.values[..., None, :])
+    wide = QuantileGrid.__new__(QuantileGrid)
+    wide.__dict__.update(grid.__dict__, values=grid.values[..., None, :])
     return _bend(wide, u, line)
 
 # %% ../../nbs/core/30_distributions.ipynb #_grid_slope
 def _grid_slope(grid, levels):
     "(*batch, level) exact derivative of the quantile function."
     u = check_levels(levels).to(grid.values)
-    a, v = _knots(grid); left, right = _scales(grid)
+    a, v = _knots(grid)
+    left, right = _scales(grid)
     j = torch.searchsorted(a, u, right=True).clamp(1, len(a) - 1)
-    line = (v[..., j] - v[..., j - 1])/(a[j] - a[j - 1])
-    if grid.left == "exponential": line = torch.where(u < grid.levels[0], left[..., None]/u, line)
-    if grid.tails == "exponential": line = torch.where(u >= grid.levels[-1], right[..., None]/(1 - u), line)
+    line = (v[..., j] - v[..., j - 1]) / (a[j] - a[j - 1])
+    if grid.left == "exponential":
+        line = torch.where(u < grid.levels[0], left[..., None] / u, line)
+    if grid.tails == "exponential":
+        line = torch.where(u >= grid.levels[-1], right[..., None] / (1 - u), line)
     return line
 
 # %% ../../nbs/core/30_distributions.ipynb #_grid_cdf
@@ -227,21 +395,36 @@ def _grid_cdf(grid, y):
     "F(y) and the density there, both (*sample, *batch)."
     y = torch.as_tensor(y, dtype=grid.dtype, device=grid.device)
     y = y.expand(torch.broadcast_shapes(y.shape, grid.batch_shape))
-    a, v = _knots(grid); v = v.expand(*y.shape, -1).contiguous()
-    n = torch.searchsorted(v, y[..., None].contiguous(), right=True)[..., 0]           # knots not above y
+    a, v = _knots(grid)
+    v = v.expand(*y.shape, -1).contiguous()
+    # knots not above y
+    n = torch.searchsorted(v, y[..., None].contiguous(), right=True)[..., 0]
     j = n.clamp(1, len(a) - 1)
-    low, high = v.gather(-1, j[..., None] - 1)[..., 0], v.gather(-1, j[..., None])[..., 0]
-    slope = (high - low)/(a[j] - a[j - 1])
+    low, high = (
+        v.gather(-1, j[..., None] - 1)[..., 0],
+        v.gather(-1, j[..., None])[..., 0],
+    )
+    slope = (high - low) / (a[j] - a[j - 1])
     inside = (n > 0) & (n < len(a))
-    F = torch.where(inside, a[j - 1] + (y - low)/torch.where(inside, slope, 1), (n > 0).to(y))
-    p = torch.where(inside, 1/torch.where(inside, slope, 1), 0)
-    left, right = (s.clamp(min=torch.finfo(y.dtype).tiny) for s in _scales(grid))          # 0 where the outer values are equal
+    F = torch.where(
+        inside, a[j - 1] + (y - low) / torch.where(inside, slope, 1), (n > 0).to(y)
+    )
+    p = torch.where(inside, 1 / torch.where(inside, slope, 1), 0)
+    # 0 where the outer values are equal
+    left, right = (s.clamp(min=torch.finfo(y.dtype).tiny) for s in _scales(grid))
     if grid.left == "exponential":
-        tail = a[0]*torch.exp((y - v[..., 0]).clamp(max=0)/left); F = torch.where(n == 0, tail, F); p = torch.where(n == 0, tail/left, p)
+        tail = a[0] * torch.exp((y - v[..., 0]).clamp(max=0) / left)
+        F = torch.where(n == 0, tail, F)
+        p = torch.where(n == 0, tail / left, p)
     if grid.tails == "exponential":
-        tail = (1 - a[-1])*torch.where(v[..., -2] < v[..., -1], torch.exp((v[..., -1] - y).clamp(max=0)/right), 0)   # a jump to 1
-        F = torch.where(n == len(a), 1 - tail, F); p = torch.where(n == len(a), tail/right, p)
+        # a jump to 1
+        tail = (1 - a[-1]) * torch.where(
+            v[..., -2] < v[..., -1], torch.exp((v[..., -1] - y).clamp(max=0) / right), 0
+        )
+        F = torch.where(n == len(a), 1 - tail, F)
+        p = torch.where(n == len(a), tail / right, p)
     return tuple(torch.where(y.isnan(), y, x) for x in (F, p))
+
 
 def _grid_log_prob(grid, y):
     "Log density 1/q'(F(y)), minus infinity outside the support."
@@ -250,166 +433,339 @@ def _grid_log_prob(grid, y):
 
 # %% ../../nbs/core/30_distributions.ipynb #line_crps
 def line_crps(z, a, b, c, m, r):
-    "Twice the pinball integral over a straight piece q = c + m (level - a) on [a, b]; r = F(z) clipped to [a, b]."
-    area = lambda x, a, d: x*d*(2*a + d) - m*d**2*(a + 2/3*d)
-    return area(z - c, a, r - a) + area(c + m*(b - a) - z, 1 - b, b - r)
+    """Twice the pinball integral over a straight piece q = c + m (level - a) on [a, b];
+    r = F(z) clipped to [a, b].
+    """
+    area = lambda x, a, d: x * d * (2 * a + d) - m * d**2 * (a + 2 / 3 * d)
+    return area(z - c, a, r - a) + area(c + m * (b - a) - z, 1 - b, b - r)
+
 
 def tail_crps(z, a, y, s):
-    "Twice the pinball integral over the exponential left tail q = y + s ln(level/a) on (0, a]."
-    log = ((z - y)/s.clamp(min=torch.finfo(z.dtype).tiny)).clamp(-80, 0).detach()           # ln(r/a)
-    r = a*torch.exp(log)
-    G = lambda u, l: u*(l - 1) - u**2/2*(l - .5)
-    return (z - y)*r**2 - s*r**2*(log - .5) + 2*(y - z)*(a - r)*(1 - (a + r)/2) + 2*s*(G(a, torch.zeros_like(log)) - G(r, log))
+    """Twice the pinball integral over the exponential left tail q = y + s ln(level/a)
+    on (0, a].
+    """
+    # ln(r/a)
+    log = ((z - y) / s.clamp(min=torch.finfo(z.dtype).tiny)).clamp(-80, 0).detach()
+    r = a * torch.exp(log)
+    G = lambda u, l: u * (l - 1) - u**2 / 2 * (l - 0.5)
+    return (
+        (z - y) * r**2
+        - s * r**2 * (log - 0.5)
+        + 2 * (y - z) * (a - r) * (1 - (a + r) / 2)
+        + 2 * s * (G(a, torch.zeros_like(log)) - G(r, log))
+    )
 
 # %% ../../nbs/core/30_distributions.ipynb #_grid_crps
 def _grid_crps(grid, z):
     "(*sample, *batch) CRPS, the sum of the pieces."
     z = grid.target(z)
     a, v = _knots(grid)
-    with torch.no_grad(): r = torch.minimum(torch.maximum(grid.cdf(z)[..., None], a[:-1]), a[1:])
-    m = (v[..., 1:] - v[..., :-1])/(a[1:] - a[:-1])
+    with torch.no_grad():
+        r = torch.minimum(torch.maximum(grid.cdf(z)[..., None], a[:-1]), a[1:])
+    m = (v[..., 1:] - v[..., :-1]) / (a[1:] - a[:-1])
     total = line_crps(z[..., None], a[:-1], a[1:], v[..., :-1], m, r).sum(-1)
     left, right = _scales(grid)
-    if grid.left == "exponential": total = total + tail_crps(z, a[0], v[..., 0], left)
-    if grid.tails == "exponential": total = total + tail_crps(-z, 1 - a[-1], -v[..., -1], right)
+    if grid.left == "exponential":
+        total = total + tail_crps(z, a[0], v[..., 0], left)
+    if grid.tails == "exponential":
+        total = total + tail_crps(-z, 1 - a[-1], -v[..., -1], right)
     return total
+
 
 def _grid_mean(grid):
     "(*batch,) expectation: trapezoids and the areas of the tails."
-    a, v = _knots(grid); left, right = _scales(grid)
+    a, v = _knots(grid)
+    left, right = _scales(grid)
     total = torch.trapezoid(v, a, dim=-1)
-    if grid.left == "exponential": total = total + a[0]*(v[..., 0] - left)
-    if grid.tails == "exponential": total = total + (1 - a[-1])*(v[..., -1] + right)
+    if grid.left == "exponential":
+        total = total + a[0] * (v[..., 0] - left)
+    if grid.tails == "exponential":
+        total = total + (1 - a[-1]) * (v[..., -1] + right)
     return total
 
 # %% ../../nbs/core/30_distributions.ipynb #_grid_excess
 def _grid_excess(grid, stock):
     "(*sample, *batch) expectation of what X exceeds a stock by."
-    c = torch.as_tensor(stock, dtype=grid.dtype, device=grid.device); shape = torch.broadcast_shapes(c.shape, grid.batch_shape)
-    c = c.expand(shape).reshape(-1, *grid.batch_shape).movedim(0, -1).contiguous()          # (*batch, sample)
-    a, v = _knots(grid); v = v.contiguous(); left, right = (x[..., None] for x in _scales(grid)); tiny = torch.finfo(c.dtype).tiny
-    far = (1 - a[-1])*right; steps = v.diff()*((1 - a[:-1]) + (1 - a[1:]))/2
-    above = torch.cat([steps.flip(-1).cumsum(-1).flip(-1) + far, far], -1)                  # at each knot
-    n = torch.searchsorted(v.detach(), c.detach(), right=True); j = n.clamp(1, len(a) - 1)
+    c = torch.as_tensor(stock, dtype=grid.dtype, device=grid.device)
+    shape = torch.broadcast_shapes(c.shape, grid.batch_shape)
+    # (*batch, sample)
+    c = c.expand(shape).reshape(-1, *grid.batch_shape).movedim(0, -1).contiguous()
+    a, v = _knots(grid)
+    v = v.contiguous()
+    left, right = (x[..., None] for x in _scales(grid))
+    tiny = torch.finfo(c.dtype).tiny
+    far = (1 - a[-1]) * right
+    steps = v.diff() * ((1 - a[:-1]) + (1 - a[1:])) / 2
+    # at each knot
+    above = torch.cat([steps.flip(-1).cumsum(-1).flip(-1) + far, far], -1)
+    n = torch.searchsorted(v.detach(), c.detach(), right=True)
+    j = n.clamp(1, len(a) - 1)
     low, high, E = v.gather(-1, j - 1), v.gather(-1, j), above.gather(-1, j)
-    y = torch.minimum(torch.maximum(c, low), high); rest = 1 - (a[j - 1] + (a[j] - a[j - 1])*((y - low)/(high - low).clamp(min=tiny)))
-    E = E + (high - y)*((1 - a[j]) + rest)/2 + (v[..., :1] - c).clamp(min=0)
-    if grid.tails == "exponential": E = torch.where(n == len(a), far*torch.exp(-((c - v[..., -1:])/right.clamp(min=tiny)).clamp(0, 200)), E)
-    if grid.left == "exponential": E = torch.where(n == 0, E + a[0]*left*torch.expm1(-((v[..., :1] - c)/left.clamp(min=tiny)).clamp(0, 200)), E)
+    y = torch.minimum(torch.maximum(c, low), high)
+    rest = 1 - (
+        a[j - 1] + (a[j] - a[j - 1]) * ((y - low) / (high - low).clamp(min=tiny))
+    )
+    E = E + (high - y) * ((1 - a[j]) + rest) / 2 + (v[..., :1] - c).clamp(min=0)
+    if grid.tails == "exponential":
+        E = torch.where(
+            n == len(a),
+            far * torch.exp(-((c - v[..., -1:]) / right.clamp(min=tiny)).clamp(0, 200)),
+            E,
+        )
+    if grid.left == "exponential":
+        E = torch.where(
+            n == 0,
+            E
+            + a[0]
+            * left
+            * torch.expm1(-((v[..., :1] - c) / left.clamp(min=tiny)).clamp(0, 200)),
+            E,
+        )
     return E.movedim(-1, 0).reshape(shape)
 
 # %% ../../nbs/core/30_distributions.ipynb #_refine
 def _refine(grid, levels):
     "The grid with more levels inside its range, joined exponentially."
-    a = grid.levels.double(); new = check_levels(levels).to(a)
+    a = grid.levels.double()
+    new = check_levels(levels).to(a)
     new = new[(new > a[0]) & (new < a[-1])]
     u = torch.cat([a, new[(new[:, None] - a).abs().min(1).values > 1e-6]]).sort().values
-    bend = lambda x: torch.where(x >= .5, -torch.log(2*(1 - x)), torch.log(2*x))
+    bend = lambda x: torch.where(x >= 0.5, -torch.log(2 * (1 - x)), torch.log(2 * x))
     j = torch.searchsorted(a, u).clamp(1, len(a) - 1)
-    share = ((bend(u) - bend(a[j - 1]))/(bend(a[j]) - bend(a[j - 1]))).to(grid.dtype)
+    share = ((bend(u) - bend(a[j - 1])) / (bend(a[j]) - bend(a[j - 1]))).to(grid.dtype)
     low, high = grid.values[..., j - 1], grid.values[..., j]
-    return QuantileGrid(u.to(grid.dtype), low + (high - low)*share, grid.tails, grid.domain)
+    return QuantileGrid(
+        u.to(grid.dtype), low + (high - low) * share, grid.tails, grid.domain
+    )
 
 # %% ../../nbs/core/30_distributions.ipynb #Counts
 class Counts(QuantileFunction):
     "A quantile function rounded to whole numbers of at least 0."
+
     support = constraints.nonnegative_integer
     longest = 512  # largest count that sums run to
+
     def __init__(
         self,
-        base:QuantileFunction,  # the continuous forecast
+        base: QuantileFunction,  # the continuous forecast
     ):
         self.base, self.joint = base, base.joint
         super().__init__(base.batch_shape, validate_args=False)
+
     domain = "nonnegative"
     dtype = property(lambda self: self.base.dtype)
     device = property(lambda self: self.base.device)
-    def __getitem__(self, which)->"Counts": return Counts(self.base[which])
-    def __repr__(self): return f"Counts({self.base!r})"
 
-    def icdf(self, value): return _round(self.base.icdf(value))
-    def quantile(self, levels): return _round(self.base.quantile(levels))
-    def rsample(self, sample_shape=torch.Size(), generator=None): return _round(self.base.rsample(sample_shape, generator))
-    def slope(self, levels): return self.base.slope(levels)  # of the curve before rounding: steps have no slope
+    def __getitem__(self, which) -> "Counts":
+        return Counts(self.base[which])
+
+    def __repr__(self):
+        return f"Counts({self.base!r})"
+
+    def icdf(self, value):
+        return _round(self.base.icdf(value))
+
+    def quantile(self, levels):
+        return _round(self.base.quantile(levels))
+
+    def rsample(self, sample_shape=torch.Size(), generator=None):
+        return _round(self.base.rsample(sample_shape, generator))
+
+    def slope(self, levels):  # of the curve before rounding: steps have no slope
+        return self.base.slope(levels)
+
     def cdf(self, value):
         value = torch.as_tensor(value, dtype=self.dtype, device=self.device)
-        return torch.where(value < 0, 0., self.base.cdf(value.floor() + .5))
+        return torch.where(value < 0, 0.0, self.base.cdf(value.floor() + 0.5))
+
     def log_prob(self, value):
         value = torch.as_tensor(value, dtype=self.dtype, device=self.device)
         p = self.cdf(value) - self.cdf(value - 1)
-        return torch.where((value < 0) | (value > value.floor()), 0., p).log()
-    draws = property(lambda self: None if self.base.draws is None else _round(self.base.draws))
-    mean = property(lambda self: self.excess(torch.zeros(self.batch_shape, dtype=self.dtype, device=self.device)))
-    def excess(self, stock): return _count_excess(self, stock)
+        return torch.where((value < 0) | (value > value.floor()), 0.0, p).log()
+
+    draws = property(
+        lambda self: None if self.base.draws is None else _round(self.base.draws)
+    )
+    mean = property(
+        lambda self: self.excess(
+            torch.zeros(self.batch_shape, dtype=self.dtype, device=self.device)
+        )
+    )
+
+    def excess(self, stock):
+        return _count_excess(self, stock)
+
     def crps(self, value):
         value = self.target(value)
-        if (bad := value[value != value.round()]).isfinite().any(): refuse("counts are whole numbers, but some targets are not", bad[bad.isfinite()].tolist(), "Declare support='nonnegative'")
-        return _count_sum(self, lambda F, k: (F - (k >= value).to(F))**2, self.base.crps(value), value)
+        if (bad := value[value != value.round()]).isfinite().any():
+            refuse(
+                "counts are whole numbers, but some targets are not",
+                bad[bad.isfinite()].tolist(),
+                "Declare support='nonnegative'",
+            )
+        return _count_sum(
+            self,
+            lambda F, k: (F - (k >= value).to(F)) ** 2,
+            self.base.crps(value),
+            value,
+        )
 
-def _round(q): return (q + .5).floor().clamp(min=0)
+
+def _round(q):
+    return (q + 0.5).floor().clamp(min=0)
 
 # %% ../../nbs/core/30_distributions.ipynb #_count_sum
 def _count_sum(counts, term, wide, value=None):
-    "Sum of term(P(N <= k), k) over k = 0, 1, ... ; `wide` where the usual count is too large to be summed up to."
-    base = counts.base; at = lambda x: torch.full(counts.batch_shape, x, dtype=counts.dtype, device=counts.device)
-    usual = base.icdf(at(.5)) if value is None else torch.maximum(base.icdf(at(.5)), value.nan_to_num())
+    """Sum of term(P(N <= k), k) over k = 0, 1, ...
+
+    ; `wide` where the usual count is too large to be summed up to.
+    """
+    base = counts.base
+    at = lambda x: torch.full(
+        counts.batch_shape, x, dtype=counts.dtype, device=counts.device
+    )
+    usual = (
+        base.icdf(at(0.5))
+        if value is None
+        else torch.maximum(base.icdf(at(0.5)), value.nan_to_num())
+    )
     large = usual > counts.longest
-    if large.all(): return wide
-    most = torch.maximum(base.icdf(at(1 - 1e-6)).clamp(max=counts.longest), usual).masked_fill(large, 0)
-    last = int(most.max().ceil()) + 1; total = 0*wide                                # a missing target stays missing
-    for k in range(last + 1): total = total + term(base.cdf(at(k + .5)), k)
-    far = base.icdf(at(1 - torch.finfo(counts.dtype).eps)).clamp(min=last + 1.); span = (far/(last + 1)).log()      # what is left of a heavy tail: an integral over ln x
+    if large.all():
+        return wide
+    most = torch.maximum(
+        base.icdf(at(1 - 1e-6)).clamp(max=counts.longest), usual
+    ).masked_fill(large, 0)
+    # a missing target stays missing
+    last = int(most.max().ceil()) + 1
+    total = 0 * wide
+    for k in range(last + 1):
+        total = total + term(base.cdf(at(k + 0.5)), k)
+    # what is left of a heavy tail: an integral over ln x
+    far = base.icdf(at(1 - torch.finfo(counts.dtype).eps)).clamp(min=last + 1.0)
+    span = (far / (last + 1)).log()
     for x, w in zip(*np.polynomial.legendre.leggauss(32)):
-        y = (last + 1)*torch.exp(span*(x + 1)/2); total = total + term(base.cdf(y), torch.inf)*y*span*w/2
+        y = (last + 1) * torch.exp(span * (x + 1) / 2)
+        total = total + term(base.cdf(y), torch.inf) * y * span * w / 2
     return torch.where(large, wide, total)
 
 # %% ../../nbs/core/30_distributions.ipynb #_count_excess
 def _count_excess(counts, stock):
     "(*sample, *batch) expectation of what a count exceeds a stock by."
-    base = counts.base; c = torch.as_tensor(stock, dtype=counts.dtype, device=counts.device)
-    c = c.expand(torch.broadcast_shapes(c.shape, counts.batch_shape)); low = c.floor().clamp(min=0); m, total = low, 0*c
-    most = base.icdf(torch.full(counts.batch_shape, 1 - 1e-7, dtype=counts.dtype, device=counts.device))
-    first = 1 - base.cdf(low + .5)
-    for _ in range(min(128, max(0, int((most - low).max().ceil()) + 1) if c.numel() else 0)): total = total + (1 - base.cdf(m + .5)); m = m + 1
-    return total + base.excess(m) - (c - low)*torch.where(c < 0, 1, first)
+    base = counts.base
+    c = torch.as_tensor(stock, dtype=counts.dtype, device=counts.device)
+    c = c.expand(torch.broadcast_shapes(c.shape, counts.batch_shape))
+    low = c.floor().clamp(min=0)
+    m, total = low, 0 * c
+    most = base.icdf(
+        torch.full(
+            counts.batch_shape, 1 - 1e-7, dtype=counts.dtype, device=counts.device
+        )
+    )
+    first = 1 - base.cdf(low + 0.5)
+    for _ in range(
+        min(128, max(0, int((most - low).max().ceil()) + 1) if c.numel() else 0)
+    ):
+        total = total + (1 - base.cdf(m + 0.5))
+        m = m + 1
+    return total + base.excess(m) - (c - low) * torch.where(c < 0, 1, first)
 
 # %% ../../nbs/core/30_distributions.ipynb #Paths
 class Paths(QuantileFunction):
-    "Joint draws over the last batch dimension, whose marginals are their order statistics."
+    """Joint draws over the last batch dimension, whose marginals are their order
+    statistics.
+    """
+
     joint = True
+
     def __init__(
         self,
-        draws:Tensor,  # (draw, *batch) at least 2 draws
-        support:str="real",  # "real" or "nonnegative"
+        draws: Tensor,  # (draw, *batch) at least 2 draws
+        support: str = "real",  # "real" or "nonnegative"
     ):
-        draws = torch.as_tensor(draws); draws = draws if draws.is_floating_point() else draws.float()
-        if support not in ("real", "nonnegative"): refuse("unknown support", [support], "Choose 'real' or 'nonnegative'")
-        if draws.dim() < 2 or len(draws) < 2: refuse(f"expected at least 2 draws of shape (draw, ..., horizon), got {tuple(draws.shape)}")
-        if not torch.isfinite(draws).all(): refuse(f"{int((~torch.isfinite(draws)).sum()):,} values of the paths are NaN or infinite", mend="Check the model's inputs and learning rate")
-        if support == "nonnegative" and (draws < 0).any(): refuse(f"{int((draws < 0).sum()):,} values of the paths are negative, but the support is nonnegative")
-        n = len(draws); self.draws, self.domain = draws, support
-        self.marginal = QuantileGrid((torch.arange(n, dtype=torch.float64) + .5)/n, draws.movedim(0, -1), "flat")
+        draws = torch.as_tensor(draws)
+        draws = draws if draws.is_floating_point() else draws.float()
+        if support not in ("real", "nonnegative"):
+            refuse("unknown support", [support], "Choose 'real' or 'nonnegative'")
+        if draws.dim() < 2 or len(draws) < 2:
+            refuse(
+                "expected at least 2 draws of shape (draw, ..., horizon), got"
+                f" {tuple(draws.shape)}"
+            )
+        if not torch.isfinite(draws).all():
+            refuse(
+                f"{int((~torch.isfinite(draws)).sum()):,} values of the paths are NaN"
+                " or infinite",
+                mend="Check the model's inputs and learning rate",
+            )
+        if support == "nonnegative" and (draws < 0).any():
+            refuse(
+                f"{int((draws < 0).sum()):,} values of the paths are negative, but the"
+                " support is nonnegative"
+            )
+        n = len(draws)
+        self.draws, self.domain = draws, support
+        self.marginal = QuantileGrid(
+            (torch.arange(n, dtype=torch.float64) + 0.5) / n,
+            draws.movedim(0, -1),
+            "flat",
+        )
         super().__init__(draws.shape[1:], validate_args=False)
+
     dtype = property(lambda self: self.draws.dtype)
     device = property(lambda self: self.draws.device)
-    def __getitem__(self, which):
-        "Some paths; a single step of them is no path any more, but its own distribution."
-        which = which if isinstance(which, tuple) else (which,); dims = len(self.batch_shape)
-        at = next((i for i, w in enumerate(which) if w is Ellipsis), None)
-        if at is not None: which = (*which[:at], *[slice(None)]*(dims - len(which) + 1), *which[at + 1:])
-        return self.marginal[which] if len(which) == dims and isinstance(which[-1], (int, np.integer)) else Paths(self.draws[(slice(None), *which)], self.domain)
-    def __repr__(self): return f"Paths(batch {tuple(self.batch_shape)}, {len(self.draws)} draws)"
 
-    def icdf(self, value): return self.marginal.icdf(value)
-    def quantile(self, levels): return self.marginal.quantile(levels)
-    def slope(self, levels): return self.marginal.slope(levels)
-    def cdf(self, value): return self.marginal.cdf(value)
-    def log_prob(self, value): return self.marginal.log_prob(value)
-    def crps(self, value): return self.marginal.crps(self.target(value))
-    def excess(self, stock): return self.marginal.excess(stock)
+    def __getitem__(self, which):
+        """Some paths; a single step of them is no path any more, but its own
+        distribution.
+        """
+        which = which if isinstance(which, tuple) else (which,)
+        dims = len(self.batch_shape)
+        at = next((i for i, w in enumerate(which) if w is Ellipsis), None)
+        if at is not None:
+            which = (
+                *which[:at],
+                *[slice(None)] * (dims - len(which) + 1),
+                *which[at + 1 :],
+            )
+        return (
+            self.marginal[which]
+            if len(which) == dims and isinstance(which[-1], (int, np.integer))
+            else Paths(self.draws[(slice(None), *which)], self.domain)
+        )
+
+    def __repr__(self):
+        return f"Paths(batch {tuple(self.batch_shape)}, {len(self.draws)} draws)"
+
+    def icdf(self, value):
+        return self.marginal.icdf(value)
+
+    def quantile(self, levels):
+        return self.marginal.quantile(levels)
+
+    def slope(self, levels):
+        return self.marginal.slope(levels)
+
+    def cdf(self, value):
+        return self.marginal.cdf(value)
+
+    def log_prob(self, value):
+        return self.marginal.log_prob(value)
+
+    def crps(self, value):
+        return self.marginal.crps(self.target(value))
+
+    def excess(self, stock):
+        return self.marginal.excess(stock)
+
     mean = property(lambda self: self.draws.mean(0))
+
     def rsample(self, sample_shape=torch.Size(), generator=None):
         "Whole paths, each at most once while there are enough of them."
-        shape = torch.Size(sample_shape); n, m = shape.numel(), len(self.draws)
-        at = torch.randperm(m, generator=generator)[:n] if n <= m else torch.randint(m, (n,), generator=generator)
+        shape = torch.Size(sample_shape)
+        n, m = shape.numel(), len(self.draws)
+        at = (
+            torch.randperm(m, generator=generator)[:n]
+            if n <= m
+            else torch.randint(m, (n,), generator=generator)
+        )
         return self.draws[at].reshape(*shape, *self.batch_shape)

@@ -21,7 +21,9 @@ from .windows import Batch
 @dataclass
 class Reading:
     "How windows are read; the defaults suit weekly demand."
-    encoder: str = "cnn"  # "cnn" (causal convolutions), "rnn" (LSTM) or "lags" (dense over the last values)
+
+    # "cnn" (causal convolutions), "rnn" (LSTM) or "lags" (dense over the last values)
+    encoder: str = "cnn"
     context: int = 52  # rows read before an origin
     horizon: int = 8  # rows forecast
     forks: int = 26  # origins trained on at once, the last rows of the context
@@ -30,215 +32,435 @@ class Reading:
     kernel: int = 3  # "cnn": taps of a convolution
     dilations: tuple = (1, 2, 4, 8)  # "cnn": one layer each
     embedding: int = 8  # largest width of a category's embedding
-    identity: bool = False  # learn one embedding a series; pays with long histories, overfits short ones
-    unknown: float = .1  # share of categories hidden in training, which trains code 0
+    # learn one embedding a series; pays with long histories, overfits short ones
+    identity: bool = False
+    unknown: float = 0.1  # share of categories hidden in training, which trains code 0
     centre: bool = False  # subtract the mean of the context before scaling
     squash: bool = True  # log(1 + |x|) of scaled inputs
-    recent: tuple = (4, 8, 13, 26)  # windows of last values whose quantiles the decoder sees; () = none
+    # windows of last values whose quantiles the decoder sees; () = none
+    recent: tuple = (4, 8, 13, 26)
     least: int = 13  # observed rows that an origin needs to be trained on
-    floor: float = 0.  # smallest scale, in units of the target (with `centre`: as a share of the mean size); 0 = learned (`least_scale`; with `centre` 0.001)
-    unit: float = 1.  # mean size of the target over series; learned
-    weight: float = 0.  # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
-    dropout: float = 0.  # share of hidden units silenced in training
-    support: str = "auto"  # what the target can be: "real", "nonnegative", "count" (whole numbers), or what the history says
-    @property
-    def rows(self)->int: return self.context  # rows before an origin that a window holds
-    @property
-    def cycle(self)->int: return 0  # rows over which the scale is twice the mean change; 0 = the usual scale
-    def __post_init__(self): check_reading(self)
+    # smallest scale, in units of the target (with `centre`: as a share of the mean
+    # size); 0 = learned (`least_scale`; with `centre` 0.001)
+    floor: float = 0.0
+    unit: float = 1.0  # mean size of the target over series; learned
+    # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
+    weight: float = 0.0
+    dropout: float = 0.0  # share of hidden units silenced in training
+    # what the target can be: "real", "nonnegative", "count" (whole numbers), or what
+    # the history says
+    support: str = "auto"
 
-def whole(s, names, low:int=1):
+    @property
+    def rows(self) -> int:  # rows before an origin that a window holds
+        return self.context
+
+    @property
+    def cycle(
+        self,
+    ) -> int:  # rows over which the scale is twice the mean change; 0 = the usual scale
+        return 0
+
+    def __post_init__(self):
+        check_reading(self)
+
+
+def whole(s, names, low: int = 1):
     "Refuse settings that are not whole numbers of at least `low`."
     for n in names:
-        if isinstance(v := getattr(s, n), bool) or not isinstance(v, (int, np.integer)) or v < low: refuse(f"{n} must be a whole number, at least {low}, got {v!r}")
+        if (
+            isinstance(v := getattr(s, n), bool)
+            or not isinstance(v, (int, np.integer))
+            or v < low
+        ):
+            refuse(f"{n} must be a whole number, at least {low}, got {v!r}")
+
 
 def among(s, **known):
     "Refuse settings that are none of the known words."
     for n, words in known.items():
-        if getattr(s, n) not in tuple(words): refuse(f"unknown {n}", [getattr(s, n)], f"Choose {named(words)}")
+        if getattr(s, n) not in tuple(words):
+            refuse(f"unknown {n}", [getattr(s, n)], f"Choose {named(words)}")
+
 
 def numbers(s, names):
     "Refuse settings that are no numbers."
     for n in names:
-        if not isinstance(getattr(s, n), (int, float)): refuse(f"{n} must be a number, got {getattr(s, n)!r}")
+        if not isinstance(getattr(s, n), (int, float)):
+            refuse(f"{n} must be a number, got {getattr(s, n)!r}")
+
 
 def fractions(s, names):
     "Refuse settings outside [0, 1)."
     numbers(s, names)
     for n in names:
-        if not 0 <= getattr(s, n) < 1: refuse(f"{n} must lie in [0, 1), got {getattr(s, n)!r}")
+        if not 0 <= getattr(s, n) < 1:
+            refuse(f"{n} must lie in [0, 1), got {getattr(s, n)!r}")
 
 # %% ../../nbs/core/65_encoders.ipynb #check_reading
 def check_reading(s):
     "Refuse settings that no encoder can have."
-    whole(s, ("context", "horizon", "forks", "channels", "layers", "kernel", "embedding", "least"))
+    whole(
+        s,
+        (
+            "context",
+            "horizon",
+            "forks",
+            "channels",
+            "layers",
+            "kernel",
+            "embedding",
+            "least",
+        ),
+    )
     for n in ("dilations", "recent"):
         v = getattr(s, n)
-        if not isinstance(v, (tuple, list)) or any(not isinstance(x, (int, np.integer)) or x < 1 for x in v): refuse(f"{n} must be whole numbers of at least 1, such as (4, 8), got {v!r}")
-    fractions(s, ("dropout", "unknown")); among(s, encoder=ENCODERS, support=SUPPORTS)
+        if not isinstance(v, (tuple, list)) or any(
+            not isinstance(x, (int, np.integer)) or x < 1 for x in v
+        ):
+            refuse(
+                f"{n} must be whole numbers of at least 1, such as (4, 8), got {v!r}"
+            )
+    fractions(s, ("dropout", "unknown"))
+    among(s, encoder=ENCODERS, support=SUPPORTS)
     check_scale(s)
+
 
 def check_scale(s):
     "Refuse a scale below 0."
     numbers(s, ("floor", "unit", "weight"))
-    if not s.floor >= 0: refuse(f"floor must not be negative, got {s.floor!r}", mend="It is the smallest scale, which keeps the scale of items that never sold from being 0; 0 = learned")
-    if not s.unit > 0: refuse(f"unit must be above 0, got {s.unit!r}")
+    if not s.floor >= 0:
+        refuse(
+            f"floor must not be negative, got {s.floor!r}",
+            mend=(
+                "It is the smallest scale, which keeps the scale of items that never"
+                " sold from being 0; 0 = learned"
+            ),
+        )
+    if not s.unit > 0:
+        refuse(f"unit must be above 0, got {s.unit!r}")
+
 
 def check_link(s):
     "Refuse a link that a centred target cannot have."
     among(s, link=("auto", "log", "identity"))
-    if s.centre and s.link == "log": refuse("a centred target has no sign to keep", ["centre=True", "link='log'"], "Pass link='identity'")
+    if s.centre and s.link == "log":
+        refuse(
+            "a centred target has no sign to keep",
+            ["centre=True", "link='log'"],
+            "Pass link='identity'",
+        )
+
 
 def given_scale(
     panel,  # Panel that is trained on
-    floor:float=0.,  # as asked for
-    centre:bool=False,  # is the mean subtracted?
-)->dict:  # floor and unit
+    floor: float = 0.0,  # as asked for
+    centre: bool = False,  # is the mean subtracted?
+) -> dict:  # floor and unit
     "The smallest scale and the unit of a panel, unless asked for otherwise."
     least, usual = least_scale(panel)
     return dict(floor=floor or (1e-3 if centre else least), unit=usual)
 
 # %% ../../nbs/core/65_encoders.ipynb #running_scale
 def running_scale(
-    y:Tensor,  # (batch, context)
-    observed:Tensor,  # (batch, context) 1 where observed
-    forks:int,  # origins: the last rows of the context
-    floor:float,  # smallest scale
-    centre:bool=False,  # also subtract a running mean; the floor is then a share of the mean size
-    unit:float=1.,  # size of the target, for what has no size of its own
-    cycle:int=0,  # with `centre`: the scale is twice the mean absolute change over so many rows; 0 = the standard deviation
-)->tuple[Tensor, Tensor]:  # loc and scale, both (batch, fork)
+    y: Tensor,  # (batch, context)
+    observed: Tensor,  # (batch, context) 1 where observed
+    forks: int,  # origins: the last rows of the context
+    floor: float,  # smallest scale
+    # also subtract a running mean; the floor is then a share of the mean size
+    centre: bool = False,
+    unit: float = 1.0,  # size of the target, for what has no size of its own
+    # with `centre`: the scale is twice the mean absolute change over so many rows; 0 =
+    # the standard deviation
+    cycle: int = 0,
+) -> tuple[Tensor, Tensor]:  # loc and scale, both (batch, fork)
     "Location and scale of each origin from what was observed up to it."
     n = observed.cumsum(1)[:, -forks:].clamp(min=1)
     if not centre:
-        scale = y.abs().cumsum(1)[:, -forks:]/n
-        return torch.zeros_like(scale), scale.clamp(min=floor or 1e-6*unit)
-    loc = y.cumsum(1)[:, -forks:]/n
-    spread = (y.square().cumsum(1)[:, -forks:]/n - loc.square()).clamp(min=0).sqrt()
+        scale = y.abs().cumsum(1)[:, -forks:] / n
+        return torch.zeros_like(scale), scale.clamp(min=floor or 1e-6 * unit)
+    loc = y.cumsum(1)[:, -forks:] / n
+    spread = (y.square().cumsum(1)[:, -forks:] / n - loc.square()).clamp(min=0).sqrt()
     if cycle:
-        both = F.pad(observed[:, cycle:]*observed[:, :-cycle], (cycle, 0)); change = F.pad(y[:, cycle:] - y[:, :-cycle], (cycle, 0)).abs()*both
+        both = F.pad(observed[:, cycle:] * observed[:, :-cycle], (cycle, 0))
+        change = F.pad(y[:, cycle:] - y[:, :-cycle], (cycle, 0)).abs() * both
         pairs = both.cumsum(1)[:, -forks:]
-        spread = torch.where(2*pairs >= cycle, 2*change.cumsum(1)[:, -forks:]/pairs.clamp(min=1), spread)      # half a season of them, or none
-    return loc, torch.maximum(spread, floor*y.abs().cumsum(1)[:, -forks:]/n).clamp(min=1e-6*unit)
+        # half a season of them, or none
+        spread = torch.where(
+            2 * pairs >= cycle,
+            2 * change.cumsum(1)[:, -forks:] / pairs.clamp(min=1),
+            spread,
+        )
+    return loc, torch.maximum(spread, floor * y.abs().cumsum(1)[:, -forks:] / n).clamp(
+        min=1e-6 * unit
+    )
 
 # %% ../../nbs/core/65_encoders.ipynb #CausalConvolutions
 class CausalConvolutions(nn.Module):
-    "Residual stack of dilated causal convolutions (Wen et al. 2017, section 4.3; van den Oord et al. 2016)."
-    def __init__(self, inputs:int, s:Reading):
+    """Residual stack of dilated causal convolutions (Wen et al.
+
+    2017, section 4.3; van den Oord et al. 2016).
+    """
+
+    def __init__(self, inputs: int, s: Reading):
         super().__init__()
-        self.enter, self.width, self.forks = nn.Conv1d(inputs, s.channels, 1), s.channels, s.forks
-        self.look = nn.ModuleList(nn.Conv1d(s.channels, s.channels, s.kernel, dilation=d) for d in s.dilations)
-        self.mix = nn.ModuleList(nn.Conv1d(s.channels, s.channels, 1) for _ in s.dilations)
-        self.dropout, self.field = nn.Dropout(s.dropout), 1 + sum((s.kernel - 1)*d for d in s.dilations)
-    def forward(self, x:Tensor, lags)->Tensor:  # (batch, context, channel) -> (batch, fork, width)
+        self.enter, self.width, self.forks = (
+            nn.Conv1d(inputs, s.channels, 1),
+            s.channels,
+            s.forks,
+        )
+        self.look = nn.ModuleList(
+            nn.Conv1d(s.channels, s.channels, s.kernel, dilation=d) for d in s.dilations
+        )
+        self.mix = nn.ModuleList(
+            nn.Conv1d(s.channels, s.channels, 1) for _ in s.dilations
+        )
+        self.dropout, self.field = (
+            nn.Dropout(s.dropout),
+            1 + sum((s.kernel - 1) * d for d in s.dilations),
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        lags,
+    ) -> Tensor:  # (batch, context, channel) -> (batch, fork, width)
         need = self.forks + self.field - 1
-        x = F.pad(x.transpose(1, 2)[..., -need:], (max(0, need - x.shape[1]), 0))         # (batch, channel, time)
+        # (batch, channel, time)
+        x = F.pad(x.transpose(1, 2)[..., -need:], (max(0, need - x.shape[1]), 0))
         h = self.enter(x)
         for look, mix in zip(self.look, self.mix):
             u = F.relu(look(h))
-            h = h[..., -u.shape[-1]:] + mix(self.dropout(u))
+            h = h[..., -u.shape[-1] :] + mix(self.dropout(u))
         return h.transpose(1, 2)
 
 # %% ../../nbs/core/65_encoders.ipynb #Recurrent
 class Recurrent(nn.Module):
     "LSTM over the context (Wen et al. 2017, section 3.1)."
-    def __init__(self, inputs:int, s:Reading):
+
+    def __init__(self, inputs: int, s: Reading):
         super().__init__()
-        self.rnn, self.width, self.forks = nn.LSTM(inputs, s.channels, s.layers, batch_first=True), s.channels, s.forks
-    def forward(self, x:Tensor, lags)->Tensor: return self.rnn(x)[0][:, -self.forks:]  # (batch, fork, width)
+        self.rnn, self.width, self.forks = (
+            nn.LSTM(inputs, s.channels, s.layers, batch_first=True),
+            s.channels,
+            s.forks,
+        )
+
+    def forward(self, x: Tensor, lags) -> Tensor:  # (batch, fork, width)
+        return self.rnn(x)[0][:, -self.forks :]
+
 
 class DenseLags(nn.Module):
     "Dense layers over the rows before each origin."
-    def __init__(self, inputs:int, s:Reading):
+
+    def __init__(self, inputs: int, s: Reading):
         super().__init__()
-        sizes = [s.context - s.forks + 1 + inputs] + [s.channels]*s.layers
-        self.net = nn.Sequential(*(m for a, b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(s.dropout))))
+        sizes = [s.context - s.forks + 1 + inputs] + [s.channels] * s.layers
+        self.net = nn.Sequential(
+            *(
+                m
+                for a, b in zip(sizes, sizes[1:])
+                for m in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(s.dropout))
+            )
+        )
         self.width = s.channels
-    def forward(self, x, lags:Tensor)->Tensor: return self.net(lags)  # (batch, fork, lag) -> (batch, fork, width)
+
+    def forward(
+        self,
+        x,
+        lags: Tensor,
+    ) -> Tensor:  # (batch, fork, lag) -> (batch, fork, width)
+        return self.net(lags)
+
 
 ENCODERS = {"cnn": CausalConvolutions, "rnn": Recurrent, "lags": DenseLags}
 
 # %% ../../nbs/core/65_encoders.ipynb #recent_quantiles
 def recent_quantiles(
-    y:Tensor, observed:Tensor,  # (batch, context)
-    loc:Tensor, scale:Tensor,  # (batch, fork)
-    windows:tuple,  # lengths
-    levels:tuple=(.1, .3, .5, .7, .9),  # of the empirical quantiles
-)->Tensor:  # (batch, fork, window x level)
-    "Empirical quantiles of the observed values among the last ones before each origin, scaled and squashed."
+    y: Tensor,
+    observed: Tensor,  # (batch, context)
+    loc: Tensor,
+    scale: Tensor,  # (batch, fork)
+    windows: tuple,  # lengths
+    levels: tuple = (0.1, 0.3, 0.5, 0.7, 0.9),  # of the empirical quantiles
+) -> Tensor:  # (batch, fork, window x level)
+    """Empirical quantiles of the observed values among the last ones before each
+    origin, scaled and squashed.
+    """
     found, forks, level = [], loc.shape[1], torch.tensor(levels, device=y.device)
-    y = torch.where(observed > 0, y, torch.inf)                                            # what was not observed sorts last
+    # what was not observed sorts last
+    y = torch.where(observed > 0, y, torch.inf)
     for w in (min(w, y.shape[1] - forks + 1) for w in windows):
-        n = observed.unfold(1, w, 1)[:, -forks:].sum(-1, keepdim=True)                      # (batch, fork, 1)
-        last = y.unfold(1, w, 1)[:, -forks:].sort(-1).values                               # (batch, fork, w)
-        x = last.gather(-1, (level*(n - 1).clamp(min=0)).round().long())
-        found.append(torch.where(n > 0, x, (loc + scale)[..., None]))                       # nothing seen: as usual
-    x = (torch.cat(found, -1) - loc[..., None])/scale[..., None]
-    return x.sign()*x.abs().log1p()
+        # (batch, fork, 1)
+        n = observed.unfold(1, w, 1)[:, -forks:].sum(-1, keepdim=True)
+        # (batch, fork, w)
+        last = y.unfold(1, w, 1)[:, -forks:].sort(-1).values
+        x = last.gather(-1, (level * (n - 1).clamp(min=0)).round().long())
+        # nothing seen: as usual
+        found.append(torch.where(n > 0, x, (loc + scale)[..., None]))
+    x = (torch.cat(found, -1) - loc[..., None]) / scale[..., None]
+    return x.sign() * x.abs().log1p()
 
 # %% ../../nbs/core/65_encoders.ipynb #seasonal_map
 def seasonal_map(
-    lags:int,  # rows read
-    horizon:int,  # steps ahead
-    season:int,  # rows in a season, at most `lags`
-)->nn.Linear:  # (lag) -> (horizon)
+    lags: int,  # rows read
+    horizon: int,  # steps ahead
+    season: int,  # rows in a season, at most `lags`
+) -> nn.Linear:  # (lag) -> (horizon)
     "A linear map that starts as the seasonal naive forecast."
-    m = nn.Linear(lags, horizon, bias=False); h = torch.arange(horizon)
+    m = nn.Linear(lags, horizon, bias=False)
+    h = torch.arange(horizon)
     nn.init.zeros_(m.weight)
-    with torch.no_grad(): m.weight[h, lags + h % season - season] = 1.
+    with torch.no_grad():
+        m.weight[h, lags + h % season - season] = 1.0
     return m
 
 # %% ../../nbs/core/65_encoders.ipynb #classical
 def classical(
-    y:Tensor, observed:Tensor,  # (batch, context)
-    forks:int,  # origins: the last rows of the context
-    horizon:int,  # steps ahead
-    season:int,  # rows in a season, at most the context
-)->Tensor:  # (batch, fork, horizon)
-    "Level of the last season and mean deviation of each position of the season, as of each origin."
-    n = y.shape[1]//season; pad = max(0, n*season - (y.shape[1] - forks + 1))
-    cut = lambda v: F.pad(v, (pad, 0)).unfold(1, n*season, 1)[:, -forks:].unflatten(-1, (n, season))      # (batch, fork, cycle, position)
-    o = cut(observed); y = cut(y*observed); whole = o*(o.mean(-1, keepdim=True) >= .75)
-    seen = whole.sum(2); p = (y*whole).sum(2)/seen.clamp(min=1)                               # (batch, fork, position)
-    p = torch.where(seen > 0, p, (p.sum(-1)/(seen > 0).sum(-1).clamp(min=1))[..., None])     # a position never seen: the mean
-    level = ((y[:, :, -1] - p)*o[:, :, -1]).sum(-1)/o[:, :, -1].sum(-1).clamp(min=1)
+    y: Tensor,
+    observed: Tensor,  # (batch, context)
+    forks: int,  # origins: the last rows of the context
+    horizon: int,  # steps ahead
+    season: int,  # rows in a season, at most the context
+) -> Tensor:  # (batch, fork, horizon)
+    """Level of the last season and mean deviation of each position of the season, as of
+    each origin.
+    """
+    n = y.shape[1] // season
+    pad = max(0, n * season - (y.shape[1] - forks + 1))
+    # (batch, fork, cycle, position)
+    cut = lambda v: (
+        F.pad(v, (pad, 0))
+        .unfold(1, n * season, 1)[:, -forks:]
+        .unflatten(-1, (n, season))
+    )
+    o = cut(observed)
+    y = cut(y * observed)
+    whole = o * (o.mean(-1, keepdim=True) >= 0.75)
+    # (batch, fork, position)
+    seen = whole.sum(2)
+    p = (y * whole).sum(2) / seen.clamp(min=1)
+    # a position never seen: the mean
+    p = torch.where(
+        seen > 0, p, (p.sum(-1) / (seen > 0).sum(-1).clamp(min=1))[..., None]
+    )
+    level = ((y[:, :, -1] - p) * o[:, :, -1]).sum(-1) / o[:, :, -1].sum(-1).clamp(min=1)
     return (p + level[..., None])[..., torch.arange(horizon, device=y.device) % season]
 
 # %% ../../nbs/core/65_encoders.ipynb #Encoder
 class Encoder(nn.Module):
-    "Windows to one code an origin (Wen et al. 2017, section 3.1), with what is known ahead."
-    def __init__(self, s:Reading, sizes:Sizes):
+    """Windows to one code an origin (Wen et al.
+
+    2017, section 3.1), with what is known ahead.
+    """
+
+    def __init__(self, s: Reading, sizes: Sizes):
         super().__init__()
         self.s = s
-        self.known, self.past, self.static = (Embeddings(c, s) for c in (sizes.known_codes, sizes.past_codes, sizes.static_codes))
-        self.ahead, still = sizes.known + self.known.width, sizes.static + self.static.width     # channels known ahead
+        self.known, self.past, self.static = (
+            Embeddings(c, s)
+            for c in (sizes.known_codes, sizes.past_codes, sizes.static_codes)
+        )
+        # channels known ahead
+        self.ahead, still = (
+            sizes.known + self.known.width,
+            sizes.static + self.static.width,
+        )
         past = sizes.past + self.past.width
-        self.encoder = ENCODERS[s.encoder](past if s.encoder == "lags" else 3 + self.ahead + past, s)
-        self.width = self.encoder.width + still + s.horizon*self.ahead + 2 + 5*len(s.recent)
-    def forward(self, b:Batch)->tuple:  # code (batch, fork, width), ahead (batch, fork, horizon, channel), loc and scale (batch, fork)
-        s, c, o = self.s, self.s.context, b.observed[:, :self.s.context]
-        loc, scale = running_scale(b.y[:, :c], o, s.forks, s.floor, s.centre, s.unit, s.cycle)
-        known = torch.cat([b.known, self.known(b.known_codes)], -1)                        # (batch, time, channel)
-        past = torch.cat([b.past, self.past(b.past_codes)], -1)                            # (batch, context, channel)
-        code = self.encoder(*self._inputs(b.y[:, :c], o, loc, scale, known[:, :c], past))
-        ahead = known[:, c - s.forks + 1:].unfold(1, s.horizon, 1).transpose(2, 3)
-        still = torch.cat([b.static, self.static(b.static_codes)], -1)[:, None].expand(-1, s.forks, -1)
-        age = o.cumsum(1)[:, -s.forks:, None]/c                                             # how much history there is
-        lately = [recent_quantiles(b.y[:, :c], o, loc, scale, s.recent)] if s.recent else []
-        return torch.cat([code, still, ahead.flatten(2), .1*(scale/s.unit).log()[..., None], age, *lately], -1), ahead, loc, scale
-    def lags(self, b:Batch, loc, scale)->Tensor: return _lags(self.s, b.y[:, :self.s.context], b.observed[:, :self.s.context], loc, scale)
+        self.encoder = ENCODERS[s.encoder](
+            past if s.encoder == "lags" else 3 + self.ahead + past, s
+        )
+        self.width = (
+            self.encoder.width + still + s.horizon * self.ahead + 2 + 5 * len(s.recent)
+        )
+
+    def forward(
+        self,
+        b: Batch,
+        # code (batch, fork, width), ahead (batch, fork, horizon, channel), loc and
+        # scale (batch, fork)
+    ) -> tuple:
+        s, c, o = self.s, self.s.context, b.observed[:, : self.s.context]
+        loc, scale = running_scale(
+            b.y[:, :c], o, s.forks, s.floor, s.centre, s.unit, s.cycle
+        )
+        # (batch, time, channel)
+        known = torch.cat([b.known, self.known(b.known_codes)], -1)
+        # (batch, context, channel)
+        past = torch.cat([b.past, self.past(b.past_codes)], -1)
+        code = self.encoder(
+            *self._inputs(b.y[:, :c], o, loc, scale, known[:, :c], past)
+        )
+        ahead = known[:, c - s.forks + 1 :].unfold(1, s.horizon, 1).transpose(2, 3)
+        still = torch.cat([b.static, self.static(b.static_codes)], -1)[:, None].expand(
+            -1, s.forks, -1
+        )
+        # how much history there is
+        age = o.cumsum(1)[:, -s.forks :, None] / c
+        lately = (
+            [recent_quantiles(b.y[:, :c], o, loc, scale, s.recent)] if s.recent else []
+        )
+        return (
+            torch.cat(
+                [
+                    code,
+                    still,
+                    ahead.flatten(2),
+                    0.1 * (scale / s.unit).log()[..., None],
+                    age,
+                    *lately,
+                ],
+                -1,
+            ),
+            ahead,
+            loc,
+            scale,
+        )
+
+    def lags(self, b: Batch, loc, scale) -> Tensor:
+        return _lags(
+            self.s,
+            b.y[:, : self.s.context],
+            b.observed[:, : self.s.context],
+            loc,
+            scale,
+        )
+
     def _inputs(self, y, o, loc, scale, known, past):
-        "What the encoder reads: each row scaled as of the first origin that may know it."
+        """What the encoder reads:
+
+        each row scaled as of the first origin that may know it.
+        """
         s = self.s
-        squash = (lambda x: x.sign()*x.abs().log1p()) if s.squash else (lambda x: x)
+        squash = (lambda x: x.sign() * x.abs().log1p()) if s.squash else (lambda x: x)
         if s.encoder == "lags":
             lags = squash(_lags(s, y, o, loc, scale))
-            return None, torch.cat([lags, past[:, -s.forks:]], -1) if past.shape[-1] else lags
-        l, a = (torch.cat([v[:, :1].expand(-1, s.context - s.forks), v], 1) for v in (loc, scale))
-        return torch.cat([(squash((y - l)/a)*o)[..., None], o[..., None], .1*(a/s.unit).log()[..., None], known, past], -1), None
+            return None, (
+                torch.cat([lags, past[:, -s.forks :]], -1) if past.shape[-1] else lags
+            )
+        l, a = (
+            torch.cat([v[:, :1].expand(-1, s.context - s.forks), v], 1)
+            for v in (loc, scale)
+        )
+        return (
+            torch.cat(
+                [
+                    (squash((y - l) / a) * o)[..., None],
+                    o[..., None],
+                    0.1 * (a / s.unit).log()[..., None],
+                    known,
+                    past,
+                ],
+                -1,
+            ),
+            None,
+        )
 
-def _lags(s, y, o, loc, scale)->Tensor:
-    "(batch, fork, lag) the last values before each origin, scaled as of that origin; what was not observed counts as the mean."
+
+def _lags(s, y, o, loc, scale) -> Tensor:
+    """(batch, fork, lag) the last values before each origin, scaled as of that origin;
+    what was not observed counts as the mean.
+    """
     lags = s.context - s.forks + 1
-    x = (y.unfold(1, lags, 1) - loc[..., None])/scale[..., None]
-    return torch.where(o.unfold(1, lags, 1) > 0, x, 0. if s.centre else 1.)
+    x = (y.unfold(1, lags, 1) - loc[..., None]) / scale[..., None]
+    return torch.where(o.unfold(1, lags, 1) > 0, x, 0.0 if s.centre else 1.0)

@@ -16,94 +16,159 @@ from .panel import Panel
 from .windows import HARMONICS, cycles_of
 
 # %% ../../nbs/core/63_features.ipynb #_blocks
-def _blocks(panel, rows:int=2**22):
-    "Slices of series with at most so many rows (or one series), so that memory stays small on large panels."
+def _blocks(panel, rows: int = 2**22):
+    """Slices of series with at most so many rows (or one series), so that memory stays
+    small on large panels.
+    """
     first = 0
     while first < len(panel):
-        last = max(first + 1, int(np.searchsorted(panel.indptr, panel.indptr[first] + rows, "right")) - 1)
-        yield slice(first, last); first = last
+        last = max(
+            first + 1,
+            int(np.searchsorted(panel.indptr, panel.indptr[first] + rows, "right")) - 1,
+        )
+        yield slice(first, last)
+        first = last
+
 
 def _block(panel, part, values):
-    "(row,) float64 values of a block, (row,) position of their series in it, (row,) which lie in the history and are numbers."
-    count = np.diff(panel.indptr[part.start:part.stop + 1]); s = np.repeat(np.arange(len(count)), count)
-    x = np.array(values[panel.indptr[part.start]:panel.indptr[part.stop]], np.float64)
+    """(row,) float64 values of a block, (row,) position of their series in it, (row,)
+    which lie in the history and are numbers.
+    """
+    count = np.diff(panel.indptr[part.start : part.stop + 1])
+    s = np.repeat(np.arange(len(count)), count)
+    x = np.array(values[panel.indptr[part.start] : panel.indptr[part.stop]], np.float64)
     row = np.arange(len(x)) - (np.cumsum(count) - count)[s]
     return x, s, (row < panel.length[part][s]) & np.isfinite(x)
 
-def _means(x, s, seen)->np.ndarray:
+
+def _means(x, s, seen) -> np.ndarray:
     "(series,) mean of the seen rows of each series, 0 where there are none."
     n = s[-1] + 1 if len(s) else 0
-    return np.bincount(s, np.where(seen, x, 0), n)/np.maximum(np.bincount(s, seen, n), 1)
+    return np.bincount(s, np.where(seen, x, 0), n) / np.maximum(
+        np.bincount(s, seen, n), 1
+    )
 
 # %% ../../nbs/core/63_features.ipynb #_relative
-def _relative(x, s, seen)->np.ndarray:
+def _relative(x, s, seen) -> np.ndarray:
     "log of each value over its series' mean level."
     x = np.log(np.where(x > 0, x, 1e-9))
     return x - _means(x, s, seen)[s]
 
-def _spread(spread, mean)->float: return float(spread) if spread > 1e-6*abs(mean) else 1.  # a constant column: any divisor will do
 
-def _column_stats(panel, values)->dict:
+def _spread(spread, mean) -> float:  # a constant column: any divisor will do
+    return float(spread) if spread > 1e-6 * abs(mean) else 1.0
+
+
+def _column_stats(panel, values) -> dict:
     "How to standardise one packed column, from its history rows."
-    ratio = all((x[seen] > 0).all() for x, s, seen in (_block(panel, p, values) for p in _blocks(panel)))
-    n = total = square = 0.
+    ratio = all(
+        (x[seen] > 0).all()
+        for x, s, seen in (_block(panel, p, values) for p in _blocks(panel))
+    )
+    n = total = square = 0.0
     for x, s, seen in (_block(panel, p, values) for p in _blocks(panel)):
         x = (_relative(x, s, seen) if ratio else x)[seen]
-        n += len(x); total += x.sum(); square += (x*x).sum()
-    mean = total/max(n, 1)
-    return dict(ratio=ratio, mean=float(mean), spread=_spread(float(max(square/max(n, 1) - mean**2, 0)**.5), mean))
+        n += len(x)
+        total += x.sum()
+        square += (x * x).sum()
+    mean = total / max(n, 1)
+    return dict(
+        ratio=ratio,
+        mean=float(mean),
+        spread=_spread(float(max(square / max(n, 1) - mean**2, 0) ** 0.5), mean),
+    )
 
 # %% ../../nbs/core/63_features.ipynb #_standardised
-def _standardised(panel, values, stats)->np.ndarray:
-    "(row,) float32 standardised column; missing values become 0. On the disk where the panel is."
+def _standardised(panel, values, stats) -> np.ndarray:
+    """(row,) float32 standardised column; missing values become 0.
+
+    On the disk where the panel is.
+    """
     mapped = isinstance(values, np.memmap)
-    out = np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=values.shape) if mapped else np.empty(values.shape, np.float32)
+    out = (
+        np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=values.shape)
+        if mapped
+        else np.empty(values.shape, np.float32)
+    )
     for p in _blocks(panel):
         x, s, seen = _block(panel, p, values)
-        if stats["ratio"]: x = np.where(np.isfinite(x), _relative(x, s, seen), np.nan)
-        out[panel.indptr[p.start]:panel.indptr[p.stop]] = np.nan_to_num((x - stats["mean"])/stats["spread"]).clip(-8, 8)
+        if stats["ratio"]:
+            x = np.where(np.isfinite(x), _relative(x, s, seen), np.nan)
+        out[panel.indptr[p.start] : panel.indptr[p.stop]] = np.nan_to_num(
+            (x - stats["mean"]) / stats["spread"]
+        ).clip(-8, 8)
     return out
 
+
 def target_sizes(
-    panel:Panel,  # its history counts
-)->np.ndarray:  # (series,) mean of |y|
+    panel: Panel,  # its history counts
+) -> np.ndarray:  # (series,) mean of |y|
     "How large the target of each series is."
-    return np.concatenate([_means(np.abs(np.where(seen, x, 0)), s, seen) for x, s, seen in (_block(panel, p, panel.y) for p in _blocks(panel))])
+    return np.concatenate(
+        [
+            _means(np.abs(np.where(seen, x, 0)), s, seen)
+            for x, s, seen in (_block(panel, p, panel.y) for p in _blocks(panel))
+        ]
+    )
 
 # %% ../../nbs/core/63_features.ipynb #least_scale
 def least_scale(
-    panel:Panel,  # its history counts
-)->tuple:  # the smallest sensible scale, and the mean size of a series; both above 0, in units of the target
-    "Half the smallest positive |y|, but at least a thousandth of the mean over series of mean |y|."
+    panel: Panel,  # its history counts
+    # the smallest sensible scale, and the mean size of a series; both above 0, in units
+    # of the target
+) -> tuple:
+    """Half the smallest positive |y|, but at least a thousandth of the mean over series
+    of mean |y|.
+    """
     low = np.inf
     for p in _blocks(panel):
-        x, s, seen = _block(panel, p, panel.y); low = min(low, np.abs(x[seen & (x != 0)]).min(initial=np.inf))
-    usual = float(target_sizes(panel).mean()) or 1.                                           # nothing but zeros
-    return max(.5*low if low < np.inf else 0., 1e-3*usual), usual
+        x, s, seen = _block(panel, p, panel.y)
+        low = min(low, np.abs(x[seen & (x != 0)]).min(initial=np.inf))
+    # nothing but zeros
+    usual = float(target_sizes(panel).mean()) or 1.0
+    return max(0.5 * low if low < np.inf else 0.0, 1e-3 * usual), usual
 
 # %% ../../nbs/core/63_features.ipynb #support_of
 SUPPORTS = ("auto", "real", "nonnegative", "count")
 
+
 def support_of(
-    panel:Panel,  # its history counts
-    declared:str="auto",  # one of SUPPORTS
-)->str:  # "real", "nonnegative" or "count"
+    panel: Panel,  # its history counts
+    declared: str = "auto",  # one of SUPPORTS
+) -> str:  # "real", "nonnegative" or "count"
     "What the target can be: as declared, if the history agrees."
-    if declared not in SUPPORTS: refuse("unknown support", [declared], f"Choose {named(SUPPORTS)}")
-    if declared == "real": return declared
+    if declared not in SUPPORTS:
+        refuse("unknown support", [declared], f"Choose {named(SUPPORTS)}")
+    if declared == "real":
+        return declared
     negative, broken = [], []
     for p in _blocks(panel):
         x, s, seen = _block(panel, p, panel.y)
-        negative += panel.ids[p][np.unique(s[seen & (x < 0)])].tolist(); broken += panel.ids[p][np.unique(s[seen & (x != np.floor(x))])].tolist()
-    if declared == "auto": return "real" if negative else "nonnegative"
-    if negative: refuse(f"the support is declared {declared}, but {len(negative):,} series have negative targets", negative, "Declare support='real', or mend the data")
-    if declared == "count" and broken: refuse(f"the support is declared count, but {len(broken):,} series have targets that are not whole numbers", broken, "Declare support='nonnegative'")
+        negative += panel.ids[p][np.unique(s[seen & (x < 0)])].tolist()
+        broken += panel.ids[p][np.unique(s[seen & (x != np.floor(x))])].tolist()
+    if declared == "auto":
+        return "real" if negative else "nonnegative"
+    if negative:
+        refuse(
+            f"the support is declared {declared}, but {len(negative):,} series have"
+            " negative targets",
+            negative,
+            "Declare support='real', or mend the data",
+        )
+    if declared == "count" and broken:
+        refuse(
+            f"the support is declared count, but {len(broken):,} series have targets"
+            " that are not whole numbers",
+            broken,
+            "Declare support='nonnegative'",
+        )
     return declared
 
 # %% ../../nbs/core/63_features.ipynb #Sizes
 @dataclass
 class Sizes:
     "How many features of each kind there are; fixed by the panel that was trained on."
+
     known: int = 0  # numeric channels known ahead, calendar included
     known_codes: tuple = ()  # categories of each
     past: int = 0
@@ -114,7 +179,11 @@ class Sizes:
 # %% ../../nbs/core/63_features.ipynb #Recipe
 @dataclass
 class Recipe:
-    "Everything learned from the training panel besides weights: statistics, categories, names, cycles."
+    """Everything learned from the training panel besides weights:
+
+    statistics, categories, names, cycles.
+    """
+
     stats: dict  # column -> how to standardise it
     categories: dict  # column -> names of its codes
     ids: list  # series with an embedding of their own
@@ -124,59 +193,157 @@ class Recipe:
     freq: object  # the panel's frequency
 
     @staticmethod
-    def learn(panel:Panel, s)->"Recipe": return _learn(panel, s)
-    def apply(self, panel:Panel)->Panel: return _apply(self, panel)
-    def sizes(self)->Sizes: return _sizes(self)
+    def learn(panel: Panel, s) -> "Recipe":
+        return _learn(panel, s)
 
-def _seen_names(panel, name)->list:
-    "Names of a category that occur in the history; what only the future holds stays unknown."
+    def apply(self, panel: Panel) -> Panel:
+        return _apply(self, panel)
+
+    def sizes(self) -> Sizes:
+        return _sizes(self)
+
+
+def _seen_names(panel, name) -> list:
+    """Names of a category that occur in the history; what only the future holds stays
+    unknown.
+    """
     values = panel.known.get(name, panel.past.get(name))
-    if values is None: return panel.categories[name]
-    used = set().union(*(np.unique(x[seen]).astype(int).tolist() for x, s, seen in (_block(panel, p, values) for p in _blocks(panel)))) - {0}
+    if values is None:
+        return panel.categories[name]
+    used = set().union(
+        *(
+            np.unique(x[seen]).astype(int).tolist()
+            for x, s, seen in (_block(panel, p, values) for p in _blocks(panel))
+        )
+    ) - {0}
     return ["<unknown>", *(panel.categories[name][i] for i in sorted(used))]
 
+
 def _learn(panel, s):
-    "Look at the training panel once; of the settings only `floor`, `centre` and `identity` matter."
-    stats = {n: _column_stats(panel, c) for r in (panel.known, panel.past) for n, c in r.items() if n not in panel.categories}
+    """Look at the training panel once; of the settings only `floor`, `centre` and
+    `identity` matter.
+    """
+    stats = {
+        n: _column_stats(panel, c)
+        for r in (panel.known, panel.past)
+        for n, c in r.items()
+        if n not in panel.categories
+    }
     for n, c in panel.static.items():
-        if n not in panel.categories: stats[n] = dict(ratio=False, mean=float(c.mean()), spread=_spread(c.std(), c.mean()))
-    mean = target_sizes(panel); categories = {n: _seen_names(panel, n) for n in panel.categories}
-    typical = float((mean if s.centre else np.maximum(mean, s.floor)).mean()) or 1.
-    return Recipe(stats, categories, panel.ids.tolist() if s.identity else [], cycles_of(panel), {r: list(getattr(panel, r)) for r in ("known", "past", "static")},
-                  typical, panel.freq)
+        if n not in panel.categories:
+            stats[n] = dict(
+                ratio=False, mean=float(c.mean()), spread=_spread(c.std(), c.mean())
+            )
+    mean = target_sizes(panel)
+    categories = {n: _seen_names(panel, n) for n in panel.categories}
+    typical = float((mean if s.centre else np.maximum(mean, s.floor)).mean()) or 1.0
+    return Recipe(
+        stats,
+        categories,
+        panel.ids.tolist() if s.identity else [],
+        cycles_of(panel),
+        {r: list(getattr(panel, r)) for r in ("known", "past", "static")},
+        typical,
+        panel.freq,
+    )
 
 # %% ../../nbs/core/63_features.ipynb #_apply
 def _apply(recipe, panel):
     "The panel as the network reads it: same columns, same codes, standardised numbers."
     for r, names in recipe.roles.items():
         missing = [n for n in names if n not in getattr(panel, r)]
-        if missing: refuse(f"{r} covariates that the model was trained with are missing", missing, "Declare them when building the panel")
-    if panel.freq != recipe.freq: refuse(f"the model was trained on frequency {recipe.freq!r}, the panel has {panel.freq!r}")
+        if missing:
+            refuse(
+                f"{r} covariates that the model was trained with are missing",
+                missing,
+                "Declare them when building the panel",
+            )
+    if panel.freq != recipe.freq:
+        refuse(
+            f"the model was trained on frequency {recipe.freq!r}, the panel has"
+            f" {panel.freq!r}"
+        )
     panel = panel.recode(recipe.categories)
-    ready = {r: {n: getattr(panel, r)[n] if n in recipe.categories else _standardised(panel, getattr(panel, r)[n], recipe.stats[n]) for n in recipe.roles[r]} for r in ("known", "past")}
-    static = {n: panel.static[n] if n in recipe.categories else ((panel.static[n] - recipe.stats[n]["mean"])/recipe.stats[n]["spread"]).astype(np.float32) for n in recipe.roles["static"]}
-    categories = {n: panel.categories[n] for r in recipe.roles.values() for n in r if n in recipe.categories}
+    ready = {
+        r: {
+            n: (
+                getattr(panel, r)[n]
+                if n in recipe.categories
+                else _standardised(panel, getattr(panel, r)[n], recipe.stats[n])
+            )
+            for n in recipe.roles[r]
+        }
+        for r in ("known", "past")
+    }
+    static = {
+        n: (
+            panel.static[n]
+            if n in recipe.categories
+            else (
+                (panel.static[n] - recipe.stats[n]["mean"]) / recipe.stats[n]["spread"]
+            ).astype(np.float32)
+        )
+        for n in recipe.roles["static"]
+    }
+    categories = {
+        n: panel.categories[n]
+        for r in recipe.roles.values()
+        for n in r
+        if n in recipe.categories
+    }
     if recipe.ids:
         at = {n: i + 1 for i, n in enumerate(recipe.ids)}
-        static[""], categories[""] = np.array([at.get(n, 0) for n in panel.ids], np.int32), ["<unknown>", *recipe.ids]
+        static[""], categories[""] = (
+            np.array([at.get(n, 0) for n in panel.ids], np.int32),
+            ["<unknown>", *recipe.ids],
+        )
     return replace(panel, **ready, static=static, categories=categories)
+
 
 def _sizes(recipe):
     "Feature counts for the network."
-    numbers = {r: sum(n not in recipe.categories for n in names) for r, names in recipe.roles.items()}
-    codes = {r: tuple(len(recipe.categories[n]) for n in names if n in recipe.categories) for r, names in recipe.roles.items()}
-    calendar = 2*sum(len(HARMONICS[c]) for c in recipe.cycles)
-    return Sizes(numbers["known"] + calendar, codes["known"], numbers["past"], codes["past"], numbers["static"], codes["static"] + ((len(recipe.ids) + 1,) if recipe.ids else ()))
+    numbers = {
+        r: sum(n not in recipe.categories for n in names)
+        for r, names in recipe.roles.items()
+    }
+    codes = {
+        r: tuple(len(recipe.categories[n]) for n in names if n in recipe.categories)
+        for r, names in recipe.roles.items()
+    }
+    calendar = 2 * sum(len(HARMONICS[c]) for c in recipe.cycles)
+    return Sizes(
+        numbers["known"] + calendar,
+        codes["known"],
+        numbers["past"],
+        codes["past"],
+        numbers["static"],
+        codes["static"] + ((len(recipe.ids) + 1,) if recipe.ids else ()),
+    )
 
 # %% ../../nbs/core/63_features.ipynb #Embeddings
 class Embeddings(nn.Module):
-    "One table a category; in training some codes are hidden, so that code 0 means something."
+    """One table a category; in training some codes are hidden, so that code 0 means
+    something.
+    """
+
     def __init__(self, counts, s):
         super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(n, min(s.embedding, (n + 1)//2 + 1)) for n in counts)
-        for t in self.tables: nn.init.normal_(t.weight, std=.1)
+        self.tables = nn.ModuleList(
+            nn.Embedding(n, min(s.embedding, (n + 1) // 2 + 1)) for n in counts
+        )
+        for t in self.tables:
+            nn.init.normal_(t.weight, std=0.1)
         self.width, self.unknown = sum(t.embedding_dim for t in self.tables), s.unknown
-    def forward(self, codes:Tensor)->Tensor:  # (*, category) -> (*, width)
-        if not self.tables: return codes.new_zeros((*codes.shape[:-1], 0), dtype=torch.float32)
-        if self.training and self.unknown: codes = codes*(torch.rand((len(codes), *[1]*(codes.dim() - 2), codes.shape[-1]), device=codes.device) >= self.unknown)
+
+    def forward(self, codes: Tensor) -> Tensor:  # (*, category) -> (*, width)
+        if not self.tables:
+            return codes.new_zeros((*codes.shape[:-1], 0), dtype=torch.float32)
+        if self.training and self.unknown:
+            codes = codes * (
+                torch.rand(
+                    (len(codes), *[1] * (codes.dim() - 2), codes.shape[-1]),
+                    device=codes.device,
+                )
+                >= self.unknown
+            )
         return torch.cat([t(codes[..., i]) for i, t in enumerate(self.tables)], -1)

@@ -6,73 +6,132 @@
 __all__ = ['COLUMNS', 'declared_figures', 'met', 'figures_csv', 'recorded', 'upsert', 'measure', 'overview']
 
 # %% ../../nbs/core/95_figures.ipynb #7882d098
-import csv, datetime, json, sys
+import csv
+import datetime
+import json
+import sys
 from pathlib import Path
 from .basics import atomic, embedded_dir, home, machine, refuse
 from .parameters import from_file, near
 from .runs import locked, read, run
 
 # %% ../../nbs/core/95_figures.ipynb #declared_figures
-_KEYS = {"id", "what", "unit", "bar", "direction", "strict", "pipeline", "file", "parameters", "metric", "divide", "peer", "peer_value", "note"}
+_KEYS = {
+    "id",
+    "what",
+    "unit",
+    "bar",
+    "direction",
+    "strict",
+    "pipeline",
+    "file",
+    "parameters",
+    "metric",
+    "divide",
+    "peer",
+    "peer_value",
+    "note",
+}
 _NEEDED = ("id", "what", "unit", "bar", "direction", "pipeline", "metric")
+
 
 def declared_figures(
     path=None,  # YAML file, default data/figures.yaml
-)->dict:  # id -> declaration
+) -> dict:  # id -> declaration
     "The figures this project claims."
     import yaml
-    path = Path(path or embedded_dir()/"figures.yaml")
-    if not path.is_file(): refuse("no declaration of figures", [path], kind=FileNotFoundError)
+
+    path = Path(path or embedded_dir() / "figures.yaml")
+    if not path.is_file():
+        refuse("no declaration of figures", [path], kind=FileNotFoundError)
     found = {}
     for f in yaml.safe_load(path.read_text(encoding="utf-8")):
-        wrong = [f"unknown key {k}" for k in set(f) - _KEYS] + [f"no {k}" for k in _NEEDED if k not in f] + ["id given twice"]*(f.get("id") in found)
-        if f.get("direction") not in ("max", "min"): wrong.append("direction is max or min")
-        if wrong: refuse(f"figure {f.get('id')} in {path.name}", wrong)
+        wrong = (
+            [f"unknown key {k}" for k in set(f) - _KEYS]
+            + [f"no {k}" for k in _NEEDED if k not in f]
+            + ["id given twice"] * (f.get("id") in found)
+        )
+        if f.get("direction") not in ("max", "min"):
+            wrong.append("direction is max or min")
+        if wrong:
+            refuse(f"figure {f.get('id')} in {path.name}", wrong)
         found[f["id"]] = f
     return found
 
+
 def met(
-    figure:dict,  # declaration
+    figure: dict,  # declaration
     value,  # number or None
-)->bool:  # does it meet its bar?
+) -> bool:  # does it meet its bar?
     "The bar, read strictly where the declaration says so."
-    if value is None: return False
-    if figure.get("strict") and value == figure["bar"]: return False
-    return value <= figure["bar"] if figure["direction"] == "max" else value >= figure["bar"]
+    if value is None:
+        return False
+    if figure.get("strict") and value == figure["bar"]:
+        return False
+    return (
+        value <= figure["bar"]
+        if figure["direction"] == "max"
+        else value >= figure["bar"]
+    )
 
 # %% ../../nbs/core/95_figures.ipynb #figures_csv
 COLUMNS = ("id", "value", "unit", "peer", "peer_value", "command", "machine", "date")
 
-def figures_csv()->Path:  # where values are recorded
+
+def figures_csv() -> Path:  # where values are recorded
     "The record of figures."
-    checkout = (home()/"settings.ini").exists()
-    return embedded_dir()/"results"/"figures.csv" if checkout else Path("figures.csv")
+    checkout = (home() / "settings.ini").exists()
+    return (
+        embedded_dir() / "results" / "figures.csv" if checkout else Path("figures.csv")
+    )
+
 
 def recorded(
     path=None,  # CSV, default the one that ships and, on top of it, `figures_csv()`
-)->dict:  # id -> row
+) -> dict:  # id -> row
     "Recorded values; a file that cannot be read is an error, a missing one is empty."
-    found, places = {}, [Path(path)] if path else [embedded_dir()/"results"/"figures.csv", figures_csv()]
+    found, places = (
+        {},
+        (
+            [Path(path)]
+            if path
+            else [embedded_dir() / "results" / "figures.csv", figures_csv()]
+        ),
+    )
     for place in places:
-        if not place.is_file(): continue
-        with open(place, newline="", encoding="utf-8") as f: rows = list(csv.DictReader(f))
-        try: found |= {r["id"]: {**r, "value": float(r["value"])} for r in rows}
-        except (KeyError, TypeError, ValueError) as e: refuse(f"{place} is damaged", [e], f"Columns: {', '.join(COLUMNS)}. Restore it with git, or delete it.")
+        if not place.is_file():
+            continue
+        with open(place, newline="", encoding="utf-8") as f:
+            rows = list(csv.DictReader(f))
+        try:
+            found |= {r["id"]: {**r, "value": float(r["value"])} for r in rows}
+        except (KeyError, TypeError, ValueError) as e:
+            refuse(
+                f"{place} is damaged",
+                [e],
+                f"Columns: {', '.join(COLUMNS)}. Restore it with git, or delete it.",
+            )
     return found
 
 # %% ../../nbs/core/95_figures.ipynb #upsert
 def upsert(
-    rows:list,  # dicts with COLUMNS
+    rows: list,  # dicts with COLUMNS
     path=None,  # CSV, default `figures_csv()`
 ):
     "Replace or add rows by id, in the order of the declaration, whole or not at all."
     path = Path(path or figures_csv())
     with locked(path.parent, patience=60, name=f".{path.name}.lock"):
-        known = {**(recorded(path) if path.is_file() else {}), **{r["id"]: r for r in rows}}
+        known = {
+            **(recorded(path) if path.is_file() else {}),
+            **{r["id"]: r for r in rows},
+        }
         order = {id: i for i, id in enumerate(declared_figures())}
         with atomic(path) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
-            writer = csv.DictWriter(f, COLUMNS, lineterminator="\n"); writer.writeheader()
-            for id in sorted(known, key=lambda id: (order.get(id, len(order)), id)): writer.writerow({k: _short(known[id].get(k)) for k in COLUMNS})
+            writer = csv.DictWriter(f, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            for id in sorted(known, key=lambda id: (order.get(id, len(order)), id)):
+                writer.writerow({k: _short(known[id].get(k)) for k in COLUMNS})
+
 
 def _short(v):
     "Numbers with six digits, nothing for None."
@@ -83,43 +142,95 @@ def _value(figure, done):
     "A figure's value from its run."
     values = {**done["metrics"], "run.seconds": done["seconds"]}
     key = figure["metric"]
-    if key not in values: refuse(f"{done['folder']} recorded no '{key}'", mend=f"{near(key, values)}It has: {', '.join(values)}.")
-    if values[key] is None: refuse(f"figure {figure['id']}: '{key}' is null in {done['folder']}", mend="The run ended without reaching it.")
-    return values[key]/figure.get("divide", 1)
+    if key not in values:
+        refuse(
+            f"{done['folder']} recorded no '{key}'",
+            mend=f"{near(key, values)}It has: {', '.join(values)}.",
+        )
+    if values[key] is None:
+        refuse(
+            f"figure {figure['id']}: '{key}' is null in {done['folder']}",
+            mend="The run ended without reaching it.",
+        )
+    return values[key] / figure.get("divide", 1)
 
 # %% ../../nbs/core/95_figures.ipynb #_parameters
 def _parameters(figure):
     "All parameters a figure sets."
-    return {**(from_file(figure["file"]) if figure.get("file") else {}), **(figure.get("parameters") or {})}
+    return {
+        **(from_file(figure["file"]) if figure.get("file") else {}),
+        **(figure.get("parameters") or {}),
+    }
+
 
 def measure(
     ids,  # figures to make again
     path=None,  # CSV, default `figures_csv()`
     runs=None,  # folder of runs
     terminal=sys.stderr,  # where progress is shown
-)->list:  # rows written
+) -> list:  # rows written
     "Run the pipelines behind some figures and record the values."
     claimed, shared, rows = declared_figures(), {}, []
     wrong = [i for i in ids if i not in claimed]
-    if wrong: refuse("unknown figure", wrong, f"{near(wrong[0], claimed)}Known: {', '.join(claimed)}.")
+    if wrong:
+        refuse(
+            "unknown figure",
+            wrong,
+            f"{near(wrong[0], claimed)}Known: {', '.join(claimed)}.",
+        )
     for id in ids:
-        f = claimed[id]; key = json.dumps([f["pipeline"], _parameters(f)], sort_keys=True, default=str)
-        if key not in shared: shared[key] = read(run(f["pipeline"], _parameters(f), runs=runs, terminal=terminal))
-        row = dict(id=id, value=_value(f, shared[key]), unit=f["unit"], peer=f.get("peer"), peer_value=f.get("peer_value"),
-                   command=f"forecastlab figures {id} --run", machine=machine(), date=datetime.date.today().isoformat())
-        upsert([row], path); rows.append(row)
+        f = claimed[id]
+        key = json.dumps([f["pipeline"], _parameters(f)], sort_keys=True, default=str)
+        if key not in shared:
+            shared[key] = read(
+                run(f["pipeline"], _parameters(f), runs=runs, terminal=terminal)
+            )
+        row = dict(
+            id=id,
+            value=_value(f, shared[key]),
+            unit=f["unit"],
+            peer=f.get("peer"),
+            peer_value=f.get("peer_value"),
+            command=f"forecastlab figures {id} --run",
+            machine=machine(),
+            date=datetime.date.today().isoformat(),
+        )
+        upsert([row], path)
+        rows.append(row)
     return rows
 
 # %% ../../nbs/core/95_figures.ipynb #overview
 def overview(
     path=None,  # CSV, default `figures_csv()`
-):  # DataFrame: id, what, value, unit, bar, met, peer, peer_value, date, command, machine
+    # DataFrame: id, what, value, unit, bar, met, peer, peer_value, date, command,
+    # machine
+):
     "Claimed and recorded figures side by side."
     import pandas as pd
+
     known, rows = recorded(path), []
     for id, f in declared_figures().items():
-        row = known.get(id, {}); value = row.get("value")
-        sign = {("max", False): "<=", ("max", True): "<", ("min", False): ">=", ("min", True): ">"}[f["direction"], bool(f.get("strict"))]
-        rows.append(dict(id=id, what=f["what"], value=value, unit=f["unit"], bar=f"{sign} {f['bar']:g}", met="-" if value is None else "yes" if met(f, value) else "NO",
-                         peer=f.get("peer", ""), peer_value=f.get("peer_value"), date=row.get("date", ""), command=f"forecastlab figures {id} --run", machine=row.get("machine", "")))
+        row = known.get(id, {})
+        value = row.get("value")
+        sign = {
+            ("max", False): "<=",
+            ("max", True): "<",
+            ("min", False): ">=",
+            ("min", True): ">",
+        }[f["direction"], bool(f.get("strict"))]
+        rows.append(
+            dict(
+                id=id,
+                what=f["what"],
+                value=value,
+                unit=f["unit"],
+                bar=f"{sign} {f['bar']:g}",
+                met="-" if value is None else "yes" if met(f, value) else "NO",
+                peer=f.get("peer", ""),
+                peer_value=f.get("peer_value"),
+                date=row.get("date", ""),
+                command=f"forecastlab figures {id} --run",
+                machine=row.get("machine", ""),
+            )
+        )
     return pd.DataFrame(rows)

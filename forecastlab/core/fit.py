@@ -6,7 +6,10 @@
 __all__ = ['Training', 'rate', 'Fitted', 'fit']
 
 # %% ../../nbs/core/60_fit.ipynb #c15050b3
-import json, math, os, time
+import json
+import math
+import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
@@ -18,114 +21,214 @@ from .basics import atomic, refuse
 @dataclass
 class Training:
     "How to train; every field may be left alone."
+
     steps: int = 1000  # optimiser steps
     lr: float = 1e-3  # peak learning rate
     weight_decay: float = 1e-4  # AdamW's
-    warmup: float = .1  # share of the steps with rising rate
-    final: float = .01  # rate at the end, as a share of the peak
+    warmup: float = 0.1  # share of the steps with rising rate
+    final: float = 0.01  # rate at the end, as a share of the peak
     clip: float = 1.0  # largest gradient norm, 0 = no clipping
-    average: float = 0.  # decay of averaged weights (0 = off); .99 smooths over some 100 steps
+    # decay of averaged weights (0 = off); .99 smooths over some 100 steps
+    average: float = 0.0
     validate_every: int = 0  # steps between validations, 0 = none
     patience: int = 0  # validations without progress before stopping, 0 = never
     checkpoint_every: int = 200  # steps between checkpoints
-    precision: str = "32-true"  # Fabric's names: "32-true", "bf16-mixed", "16-mixed", "64-true"
+    # Fabric's names: "32-true", "bf16-mixed", "16-mixed", "64-true"
+    precision: str = "32-true"
     devices: int = 1  # processes; under torchrun its own count is used
     accelerator: str = "auto"  # "cpu", "cuda", "auto"
-    compile: bool = False  # torch.compile: pays on long GPU runs, costs half a minute at the start
+    # torch.compile: pays on long GPU runs, costs half a minute at the start
+    compile: bool = False
     seed: int = 0  # starts both random generators
     progress: bool = True  # show a bar
 
     def __post_init__(self):
-        for name, low in dict(steps=1, checkpoint_every=1, devices=1, validate_every=0, patience=0).items():
+        for name, low in dict(
+            steps=1, checkpoint_every=1, devices=1, validate_every=0, patience=0
+        ).items():
             v = getattr(self, name)
-            if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < low: refuse(f"{name} must be a whole number, at least {low}, got {v!r}")
-        if not self.lr > 0: refuse(f"lr must be above 0, got {self.lr!r}")
-        if not (0 <= self.average < 1 and 0 <= self.warmup <= 1 and self.clip >= 0): refuse(f"expected 0 <= average < 1, 0 <= warmup <= 1, clip >= 0, got {self.average}, {self.warmup}, {self.clip}")
+            if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < low:
+                refuse(f"{name} must be a whole number, at least {low}, got {v!r}")
+        if not self.lr > 0:
+            refuse(f"lr must be above 0, got {self.lr!r}")
+        if not (0 <= self.average < 1 and 0 <= self.warmup <= 1 and self.clip >= 0):
+            refuse(
+                "expected 0 <= average < 1, 0 <= warmup <= 1, clip >= 0, got"
+                f" {self.average}, {self.warmup}, {self.clip}"
+            )
 
 # %% ../../nbs/core/60_fit.ipynb #rate
 def rate(
-    step:int,  # 0 <= step < training.steps
-    training:Training,  # peak, warmup and final share
-)->float:  # learning rate at this step
+    step: int,  # 0 <= step < training.steps
+    training: Training,  # peak, warmup and final share
+) -> float:  # learning rate at this step
     "Linear warm-up, then a cosine to `final` (Loshchilov and Hutter 2017, section 3)."
-    rise = max(1, round(training.warmup*training.steps))
-    if step < rise: return training.lr*(step + 1)/rise
-    share = (step - rise)/max(1, training.steps - rise)
-    return training.lr*(training.final + (1 - training.final)*(1 + math.cos(math.pi*share))/2)
+    rise = max(1, round(training.warmup * training.steps))
+    if step < rise:
+        return training.lr * (step + 1) / rise
+    share = (step - rise) / max(1, training.steps - rise)
+    return training.lr * (
+        training.final + (1 - training.final) * (1 + math.cos(math.pi * share)) / 2
+    )
 
 # %% ../../nbs/core/60_fit.ipynb #_State
 class _State:
     "Everything that the next step depends on."
+
     def __init__(self, model, optimizer, training):
         self.model, self.optimizer, self.training = model, optimizer, training
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.draws = torch.Generator().manual_seed(training.seed)          # batches come from here, dropout from torch's own
-        self.average = [p.detach().clone() for p in self.parameters] if training.average else []
-        self.best, self.losses, self.scores, self.kept = {}, [], [], 0     # best weights; losses since the start; (step, score)
-        self.step, self.waited, self.seconds, self.cpu = 0, 0, 0., 0.
+        # batches come from here, dropout from torch's own
+        self.draws = torch.Generator().manual_seed(training.seed)
+        self.average = (
+            [p.detach().clone() for p in self.parameters] if training.average else []
+        )
+        # best weights; losses since the start; (step, score)
+        self.best, self.losses, self.scores, self.kept = {}, [], [], 0
+        self.step, self.waited, self.seconds, self.cpu = 0, 0, 0.0, 0.0
 
-    def tensors(self)->dict:
+    def tensors(self) -> dict:
         "Name -> tensor of the whole state."
         t = {f"model.{n}": v for n, v in self.model.state_dict().items()}
-        t |= {f"average.{i}": v for i, v in enumerate(self.average)} | {f"best.{n}": v for n, v in self.best.items()}
+        t |= {f"average.{i}": v for i, v in enumerate(self.average)} | {
+            f"best.{n}": v for n, v in self.best.items()
+        }
         for i, p in enumerate(self.parameters):
-            t |= {f"optimizer.{i}.{k}": v for k, v in self.optimizer.state.get(p, {}).items()}
-        t |= {"random.draws": self.draws.get_state(), "random.torch": torch.get_rng_state()}
-        if torch.cuda.is_available(): t["random.cuda"] = torch.cuda.get_rng_state()
-        return t | {"losses": self.trace(), "scores": torch.tensor(self.scores, dtype=torch.float64).reshape(-1, 2)}
+            t |= {
+                f"optimizer.{i}.{k}": v
+                for k, v in self.optimizer.state.get(p, {}).items()
+            }
+        t |= {
+            "random.draws": self.draws.get_state(),
+            "random.torch": torch.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            t["random.cuda"] = torch.cuda.get_rng_state()
+        return t | {
+            "losses": self.trace(),
+            "scores": torch.tensor(self.scores, dtype=torch.float64).reshape(-1, 2),
+        }
 
-    def trace(self)->Tensor:
+    def trace(self) -> Tensor:
         "(step,) float64 losses so far, gathered from the device once."
-        if self.losses: self.losses = [torch.cat([torch.as_tensor(l).double().reshape(-1).cpu() for l in self.losses])]
+        if self.losses:
+            self.losses = [
+                torch.cat(
+                    [torch.as_tensor(l).double().reshape(-1).cpu() for l in self.losses]
+                )
+            ]
         return self.losses[0] if self.losses else torch.zeros(0, dtype=torch.float64)
 
 # %% ../../nbs/core/60_fit.ipynb #_write
 def _write(state, path):
     "Write the state to one safetensors file, whole or not at all."
     from safetensors.torch import save
+
     losses = state.trace()
     if not torch.isfinite(losses).all():
-        refuse(f"the loss became {losses[~torch.isfinite(losses)][0]} at step {int((~torch.isfinite(losses)).nonzero()[0])}",
-               mend="Lower the learning rate, or look for huge values in the inputs", kind=FloatingPointError)
-    note = dict(step=state.step, waited=state.waited, seconds=state.seconds, cpu=state.cpu, training=asdict(state.training))
-    data = save({k: v.detach().cpu().contiguous().clone() for k, v in state.tensors().items()}, {"forecastlab": json.dumps(note)})
-    with atomic(path) as tmp: tmp.write_bytes(data)
+        refuse(
+            f"the loss became {losses[~torch.isfinite(losses)][0]} at step"
+            f" {int((~torch.isfinite(losses)).nonzero()[0])}",
+            mend="Lower the learning rate, or look for huge values in the inputs",
+            kind=FloatingPointError,
+        )
+    note = dict(
+        step=state.step,
+        waited=state.waited,
+        seconds=state.seconds,
+        cpu=state.cpu,
+        training=asdict(state.training),
+    )
+    data = save(
+        {k: v.detach().cpu().contiguous().clone() for k, v in state.tensors().items()},
+        {"forecastlab": json.dumps(note)},
+    )
+    with atomic(path) as tmp:
+        tmp.write_bytes(data)
 
 # %% ../../nbs/core/60_fit.ipynb #_note
-def _note(path)->dict:
+def _note(path) -> dict:
     "The line of JSON in a checkpoint."
     from safetensors import safe_open
+
     try:
-        with safe_open(path, "pt") as f: return json.loads(f.metadata()["forecastlab"])
-    except Exception as e: refuse("not a readable checkpoint", [path], f"Remove it to start anew ({e})", OSError)
+        with safe_open(path, "pt") as f:
+            return json.loads(f.metadata()["forecastlab"])
+    except Exception as e:
+        refuse(
+            "not a readable checkpoint",
+            [path],
+            f"Remove it to start anew ({e})",
+            OSError,
+        )
+
 
 def _read(state, path):
     "Put a checkpoint's state in place; other settings or another network are refused."
     from safetensors.torch import load
-    note = _note(path); mine = asdict(state.training)
-    other = [f"{k}={note['training'].get(k)} (now {mine[k]})" for k in mine if k not in ("progress", "checkpoint_every", "devices", "accelerator") and note["training"].get(k) != mine[k]]
-    if other: refuse(f"the checkpoint {path} belongs to another training", other, "Use its settings, remove it, or name another checkpoint")
-    t = load(Path(path).read_bytes()); part = lambda head: {k[len(head):]: v for k, v in t.items() if k.startswith(head)}
-    try: state.model.load_state_dict(part("model."))
-    except RuntimeError as e: refuse(f"the checkpoint {path} belongs to another network", mend=f"Remove it, or name another ({str(e).splitlines()[-1].strip()})")
+
+    note = _note(path)
+    mine = asdict(state.training)
+    other = [
+        f"{k}={note['training'].get(k)} (now {mine[k]})"
+        for k in mine
+        if k not in ("progress", "checkpoint_every", "devices", "accelerator")
+        and note["training"].get(k) != mine[k]
+    ]
+    if other:
+        refuse(
+            f"the checkpoint {path} belongs to another training",
+            other,
+            "Use its settings, remove it, or name another checkpoint",
+        )
+    t = load(Path(path).read_bytes())
+    part = lambda head: {k[len(head) :]: v for k, v in t.items() if k.startswith(head)}
+    try:
+        state.model.load_state_dict(part("model."))
+    except RuntimeError as e:
+        refuse(
+            f"the checkpoint {path} belongs to another network",
+            mend=f"Remove it, or name another ({str(e).splitlines()[-1].strip()})",
+        )
     for i, p in enumerate(state.parameters):
-        state.optimizer.state[p] = {k: v.to(p.device) for k, v in part(f"optimizer.{i}.").items()}
-    state.average = [v.to(p.device) for v, p in zip((t[k] for k in (f"average.{i}" for i in range(len(state.average)))), state.parameters)]
-    state.draws.set_state(t["random.draws"]); torch.set_rng_state(t["random.torch"])
-    if "random.cuda" in t and torch.cuda.is_available(): torch.cuda.set_rng_state(t["random.cuda"])
-    state.best, state.losses, state.scores = part("best."), [t["losses"]], [tuple(s) for s in t["scores"].tolist()]
-    state.step, state.waited, state.seconds, state.cpu = note["step"], note["waited"], note["seconds"], note["cpu"]
+        state.optimizer.state[p] = {
+            k: v.to(p.device) for k, v in part(f"optimizer.{i}.").items()
+        }
+    state.average = [
+        v.to(p.device)
+        for v, p in zip(
+            (t[k] for k in (f"average.{i}" for i in range(len(state.average)))),
+            state.parameters,
+        )
+    ]
+    state.draws.set_state(t["random.draws"])
+    torch.set_rng_state(t["random.torch"])
+    if "random.cuda" in t and torch.cuda.is_available():
+        torch.cuda.set_rng_state(t["random.cuda"])
+    state.best, state.losses, state.scores = (
+        part("best."),
+        [t["losses"]],
+        [tuple(s) for s in t["scores"].tolist()],
+    )
+    state.step, state.waited, state.seconds, state.cpu = (
+        note["step"],
+        note["waited"],
+        note["seconds"],
+        note["cpu"],
+    )
 
 # %% ../../nbs/core/60_fit.ipynb #Fitted
 @dataclass
 class Fitted:
     "What a training leaves behind, besides the weights in the model."
+
     losses: np.ndarray  # (step,) training loss
     scores: list  # (step, validation score) pairs
     step: int  # steps taken
     seconds: float  # wall seconds over all resumed parts
     cpu: float  # CPU seconds of this process
     stopped: bool  # early stopping ended it
+
 
 def _share(batch, rank, world):
     "This process's rows of a batch."
@@ -135,94 +238,213 @@ def _share(batch, rank, world):
 def _advance(fabric, state, wrapped, batch, loss, stepper):
     "One optimiser step; keeps the loss as a tensor, so that a GPU is not waited for."
     training = state.training
-    if fabric.world_size > 1:                                              # dropout differs by process, and is the same after a resume
-        batch = fabric.to_device(batch); torch.manual_seed((training.seed*1_000_003 + state.step)*fabric.world_size + fabric.global_rank)
+    # dropout differs by process, and is the same after a resume
+    if fabric.world_size > 1:
+        batch = fabric.to_device(batch)
+        torch.manual_seed(
+            (training.seed * 1_000_003 + state.step) * fabric.world_size
+            + fabric.global_rank
+        )
     total, weight = loss(wrapped, batch)
-    if fabric.world_size > 1: weight = fabric.all_reduce(weight.detach().clone(), reduce_op="sum")     # in place: the loss may still need its own
-    value = total/weight.clamp(min=1e-12) if torch.is_tensor(weight) else total/weight
-    fabric.backward(value*fabric.world_size if fabric.world_size > 1 else value)
-    if training.clip: fabric.clip_gradients(wrapped, stepper, max_norm=training.clip, error_if_nonfinite=False)
+    # in place: the loss may still need its own
+    if fabric.world_size > 1:
+        weight = fabric.all_reduce(weight.detach().clone(), reduce_op="sum")
+    value = (
+        total / weight.clamp(min=1e-12) if torch.is_tensor(weight) else total / weight
+    )
+    fabric.backward(value * fabric.world_size if fabric.world_size > 1 else value)
+    if training.clip:
+        fabric.clip_gradients(
+            wrapped, stepper, max_norm=training.clip, error_if_nonfinite=False
+        )
     now = rate(state.step, training)
-    for group in state.optimizer.param_groups: group["lr"] = now
-    stepper.step(); stepper.zero_grad(set_to_none=True)
-    if state.average: torch._foreach_lerp_(state.average, [p.detach() for p in state.parameters], 1 - min(training.average, state.step/(state.step + 10)))
+    for group in state.optimizer.param_groups:
+        group["lr"] = now
+    stepper.step()
+    stepper.zero_grad(set_to_none=True)
+    if state.average:
+        torch._foreach_lerp_(
+            state.average,
+            [p.detach() for p in state.parameters],
+            1 - min(training.average, state.step / (state.step + 10)),
+        )
     value = value.detach()
-    state.losses.append(fabric.all_reduce(value, reduce_op="sum") if fabric.world_size > 1 else value)
+    state.losses.append(
+        fabric.all_reduce(value, reduce_op="sum") if fabric.world_size > 1 else value
+    )
     state.step += 1
 
 # %% ../../nbs/core/60_fit.ipynb #_swap
 def _swap(state):
     "Exchange weights and averaged weights, in place."
     for p, a in zip(state.parameters, state.average):
-        kept = p.detach().clone(); p.data.copy_(a); a.copy_(kept)
+        kept = p.detach().clone()
+        p.data.copy_(a)
+        a.copy_(kept)
 
-def _validate(state, validate)->bool:
+
+def _validate(state, validate) -> bool:
     "Score the (averaged) weights, keep the best, and say whether patience has run out."
-    _swap(state); state.model.eval(); score = float(validate(state.model))
+    _swap(state)
+    state.model.eval()
+    score = float(validate(state.model))
     if not state.scores or score < min(s for _, s in state.scores):
-        state.best, state.waited = {n: v.detach().clone() for n, v in state.model.state_dict().items()}, 0
-    else: state.waited += 1
-    state.scores.append((state.step, score)); _swap(state); state.model.train()
+        state.best, state.waited = (
+            {n: v.detach().clone() for n, v in state.model.state_dict().items()},
+            0,
+        )
+    else:
+        state.waited += 1
+    state.scores.append((state.step, score))
+    _swap(state)
+    state.model.train()
     return bool(state.training.patience) and state.waited >= state.training.patience
 
 # %% ../../nbs/core/60_fit.ipynb #_loop
 def _loop(fabric, model, draw, loss, training, checkpoint, validate):
     "Train until the steps or the patience are used up; runs in every process."
     from tqdm import tqdm
-    torch.manual_seed(training.seed)                       # dropout; resumed runs overwrite it with the saved state
-    device = fabric.device; model = model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay, fused=device.type in ("cpu", "cuda"))
-    wrapped, stepper = fabric.setup(torch.compile(model) if training.compile else model, optimizer)
+
+    # dropout; resumed runs overwrite it with the saved state
+    torch.manual_seed(training.seed)
+    device = fabric.device
+    model = model.to(device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=training.lr,
+        weight_decay=training.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    wrapped, stepper = fabric.setup(
+        torch.compile(model) if training.compile else model, optimizer
+    )
     state = _State(model, optimizer, training)
-    if checkpoint and Path(checkpoint).exists(): _read(state, checkpoint)
+    if checkpoint and Path(checkpoint).exists():
+        _read(state, checkpoint)
     done = training.steps if state.waited >= training.patience > 0 else state.step
     wall, cpu = time.perf_counter() - state.seconds, time.process_time() - state.cpu
-    bar = tqdm(total=training.steps, initial=state.step, desc="training", unit="step", mininterval=.5, disable=not training.progress or fabric.global_rank > 0, leave=False)
+    bar = tqdm(
+        total=training.steps,
+        initial=state.step,
+        desc="training",
+        unit="step",
+        mininterval=0.5,
+        disable=not training.progress or fabric.global_rank > 0,
+        leave=False,
+    )
     save = lambda: checkpoint and fabric.global_rank == 0 and _write(state, checkpoint)
     for _ in range(done, training.steps):
-        _advance(fabric, state, wrapped, _share(draw(state.draws), fabric.global_rank, fabric.world_size), loss, stepper)
+        _advance(
+            fabric,
+            state,
+            wrapped,
+            _share(draw(state.draws), fabric.global_rank, fabric.world_size),
+            loss,
+            stepper,
+        )
         bar.update()
-        stop = validate is not None and training.validate_every and state.step % training.validate_every == 0 and _validate(state, validate)
+        stop = (
+            validate is not None
+            and training.validate_every
+            and state.step % training.validate_every == 0
+            and _validate(state, validate)
+        )
         state.seconds, state.cpu = time.perf_counter() - wall, time.process_time() - cpu
-        if stop: break
-        if checkpoint and state.step % training.checkpoint_every == 0 and state.step < training.steps: save()
-        if state.step % 100 == 0: bar.set_postfix(loss=f"{float(state.losses[-1].reshape(-1)[-1]):.4f}", refresh=False)
-    bar.close(); save()
+        if stop:
+            break
+        if (
+            checkpoint
+            and state.step % training.checkpoint_every == 0
+            and state.step < training.steps
+        ):
+            save()
+        if state.step % 100 == 0:
+            bar.set_postfix(
+                loss=f"{float(state.losses[-1].reshape(-1)[-1]):.4f}", refresh=False
+            )
+    bar.close()
+    save()
     return _finish(state)
 
 # %% ../../nbs/core/60_fit.ipynb #_finish
 def _finish(state):
     "Leave the best weights in the model (else the averaged ones, else the last)."
     losses = state.trace().numpy()
-    if not np.isfinite(losses).all(): refuse(f"the loss became {losses[~np.isfinite(losses)][0]} at step {int((~np.isfinite(losses)).argmax())}", mend="Lower the learning rate, or look for huge values in the inputs", kind=FloatingPointError)
-    if state.best: state.model.load_state_dict(state.best)
-    elif state.average: _swap(state)
+    if not np.isfinite(losses).all():
+        refuse(
+            f"the loss became {losses[~np.isfinite(losses)][0]} at step"
+            f" {int((~np.isfinite(losses)).argmax())}",
+            mend="Lower the learning rate, or look for huge values in the inputs",
+            kind=FloatingPointError,
+        )
+    if state.best:
+        state.model.load_state_dict(state.best)
+    elif state.average:
+        _swap(state)
     from safetensors.torch import save
-    weights = save({n: v.detach().cpu().contiguous().clone() for n, v in state.model.state_dict().items()})     # bytes travel between processes
+
+    # bytes travel between processes
+    weights = save(
+        {
+            n: v.detach().cpu().contiguous().clone()
+            for n, v in state.model.state_dict().items()
+        }
+    )
     stopped = bool(state.training.patience) and state.waited >= state.training.patience
-    return Fitted(losses, state.scores, state.step, state.seconds, state.cpu, stopped), weights
+    return (
+        Fitted(losses, state.scores, state.step, state.seconds, state.cpu, stopped),
+        weights,
+    )
 
 # %% ../../nbs/core/60_fit.ipynb #fit
 def fit(
-    model:nn.Module,  # trained in place; ends with the best, else averaged, else last weights, in eval mode
+    # trained in place; ends with the best, else averaged, else last weights, in eval
+    # mode
+    model: nn.Module,
     draw,  # draw(generator) -> batch; the same batch in every process
     loss,  # loss(model, batch) -> (sum, weight), two scalars
-    training:Training=None,  # settings, default Training()
+    training: Training = None,  # settings, default Training()
     checkpoint=None,  # safetensors file; if it exists, training goes on from it
     validate=None,  # validate(model) -> score, smaller is better
-)->Fitted:
-    "Train `model`. A run killed at any step and started again gives the same losses, bit for bit on the CPU."
+) -> Fitted:
+    """Train `model`.
+
+    A run killed at any step and started again gives the same losses, bit for bit on the
+    CPU.
+    """
     from lightning_fabric import Fabric
+
     training = training or Training()
-    if (training.validate_every or training.patience) and validate is None: refuse("validate_every and patience need validate, a function that scores the model")
-    if training.patience and not training.validate_every: refuse("patience needs validate_every: how many steps lie between two validations")
-    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if (training.validate_every or training.patience) and validate is None:
+        refuse(
+            "validate_every and patience need validate, a function that scores the"
+            " model"
+        )
+    if training.patience and not training.validate_every:
+        refuse(
+            "patience needs validate_every: how many steps lie between two validations"
+        )
+    world, local = (
+        int(os.environ.get("WORLD_SIZE", 1)),
+        int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+    )
     devices = local if world > 1 else training.devices
     strategy = "auto" if devices == world == 1 else "ddp" if world > 1 else "ddp_spawn"
-    fabric = Fabric(accelerator=training.accelerator, devices=devices, num_nodes=max(1, world//local), strategy=strategy, precision=training.precision)
-    if strategy == "ddp": fabric.launch()
+    fabric = Fabric(
+        accelerator=training.accelerator,
+        devices=devices,
+        num_nodes=max(1, world // local),
+        strategy=strategy,
+        precision=training.precision,
+    )
+    if strategy == "ddp":
+        fabric.launch()
     job = (model, draw, loss, training, checkpoint, validate)
-    fitted, weights = fabric.launch(_loop, *job) if strategy == "ddp_spawn" else _loop(fabric, *job)
+    fitted, weights = (
+        fabric.launch(_loop, *job) if strategy == "ddp_spawn" else _loop(fabric, *job)
+    )
     from safetensors.torch import load
-    model.load_state_dict(load(weights)); model.eval()
+
+    model.load_state_dict(load(weights))
+    model.eval()
     return fitted

@@ -16,78 +16,166 @@ from .panel import Panel
 
 # %% ../../nbs/core/40_forecast.ipynb #dates_of
 def dates_of(
-    panel:Panel,  # whose calendar is continued
-    steps:np.ndarray,  # any shape, calendar steps, also beyond the calendar's end
-)->np.ndarray:  # same shape, datetime64 or integers
+    panel: Panel,  # whose calendar is continued
+    steps: np.ndarray,  # any shape, calendar steps, also beyond the calendar's end
+) -> np.ndarray:  # same shape, datetime64 or integers
     "Time stamps of calendar steps, continuing the calendar with its own frequency."
     steps = np.asarray(steps)
-    if isinstance(panel.freq, int): return panel.calendar[0] + steps*panel.freq
+    if isinstance(panel.freq, int):
+        return panel.calendar[0] + steps * panel.freq
     import pandas as pd
+
     grid = panel.calendar
-    if steps.size and steps.max() >= len(grid): grid = pd.date_range(grid[0], periods=int(steps.max()) + 1, freq=panel.freq, unit="us")
+    if steps.size and steps.max() >= len(grid):
+        grid = pd.date_range(
+            grid[0], periods=int(steps.max()) + 1, freq=panel.freq, unit="us"
+        )
     return grid.to_numpy()[steps]
 
 # %% ../../nbs/core/40_forecast.ipynb #Forecast
 @dataclass(repr=False)
 class Forecast:
     "Distributions of every series for every step after its last known row."
+
     panel: Panel  # the history it was made from (ids, calendar, last steps)
     distribution: QuantileFunction  # batch shape (series, horizon)
     model: str = "model"  # column name in frames
 
     def __post_init__(self):
         shape = tuple(self.distribution.batch_shape)
-        if len(shape) != 2 or shape[0] != len(self.panel) or not shape[1]: refuse(f"expected a distribution of shape ({len(self.panel)}, horizon), got {shape}")
+        if len(shape) != 2 or shape[0] != len(self.panel) or not shape[1]:
+            refuse(
+                f"expected a distribution of shape ({len(self.panel)}, horizon), got"
+                f" {shape}"
+            )
 
     ids = property(lambda self: self.panel.ids)
-    last = property(lambda self: self.panel.last)  # (series,) calendar step of the origin
+    # (series,) calendar step of the origin
+    last = property(lambda self: self.panel.last)
     horizon = property(lambda self: self.distribution.batch_shape[1])
-    dates = property(lambda self: dates_of(self.panel, self.last[:, None] + np.arange(1, self.horizon + 1)))  # (series, horizon)
-    def __repr__(self): return f"Forecast by {self.model}: {len(self.ids):,} series x {self.horizon} steps, {self.distribution!r}"
+    # (series, horizon)
+    dates = property(
+        lambda self: dates_of(
+            self.panel, self.last[:, None] + np.arange(1, self.horizon + 1)
+        )
+    )
 
-    def quantile(self, levels)->Tensor: return self.distribution.quantile(levels)  # (series, horizon, level)
-    def mean(self)->Tensor: return self.distribution.mean  # (series, horizon)
-    def crps(self, y)->Tensor: return self.distribution.crps(torch.as_tensor(y))  # (series, horizon)
-    def sample(self, n:int, seed:int=0)->Tensor:  # (n, series, horizon)
+    def __repr__(self):
+        return (
+            f"Forecast by {self.model}: {len(self.ids):,} series x {self.horizon}"
+            f" steps, {self.distribution!r}"
+        )
+
+    def quantile(self, levels) -> Tensor:  # (series, horizon, level)
+        return self.distribution.quantile(levels)
+
+    def mean(self) -> Tensor:  # (series, horizon)
+        return self.distribution.mean
+
+    def crps(self, y) -> Tensor:  # (series, horizon)
+        return self.distribution.crps(torch.as_tensor(y))
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:  # (n, series, horizon)
         "Draws. Steps are independent unless the distribution itself is joint."
-        return self.distribution.rsample((n,), torch.Generator().manual_seed(seed)).detach()
+        return self.distribution.rsample(
+            (n,), torch.Generator().manual_seed(seed)
+        ).detach()
 
-    def select(self, which)->"Forecast":
+    def select(self, which) -> "Forecast":
         "The forecast of some series, by name or position."
         at = self.panel.index(which)
-        return Forecast(self.panel.select(at), self.distribution[torch.as_tensor(at)], self.model)
+        return Forecast(
+            self.panel.select(at), self.distribution[torch.as_tensor(at)], self.model
+        )
 
-    def to_frame(self, quantiles=None, level=None): return _to_frame(self, quantiles, level)
-    def plot(self, which=None, **style): return _plot(self, which, **style)
+    def to_frame(self, quantiles=None, level=None):
+        return _to_frame(self, quantiles, level)
+
+    def plot(self, which=None, **style):
+        return _plot(self, which, **style)
 
 # %% ../../nbs/core/40_forecast.ipynb #_to_frame
 def _to_frame(forecast, quantiles=None, level=None):
-    "Long pandas frame: unique_id, ds, the median, and quantiles by level or by central interval (in percent)."
+    """Long pandas frame:
+
+    unique_id, ds, the median, and quantiles by level or by central interval (in
+    percent).
+    """
     import pandas as pd
-    names, u = [forecast.model], [.5]
-    for q in quantiles if quantiles is not None else ([] if level is not None else [.1, .5, .9]):
-        names.append(f"{forecast.model}_ql{q:g}"); u.append(float(q))
+
+    names, u = [forecast.model], [0.5]
+    for q in (
+        quantiles
+        if quantiles is not None
+        else ([] if level is not None else [0.1, 0.5, 0.9])
+    ):
+        names.append(f"{forecast.model}_ql{q:g}")
+        u.append(float(q))
     for width in level or []:
-        if not 0 < width < 100: refuse("interval levels are percentages between 0 and 100", [width], "Write level=[80, 95]")
-        for side, sign in (("lo", -1), ("hi", 1)): names.append(f"{forecast.model}-{side}-{width:g}"); u.append(.5 + sign*width/200)
-    values = forecast.quantile(check_levels(u)).reshape(-1, len(u)).detach().cpu().numpy()
-    frame = pd.DataFrame({"unique_id": np.repeat(forecast.ids, forecast.horizon), "ds": forecast.dates.reshape(-1)})
-    for i, n in enumerate(names): frame[n] = values[:, i]
+        if not 0 < width < 100:
+            refuse(
+                "interval levels are percentages between 0 and 100",
+                [width],
+                "Write level=[80, 95]",
+            )
+        for side, sign in (("lo", -1), ("hi", 1)):
+            names.append(f"{forecast.model}-{side}-{width:g}")
+            u.append(0.5 + sign * width / 200)
+    values = (
+        forecast.quantile(check_levels(u)).reshape(-1, len(u)).detach().cpu().numpy()
+    )
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat(forecast.ids, forecast.horizon),
+            "ds": forecast.dates.reshape(-1),
+        }
+    )
+    for i, n in enumerate(names):
+        frame[n] = values[:, i]
     return frame
 
 # %% ../../nbs/core/40_forecast.ipynb #_plot
-def _plot(forecast, which=None, history:int=60, actual:Panel=None, levels=(.025, .1, .25, .5, .75, .9, .975), columns:int=3):
-    "Fan charts of some series (default: the first six), with what happened where `actual` holds it."
+def _plot(
+    forecast,
+    which=None,
+    history: int = 60,
+    actual: Panel = None,
+    levels=(0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975),
+    columns: int = 3,
+):
+    """Fan charts of some series (default:
+
+    the first six), with what happened where `actual` holds it.
+    """
     import matplotlib.pyplot as plt
     from forecastlab.core.plots import fan, style as house_style
-    at = forecast.panel.index(which if which is not None else np.arange(min(6, len(forecast.ids))))
-    some = forecast.select(at); q = some.quantile(levels).detach().cpu().numpy()
-    rows = -(-len(at)//columns)
-    with plt.rc_context(house_style()): fig, axes = plt.subplots(rows, min(columns, len(at)), figsize=(4*min(columns, len(at)), 2.6*rows), squeeze=False, layout="constrained")
+
+    at = forecast.panel.index(
+        which if which is not None else np.arange(min(6, len(forecast.ids)))
+    )
+    some = forecast.select(at)
+    q = some.quantile(levels).detach().cpu().numpy()
+    rows = -(-len(at) // columns)
+    with plt.rc_context(house_style()):
+        fig, axes = plt.subplots(
+            rows,
+            min(columns, len(at)),
+            figsize=(4 * min(columns, len(at)), 2.6 * rows),
+            squeeze=False,
+            layout="constrained",
+        )
     for i, ax in enumerate(axes.flat):
-        if i >= len(at): ax.set_axis_off(); continue
+        if i >= len(at):
+            ax.set_axis_off()
+            continue
         seen, ahead = some.panel.history(i)[-history:], None
-        if actual is not None: ahead = actual.select([some.ids[i]]).actual(some.last[i:i + 1], some.horizon)[0]
-        past = dates_of(some.panel, np.arange(some.last[i] - len(seen) + 1, some.last[i] + 1))
-        fan(ax, past, seen, some.dates[i], dict(zip(levels, q[i].T)), actual=ahead); ax.set_title(some.ids[i], fontsize=9)
+        if actual is not None:
+            ahead = actual.select([some.ids[i]]).actual(
+                some.last[i : i + 1], some.horizon
+            )[0]
+        past = dates_of(
+            some.panel, np.arange(some.last[i] - len(seen) + 1, some.last[i] + 1)
+        )
+        fan(ax, past, seen, some.dates[i], dict(zip(levels, q[i].T)), actual=ahead)
+        ax.set_title(some.ids[i], fontsize=9)
     return fig

@@ -6,7 +6,8 @@
 __all__ = ['CONTEXT', 'default_context', 'Forecaster']
 
 # %% ../../nbs/core/67_forecaster.ipynb #edacf09d
-import hashlib, json
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -25,171 +26,449 @@ from .windows import Batch, Windows
 # %% ../../nbs/core/67_forecaster.ipynb #default_context
 CONTEXT = {"h": 168, "D": 56, "B": 40, "W": 52, "M": 24, "Q": 8, "Y": 6}
 
+
 def default_context(
-    panel:Panel,  # its frequency and longest series
-    horizon:int,  # steps ahead
-)->int:  # rows
+    panel: Panel,  # its frequency and longest series
+    horizon: int,  # steps ahead
+) -> int:  # rows
     "At least four horizons and one natural cycle, and no more than the history holds."
-    letter = str(panel.freq).split("-")[0].lstrip("0123456789").removesuffix("S").removesuffix("E")
-    return int(max(2, min(max(4*horizon, CONTEXT.get(letter, 0)), panel.length.max() - horizon)))
+    letter = (
+        str(panel.freq)
+        .split("-")[0]
+        .lstrip("0123456789")
+        .removesuffix("S")
+        .removesuffix("E")
+    )
+    return int(
+        max(
+            2,
+            min(max(4 * horizon, CONTEXT.get(letter, 0)), panel.length.max() - horizon),
+        )
+    )
 
 # %% ../../nbs/core/67_forecaster.ipynb #Forecaster
 class Forecaster(ABC):
     "`fit(panel)` and `predict(h, panel)` for a family of networks."
+
     Settings = None  # dataclass of the family
     name = "forecaster"  # column name in frames
     partial = True  # may fewer steps be asked for than were trained?
-    defaults = dict(lr=3e-3, average=.99, weight_decay=0.)  # of `Training`
+    defaults = dict(lr=3e-3, average=0.99, weight_decay=0.0)  # of `Training`
+
     def __init__(
         self,
-        horizon:int=8,  # steps ahead that can be asked for
-        context:int=None,  # rows read; None: `default_context`
-        steps:int=600,  # training steps
-        batch:int=64,  # windows a step
-        members:int=1,  # networks trained from different seeds; their answers are averaged
-        training:dict=None,  # more fields of `Training`
+        horizon: int = 8,  # steps ahead that can be asked for
+        context: int = None,  # rows read; None: `default_context`
+        steps: int = 600,  # training steps
+        batch: int = 64,  # windows a step
+        # networks trained from different seeds; their answers are averaged
+        members: int = 1,
+        training: dict = None,  # more fields of `Training`
         checkpoint=None,  # folder for checkpoints; a killed training goes on from there
         **settings,  # fields of `Settings`
     ):
         known = {f.name for f in fields(self.Settings)}
-        if wrong := sorted(set(settings) - known): refuse("unknown settings", wrong, f"Known: {named(sorted(known), 40)}", TypeError)
-        open_ = {n: v for n, v in dict(context=2**20, forks=1).items() if n in known}                   # for the panel to decide
-        self.Settings(**open_ | settings | dict(horizon=horizon) | ({} if context is None else dict(context=context)))      # refuses what cannot be
+        if wrong := sorted(set(settings) - known):
+            refuse(
+                "unknown settings",
+                wrong,
+                f"Known: {named(sorted(known), 40)}",
+                TypeError,
+            )
+        # for the panel to decide
+        open_ = {n: v for n, v in dict(context=2**20, forks=1).items() if n in known}
+        # refuses what cannot be
+        self.Settings(
+            **open_
+            | settings
+            | dict(horizon=horizon)
+            | ({} if context is None else dict(context=context))
+        )
         for n, v in (("batch", batch), ("members", members)):
-            if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < 1: refuse(f"{n} must be a whole number, at least 1, got {v!r}")
+            if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < 1:
+                refuse(f"{n} must be a whole number, at least 1, got {v!r}")
         options = self.defaults | dict(steps=steps) | (training or {})
-        if wrong := sorted(set(options) - {f.name for f in fields(Training)}): refuse("unknown training fields", wrong, f"Known: {named([f.name for f in fields(Training)], 40)}", TypeError)
-        if options.get("patience") or options.get("validate_every"): refuse(f"{type(self).__name__} trains for a fixed number of steps", ["patience", "validate_every"], "Leave them out; the averaged weights are what is used")
-        self.horizon, self.context, self.batch, self.members, self.options, self.checkpoint = horizon, context, batch, members, settings, checkpoint
+        if wrong := sorted(set(options) - {f.name for f in fields(Training)}):
+            refuse(
+                "unknown training fields",
+                wrong,
+                f"Known: {named([f.name for f in fields(Training)], 40)}",
+                TypeError,
+            )
+        if options.get("patience") or options.get("validate_every"):
+            refuse(
+                f"{type(self).__name__} trains for a fixed number of steps",
+                ["patience", "validate_every"],
+                "Leave them out; the averaged weights are what is used",
+            )
+        (
+            self.horizon,
+            self.context,
+            self.batch,
+            self.members,
+            self.options,
+            self.checkpoint,
+        ) = (
+            horizon,
+            context,
+            batch,
+            members,
+            settings,
+            checkpoint,
+        )
         self.training, self.networks, self.fitted = Training(**options), [], []
         self.recipe = self.settings = self.panel = None
 
     @abstractmethod
-    def network(self, settings, sizes:Sizes)->nn.Module: "The module to train."
+    def network(self, settings, sizes: Sizes) -> nn.Module:
+        "The module to train."
+
     @staticmethod
     @abstractmethod
-    def loss(network, batch:Batch, settings, recipe:Recipe)->tuple: "Sum of losses and sum of weights."
-    @abstractmethod
-    def answer(self, networks, batch:Batch, h:int)->dict: "Name -> tensor, one row a series of the batch."
-    @abstractmethod
-    def distribution(self, parts:dict, h:int)->QuantileFunction: "The distribution of all series, from the joined answers."
+    def loss(network, batch: Batch, settings, recipe: Recipe) -> tuple:
+        "Sum of losses and sum of weights."
 
-    def given(self, panel:Panel)->dict: return _given(self, panel)  # settings asked for, with a context, forks and scale that suit the panel
-    def settle(self, panel:Panel): return self.Settings(**self.given(panel))  # fills in what depends on the data
+    @abstractmethod
+    def answer(self, networks, batch: Batch, h: int) -> dict:
+        "Name -> tensor, one row a series of the batch."
 
-    def fit(self, panel:Panel)->"Forecaster": return _fit(self, panel)
-    def predict(self, h:int=None, panel:Panel=None)->Forecast: return _predict(self, h, panel)
-    def save(self, path): return _save(self, path)
+    @abstractmethod
+    def distribution(self, parts: dict, h: int) -> QuantileFunction:
+        "The distribution of all series, from the joined answers."
+
+    def given(
+        self,
+        panel: Panel,
+        # settings asked for, with a context, forks and scale that suit the panel
+    ) -> dict:
+        return _given(self, panel)
+
+    def settle(self, panel: Panel):  # fills in what depends on the data
+        return self.Settings(**self.given(panel))
+
+    def fit(self, panel: Panel) -> "Forecaster":
+        return _fit(self, panel)
+
+    def predict(self, h: int = None, panel: Panel = None) -> Forecast:
+        return _predict(self, h, panel)
+
+    def save(self, path):
+        return _save(self, path)
+
     @classmethod
-    def load(cls, path)->"Forecaster": return _load(cls, path)
-    cpu = property(lambda self: sum(f.cpu for f in self.fitted))  # CPU seconds of training
+    def load(cls, path) -> "Forecaster":
+        return _load(cls, path)
+
+    # CPU seconds of training
+    cpu = property(lambda self: sum(f.cpu for f in self.fitted))
 
 # %% ../../nbs/core/67_forecaster.ipynb #_given
-def _given(self, panel)->dict:
-    "The settings asked for, with a context, forks and a smallest scale that suit the panel."
-    context = default_context(panel, self.horizon) if self.context is None else self.context
-    given = dict(forks=min(26, max(1, context//2)), least=max(1, min(13, context//4, int(panel.length.max() - self.horizon)//2))) | self.options
+def _given(self, panel) -> dict:
+    """The settings asked for, with a context, forks and a smallest scale that suit the
+    panel.
+    """
+    context = (
+        default_context(panel, self.horizon) if self.context is None else self.context
+    )
+    given = (
+        dict(
+            forks=min(26, max(1, context // 2)),
+            least=max(
+                1, min(13, context // 4, int(panel.length.max() - self.horizon) // 2)
+            ),
+        )
+        | self.options
+    )
     for n in ("forks", "least"):
-        if given[n] > context: refuse(f"{n} must not exceed the context of {context} rows, got {given[n]}")
-    scale, known = given_scale(panel, given.get("floor", 0.), given.get("centre", False)), {f.name for f in fields(self.Settings)}
-    return given | {n: v for n, v in scale.items() if n in known} | dict(context=context, horizon=self.horizon)
+        if given[n] > context:
+            refuse(f"{n} must not exceed the context of {context} rows, got {given[n]}")
+    scale, known = (
+        given_scale(panel, given.get("floor", 0.0), given.get("centre", False)),
+        {f.name for f in fields(self.Settings)},
+    )
+    return (
+        given
+        | {n: v for n, v in scale.items() if n in known}
+        | dict(context=context, horizon=self.horizon)
+    )
 
-def _device(training): return torch.device("cpu" if training.accelerator == "cpu" or not torch.cuda.is_available() else "cuda")
 
-def _words(note)->str: return json.dumps(note, default=lambda x: x.tolist())  # NumPy's numbers too
+def _device(training):
+    return torch.device(
+        "cpu"
+        if training.accelerator == "cpu" or not torch.cuda.is_available()
+        else "cuda"
+    )
 
-def _fingerprint(panel, note)->str:
+
+def _words(note) -> str:  # NumPy's numbers too
+    return json.dumps(note, default=lambda x: x.tolist())
+
+
+def _fingerprint(panel, note) -> str:
     "Eight letters that change with any number of the panel or of the settings."
     mark = hashlib.sha256(_words(note).encode())
-    for c in (panel.y, panel.start, panel.length, panel.indptr, *panel.known.values(), *panel.past.values(), *panel.static.values()): mark.update(np.ascontiguousarray(c))
+    for c in (
+        panel.y,
+        panel.start,
+        panel.length,
+        panel.indptr,
+        *panel.known.values(),
+        *panel.past.values(),
+        *panel.static.values(),
+    ):
+        mark.update(np.ascontiguousarray(c))
     return mark.hexdigest()[:8]
 
 # %% ../../nbs/core/67_forecaster.ipynb #_Task
 class _Task:
-    "What `core.fit` needs: batches from windows, and their loss. A class, so that other processes can receive it."
+    """What `core.fit` needs:
+
+    batches from windows, and their loss. A class, so that other processes can receive
+    it.
+    """
+
     def __init__(self, family, panel, settings, recipe, batch, device):
-        self.windows = Windows(recipe.apply(panel), settings.rows, settings.horizon, 1, device, recipe.cycles, complete=settings.forks == 1)
-        self.family, self.settings, self.recipe, self.batch = family, settings, recipe, batch
-    def draw(self, generator)->Batch: return self.windows.read(*self.windows.draw(self.batch, generator))
-    def loss(self, network, batch): return self.family.loss(network, batch, self.settings, self.recipe)
+        self.windows = Windows(
+            recipe.apply(panel),
+            settings.rows,
+            settings.horizon,
+            1,
+            device,
+            recipe.cycles,
+            complete=settings.forks == 1,
+        )
+        self.family, self.settings, self.recipe, self.batch = (
+            family,
+            settings,
+            recipe,
+            batch,
+        )
+
+    def draw(self, generator) -> Batch:
+        return self.windows.read(*self.windows.draw(self.batch, generator))
+
+    def loss(self, network, batch):
+        return self.family.loss(network, batch, self.settings, self.recipe)
+
 
 def _fit(self, panel):
     "Train on every window of the panel's history."
-    if not isinstance(panel, Panel): refuse(f"expected a Panel, got {type(panel).__name__}", mend="Build one with Panel.from_frame", kind=TypeError)
-    if not len(panel): refuse("the panel holds no series")
+    if not isinstance(panel, Panel):
+        refuse(
+            f"expected a Panel, got {type(panel).__name__}",
+            mend="Build one with Panel.from_frame",
+            kind=TypeError,
+        )
+    if not len(panel):
+        refuse("the panel holds no series")
     most = int(np.add.reduceat(np.isfinite(panel.y), panel.indptr[:-1]).max())
-    self.settings, self.panel, self.networks, self.fitted = self.settle(panel), panel, [], []
-    if most <= self.settings.least: refuse(f"no series has enough observed targets: an origin needs {self.settings.least} before and 1 after it, the most is {most}", mend="Pass longer series, or check the availability column")
+    self.settings, self.panel, self.networks, self.fitted = (
+        self.settle(panel),
+        panel,
+        [],
+        [],
+    )
+    if most <= self.settings.least:
+        refuse(
+            "no series has enough observed targets: an origin needs"
+            f" {self.settings.least} before and 1 after it, the most is {most}",
+            mend="Pass longer series, or check the availability column",
+        )
     self.recipe = Recipe.learn(panel, self.settings)
-    task = _Task(type(self), panel, self.settings, self.recipe, self.batch, _device(self.training))
-    mark = _fingerprint(panel, [asdict(self.settings), asdict(self.recipe), self.batch])    # other data, other file
+    task = _Task(
+        type(self),
+        panel,
+        self.settings,
+        self.recipe,
+        self.batch,
+        _device(self.training),
+    )
+    # other data, other file
+    mark = _fingerprint(panel, [asdict(self.settings), asdict(self.recipe), self.batch])
     for k in range(self.members):
-        training = replace(self.training, seed=self.training.seed + 1000*k)
+        training = replace(self.training, seed=self.training.seed + 1000 * k)
         torch.manual_seed(training.seed)
         network = self.network(self.settings, self.recipe.sizes())
-        place = Path(self.checkpoint)/f"{self.name}-{int(panel.last.max())}-{mark}-{k}.safetensors" if self.checkpoint else None
-        self.fitted.append(train(network, task.draw, task.loss, training, place)); self.networks.append(network)
+        place = (
+            Path(self.checkpoint)
+            / f"{self.name}-{int(panel.last.max())}-{mark}-{k}.safetensors"
+            if self.checkpoint
+            else None
+        )
+        self.fitted.append(train(network, task.draw, task.loss, training, place))
+        self.networks.append(network)
     return self
 
 # %% ../../nbs/core/67_forecaster.ipynb #_covered
 def _covered(panel, horizon, roles):
     "Known covariates must reach the end of the horizon."
-    if not roles["known"]: return
+    if not roles["known"]:
+        return
     short = panel.ids[panel.ahead < horizon]
-    if len(short): refuse(f"known covariates ({named(roles['known'])}) end before the horizon of {horizon} steps for {len(short):,} series", short,
-                          "Pass the future rows: Panel.from_frame(df, ..., future=frame)")
+    if len(short):
+        refuse(
+            f"known covariates ({named(roles['known'])}) end before the horizon of"
+            f" {horizon} steps for {len(short):,} series",
+            short,
+            "Pass the future rows: Panel.from_frame(df, ..., future=frame)",
+        )
 
-def _asked(self, h, panel)->tuple:
+
+def _asked(self, h, panel) -> tuple:
     "The panel and the horizon of a forecast, checked."
-    if not self.networks: refuse(f"{self.name} has not been fitted", mend="Call fit(panel) or load(path) first", kind=RuntimeError)
+    if not self.networks:
+        refuse(
+            f"{self.name} has not been fitted",
+            mend="Call fit(panel) or load(path) first",
+            kind=RuntimeError,
+        )
     panel, h = self.panel if panel is None else panel, self.horizon if h is None else h
-    if panel is None: refuse("no panel to forecast from", mend="Pass predict(h, panel=...)")
-    if isinstance(h, bool) or not isinstance(h, (int, np.integer)): refuse(f"the horizon must be a whole number of steps, got {h!r}", kind=TypeError)
-    if not isinstance(panel, Panel): refuse(f"expected a Panel, got {type(panel).__name__}", mend="Build one with Panel.from_frame", kind=TypeError)
+    if panel is None:
+        refuse("no panel to forecast from", mend="Pass predict(h, panel=...)")
+    if isinstance(h, bool) or not isinstance(h, (int, np.integer)):
+        refuse(
+            f"the horizon must be a whole number of steps, got {h!r}", kind=TypeError
+        )
+    if not isinstance(panel, Panel):
+        refuse(
+            f"expected a Panel, got {type(panel).__name__}",
+            mend="Build one with Panel.from_frame",
+            kind=TypeError,
+        )
     most = self.settings.horizon
-    if not self.partial and h != most: refuse(f"this model forecasts paths of exactly {most} steps, asked for {h}", mend="Train one with that horizon")
-    if not 1 <= h <= most: refuse(f"this model forecasts 1 to {most} steps, asked for {h}", mend="Train one with that horizon")
-    _covered(panel, most, self.recipe.roles)                                                # networks may read all of it
+    if not self.partial and h != most:
+        refuse(
+            f"this model forecasts paths of exactly {most} steps, asked for {h}",
+            mend="Train one with that horizon",
+        )
+    if not 1 <= h <= most:
+        refuse(
+            f"this model forecasts 1 to {most} steps, asked for {h}",
+            mend="Train one with that horizon",
+        )
+    # networks may read all of it
+    _covered(panel, most, self.recipe.roles)
     return panel, h
 
 # %% ../../nbs/core/67_forecaster.ipynb #_predict
 @torch.no_grad()
-def _predict(self, h, panel, chunk:int=1024):
+def _predict(self, h, panel, chunk: int = 1024):
     "Forecast the h steps after each series' last known row."
     panel, h = _asked(self, h, panel)
-    device = _device(self.training); networks = [n.to(device).eval() for n in self.networks]
-    windows = Windows(self.recipe.apply(panel), self.settings.rows, self.settings.horizon, 1, device, self.recipe.cycles)
-    series, known = windows.latest(); parts = []
-    for s, t in zip(series.split(chunk), known.split(chunk)): parts.append(self.answer(networks, windows.read(s, t), h))
-    joined = {n: None if v is None else torch.cat([p[n] for p in parts]).cpu() for n, v in parts[0].items()}
+    device = _device(self.training)
+    networks = [n.to(device).eval() for n in self.networks]
+    windows = Windows(
+        self.recipe.apply(panel),
+        self.settings.rows,
+        self.settings.horizon,
+        1,
+        device,
+        self.recipe.cycles,
+    )
+    series, known = windows.latest()
+    parts = []
+    for s, t in zip(series.split(chunk), known.split(chunk)):
+        parts.append(self.answer(networks, windows.read(s, t), h))
+    joined = {
+        n: None if v is None else torch.cat([p[n] for p in parts]).cpu()
+        for n, v in parts[0].items()
+    }
     return Forecast(panel, self.distribution(joined, h), self.name)
 
 # %% ../../nbs/core/67_forecaster.ipynb #_save
 def _save(self, path):
     "Weights, settings and recipe in one safetensors file."
     from safetensors.torch import save
-    if not self.networks: refuse("nothing to save: the model has not been fitted", kind=RuntimeError)
-    note = dict(family=type(self).__name__, horizon=self.horizon, context=self.context, asked=self.options, settings=asdict(self.settings), recipe=asdict(self.recipe), training=asdict(self.training), batch=self.batch, members=len(self.networks))
-    data = save({f"{k}.{n}": v.detach().cpu().contiguous() for k, net in enumerate(self.networks) for n, v in net.state_dict().items()}, {"forecastlab.model": _words(note)})
-    with atomic(path) as tmp: tmp.write_bytes(data)
+
+    if not self.networks:
+        refuse("nothing to save: the model has not been fitted", kind=RuntimeError)
+    note = dict(
+        family=type(self).__name__,
+        horizon=self.horizon,
+        context=self.context,
+        asked=self.options,
+        settings=asdict(self.settings),
+        recipe=asdict(self.recipe),
+        training=asdict(self.training),
+        batch=self.batch,
+        members=len(self.networks),
+    )
+    data = save(
+        {
+            f"{k}.{n}": v.detach().cpu().contiguous()
+            for k, net in enumerate(self.networks)
+            for n, v in net.state_dict().items()
+        },
+        {"forecastlab.model": _words(note)},
+    )
+    with atomic(path) as tmp:
+        tmp.write_bytes(data)
+
 
 def _restored(cls, note):
-    "The model of a file without its weights, as asked for and as settled; JSON knows no tuples."
-    asked, settings = ({k: tuple(v) if isinstance(v, list) else v for k, v in note[n].items()} for n in ("asked", "settings"))
-    model = cls(note["horizon"], note["context"], batch=note["batch"], members=note["members"], training=note["training"], **asked)
-    model.settings, model.recipe = cls.Settings(**settings), Recipe(**note["recipe"] | dict(cycles=tuple(note["recipe"]["cycles"])))
-    model.networks = [model.network(model.settings, model.recipe.sizes()) for _ in range(model.members)]
+    """The model of a file without its weights, as asked for and as settled; JSON knows
+    no tuples.
+    """
+    asked, settings = (
+        {k: tuple(v) if isinstance(v, list) else v for k, v in note[n].items()}
+        for n in ("asked", "settings")
+    )
+    model = cls(
+        note["horizon"],
+        note["context"],
+        batch=note["batch"],
+        members=note["members"],
+        training=note["training"],
+        **asked,
+    )
+    model.settings, model.recipe = (
+        cls.Settings(**settings),
+        Recipe(**note["recipe"] | dict(cycles=tuple(note["recipe"]["cycles"]))),
+    )
+    model.networks = [
+        model.network(model.settings, model.recipe.sizes())
+        for _ in range(model.members)
+    ]
     return model
+
 
 def _load(cls, path):
     "A saved forecaster, ready to predict."
     from safetensors import safe_open
-    if not Path(path).exists(): refuse("no such model file", [path], kind=FileNotFoundError)
+
+    if not Path(path).exists():
+        refuse("no such model file", [path], kind=FileNotFoundError)
     try:
-        with safe_open(path, "pt") as f: note = json.loads(f.metadata()["forecastlab.model"]); weights = {k: f.get_tensor(k) for k in f.keys()}
-    except Exception as e: refuse(f"not a readable {cls.__name__} file", [path], f"Save it again ({e})", OSError)
-    if note["family"] != cls.__name__: refuse(f"{path} holds a {note['family']}, not a {cls.__name__}", mend=f"Load it with {note['family']}.load")
-    try: model = _restored(cls, note)
-    except (KeyError, TypeError) as e: refuse(f"{path} was saved by another version of forecastlab", mend=f"Train and save it again ({e})", kind=OSError)
-    for k, net in enumerate(model.networks): net.load_state_dict({n.removeprefix(f"{k}."): v for n, v in weights.items() if n.startswith(f"{k}.")})
+        with safe_open(path, "pt") as f:
+            note = json.loads(f.metadata()["forecastlab.model"])
+            weights = {k: f.get_tensor(k) for k in f.keys()}
+    except Exception as e:
+        refuse(
+            f"not a readable {cls.__name__} file",
+            [path],
+            f"Save it again ({e})",
+            OSError,
+        )
+    if note["family"] != cls.__name__:
+        refuse(
+            f"{path} holds a {note['family']}, not a {cls.__name__}",
+            mend=f"Load it with {note['family']}.load",
+        )
+    try:
+        model = _restored(cls, note)
+    except (KeyError, TypeError) as e:
+        refuse(
+            f"{path} was saved by another version of forecastlab",
+            mend=f"Train and save it again ({e})",
+            kind=OSError,
+        )
+    for k, net in enumerate(model.networks):
+        net.load_state_dict(
+            {
+                n.removeprefix(f"{k}."): v
+                for n, v in weights.items()
+                if n.startswith(f"{k}.")
+            }
+        )
     return model

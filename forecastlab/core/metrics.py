@@ -14,22 +14,39 @@ from .basics import refuse
 # %% ../../nbs/core/50_metrics.ipynb #_cells
 def _cells(
     y,  # (...,) targets, NaN where not scored
-    extra:int=0,  # 1 where the forecasts carry a level axis at the end
+    extra: int = 0,  # 1 where the forecasts carry a level axis at the end
     **forecasts,  # (...,) or (..., level) arrays by name
 ):  # targets, scored mask, then the forecasts, all float64
     "Targets, mask and forecasts as float64, with shapes and gaps checked."
     y = np.asarray(y, dtype=np.float64)
-    scored = ~np.isnan(y); out = [y, scored]
-    if np.isinf(y).any(): refuse("infinite targets", mend="Clean y, or put NaN where a cell should not be scored.")
-    if not scored.any(): refuse("nothing to score, every target is NaN", mend="Check the mask and the forecast dates.")
+    scored = ~np.isnan(y)
+    out = [y, scored]
+    if np.isinf(y).any():
+        refuse(
+            "infinite targets",
+            mend="Clean y, or put NaN where a cell should not be scored.",
+        )
+    if not scored.any():
+        refuse(
+            "nothing to score, every target is NaN",
+            mend="Check the mask and the forecast dates.",
+        )
     for name, f in forecasts.items():
-        f = np.asarray(f, dtype=np.float64); body = f.shape[:f.ndim - extra]
+        f = np.asarray(f, dtype=np.float64)
+        body = f.shape[: f.ndim - extra]
         if body != y.shape or f.ndim < extra:
-            refuse(f"{name} has shape {f.shape}, y has {y.shape}", mend=f"Expected {y.shape + ('level',)*extra}.")
+            refuse(
+                f"{name} has shape {f.shape}, y has {y.shape}",
+                mend=f"Expected {y.shape + ('level',) * extra}.",
+            )
         gaps = scored & (~np.isfinite(f).all(-1) if extra else ~np.isfinite(f))
         if gaps.any():
-            refuse(f"{name} has no finite value in {gaps.sum():,} scored cells, first at index", np.argwhere(gaps)[:1].tolist(),
-                   "Forecast them, or set y to NaN there.")
+            refuse(
+                f"{name} has no finite value in {gaps.sum():,} scored cells, first at"
+                " index",
+                np.argwhere(gaps)[:1].tolist(),
+                "Forecast them, or set y to NaN there.",
+            )
         out.append(f)
     return out
 
@@ -37,18 +54,36 @@ def _cells(
 def _levels(
     levels,  # (level,) probabilities
     like,  # (..., level) array they belong to
-    rising:bool=False,  # must they increase?
-)->np.ndarray:  # (level,) float64
+    rising: bool = False,  # must they increase?
+) -> np.ndarray:  # (level,) float64
     "Levels as float64, strictly inside (0, 1), one for each quantile."
     levels = np.atleast_1d(np.asarray(levels, dtype=np.float64))
     bad = levels[~((levels > 0) & (levels < 1))]
-    if len(bad): refuse("levels must lie strictly between 0 and 1", bad.tolist(), "Write 90 % as 0.9.")
-    if np.shape(like)[-1:] != levels.shape: refuse(f"{len(levels)} levels for quantiles of shape {np.shape(like)}", mend="The last axis of q is the level.")
-    if rising and (np.diff(levels) <= 0).any(): refuse("levels must increase", levels.tolist(), "Sort the levels, and q with them.")
+    if len(bad):
+        refuse(
+            "levels must lie strictly between 0 and 1",
+            bad.tolist(),
+            "Write 90 % as 0.9.",
+        )
+    if np.shape(like)[-1:] != levels.shape:
+        refuse(
+            f"{len(levels)} levels for quantiles of shape {np.shape(like)}",
+            mend="The last axis of q is the level.",
+        )
+    if rising and (np.diff(levels) <= 0).any():
+        refuse(
+            "levels must increase", levels.tolist(), "Sort the levels, and q with them."
+        )
     return levels
 
 # %% ../../nbs/core/50_metrics.ipynb #_over
-def _over(axis, ndim): return tuple(range(ndim)) if axis is None else np.lib.array_utils.normalize_axis_tuple(axis, ndim)
+def _over(axis, ndim):
+    return (
+        tuple(range(ndim))
+        if axis is None
+        else np.lib.array_utils.normalize_axis_tuple(axis, ndim)
+    )
+
 
 def _sum(
     values,  # (...,) or (..., level)
@@ -57,28 +92,35 @@ def _sum(
 ):  # summed values
     "Sum over scored cells; a level axis at the end stays."
     mask = scored[..., None] if np.ndim(values) > scored.ndim else scored
-    return np.where(mask, values, 0.).sum(_over(axis, scored.ndim))
+    return np.where(mask, values, 0.0).sum(_over(axis, scored.ndim))
+
 
 def _ratio(top, bottom):
     "top/bottom, NaN where the denominator is zero."
     top, bottom = np.broadcast_arrays(top, bottom)
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0, dtype=np.float64)[()]
+    return np.divide(
+        top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0, dtype=np.float64
+    )[()]
+
 
 def _mean(values, scored, axis=None):
     "Mean over scored cells, NaN where a slice has none."
     n = scored.sum(_over(axis, scored.ndim))
-    return _ratio(_sum(values, scored, axis), n[..., None] if np.ndim(values) > scored.ndim else n)
+    return _ratio(
+        _sum(values, scored, axis), n[..., None] if np.ndim(values) > scored.ndim else n
+    )
 
 # %% ../../nbs/core/50_metrics.ipynb #pinball
 def pinball(
     y,  # (...,) targets, NaN where not scored
     q,  # (..., level) forecast quantiles
     levels,  # (level,) levels strictly between 0 and 1
-)->np.ndarray:  # (..., level) loss, NaN where y is
+) -> np.ndarray:  # (..., level) loss, NaN where y is
     "Pinball loss: a per unit of under-forecast, 1-a per unit of over-forecast."
-    y, _, q = _cells(y, 1, q=q); levels = _levels(levels, q)
+    y, _, q = _cells(y, 1, q=q)
+    levels = _levels(levels, q)
     u = y[..., None] - q
-    return np.maximum(levels*u, (levels - 1)*u)
+    return np.maximum(levels * u, (levels - 1) * u)
 
 # %% ../../nbs/core/50_metrics.ipynb #wql
 def wql(
@@ -86,12 +128,18 @@ def wql(
     q,  # (..., level) forecast quantiles
     levels,  # (level,) levels strictly between 0 and 1
     axis=None,  # axes of y to pool; None pools everything
-)->np.ndarray:  # (level,) or (..., level), NaN where a slice sold nothing
+) -> np.ndarray:  # (level,) or (..., level), NaN where a slice sold nothing
     "Weighted quantile loss by level: twice the pinball loss over the sum of |y|."
-    y, scored = _cells(y); loss = _sum(pinball(y, q, levels), scored, axis)
+    y, scored = _cells(y)
+    loss = _sum(pinball(y, q, levels), scored, axis)
     sold = np.asarray(_sum(np.abs(y), scored, axis))
-    if not sold.any(): refuse("every scored target is zero, so wQL has no denominator", mend="Use pinball, or score a period with sales.")
-    return _ratio(2*loss, sold[..., None])
+    if not sold.any():
+        refuse(
+            "every scored target is zero, so wQL has no denominator",
+            mend="Use pinball, or score a period with sales.",
+        )
+    return _ratio(2 * loss, sold[..., None])
+
 
 def mean_wql(
     y,  # (...,) targets, NaN where not scored
@@ -105,46 +153,73 @@ def mean_wql(
 # %% ../../nbs/core/50_metrics.ipynb #crps_weights
 def crps_weights(
     levels,  # (level,) increasing levels
-)->np.ndarray:  # (level,) trapezoid weights, summing to last - first level
+) -> np.ndarray:  # (level,) trapezoid weights, summing to last - first level
     "Trapezoid weights of the integral over levels (GluonTS `crps_weights_pwl`)."
     levels = _levels(levels, levels, rising=True)
-    if len(levels) < 2: refuse("a CRPS needs at least two levels", levels.tolist(), "Use pinball for a single level.")
+    if len(levels) < 2:
+        refuse(
+            "a CRPS needs at least two levels",
+            levels.tolist(),
+            "Use pinball for a single level.",
+        )
     gaps = np.diff(levels)
-    return (np.r_[gaps, 0] + np.r_[0, gaps])/2
+    return (np.r_[gaps, 0] + np.r_[0, gaps]) / 2
+
 
 def crps_quantiles(
     y,  # (...,) targets, NaN where not scored
     q,  # (..., level) forecast quantiles
     levels,  # (level,) increasing levels
-)->np.ndarray:  # (...,) score, NaN where y is
+) -> np.ndarray:  # (...,) score, NaN where y is
     "CRPS of a quantile grid between its first and last level, by the trapezoid rule."
-    return 2*pinball(y, q, levels) @ crps_weights(levels)
+    return 2 * pinball(y, q, levels) @ crps_weights(levels)
 
 # %% ../../nbs/core/50_metrics.ipynb #_samples
 def _samples(
     y,  # (...,) targets
     x,  # (sample, ...) samples
-    fair:bool,  # will the caller divide by n-1?
+    fair: bool,  # will the caller divide by n-1?
 ):  # scored mask, samples less the target: (sample, ...)
-    "Check samples against targets and centre them, which costs no score and saves digits."
-    y, scored = _cells(y); x = np.asarray(x, dtype=np.float64)
-    if x.shape[1:] != y.shape: refuse(f"samples have shape {x.shape}, y has {y.shape}", mend=f"Expected {('sample',) + y.shape}.")
-    if fair and len(x) < 2: refuse("a fair score needs at least two samples", mend="Draw more samples, or set fair=False.")
+    """Check samples against targets and centre them, which costs no score and saves
+    digits.
+    """
+    y, scored = _cells(y)
+    x = np.asarray(x, dtype=np.float64)
+    if x.shape[1:] != y.shape:
+        refuse(
+            f"samples have shape {x.shape}, y has {y.shape}",
+            mend=f"Expected {('sample',) + y.shape}.",
+        )
+    if fair and len(x) < 2:
+        refuse(
+            "a fair score needs at least two samples",
+            mend="Draw more samples, or set fair=False.",
+        )
     bad = scored & ~np.isfinite(x).all(0)
     if bad.any():
-        refuse(f"samples are not finite in {bad.sum():,} scored cells, first at index", np.argwhere(bad)[:1].tolist(),
-               "Check the model, or set y to NaN there.")
+        refuse(
+            f"samples are not finite in {bad.sum():,} scored cells, first at index",
+            np.argwhere(bad)[:1].tolist(),
+            "Check the model, or set y to NaN there.",
+        )
     return scored, x - y
+
 
 def crps_samples(
     y,  # (...,) targets, NaN where not scored
     samples,  # (sample, ...) draws from the forecast
-    fair:bool=False,  # unbiased for the law behind the samples
-)->np.ndarray:  # (...,) score, NaN where y is
-    "CRPS of an ensemble in O(n log n) (Gneiting and Raftery 2007; fair form: Ferro 2014)."
-    _, d = _samples(y, samples, fair); n = len(d)
-    rank = 2*np.arange(1, n + 1) - n - 1
-    spread = np.tensordot(rank, np.sort(d, axis=0), 1)/(n*(n - 1) if fair else n*n)
+    fair: bool = False,  # unbiased for the law behind the samples
+) -> np.ndarray:  # (...,) score, NaN where y is
+    """CRPS of an ensemble in O(n log n) (Gneiting and Raftery 2007; fair form:
+
+    Ferro 2014).
+    """
+    _, d = _samples(y, samples, fair)
+    n = len(d)
+    rank = 2 * np.arange(1, n + 1) - n - 1
+    spread = np.tensordot(rank, np.sort(d, axis=0), 1) / (
+        n * (n - 1) if fair else n * n
+    )
     return np.abs(d).mean(0) - spread
 
 # %% ../../nbs/core/50_metrics.ipynb #coverage
@@ -158,18 +233,25 @@ def coverage(
     y, scored, lo, hi = _cells(y, lo=lo, hi=hi)
     return _mean((lo <= y) & (y <= hi), scored, axis)
 
+
 def width(
     y,  # (...,) targets: only their mask counts, unless relative
     lo,  # (...,) lower end
     hi,  # (...,) upper end
     axis=None,  # axes of y to pool; None pools everything
-    relative:bool=False,  # divide by the mean of |y|
+    relative: bool = False,  # divide by the mean of |y|
 ):  # () or (...) mean width
     "Mean interval width over scored cells."
-    y, scored, lo, hi = _cells(y, lo=lo, hi=hi); mean = _mean(hi - lo, scored, axis)
-    if not relative: return mean
+    y, scored, lo, hi = _cells(y, lo=lo, hi=hi)
+    mean = _mean(hi - lo, scored, axis)
+    if not relative:
+        return mean
     sold = _mean(np.abs(y), scored, axis)
-    if not np.any(sold): refuse("every scored target is zero, so a relative width has no denominator", mend="Use relative=False.")
+    if not np.any(sold):
+        refuse(
+            "every scored target is zero, so a relative width has no denominator",
+            mend="Use relative=False.",
+        )
     return _ratio(mean, sold)
 
 # %% ../../nbs/core/50_metrics.ipynb #calibration
@@ -178,48 +260,65 @@ def calibration(
     q,  # (..., level) forecast quantiles
     levels,  # (level,) levels strictly between 0 and 1
     axis=None,  # axes of y to pool; None pools everything
-    strict:bool=False,  # count y < q instead of y <= q
-)->np.ndarray:  # (level,) or (..., level) shares
+    strict: bool = False,  # count y < q instead of y <= q
+) -> np.ndarray:  # (level,) or (..., level) shares
     "Share of scored targets at or below each quantile."
-    y, scored, q = _cells(y, 1, q=q); _levels(levels, q)
+    y, scored, q = _cells(y, 1, q=q)
+    _levels(levels, q)
     return _mean(y[..., None] < q if strict else y[..., None] <= q, scored, axis)
+
 
 def calibration_error(
     y,  # (...,) targets, NaN where not scored
     q,  # (..., level) forecast quantiles
     levels,  # (level,) levels strictly between 0 and 1
     axis=None,  # axes of y to pool; None pools everything
-    ties:bool=False,  # forgive levels inside the jump of a count distribution
+    ties: bool = False,  # forgive levels inside the jump of a count distribution
 ):  # () or (...) mean distance of shares to levels
-    "Mean |share - level| over levels; with ties, distance to [share below, share at or below]."
+    """Mean |share - level| over levels; with ties, distance to [share below, share at
+    or below].
+    """
     share, a = calibration(y, q, levels, axis), np.asarray(levels, dtype=np.float64)
-    if not ties: return np.abs(share - a).mean(-1)
-    return np.maximum(np.maximum(calibration(y, q, levels, axis, strict=True) - a, a - share), 0).mean(-1)
+    if not ties:
+        return np.abs(share - a).mean(-1)
+    return np.maximum(
+        np.maximum(calibration(y, q, levels, axis, strict=True) - a, a - share), 0
+    ).mean(-1)
 
 # %% ../../nbs/core/50_metrics.ipynb #crossing
 def crossing(
     q,  # (..., level) forecast quantiles, levels increasing
-    tolerance:float=0.,  # falls up to this size do not count
-)->float:  # share of neighbouring pairs, 0 for a single level
+    tolerance: float = 0.0,  # falls up to this size do not count
+) -> float:  # share of neighbouring pairs, 0 for a single level
     "Share of neighbouring quantile pairs that fall instead of rising."
-    step = np.diff(np.asarray(q, dtype=np.float64), axis=-1); step = step[~np.isnan(step)]
-    return float((step < -tolerance).mean()) if step.size else 0.
+    step = np.diff(np.asarray(q, dtype=np.float64), axis=-1)
+    step = step[~np.isnan(step)]
+    return float((step < -tolerance).mean()) if step.size else 0.0
 
 # %% ../../nbs/core/50_metrics.ipynb #seasonal_scale
 def seasonal_scale(
-    history,  # (..., time) past targets, NaN where missing; or (row,) packed with indptr
-    season:int=1,  # steps of a season
+    # (..., time) past targets, NaN where missing; or (row,) packed with indptr
+    history,
+    season: int = 1,  # steps of a season
     indptr=None,  # (series+1,) where each series begins in packed rows
-)->np.ndarray:  # (...,) or (series,) mean absolute seasonal difference, NaN where undefined or zero
+    # (...,) or (series,) mean absolute seasonal difference, NaN where undefined or zero
+) -> np.ndarray:
     "In-sample error of the seasonal naive method, the denominator of MASE."
     h = np.asarray(history, dtype=np.float64)
-    if season < 1: refuse("a season has at least one step", [season], "Use 1 for no season.")
+    if season < 1:
+        refuse("a season has at least one step", [season], "Use 1 for no season.")
     if indptr is not None:
-        indptr = np.asarray(indptr); series = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-        d = np.abs(h[season:] - h[:-season]); keep = (series[season:] == series[:-season]) & ~np.isnan(d)
-        total, n = (np.bincount(series[season:][keep], weights=w, minlength=len(indptr) - 1) for w in (d[keep], None))
+        indptr = np.asarray(indptr)
+        series = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        d = np.abs(h[season:] - h[:-season])
+        keep = (series[season:] == series[:-season]) & ~np.isnan(d)
+        total, n = (
+            np.bincount(series[season:][keep], weights=w, minlength=len(indptr) - 1)
+            for w in (d[keep], None)
+        )
     else:
-        d = np.abs(h[..., season:] - h[..., :-season]); keep = ~np.isnan(d)
+        d = np.abs(h[..., season:] - h[..., :-season])
+        keep = ~np.isnan(d)
         total, n = np.where(keep, d, 0).sum(-1), keep.sum(-1)
     scale = _ratio(total, n)
     return np.where(scale > 0, scale, np.nan)
@@ -231,20 +330,30 @@ def _scaled(
     scale,  # (series...) seasonal scale
 ):  # (series...) or (series..., level)
     "Mean loss of each series over its scale; refused when no series has one."
-    scale = np.asarray(scale, dtype=np.float64); rest = tuple(range(scale.ndim, scored.ndim))
-    if scored.shape[:scale.ndim] != scale.shape: refuse(f"scale has shape {scale.shape}, y has {scored.shape}", mend="One scale a series, series first.")
+    scale = np.asarray(scale, dtype=np.float64)
+    rest = tuple(range(scale.ndim, scored.ndim))
+    if scored.shape[: scale.ndim] != scale.shape:
+        refuse(
+            f"scale has shape {scale.shape}, y has {scored.shape}",
+            mend="One scale a series, series first.",
+        )
     mean = _mean(loss, scored, rest)
-    out = mean/(scale[..., None] if np.ndim(mean) > scale.ndim else scale)
-    if np.isnan(out).all(): refuse("no series has both a scored target and a seasonal scale", mend="Give a longer or moving history, or a shorter season.")
+    out = mean / (scale[..., None] if np.ndim(mean) > scale.ndim else scale)
+    if np.isnan(out).all():
+        refuse(
+            "no series has both a scored target and a seasonal scale",
+            mend="Give a longer or moving history, or a shorter season.",
+        )
     return out
+
 
 def mase(
     y,  # (series, horizon) targets, NaN where not scored
     f,  # (series, horizon) point forecast, usually the median
     history,  # (series, time) past targets; or packed rows with indptr
-    season:int=1,  # steps of a season
+    season: int = 1,  # steps of a season
     indptr=None,  # (series+1,) for packed rows
-)->np.ndarray:  # (series,) NaN where the scale is undefined or zero
+) -> np.ndarray:  # (series,) NaN where the scale is undefined or zero
     "Mean absolute scaled error by series (Hyndman and Koehler 2006)."
     y, scored, f = _cells(y, f=f)
     return _scaled(np.abs(y - f), scored, seasonal_scale(history, season, indptr))
@@ -255,52 +364,81 @@ def scaled_quantile_loss(
     q,  # (series, horizon, level) forecast quantiles
     levels,  # (level,) levels strictly between 0 and 1
     history,  # (series, time) past targets; or packed rows with indptr
-    season:int=1,  # steps of a season
+    season: int = 1,  # steps of a season
     indptr=None,  # (series+1,) for packed rows
-)->np.ndarray:  # (series, level) NaN where the scale is undefined or zero
+) -> np.ndarray:  # (series, level) NaN where the scale is undefined or zero
     "Twice the mean pinball loss of each series over its seasonal scale."
     y, scored = _cells(y)
-    return _scaled(2*pinball(y, q, levels), scored, seasonal_scale(history, season, indptr))
+    return _scaled(
+        2 * pinball(y, q, levels), scored, seasonal_scale(history, season, indptr)
+    )
 
 # %% ../../nbs/core/50_metrics.ipynb #smape
 def smape(
     y,  # (...,) targets, NaN where not scored
     f,  # (...,) point forecast
-    definition:str="utilsforecast",  # "utilsforecast": 0 to 1; "m4": 0 to 2 (also GluonTS)
+    # "utilsforecast": 0 to 1; "m4": 0 to 2 (also GluonTS)
+    definition: str = "utilsforecast",
     axis=None,  # axes of y to pool; None pools everything
 ):  # () or (...)
     "Symmetric mean absolute percentage error; 0 where target and forecast are both 0."
     factors = {"utilsforecast": 1, "m4": 2}
-    if definition not in factors: refuse("unknown sMAPE definition", [definition], f"Known: {', '.join(factors)}.")
-    y, scored, f = _cells(y, f=f); size = np.abs(y) + np.abs(f)
-    return factors[definition]*_mean(np.where(size == 0, 0., _ratio(np.abs(y - f), size)), scored, axis)
+    if definition not in factors:
+        refuse(
+            "unknown sMAPE definition", [definition], f"Known: {', '.join(factors)}."
+        )
+    y, scored, f = _cells(y, f=f)
+    size = np.abs(y) + np.abs(f)
+    return factors[definition] * _mean(
+        np.where(size == 0, 0.0, _ratio(np.abs(y - f), size)), scored, axis
+    )
 
 # %% ../../nbs/core/50_metrics.ipynb #energy_score
 def energy_score(
     y,  # (..., horizon) targets, NaN where not scored
     paths,  # (sample, ..., horizon) joint draws
-    beta:float=1.,  # power of the distance, strictly between 0 and 2
-    fair:bool=False,  # unbiased for the law behind the paths
-)->np.ndarray:  # (...,) score of each path, NaN where no step is scored
+    beta: float = 1.0,  # power of the distance, strictly between 0 and 2
+    fair: bool = False,  # unbiased for the law behind the paths
+) -> np.ndarray:  # (...,) score of each path, NaN where no step is scored
     "Energy score of joint sample paths (Gneiting and Raftery 2007)."
-    if not 0 < beta < 2: refuse("beta must lie strictly between 0 and 2", [beta], "1 is the usual choice.")
+    if not 0 < beta < 2:
+        refuse(
+            "beta must lie strictly between 0 and 2", [beta], "1 is the usual choice."
+        )
     scored, d = _samples(y, paths, fair)
-    if not scored.ndim: refuse("paths need a horizon axis", mend="Give y the shape (..., horizon), or use crps_samples.")
-    d = np.where(scored, d, 0.); n = len(d)
-    size = lambda x: (x*x).sum(-1)**(beta/2)
+    if not scored.ndim:
+        refuse(
+            "paths need a horizon axis",
+            mend="Give y the shape (..., horizon), or use crps_samples.",
+        )
+    d = np.where(scored, d, 0.0)
+    n = len(d)
+    size = lambda x: (x * x).sum(-1) ** (beta / 2)
     pairs = sum(size(d[k:] - d[:-k]).sum(0) for k in range(1, n))
-    return np.where(scored.any(-1), size(d).mean(0) - pairs/(n*(n - 1) if fair else n*n), np.nan)[()]
+    return np.where(
+        scored.any(-1),
+        size(d).mean(0) - pairs / (n * (n - 1) if fair else n * n),
+        np.nan,
+    )[()]
 
 # %% ../../nbs/core/50_metrics.ipynb #same_target
 def same_target(
     f,  # (..., origin, horizon) forecasts or actuals
-    step:int=1,  # calendar steps between origins
-)->np.ndarray:  # (..., target, origin) oldest origin first, NaN where an origin does not reach
+    step: int = 1,  # calendar steps between origins
+    # (..., target, origin) oldest origin first, NaN where an origin does not reach
+) -> np.ndarray:
     "Line up what successive origins said about the same target time."
     f = np.asarray(f, dtype=np.float64)
-    if f.ndim < 2: refuse("forecasts need the axes (..., origin, horizon)", [f.shape], "Stack the folds of a backtest.")
-    origins, horizon = f.shape[-2:]; o = np.arange(origins)
-    h = np.arange((origins - 1)*step + horizon)[:, None] - o*step          # (target, origin)
+    if f.ndim < 2:
+        refuse(
+            "forecasts need the axes (..., origin, horizon)",
+            [f.shape],
+            "Stack the folds of a backtest.",
+        )
+    origins, horizon = f.shape[-2:]
+    o = np.arange(origins)
+    # (target, origin)
+    h = np.arange((origins - 1) * step + horizon)[:, None] - o * step
     return np.where((h >= 0) & (h < horizon), f[..., o, h.clip(0, horizon - 1)], np.nan)
 
 # %% ../../nbs/core/50_metrics.ipynb #_revisions
@@ -308,45 +446,81 @@ def _revisions(
     f,  # (..., origin) successive forecasts, NaN where there is none
 ):  # carried forecasts (..., origin), revised mask (..., origin-1)
     "Carry the last forecast over gaps and mark where a new one replaced it."
-    f = np.asarray(f, dtype=np.float64); known = ~np.isnan(f)
+    f = np.asarray(f, dtype=np.float64)
+    known = ~np.isnan(f)
     last = np.maximum.accumulate(np.where(known, np.arange(f.shape[-1]), -1), axis=-1)
     carried = np.where(last >= 0, np.take_along_axis(f, last.clip(0), -1), np.nan)
     revised = known[..., 1:] & (last[..., :-1] >= 0)
-    if not revised.any(): refuse("no target was forecast from two origins", mend="Use origins closer together than the horizon.")
+    if not revised.any():
+        refuse(
+            "no target was forecast from two origins",
+            mend="Use origins closer together than the horizon.",
+        )
     return carried, revised
 
+
 def volatility(
-    f,  # (..., origin) successive forecasts of one target, usually medians; NaN where there is none
-)->float:  # mean |revision| / mean |forecast|, pooled
+    # (..., origin) successive forecasts of one target, usually medians; NaN where there
+    # is none
+    f,
+) -> float:  # mean |revision| / mean |forecast|, pooled
     "Relative size of a forecast revision."
     f, revised = _revisions(f)
-    size = (np.abs(f[..., 1:]) + np.abs(f[..., :-1]))[revised].mean()/2
-    if size == 0: refuse("every revised forecast is zero, so volatility has no denominator", mend="Use excess_volatility.")
-    return float(np.abs(np.diff(f))[revised].mean()/size)
+    size = (np.abs(f[..., 1:]) + np.abs(f[..., :-1]))[revised].mean() / 2
+    if size == 0:
+        refuse(
+            "every revised forecast is zero, so volatility has no denominator",
+            mend="Use excess_volatility.",
+        )
+    return float(np.abs(np.diff(f))[revised].mean() / size)
 
 # %% ../../nbs/core/50_metrics.ipynb #excess_volatility
 def excess_volatility(
     y,  # (...,) targets, NaN where not scored
     f,  # (..., origin) successive mean forecasts, NaN where there is none
-)->np.ndarray:  # (...,) in squared units; NaN without a target or a revision
-    "Sum of squared revisions less the fall in squared error; 0 on average if efficient."
-    y, scored = _cells(y); f, revised = _revisions(f)
-    if f.shape[:-1] != y.shape: refuse(f"f has shape {f.shape}, y has {y.shape}", mend=f"Expected {y.shape + ('origin',)}.")
-    moved = np.where(revised, np.diff(f), 0.)
-    last = f[..., -1]; first = last - moved.sum(-1)
-    return np.where(scored & revised.any(-1), (moved**2).sum(-1) - ((y - first)**2 - (y - last)**2), np.nan)[()]
+) -> np.ndarray:  # (...,) in squared units; NaN without a target or a revision
+    """Sum of squared revisions less the fall in squared error; 0 on average if
+    efficient.
+    """
+    y, scored = _cells(y)
+    f, revised = _revisions(f)
+    if f.shape[:-1] != y.shape:
+        refuse(
+            f"f has shape {f.shape}, y has {y.shape}",
+            mend=f"Expected {y.shape + ('origin',)}.",
+        )
+    moved = np.where(revised, np.diff(f), 0.0)
+    last = f[..., -1]
+    first = last - moved.sum(-1)
+    return np.where(
+        scored & revised.any(-1),
+        (moved**2).sum(-1) - ((y - first) ** 2 - (y - last) ** 2),
+        np.nan,
+    )[()]
 
 # %% ../../nbs/core/50_metrics.ipynb #belief_movement
 def belief_movement(
     p,  # (..., origin) successive probabilities of an event, NaN where there is none
-)->float:  # 1 if efficient, above 1 if noisy, below 1 if sluggish
+) -> float:  # 1 if efficient, above 1 if noisy, below 1 if sluggish
     "Squared belief movement over the fall in p(1-p), pooled."
     p, revised = _revisions(p)
-    if np.nanmin(p) < 0 or np.nanmax(p) > 1: refuse("beliefs are probabilities", [np.nanmin(p), np.nanmax(p)], "Use the forecast's cdf, not its quantile.")
-    moved = np.where(revised, np.diff(p), 0.); last = p[..., -1]; first = last - moved.sum(-1)
-    any_ = revised.any(-1); resolved = (first*(1 - first) - last*(1 - last))[any_].sum()
-    if resolved <= 0: refuse("no uncertainty was resolved between first and last belief", mend="Append the outcome (0 or 1) as the last belief.")
-    return float((moved**2).sum(-1)[any_].sum()/resolved)
+    if np.nanmin(p) < 0 or np.nanmax(p) > 1:
+        refuse(
+            "beliefs are probabilities",
+            [np.nanmin(p), np.nanmax(p)],
+            "Use the forecast's cdf, not its quantile.",
+        )
+    moved = np.where(revised, np.diff(p), 0.0)
+    last = p[..., -1]
+    first = last - moved.sum(-1)
+    any_ = revised.any(-1)
+    resolved = (first * (1 - first) - last * (1 - last))[any_].sum()
+    if resolved <= 0:
+        refuse(
+            "no uncertainty was resolved between first and last belief",
+            mend="Append the outcome (0 or 1) as the last belief.",
+        )
+    return float((moved**2).sum(-1)[any_].sum() / resolved)
 
 # %% ../../nbs/core/50_metrics.ipynb #_at
 def _at(levels, level):
@@ -360,20 +534,42 @@ def score(
     q,  # (..., level) forecast quantiles
     levels,  # (level,) increasing levels
     scale=None,  # (series,) from seasonal_scale: adds mase
-    step:int|None=None,  # steps between origins where y is (..., origin, horizon): adds volatility
-    intervals=(80, 90, 95),  # central intervals in percent, reported where both levels are there
-)->dict:  # name -> float
+    # steps between origins where y is (..., origin, horizon): adds volatility
+    step: int | None = None,
+    # central intervals in percent, reported where both levels are there
+    intervals=(80, 90, 95),
+) -> dict:  # name -> float
     "The numbers of one leaderboard row."
-    y, scored, q = _cells(y, 1, q=q); levels = _levels(levels, q, rising=True); by_level = wql(y, q, levels)
-    row = {"wql": by_level.mean()} | {f"wql_{a:g}": by_level[_at(levels, a)] for a in (.5, .9) if _at(levels, a) is not None}
+    y, scored, q = _cells(y, 1, q=q)
+    levels = _levels(levels, q, rising=True)
+    by_level = wql(y, q, levels)
+    row = {"wql": by_level.mean()} | {
+        f"wql_{a:g}": by_level[_at(levels, a)]
+        for a in (0.5, 0.9)
+        if _at(levels, a) is not None
+    }
     for p in intervals:
-        lo, hi = _at(levels, .5 - p/200), _at(levels, .5 + p/200)
-        if lo is None or hi is None: continue
-        row[f"coverage{p}"], row[f"width{p}"] = coverage(y, q[..., lo], q[..., hi]), width(y, q[..., lo], q[..., hi], relative=True)
-    row |= {"calibration_error": calibration_error(y, q, levels), "calibration_error_ties": calibration_error(y, q, levels, ties=True),
-            "crossing": crossing(q[scored])}
-    median = _at(levels, .5)
-    if median is None and (scale is not None or step): refuse("mase and volatility need the level 0.5", levels.tolist(), "Add 0.5 to the levels.")
-    if scale is not None: row["mase"] = np.nanmean(_scaled(np.abs(y - q[..., median]), scored, scale))
-    if step: row["volatility"] = volatility(same_target(q[..., median], step))
+        lo, hi = _at(levels, 0.5 - p / 200), _at(levels, 0.5 + p / 200)
+        if lo is None or hi is None:
+            continue
+        row[f"coverage{p}"], row[f"width{p}"] = (
+            coverage(y, q[..., lo], q[..., hi]),
+            width(y, q[..., lo], q[..., hi], relative=True),
+        )
+    row |= {
+        "calibration_error": calibration_error(y, q, levels),
+        "calibration_error_ties": calibration_error(y, q, levels, ties=True),
+        "crossing": crossing(q[scored]),
+    }
+    median = _at(levels, 0.5)
+    if median is None and (scale is not None or step):
+        refuse(
+            "mase and volatility need the level 0.5",
+            levels.tolist(),
+            "Add 0.5 to the levels.",
+        )
+    if scale is not None:
+        row["mase"] = np.nanmean(_scaled(np.abs(y - q[..., median]), scored, scale))
+    if step:
+        row["volatility"] = volatility(same_target(q[..., median], step))
     return {k: float(v) for k, v in row.items()}

@@ -6,7 +6,16 @@
 __all__ = ['Panel', 'from_frame', 'from_parquet']
 
 # %% ../../nbs/core/10_panel.ipynb #e6d7122c
-import contextlib, glob, hashlib, json, mmap, os, shutil, sys, uuid, warnings
+import contextlib
+import glob
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import sys
+import uuid
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
@@ -17,42 +26,69 @@ def _freq(
     freq,  # pandas offset or alias, an integer step, or None
 ):  # alias, int, or None
     "A frequency in its canonical spelling."
-    if freq is None: return None
+    if freq is None:
+        return None
     if isinstance(freq, (int, np.integer)):
-        if isinstance(freq, bool) or freq < 1: refuse(f"an integer freq must be at least 1, got {freq}")
+        if isinstance(freq, bool) or freq < 1:
+            refuse(f"an integer freq must be at least 1, got {freq}")
         return int(freq)
     import pandas as pd
-    try: return pd.tseries.frequencies.to_offset(freq).freqstr
-    except ValueError as e: refuse(f"unknown freq {freq!r}", mend=f"Pass a pandas alias such as 'D', 'W-SUN', 'MS' or 'h' ({e})")
+
+    try:
+        return pd.tseries.frequencies.to_offset(freq).freqstr
+    except ValueError as e:
+        refuse(
+            f"unknown freq {freq!r}",
+            mend=f"Pass a pandas alias such as 'D', 'W-SUN', 'MS' or 'h' ({e})",
+        )
 
 # %% ../../nbs/core/10_panel.ipynb #_calendar
 def _calendar(
-    stamps,  # (step,) sorted distinct int64 microseconds, or integers where freq is an int
+    # (step,) sorted distinct int64 microseconds, or integers where freq is an int
+    stamps,
     freq,  # pandas offset alias, an integer step, or None to infer
 ):  # (DatetimeIndex or RangeIndex of all steps, freq)
     "The regular grid from the first to the last time stamp."
     import pandas as pd
+
     whole = isinstance(freq, int)
     times = stamps if whole else pd.DatetimeIndex(stamps.astype("datetime64[us]"))
     if freq is None:
         freq = pd.infer_freq(times) if len(times) > 2 else None
-        if freq is None: refuse("the frequency could not be inferred from the time stamps", mend="Pass freq, for example freq='D' or freq='W-SUN'")
-    grid = pd.RangeIndex(times[0], times[-1] + 1, freq) if whole else pd.date_range(times[0], times[-1], freq=freq, unit="us")
+        if freq is None:
+            refuse(
+                "the frequency could not be inferred from the time stamps",
+                mend="Pass freq, for example freq='D' or freq='W-SUN'",
+            )
+    grid = (
+        pd.RangeIndex(times[0], times[-1] + 1, freq)
+        if whole
+        else pd.date_range(times[0], times[-1], freq=freq, unit="us")
+    )
     off = times[(times - times[0]) % freq != 0] if whole else times[~times.isin(grid)]
-    if len(off): refuse(f"{len(off):,} time stamps are not on the calendar {freq!r}", off.astype(str),
-                        "Round them to the calendar, or pass the freq they follow")
+    if len(off):
+        refuse(
+            f"{len(off):,} time stamps are not on the calendar {freq!r}",
+            off.astype(str),
+            "Round them to the calendar, or pass the freq they follow",
+        )
     return grid, freq
 
 # %% ../../nbs/core/10_panel.ipynb #_clock
 def _clock(
     calendar,  # (step,) DatetimeIndex in microseconds, or RangeIndex
 ):  # function of (row,) int64 time stamps -> (row,) calendar steps
-    "Where time stamps stand on the calendar: arithmetic where it is even, a search where it is not (months)."
-    if hasattr(calendar, "step"): first, gaps = calendar.start, np.array([calendar.step])
-    else: first, gaps = calendar.asi8[0], np.diff(calendar.asi8)
+    """Where time stamps stand on the calendar:
+
+    arithmetic where it is even, a search where it is not (months).
+    """
+    if hasattr(calendar, "step"):
+        first, gaps = calendar.start, np.array([calendar.step])
+    else:
+        first, gaps = calendar.asi8[0], np.diff(calendar.asi8)
     if not len(gaps) or (gaps == gaps[0]).all():
         gap = gaps[0] if len(gaps) else 1
-        return lambda stamps: (stamps - first)//gap
+        return lambda stamps: (stamps - first) // gap
     return lambda stamps: np.searchsorted(calendar.asi8, stamps)
 
 # %% ../../nbs/core/10_panel.ipynb #_arrow
@@ -60,155 +96,343 @@ def _arrow(
     frame,  # pandas, polars or Arrow frame
     columns=None,  # names to keep; None keeps all
 ):  # pyarrow.Table
-    "Any data frame as an Arrow table, through narwhals; columns without a role are never looked at."
-    import narwhals as nw, pyarrow as pa
-    try: frame = nw.from_native(pa.table(frame) if isinstance(frame, pa.RecordBatch) else frame)
-    except TypeError: refuse(f"expected a pandas, polars or Arrow frame, got {type(frame).__name__}", kind=TypeError)
+    """Any data frame as an Arrow table, through narwhals; columns without a role are
+    never looked at.
+    """
+    import narwhals as nw
+    import pyarrow as pa
+
+    try:
+        frame = nw.from_native(
+            pa.table(frame) if isinstance(frame, pa.RecordBatch) else frame
+        )
+    except TypeError:
+        refuse(
+            f"expected a pandas, polars or Arrow frame, got {type(frame).__name__}",
+            kind=TypeError,
+        )
     if columns is not None:
-        _check_columns(frame.collect_schema().names(), columns); frame = frame.select(columns)
-    try: return (frame.collect() if isinstance(frame, nw.LazyFrame) else frame).to_arrow().combine_chunks()
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as e: refuse("a column mixes types", mend=f"Convert it first, for example with df.astype ({e})", kind=TypeError)
+        _check_columns(frame.collect_schema().names(), columns)
+        frame = frame.select(columns)
+    try:
+        return (
+            (frame.collect() if isinstance(frame, nw.LazyFrame) else frame)
+            .to_arrow()
+            .combine_chunks()
+        )
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as e:
+        refuse(
+            "a column mixes types",
+            mend=f"Convert it first, for example with df.astype ({e})",
+            kind=TypeError,
+        )
+
 
 def _check_columns(names, wanted):
     "Every declared column exists."
     missing = [c for c in wanted if c not in names]
-    if missing: refuse("unknown column", missing, f"The data has: {named(names, 12)}")
+    if missing:
+        refuse("unknown column", missing, f"The data has: {named(names, 12)}")
 
 # %% ../../nbs/core/10_panel.ipynb #_files
 def _files(
     path,  # a parquet file, a folder of them, a glob, or a list
-)->list:  # paths
-    "The parquet files meant by `path`; each is opened once, so that a truncated one is named."
+) -> list:  # paths
+    """The parquet files meant by `path`; each is opened once, so that a truncated one
+    is named.
+    """
     import pyarrow.parquet as pq
+
     paths = [Path(p) for p in (path if isinstance(path, (list, tuple)) else [path])]
-    found = sorted({f for p in paths for f in ([str(p)] if p.is_file() else glob.glob(str(p/"*.parquet" if p.is_dir() else p)))})
-    if not found: refuse("no parquet file found", paths, "Check the path or the pattern", FileNotFoundError)
+    found = sorted(
+        {
+            f
+            for p in paths
+            for f in (
+                [str(p)]
+                if p.is_file()
+                else glob.glob(str(p / "*.parquet" if p.is_dir() else p))
+            )
+        }
+    )
+    if not found:
+        refuse(
+            "no parquet file found",
+            paths,
+            "Check the path or the pattern",
+            FileNotFoundError,
+        )
     for f in found:
-        try: pq.ParquetFile(f).close()
-        except Exception as e: refuse("not a readable parquet file (truncated or corrupt)", [f], f"Write it again or fetch it again ({e})", OSError)
+        try:
+            pq.ParquetFile(f).close()
+        except Exception as e:
+            refuse(
+                "not a readable parquet file (truncated or corrupt)",
+                [f],
+                f"Write it again or fetch it again ({e})",
+                OSError,
+            )
     return found
 
 # %% ../../nbs/core/10_panel.ipynb #_source
 def _source(
     data,  # Arrow table, or list of parquet files
 ):  # (function of columns that starts a pass over record batches, schema)
-    "How to read columns again and again without holding the file in memory. Text comes as a dictionary."
-    import pyarrow as pa, pyarrow.dataset as ds
-    if isinstance(data, pa.Table): return lambda columns: data.select(columns).to_batches(max_chunksize=2**20), data.schema
+    """How to read columns again and again without holding the file in memory.
+
+    Text comes as a dictionary.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    if isinstance(data, pa.Table):
+        return (
+            lambda columns: data.select(columns).to_batches(max_chunksize=2**20),
+            data.schema,
+        )
     schema = ds.dataset(data, format="parquet").schema
-    text = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-    files = ds.dataset(data, format=ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=text)))
-    return lambda columns: files.to_batches(columns=columns, batch_size=2**20, batch_readahead=2, fragment_readahead=1), schema
+    text = [
+        f.name
+        for f in schema
+        if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
+    ]
+    files = ds.dataset(
+        data,
+        format=ds.ParquetFileFormat(
+            read_options=ds.ParquetReadOptions(dictionary_columns=text)
+        ),
+    )
+    return (
+        lambda columns: files.to_batches(
+            columns=columns, batch_size=2**20, batch_readahead=2, fragment_readahead=1
+        ),
+        schema,
+    )
 
 # %% ../../nbs/core/10_panel.ipynb #_Codes
 class _Codes(dict):
-    "Text to codes in order of appearance, growing from batch to batch; `first` is the code of the first name."
-    def __init__(self, first:int=0): super().__init__(); self.first = first
-    def read(self, column, grow:bool=True)->np.ndarray:
-        "(row,) int32 codes of an Arrow column; nulls, and new names where `grow` is false, get code 0."
-        import pyarrow as pa, pyarrow.compute as pc
-        column = column if pa.types.is_dictionary(column.type) else pc.cast(column, pa.string()).dictionary_encode()
+    """Text to codes in order of appearance, growing from batch to batch; `first` is the
+    code of the first name.
+    """
+
+    def __init__(self, first: int = 0):
+        super().__init__()
+        self.first = first
+
+    def read(self, column, grow: bool = True) -> np.ndarray:
+        """(row,) int32 codes of an Arrow column; nulls, and new names where `grow` is
+        false, get code 0.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = (
+            column
+            if pa.types.is_dictionary(column.type)
+            else pc.cast(column, pa.string()).dictionary_encode()
+        )
         indices, n = pc.cast(column.indices, pa.int32()), len(column.dictionary)
         at = (indices.fill_null(n) if indices.null_count else indices).to_numpy()
-        table = np.zeros(n + 1, np.int32); table[at] = 1                       # a dictionary may hold names that no row uses
-        used = np.flatnonzero(table[:n]); table[:] = 0
-        for i, name in zip(used, pc.cast(column.dictionary.take(pa.array(used)), pa.string()).to_pylist()):
-            if name is not None: table[i] = self.setdefault(name, len(self) + self.first) if grow else self.get(name, 0)
+        # a dictionary may hold names that no row uses
+        table = np.zeros(n + 1, np.int32)
+        table[at] = 1
+        used = np.flatnonzero(table[:n])
+        table[:] = 0
+        for i, name in zip(
+            used,
+            pc.cast(column.dictionary.take(pa.array(used)), pa.string()).to_pylist(),
+        ):
+            if name is not None:
+                table[i] = (
+                    self.setdefault(name, len(self) + self.first)
+                    if grow
+                    else self.get(name, 0)
+                )
         return table[at]
 
 # %% ../../nbs/core/10_panel.ipynb #_is_text
-def _is_text(kind)->bool:
+def _is_text(kind) -> bool:
     "Whether an Arrow type is read as a category."
     import pyarrow.types as t
-    return t.is_dictionary(kind) or t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind)
 
-def _is_number(kind)->bool:
+    return (
+        t.is_dictionary(kind)
+        or t.is_string(kind)
+        or t.is_large_string(kind)
+        or t.is_string_view(kind)
+    )
+
+
+def _is_number(kind) -> bool:
     "Whether an Arrow type is read as a number."
     import pyarrow.types as t
-    return t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind) or t.is_decimal(kind) or t.is_null(kind)
 
-def _numbers(column)->np.ndarray:
+    return (
+        t.is_integer(kind)
+        or t.is_floating(kind)
+        or t.is_boolean(kind)
+        or t.is_decimal(kind)
+        or t.is_null(kind)
+    )
+
+
+def _numbers(column) -> np.ndarray:
     "(row,) float32 numbers of an Arrow column, nulls as NaN."
-    import pyarrow as pa, pyarrow.compute as pc
-    column = column if pa.types.is_floating(column.type) else pc.cast(column, pa.float64())
-    with np.errstate(over="ignore"): return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = (
+        column if pa.types.is_floating(column.type) else pc.cast(column, pa.float64())
+    )
+    with np.errstate(over="ignore"):
+        return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
 
 # %% ../../nbs/core/10_panel.ipynb #_stamps
 def _stamps(
     column,  # Arrow column of dates, time stamps, ISO text or integers
-    whole:bool,  # whether time is counted in integers
-)->np.ndarray:  # (row,) int64
+    whole: bool,  # whether time is counted in integers
+) -> np.ndarray:  # (row,) int64
     "Time as integers: microseconds since 1970, or the integers themselves."
-    import pyarrow as pa, pyarrow.compute as pc
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     t = pa.types
-    if column.null_count: refuse(f"{column.null_count:,} rows have no time stamp", mend="Drop them or fill the time column")
-    if t.is_dictionary(column.type): column = column.dictionary_decode()
-    if t.is_integer(column.type) and not whole: refuse("time is counted in integers", mend="Pass freq=1 (or the integer step), or convert the column to dates", kind=TypeError)
+    if column.null_count:
+        refuse(
+            f"{column.null_count:,} rows have no time stamp",
+            mend="Drop them or fill the time column",
+        )
+    if t.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if t.is_integer(column.type) and not whole:
+        refuse(
+            "time is counted in integers",
+            mend="Pass freq=1 (or the integer step), or convert the column to dates",
+            kind=TypeError,
+        )
     if whole and not (t.is_integer(column.type) or t.is_floating(column.type)):
-        refuse(f"freq is an integer, but time is of type {column.type}", mend="Pass a calendar freq such as 'D', or count time in integers", kind=TypeError)
-    if t.is_timestamp(column.type) and column.type.tz not in (None, "UTC", "Etc/UTC", "+00:00"):
-        refuse(f"time stamps carry the time zone {column.type.tz}", mend="Convert them to UTC, or drop the zone: df.ds.dt.tz_localize(None) keeps the local days", kind=TypeError)
-    try: return pc.cast(column if whole else pc.cast(column, pa.timestamp("us")), pa.int64()).to_numpy()
-    except pa.ArrowException as e: refuse("the time column does not hold " + ("whole numbers" if whole else "dates"), mend=f"Convert it first ({e})", kind=TypeError)
+        refuse(
+            f"freq is an integer, but time is of type {column.type}",
+            mend="Pass a calendar freq such as 'D', or count time in integers",
+            kind=TypeError,
+        )
+    if t.is_timestamp(column.type) and column.type.tz not in (
+        None,
+        "UTC",
+        "Etc/UTC",
+        "+00:00",
+    ):
+        refuse(
+            f"time stamps carry the time zone {column.type.tz}",
+            mend=(
+                "Convert them to UTC, or drop the zone: df.ds.dt.tz_localize(None)"
+                " keeps the local days"
+            ),
+            kind=TypeError,
+        )
+    try:
+        return pc.cast(
+            column if whole else pc.cast(column, pa.timestamp("us")), pa.int64()
+        ).to_numpy()
+    except pa.ArrowException as e:
+        refuse(
+            "the time column does not hold " + ("whole numbers" if whole else "dates"),
+            mend=f"Convert it first ({e})",
+            kind=TypeError,
+        )
 
 # %% ../../nbs/core/10_panel.ipynb #_Scan
 @dataclass
 class _Scan:
-    "What the first pass learns: codes of the ids, the distinct time stamps, and each series' first and last."
+    """What the first pass learns:
+
+    codes of the ids, the distinct time stamps, and each series' first and last.
+    """
+
     codes: _Codes = field(default_factory=_Codes)
     stamps: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     first: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     last: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
     def read(self, ids, stamps):
-        import pyarrow as pa, pyarrow.compute as pc
-        if pa.types.is_dictionary(ids.type) and ids.dictionary.null_count: ids = ids.dictionary_decode()
-        if ids.null_count: refuse(f"{ids.null_count:,} rows have no unique_id", mend="Drop them or name their series")
-        s = self.codes.read(ids); grown = len(self.codes) - len(self.first)
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if pa.types.is_dictionary(ids.type) and ids.dictionary.null_count:
+            ids = ids.dictionary_decode()
+        if ids.null_count:
+            refuse(
+                f"{ids.null_count:,} rows have no unique_id",
+                mend="Drop them or name their series",
+            )
+        s = self.codes.read(ids)
+        grown = len(self.codes) - len(self.first)
         if grown > 0:
             self.first = np.r_[self.first, np.full(grown, np.iinfo(np.int64).max)]
             self.last = np.r_[self.last, np.full(grown, np.iinfo(np.int64).min)]
-        np.minimum.at(self.first, s, stamps); np.maximum.at(self.last, s, stamps)
-        self.stamps = np.union1d(self.stamps, pc.unique(pa.array(stamps)).to_numpy())     # hashing beats a sort
+        np.minimum.at(self.first, s, stamps)
+        np.maximum.at(self.last, s, stamps)
+        # hashing beats a sort
+        self.stamps = np.union1d(self.stamps, pc.unique(pa.array(stamps)).to_numpy())
 
 # %% ../../nbs/core/10_panel.ipynb #_where
-def _where(panel, rows)->list:
+def _where(panel, rows) -> list:
     "Readable names of packed rows: 'id at date'."
     s = np.searchsorted(panel.indptr, rows, "right") - 1
     dates = panel.calendar[panel.start[s] + rows - panel.indptr[s]]
-    return [f"{i} at {str(d).removesuffix(' 00:00:00')}" for i, d in zip(panel.ids[s], dates)]
+    return [
+        f"{i} at {str(d).removesuffix(' 00:00:00')}"
+        for i, d in zip(panel.ids[s], dates)
+    ]
+
 
 def _blame(panel, mask, what, mend):
     "Refuse with the first five rows where `mask` holds."
     count = np.count_nonzero(mask)
-    if count: refuse(f"{count:,} {what}", _where(panel, np.flatnonzero(mask)[:5]), mend)
+    if count:
+        refuse(f"{count:,} {what}", _where(panel, np.flatnonzero(mask)[:5]), mend)
 
 # %% ../../nbs/core/10_panel.ipynb #_chunks
-def _chunks(indptr, rows:int=2**22):
-    "Series ranges (a, b) of about `rows` rows each, so that temporary arrays stay small."
-    cuts = np.searchsorted(indptr, np.arange(0, indptr[-1] + rows, rows)).clip(max=len(indptr) - 1)
+def _chunks(indptr, rows: int = 2**22):
+    """Series ranges (a, b) of about `rows` rows each, so that temporary arrays stay
+    small.
+    """
+    cuts = np.searchsorted(indptr, np.arange(0, indptr[-1] + rows, rows)).clip(
+        max=len(indptr) - 1
+    )
     return [(a, b) for a, b in zip(cuts, cuts[1:]) if a < b]
 
+
 def _carry(
-    values:np.ndarray,  # (row,) with holes, changed in place
-    hole:np.ndarray,  # (row,) bool
-    indptr:np.ndarray,  # (series+1,)
-    lead:bool=True,  # leading holes take the first value seen after them
+    values: np.ndarray,  # (row,) with holes, changed in place
+    hole: np.ndarray,  # (row,) bool
+    indptr: np.ndarray,  # (series+1,)
+    lead: bool = True,  # leading holes take the first value seen after them
 ):
     "Carry the last seen value of a series forward over its holes."
     for a, b in _chunks(indptr):
-        rows = slice(indptr[a], indptr[b]); h = hole[rows]
-        if not h.any(): continue
-        count = np.diff(indptr[a:b + 1]); begin = np.repeat(indptr[a:b] - indptr[a], count); at = np.arange(len(h))
-        source = np.maximum.accumulate(np.where(h, -1, at)); leading = source < begin
+        rows = slice(indptr[a], indptr[b])
+        h = hole[rows]
+        if not h.any():
+            continue
+        count = np.diff(indptr[a : b + 1])
+        begin = np.repeat(indptr[a:b] - indptr[a], count)
+        at = np.arange(len(h))
+        source = np.maximum.accumulate(np.where(h, -1, at))
+        leading = source < begin
         ahead = np.minimum.accumulate(np.where(h, len(h), at)[::-1])[::-1]
         source = np.where(leading, ahead if lead else at, source)
-        source = np.where(source < begin + np.repeat(count, count), source, at)         # nothing seen at all: stay
+        # nothing seen at all: stay
+        source = np.where(source < begin + np.repeat(count, count), source, at)
         values[rows] = values[rows][source]
 
 # %% ../../nbs/core/10_panel.ipynb #Panel
 @dataclass(eq=False, repr=False)
 class Panel:
-    "Packed, validated series with covariates; build one with `Panel.from_frame` or `Panel.from_parquet`."
+    """Packed, validated series with covariates; build one with `Panel.from_frame` or
+    `Panel.from_parquet`.
+    """
+
     ids: np.ndarray  # (series,) names
     freq: object  # pandas offset alias, or an integer step
     calendar: object  # (step,) all time stamps, DatetimeIndex or RangeIndex
@@ -219,114 +443,285 @@ class Panel:
     known: dict = field(default_factory=dict)  # name -> (row,) float32, or int32 codes
     past: dict = field(default_factory=dict)  # name -> (row,)
     static: dict = field(default_factory=dict)  # name -> (series,)
-    categories: dict = field(default_factory=dict)  # name -> names behind the codes, code 0 is "<unknown>"
+    # name -> names behind the codes, code 0 is "<unknown>"
+    categories: dict = field(default_factory=dict)
 
-    def __len__(self): return len(self.ids)
+    def __len__(self):
+        return len(self.ids)
+
     @property
-    def rows(self)->int: return int(self.indptr[-1])
+    def rows(self) -> int:
+        return int(self.indptr[-1])
+
     @property
-    def last(self)->np.ndarray: return self.start + self.length - 1  # (series,) step of the last history row
+    def last(self) -> np.ndarray:  # (series,) step of the last history row
+        return self.start + self.length - 1
+
     @property
-    def ahead(self)->np.ndarray: return np.diff(self.indptr) - self.length  # (series,) future rows with known covariates
-    def history(self, s:int)->np.ndarray: return np.asarray(self.y[self.indptr[s]:self.indptr[s] + self.length[s]])
-    def dates(self, s:int): return self.calendar[self.start[s]:self.start[s] + self.length[s]]
-    def index(self, names)->np.ndarray: return _index(self, names)
-    def select(self, which)->"Panel": return _select(self, which)
-    def cut(self, step)->"Panel": return _cut(self, step)
-    def actual(self, last, horizon:int)->np.ndarray: return _actual(self, last, horizon)
-    def recode(self, categories:dict)->"Panel": return _recode(self, categories)
-    def to_frame(self): return _to_frame(self)
-    def save(self, folder): return _save(self, folder)
-    def __repr__(self): return _describe(self)
+    def ahead(self) -> np.ndarray:  # (series,) future rows with known covariates
+        return np.diff(self.indptr) - self.length
+
+    def history(self, s: int) -> np.ndarray:
+        return np.asarray(self.y[self.indptr[s] : self.indptr[s] + self.length[s]])
+
+    def dates(self, s: int):
+        return self.calendar[self.start[s] : self.start[s] + self.length[s]]
+
+    def index(self, names) -> np.ndarray:
+        return _index(self, names)
+
+    def select(self, which) -> "Panel":
+        return _select(self, which)
+
+    def cut(self, step) -> "Panel":
+        return _cut(self, step)
+
+    def actual(self, last, horizon: int) -> np.ndarray:
+        return _actual(self, last, horizon)
+
+    def recode(self, categories: dict) -> "Panel":
+        return _recode(self, categories)
+
+    def to_frame(self):
+        return _to_frame(self)
+
+    def save(self, folder):
+        return _save(self, folder)
+
+    def __repr__(self):
+        return _describe(self)
+
     @staticmethod
-    def load(folder)->"Panel": return _load(folder)
+    def load(folder) -> "Panel":
+        return _load(folder)
+
     @staticmethod
-    def from_frame(df, **columns)->"Panel": return from_frame(df, **columns)
+    def from_frame(df, **columns) -> "Panel":
+        return from_frame(df, **columns)
+
     @staticmethod
-    def from_parquet(path, **columns)->"Panel": return from_parquet(path, **columns)
+    def from_parquet(path, **columns) -> "Panel":
+        return from_parquet(path, **columns)
 
 # %% ../../nbs/core/10_panel.ipynb #_describe
-def _describe(panel)->str:
+def _describe(panel) -> str:
     "What a notebook prints for a panel."
-    n = panel.length; q = np.quantile(n, [0, .5, 1]).astype(int) if len(n) else [0]*3
-    span = f"{str(panel.calendar[0])[:16]} .. {str(panel.calendar[int(panel.last.max())])[:16]}" if len(n) else "empty"
-    parts = [f"{k}: {', '.join(v)}" for k, v in (("known", panel.known), ("past", panel.past), ("static", panel.static)) if v]
-    return (f"Panel of {len(panel):,} series, {panel.rows:,} rows, freq {panel.freq}, {span}, "
-            f"length {q[0]}/{q[1]}/{q[2]} (min/median/max)" + "".join("\n  " + p for p in parts))
+    n = panel.length
+    q = np.quantile(n, [0, 0.5, 1]).astype(int) if len(n) else [0] * 3
+    span = (
+        f"{str(panel.calendar[0])[:16]} .."
+        f" {str(panel.calendar[int(panel.last.max())])[:16]}"
+        if len(n)
+        else "empty"
+    )
+    parts = [
+        f"{k}: {', '.join(v)}"
+        for k, v in (
+            ("known", panel.known),
+            ("past", panel.past),
+            ("static", panel.static),
+        )
+        if v
+    ]
+    return (
+        f"Panel of {len(panel):,} series, {panel.rows:,} rows, freq {panel.freq},"
+        f" {span}, length {q[0]}/{q[1]}/{q[2]} (min/median/max)"
+        + "".join("\n  " + p for p in parts)
+    )
 
 # %% ../../nbs/core/10_panel.ipynb #_settings
-def _settings(freq=None, known=(), past=(), available=None, fill=None, align_end=False, id="unique_id", time="ds", target="y")->dict:
+def _settings(
+    freq=None,
+    known=(),
+    past=(),
+    available=None,
+    fill=None,
+    align_end=False,
+    id="unique_id",
+    time="ds",
+    target="y",
+) -> dict:
     "The arguments of `from_frame` that describe the columns, checked."
     known, past = ([c] if isinstance(c, str) else list(c) for c in (known, past))
-    if not (fill is None or fill == "missing" or isinstance(fill, (int, float)) and np.isfinite(fill)):
+    if not (
+        fill is None
+        or fill == "missing"
+        or isinstance(fill, (int, float))
+        and np.isfinite(fill)
+    ):
         refuse(f"fill must be None, a number or 'missing', got {fill!r}")
-    if align_end and fill is None: refuse("align_end needs fill", mend="Say what the added steps mean: fill=0 or fill='missing'")
+    if align_end and fill is None:
+        refuse(
+            "align_end needs fill",
+            mend="Say what the added steps mean: fill=0 or fill='missing'",
+        )
     seen = {}
-    for role, names in {"id": [id], "time": [time], "target": [target], "known": known, "past": past}.items():
+    for role, names in {
+        "id": [id],
+        "time": [time],
+        "target": [target],
+        "known": known,
+        "past": past,
+    }.items():
         for n in names:
-            if n in seen: refuse(f"column declared both {seen[n]} and {role}", [n], "Give it one role")
+            if n in seen:
+                refuse(
+                    f"column declared both {seen[n]} and {role}",
+                    [n],
+                    "Give it one role",
+                )
             seen[n] = role
-    return dict(freq=_freq(freq), known=known, past=past, available=available, fill=fill, align_end=align_end, id=id, time=time, target=target)
+    return dict(
+        freq=_freq(freq),
+        known=known,
+        past=past,
+        available=available,
+        fill=fill,
+        align_end=align_end,
+        id=id,
+        time=time,
+        target=target,
+    )
 
-def _wanted(id, time, target, known, past, available, **_)->list:
+
+def _wanted(id, time, target, known, past, available, **_) -> list:
     "Names of all columns to read."
-    return list(dict.fromkeys([id, time, target, *known, *past, *([available] if available else [])]))
+    return list(
+        dict.fromkeys(
+            [id, time, target, *known, *past, *([available] if available else [])]
+        )
+    )
 
 # %% ../../nbs/core/10_panel.ipynb #_check_types
 def _check_types(schema, future, known, past, target, available):
-    "Targets are numbers, covariates numbers or text, and the future has the types of the history."
+    """Targets are numbers, covariates numbers or text, and the future has the types of
+    the history.
+    """
     numeric = {target: "target"} | ({available: "available"} if available else {})
     for n in [*numeric, *known, *past]:
         kind = schema.field(n).type
         if not (_is_number(kind) or _is_text(kind) and n not in numeric):
-            refuse(f"{numeric.get(n, 'covariate')} column {n!r} is of type {kind}", mend="Convert it to numbers" + ("" if n in numeric else " or text"), kind=TypeError)
-    if future is None: return
-    other = [n for n in known if _is_text(schema.field(n).type) != _is_text(future.field(n).type) and str(future.field(n).type) != "null"]
-    if other: refuse("columns are text in one frame and numbers in the other", other, "Give `future` the types of the history", TypeError)
+            refuse(
+                f"{numeric.get(n, 'covariate')} column {n!r} is of type {kind}",
+                mend="Convert it to numbers" + ("" if n in numeric else " or text"),
+                kind=TypeError,
+            )
+    if future is None:
+        return
+    other = [
+        n
+        for n in known
+        if _is_text(schema.field(n).type) != _is_text(future.field(n).type)
+        and str(future.field(n).type) != "null"
+    ]
+    if other:
+        refuse(
+            "columns are text in one frame and numbers in the other",
+            other,
+            "Give `future` the types of the history",
+            TypeError,
+        )
 
 # %% ../../nbs/core/10_panel.ipynb #_scan
 def _scan(reads, freq, id, time):
     "Pass one over history and future: each series' extent, and the calendar."
     scans = [_Scan()]
     for read in reads:
-        if read is not reads[0]: scans.append(_Scan(codes=scans[0].codes))
-        for b in read([id, time]): scans[-1].read(b[id], _stamps(b[time], isinstance(freq, int)))
-    if not len(scans[0].stamps): refuse("the data holds no rows", mend="Check the file or the filter before it")
+        if read is not reads[0]:
+            scans.append(_Scan(codes=scans[0].codes))
+        for b in read([id, time]):
+            scans[-1].read(b[id], _stamps(b[time], isinstance(freq, int)))
+    if not len(scans[0].stamps):
+        refuse("the data holds no rows", mend="Check the file or the filter before it")
     return scans, *_calendar(np.unique(np.concatenate([s.stamps for s in scans])), freq)
 
 # %% ../../nbs/core/10_panel.ipynb #_layout
 def _layout(scans, grid, freq, align_end):
     "Addresses: start, length and indptr of an empty panel."
     past, clock = scans[0], _clock(grid)
-    names = np.array(list(past.codes), dtype=object); new = names[len(past.first):]
-    if len(new): refuse("future rows for series without history", new, "Drop them, or add their history")
+    names = np.array(list(past.codes), dtype=object)
+    new = names[len(past.first) :]
+    if len(new):
+        refuse(
+            "future rows for series without history",
+            new,
+            "Drop them, or add their history",
+        )
     start, last = clock(past.first), clock(past.last)
-    if align_end: last[:] = last.max()
+    if align_end:
+        last[:] = last.max()
     end = last.copy()
     for ahead in scans[1:]:
         has = np.flatnonzero(ahead.last > np.iinfo(np.int64).min)
         early = has[clock(ahead.first[has]) != last[has] + 1]
-        if len(early): refuse("future rows must begin one step after the history", names[early], "Cut the overlap, or add the missing steps")
+        if len(early):
+            refuse(
+                "future rows must begin one step after the history",
+                names[early],
+                "Cut the overlap, or add the missing steps",
+            )
         end[has] = clock(ahead.last[has])
     indptr = np.r_[0, np.cumsum(end - start + 1)].astype(np.int64)
-    return Panel(names.astype(str), freq, grid, start, indptr, last - start + 1, np.zeros(0, np.float32))
+    return Panel(
+        names.astype(str),
+        freq,
+        grid,
+        start,
+        indptr,
+        last - start + 1,
+        np.zeros(0, np.float32),
+    )
 
 # %% ../../nbs/core/10_panel.ipynb #_addresses
 def _addresses(panel, read, columns, codes, id, time):
     "Record batches, each with the (row,) addresses of its rows."
     base, clock = panel.indptr[:-1] - panel.start, _clock(panel.calendar)
-    for b in read(columns): yield b, base[codes.read(b[id], grow=False)] + clock(_stamps(b[time], isinstance(panel.freq, int)))
+    for b in read(columns):
+        yield (
+            b,
+            base[codes.read(b[id], grow=False)]
+            + clock(_stamps(b[time], isinstance(panel.freq, int))),
+        )
+
 
 def _scatter(panel, reads, codes, names, categories, new, *, id, time, available):
-    "Pass two: write every row to its address. Returns packed columns and (row,) marks: 0 nobody came, 1 seen, 2 sold out."
+    """Pass two:
+
+    write every row to its address. Returns packed columns and (row,) marks: 0 nobody
+    came, 1 seen, 2 sold out.
+    """
     columns = {n: new(n, np.int32 if n in categories else np.float32) for n in names[0]}
-    for c in columns.values(): c[:] = np.nan if c.dtype.kind == "f" else 0
+    for c in columns.values():
+        c[:] = np.nan if c.dtype.kind == "f" else 0
     seen, arrived = np.zeros(panel.rows, np.uint8), 0
     for i, read in enumerate(reads):
-        for b, at in _addresses(panel, read, [id, time, *names[i], *([available] if available and i == 0 and available not in names[0] else [])], codes, id, time):
-            seen[at] = 1 if i or not available else np.where(_numbers(b[available]) > 0, 1, 2); arrived += len(at)
-            for n in names[i]: columns[n][at] = categories[n].read(b[n]) if n in categories else _numbers(b[n])
-    if np.count_nonzero(seen) < arrived: _refuse_duplicates(panel, reads, codes, id, time)
+        for b, at in _addresses(
+            panel,
+            read,
+            [
+                id,
+                time,
+                *names[i],
+                *(
+                    [available]
+                    if available and i == 0 and available not in names[0]
+                    else []
+                ),
+            ],
+            codes,
+            id,
+            time,
+        ):
+            seen[at] = (
+                1 if i or not available else np.where(_numbers(b[available]) > 0, 1, 2)
+            )
+            arrived += len(at)
+            for n in names[i]:
+                columns[n][at] = (
+                    categories[n].read(b[n]) if n in categories else _numbers(b[n])
+                )
+    if np.count_nonzero(seen) < arrived:
+        _refuse_duplicates(panel, reads, codes, id, time)
     return columns, seen
 
 # %% ../../nbs/core/10_panel.ipynb #_refuse_duplicates
@@ -334,119 +729,267 @@ def _refuse_duplicates(panel, reads, codes, id, time):
     "The error path: find which addresses were hit twice."
     hits = np.zeros(panel.rows, np.int32)
     for read in reads:
-        for _, at in _addresses(panel, read, [id, time], codes, id, time): np.add.at(hits, at, 1)
-    _blame(panel, hits > 1, "duplicate (unique_id, ds) pairs", "Sum or drop them first, for example df.groupby(['unique_id', 'ds'], as_index=False).sum()")
+        for _, at in _addresses(panel, read, [id, time], codes, id, time):
+            np.add.at(hits, at, 1)
+    _blame(
+        panel,
+        hits > 1,
+        "duplicate (unique_id, ds) pairs",
+        "Sum or drop them first, for example df.groupby(['unique_id', 'ds'],"
+        " as_index=False).sum()",
+    )
 
 # %% ../../nbs/core/10_panel.ipynb #_settle
 def _settle(panel, columns, seen, target, past, categories, fill):
     "Holes become what `fill` says, and infinite numbers are refused."
     y, future, unseen = columns[target], _future_rows(panel), seen == 0
-    _blame(panel, unseen & future, "future rows are missing", "Known covariates must cover every step up to the horizon")
+    _blame(
+        panel,
+        unseen & future,
+        "future rows are missing",
+        "Known covariates must cover every step up to the horizon",
+    )
     y[seen == 2] = np.nan
     empty = np.isnan(y) & ~future & (seen < 2)
     if fill is None:
-        _blame(panel, unseen, "time stamps are missing", "Pass fill=0 (nothing sold) or fill='missing' (not observed)")
-        _blame(panel, empty, "targets are NaN", "Pass fill=0 or fill='missing', or mark them in an `available` column")
-    elif fill != "missing": y[empty] = fill
-    _blame(panel, np.isinf(y), "targets are infinite", "Replace them; a division by zero upstream is the usual cause")
+        _blame(
+            panel,
+            unseen,
+            "time stamps are missing",
+            "Pass fill=0 (nothing sold) or fill='missing' (not observed)",
+        )
+        _blame(
+            panel,
+            empty,
+            "targets are NaN",
+            "Pass fill=0 or fill='missing', or mark them in an `available` column",
+        )
+    elif fill != "missing":
+        y[empty] = fill
+    _blame(
+        panel,
+        np.isinf(y),
+        "targets are infinite",
+        "Replace them; a division by zero upstream is the usual cause",
+    )
     for n, c in columns.items():
-        if n == target: continue
+        if n == target:
+            continue
         hole = unseen.copy() if n in categories else unseen | np.isnan(c)
-        if n in past: hole &= ~future                                        # nobody knows these yet
+        # nobody knows these yet
+        if n in past:
+            hole &= ~future
         if n not in categories:
             _blame(panel, np.isinf(c), f"values of {n!r} are infinite", "Replace them")
-            if fill is None: _blame(panel, hole, f"values of {n!r} are NaN", "Fill them, or pass fill= to carry the last value forward")
+            if fill is None:
+                _blame(
+                    panel,
+                    hole,
+                    f"values of {n!r} are NaN",
+                    "Fill them, or pass fill= to carry the last value forward",
+                )
         _carry(c, hole, panel.indptr, lead=n not in past)
 
-def _future_rows(panel)->np.ndarray:
+
+def _future_rows(panel) -> np.ndarray:
     "(row,) bool: rows after each series' history."
-    return np.repeat(np.tile([False, True], len(panel)), np.stack([panel.length, panel.ahead], 1).ravel())
+    return np.repeat(
+        np.tile([False, True], len(panel)),
+        np.stack([panel.length, panel.ahead], 1).ravel(),
+    )
 
 # %% ../../nbs/core/10_panel.ipynb #_static
 def _static(frame, panel, id):
-    "Static columns in the order of the panel's ids: numbers as they are, text as codes."
-    table = _arrow(frame); _check_columns(table.column_names, [id]); ids = panel.ids
-    names = table[id].cast("string").to_pylist(); at = {n: i for i, n in enumerate(names)}
-    if len(at) < len(names): refuse("duplicate unique_id in static", sorted({str(n) for i, n in enumerate(names) if at[n] != i}), "Keep one row a series")
+    """Static columns in the order of the panel's ids:
+
+    numbers as they are, text as codes.
+    """
+    table = _arrow(frame)
+    _check_columns(table.column_names, [id])
+    ids = panel.ids
+    names = table[id].cast("string").to_pylist()
+    at = {n: i for i, n in enumerate(names)}
+    if len(at) < len(names):
+        refuse(
+            "duplicate unique_id in static",
+            sorted({str(n) for i, n in enumerate(names) if at[n] != i}),
+            "Keep one row a series",
+        )
     missing = [n for n in ids if n not in at]
-    if missing: refuse("series without static row", missing, "Add their rows, or drop the series")
+    if missing:
+        refuse(
+            "series without static row", missing, "Add their rows, or drop the series"
+        )
     clash = [n for n in table.column_names if n in panel.known or n in panel.past]
-    if clash: refuse("column declared both static and dynamic", clash, "Give it one role")
-    order = np.array([at[n] for n in ids]); columns, categories = {}, {}
+    if clash:
+        refuse("column declared both static and dynamic", clash, "Give it one role")
+    order = np.array([at[n] for n in ids])
+    columns, categories = {}, {}
     for n in [c for c in table.column_names if c != id]:
-        col = table[n].take(order).combine_chunks(); kind = col.type
-        if _is_text(kind): codes = _Codes(first=1); columns[n] = codes.read(col); categories[n] = ["<unknown>", *codes]
-        elif not _is_number(kind): refuse(f"static column {n!r} is of type {kind}", mend="Convert it to numbers or text, or leave it out", kind=TypeError)
-        else: columns[n] = _numbers(col)
+        col = table[n].take(order).combine_chunks()
+        kind = col.type
+        if _is_text(kind):
+            codes = _Codes(first=1)
+            columns[n] = codes.read(col)
+            categories[n] = ["<unknown>", *codes]
+        elif not _is_number(kind):
+            refuse(
+                f"static column {n!r} is of type {kind}",
+                mend="Convert it to numbers or text, or leave it out",
+                kind=TypeError,
+            )
+        else:
+            columns[n] = _numbers(col)
         bad = ~np.isfinite(columns[n])
-        if bad.any(): refuse(f"static {n!r} is NaN or infinite", ids[bad], "Fill it first")
+        if bad.any():
+            refuse(f"static {n!r} is NaN or infinite", ids[bad], "Fill it first")
     return columns, categories
 
 # %% ../../nbs/core/10_panel.ipynb #_constant
 def _constant(read, names, id):
     "One row a series from columns that must not change within a series."
     import pyarrow as pa
-    plain = lambda t: pa.table({n: t[n].cast("string") if _is_text(t[n].type) else t[n] for n in [id, *names]})
+
+    plain = lambda t: pa.table(
+        {n: t[n].cast("string") if _is_text(t[n].type) else t[n] for n in [id, *names]}
+    )
     distinct = lambda t: t.group_by([id, *names], use_threads=False).aggregate([])
-    first = distinct(pa.concat_tables([distinct(plain(pa.Table.from_batches([b]))) for b in read([id, *names])]))
+    first = distinct(
+        pa.concat_tables(
+            [distinct(plain(pa.Table.from_batches([b]))) for b in read([id, *names])]
+        )
+    )
     values, count = np.unique(first[id].to_numpy().astype(str), return_counts=True)
-    if (count > 1).any(): refuse(f"static columns {named(names)} change within a series", values[count > 1], "Declare them known or past")
+    if (count > 1).any():
+        refuse(
+            f"static columns {named(names)} change within a series",
+            values[count > 1],
+            "Declare them known or past",
+        )
     return first
 
 # %% ../../nbs/core/10_panel.ipynb #_build
-def _build(data, future, static, new, *, known, past, target, available, freq, fill, align_end, id, time)->"Panel":
-    "The whole way from Arrow to a panel; `new(name, dtype, rows)` allocates a packed column."
+def _build(
+    data,
+    future,
+    static,
+    new,
+    *,
+    known,
+    past,
+    target,
+    available,
+    freq,
+    fill,
+    align_end,
+    id,
+    time,
+) -> "Panel":
+    """The whole way from Arrow to a panel; `new(name, dtype, rows)` allocates a packed
+    column.
+    """
     (read, schema), names = _source(data), [[target, *known, *past]]
-    _check_columns(schema.names, [id, time, *names[0], *([available] if available else [])])
+    _check_columns(
+        schema.names, [id, time, *names[0], *([available] if available else [])]
+    )
     reads, ahead = [read], None
     if future is not None:
-        (more, ahead) = _source(future); _check_columns(ahead.names, [id, time, *known])
-        reads.append(more); names.append(known)
+        more, ahead = _source(future)
+        _check_columns(ahead.names, [id, time, *known])
+        reads.append(more)
+        names.append(known)
     _check_types(schema, ahead, known, past, target, available)
     scans, grid, freq = _scan(reads, freq, id, time)
     panel = _layout(scans, grid, freq, align_end)
-    categories = {n: _Codes(first=1) for n in [*known, *past] if _is_text(schema.field(n).type)}
-    columns, seen = _scatter(panel, reads, scans[0].codes, names, categories, lambda n, d: new(n, d, panel.rows), id=id, time=time, available=available)
+    categories = {
+        n: _Codes(first=1) for n in [*known, *past] if _is_text(schema.field(n).type)
+    }
+    columns, seen = _scatter(
+        panel,
+        reads,
+        scans[0].codes,
+        names,
+        categories,
+        lambda n, d: new(n, d, panel.rows),
+        id=id,
+        time=time,
+        available=available,
+    )
     _settle(panel, columns, seen, target, past, categories, fill)
-    panel.y, panel.known, panel.past = columns[target], {n: columns[n] for n in known}, {n: columns[n] for n in past}
+    panel.y, panel.known, panel.past = (
+        columns[target],
+        {n: columns[n] for n in known},
+        {n: columns[n] for n in past},
+    )
     panel.categories = {n: ["<unknown>", *c] for n, c in categories.items()}
-    if isinstance(static, (list, tuple)): _check_columns(schema.names, static); static = _constant(read, list(static), id)
-    if static is not None: panel.static, found = _static(static, panel, id); panel.categories |= found
+    if isinstance(static, (list, tuple)):
+        _check_columns(schema.names, static)
+        static = _constant(read, list(static), id)
+    if static is not None:
+        panel.static, found = _static(static, panel, id)
+        panel.categories |= found
     return panel
 
 # %% ../../nbs/core/10_panel.ipynb #from_frame
 def from_frame(
     df,  # long frame (pandas, polars or Arrow), one row a series and time
-    freq=None,  # pandas offset alias ("D", "W-SUN", "MS"), an integer for integer time, None infers
+    # pandas offset alias ("D", "W-SUN", "MS"), an integer for integer time, None infers
+    freq=None,
     known=(),  # columns known ahead of time (price plans, promotions, calendar)
     past=(),  # columns known only afterwards
-    static=None,  # frame with one row a series, or names of columns of `df` that do not change
-    available:str=None,  # column that is 0 where demand could not be observed (a stock-out)
+    # frame with one row a series, or names of columns of `df` that do not change
+    static=None,
+    # column that is 0 where demand could not be observed (a stock-out)
+    available: str = None,
     fill=None,  # None, a number, or "missing": what a hole means
     future=None,  # frame of known covariates after the history
-    align_end:bool=False,  # extend every series to the panel's last date (needs `fill`)
-    id:str="unique_id", time:str="ds", target:str="y",  # column names
-)->Panel:
-    "Build a panel from a long frame; rows may come in any order, columns without a role are ignored."
+    # extend every series to the panel's last date (needs `fill`)
+    align_end: bool = False,
+    id: str = "unique_id",
+    time: str = "ds",
+    target: str = "y",  # column names
+) -> Panel:
+    """Build a panel from a long frame; rows may come in any order, columns without a
+    role are ignored.
+    """
     s = _settings(freq, known, past, available, fill, align_end, id, time, target)
-    table = _arrow(df, list(dict.fromkeys([*_wanted(**s), *(static if isinstance(static, (list, tuple)) else [])])))
+    table = _arrow(
+        df,
+        list(
+            dict.fromkeys(
+                [*_wanted(**s), *(static if isinstance(static, (list, tuple)) else [])]
+            )
+        ),
+    )
     future = None if future is None else _arrow(future, [id, time, *s["known"]])
-    return _build(table, future, static, lambda n, dtype, rows: np.zeros(rows, dtype), **s)
+    return _build(
+        table, future, static, lambda n, dtype, rows: np.zeros(rows, dtype), **s
+    )
 
 # %% ../../nbs/core/10_panel.ipynb #_index
-def _index(panel, names)->np.ndarray:
+def _index(panel, names) -> np.ndarray:
     "(k,) positions of series given by name, position or a (series,) mask."
-    names = np.atleast_1d(np.asarray(names)); n = len(panel)
-    if names.dtype == bool and len(names) == n: return np.flatnonzero(names)
+    names = np.atleast_1d(np.asarray(names))
+    n = len(panel)
+    if names.dtype == bool and len(names) == n:
+        return np.flatnonzero(names)
     if names.dtype.kind in "iu":
-        if (off := names[(names < -n) | (names >= n)]).size: refuse("no such series position", off, f"The panel holds {n:,} series")
+        if (off := names[(names < -n) | (names >= n)]).size:
+            refuse("no such series position", off, f"The panel holds {n:,} series")
         return names.astype(np.int64) % n if n else names
     at = {n: i for i, n in enumerate(panel.ids)}
     unknown = [n for n in names if n not in at]
-    if unknown: refuse("unknown series", unknown, f"The panel holds {len(panel):,}, such as {named(panel.ids, 3)}", KeyError)
+    if unknown:
+        refuse(
+            "unknown series",
+            unknown,
+            f"The panel holds {len(panel):,}, such as {named(panel.ids, 3)}",
+            KeyError,
+        )
     return np.array([at[n] for n in names], np.int64)
 
-def _ranges(first, count)->np.ndarray:
+
+def _ranges(first, count) -> np.ndarray:
     "Concatenated ranges first[i] .. first[i] + count[i] - 1."
     offset = np.r_[0, np.cumsum(count)]
     return np.arange(offset[-1]) + np.repeat(first - offset[:-1], count)
@@ -455,73 +998,162 @@ def _ranges(first, count)->np.ndarray:
 def _select(panel, which):
     "The panel of some series, in the order asked for."
     s = _index(panel, which)
-    count = np.diff(panel.indptr)[s]; rows = _ranges(panel.indptr[:-1][s], count)
+    count = np.diff(panel.indptr)[s]
+    rows = _ranges(panel.indptr[:-1][s], count)
     pick = lambda columns, at: {n: np.asarray(c[at]) for n, c in columns.items()}
-    return replace(panel, ids=panel.ids[s], start=panel.start[s], length=panel.length[s], indptr=np.r_[0, np.cumsum(count)],
-                   y=np.asarray(panel.y[rows]), known=pick(panel.known, rows), past=pick(panel.past, rows), static=pick(panel.static, s))
+    return replace(
+        panel,
+        ids=panel.ids[s],
+        start=panel.start[s],
+        length=panel.length[s],
+        indptr=np.r_[0, np.cumsum(count)],
+        y=np.asarray(panel.y[rows]),
+        known=pick(panel.known, rows),
+        past=pick(panel.past, rows),
+        static=pick(panel.static, s),
+    )
 
-def _step(panel, step)->int:
+
+def _step(panel, step) -> int:
     "A calendar step from a step or a time stamp."
-    if isinstance(step, (int, np.integer)): return int(step)
+    if isinstance(step, (int, np.integer)):
+        return int(step)
     import pandas as pd
+
     return int(panel.calendar.searchsorted(pd.Timestamp(step), "right")) - 1
 
 # %% ../../nbs/core/10_panel.ipynb #_cut
 def _cut(panel, step):
-    "The panel as it was known after calendar `step`; series that had not begun are left out."
-    step = _step(panel, step); keep = panel.start <= step
-    if not keep.any(): refuse(f"no series had begun by step {step}", mend=f"The first one begins at step {panel.start.min()}, {panel.calendar[panel.start.min()]}")
-    if not keep.all(): panel = _select(panel, keep)
+    """The panel as it was known after calendar `step`; series that had not begun are
+    left out.
+    """
+    step = _step(panel, step)
+    keep = panel.start <= step
+    if not keep.any():
+        refuse(
+            f"no series had begun by step {step}",
+            mend=(
+                f"The first one begins at step {panel.start.min()},"
+                f" {panel.calendar[panel.start.min()]}"
+            ),
+        )
+    if not keep.all():
+        panel = _select(panel, keep)
     length = np.minimum(panel.length, step - panel.start + 1)
-    return replace(panel, length=length, y=_hide(panel, panel.y, length), past={n: _hide(panel, c, length) for n, c in panel.past.items()})
+    return replace(
+        panel,
+        length=length,
+        y=_hide(panel, panel.y, length),
+        past={n: _hide(panel, c, length) for n, c in panel.past.items()},
+    )
 
 # %% ../../nbs/core/10_panel.ipynb #_hide
 def _hide(panel, column, length):
     "A copy of the column without the rows after `length`."
     column = _on_write(column) if isinstance(column, np.memmap) else np.array(column)
     for a, b in _chunks(panel.indptr):
-        gone = _ranges(panel.indptr[a:b] + length[a:b], np.diff(panel.indptr[a:b + 1]) - length[a:b])
+        gone = _ranges(
+            panel.indptr[a:b] + length[a:b],
+            np.diff(panel.indptr[a : b + 1]) - length[a:b],
+        )
         column[gone] = np.nan if column.dtype.kind == "f" else 0
     return column
 
+
 def _on_write(column):
-    "The mapped column once more, as it is on the disk; changed pages are private. Unlike mode 'c' it may be larger than memory."
+    """The mapped column once more, as it is on the disk; changed pages are private.
+
+    Unlike mode 'c' it may be larger than memory.
+    """
     lazy = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
-    with open(column.filename, "rb") as f: pages = mmap.mmap(f.fileno(), 0, mmap.MAP_PRIVATE | lazy, mmap.PROT_READ | mmap.PROT_WRITE)
-    copy = np.ndarray.__new__(np.memmap, column.shape, column.dtype, pages, column.offset)
-    copy._mmap, copy.filename, copy.offset, copy.mode = pages, column.filename, column.offset, "c"
+    with open(column.filename, "rb") as f:
+        pages = mmap.mmap(
+            f.fileno(), 0, mmap.MAP_PRIVATE | lazy, mmap.PROT_READ | mmap.PROT_WRITE
+        )
+    copy = np.ndarray.__new__(
+        np.memmap, column.shape, column.dtype, pages, column.offset
+    )
+    copy._mmap, copy.filename, copy.offset, copy.mode = (
+        pages,
+        column.filename,
+        column.offset,
+        "c",
+    )
     return copy
 
 # %% ../../nbs/core/10_panel.ipynb #_actual
 def _actual(panel, last, horizon):
-    "(series, horizon) what really happened after steps `last` (series,), NaN where nothing is known."
-    t = np.asarray(last)[:, None] + np.arange(1, horizon + 1) - panel.start[:, None]     # row within the series
+    """(series, horizon) what really happened after steps `last` (series,), NaN where
+    nothing is known.
+    """
+    # row within the series
+    t = np.asarray(last)[:, None] + np.arange(1, horizon + 1) - panel.start[:, None]
     inside = (t >= 0) & (t < panel.length[:, None])
     at = np.where(inside, panel.indptr[:-1, None] + t, 0)
-    return np.where(inside, np.asarray(panel.y[at.ravel()]).reshape(at.shape), np.nan).astype(np.float32)
+    return np.where(
+        inside, np.asarray(panel.y[at.ravel()]).reshape(at.shape), np.nan
+    ).astype(np.float32)
 
 # %% ../../nbs/core/10_panel.ipynb #_recode
 def _recode(panel, categories):
-    "The panel with codes that follow `categories`; names not in them become <unknown>, with a warning."
+    """The panel with codes that follow `categories`; names not in them become
+    <unknown>, with a warning.
+    """
     roles = {role: dict(getattr(panel, role)) for role in ("known", "past", "static")}
-    mixed = [n for columns in roles.values() for n in columns if n in categories and n not in panel.categories]
-    if mixed: refuse("columns were text in training and are numbers now", mixed, "Give both the same types")
+    mixed = [
+        n
+        for columns in roles.values()
+        for n in columns
+        if n in categories and n not in panel.categories
+    ]
+    if mixed:
+        refuse(
+            "columns were text in training and are numbers now",
+            mixed,
+            "Give both the same types",
+        )
     for columns in roles.values():
-        for n in [n for n in columns if n in categories and panel.categories[n] != categories[n]]:
-            at = {name: i for i, name in enumerate(categories[n])}; mine = panel.categories[n]
-            unseen = [mine[i] for i in np.flatnonzero(np.bincount(columns[n])) if mine[i] not in at]
-            if unseen: warnings.warn(f"categories of {n!r} that training never saw are treated as <unknown>: {named(unseen)}", stacklevel=3)
+        for n in [
+            n
+            for n in columns
+            if n in categories and panel.categories[n] != categories[n]
+        ]:
+            at = {name: i for i, name in enumerate(categories[n])}
+            mine = panel.categories[n]
+            unseen = [
+                mine[i]
+                for i in np.flatnonzero(np.bincount(columns[n]))
+                if mine[i] not in at
+            ]
+            if unseen:
+                warnings.warn(
+                    f"categories of {n!r} that training never saw are treated as"
+                    f" <unknown>: {named(unseen)}",
+                    stacklevel=3,
+                )
             columns[n] = np.array([at.get(m, 0) for m in mine], np.int32)[columns[n]]
-    return replace(panel, **roles, categories=panel.categories | {n: c for n, c in categories.items() if n in panel.categories})
+    return replace(
+        panel,
+        **roles,
+        categories=panel.categories
+        | {n: c for n, c in categories.items() if n in panel.categories},
+    )
+
 
 def _to_frame(panel):
     "The long pandas frame of a panel's history: unique_id, ds, y, covariates by name."
     import pandas as pd
-    s = np.repeat(np.arange(len(panel)), panel.length); at = _ranges(panel.indptr[:-1], panel.length)
+
+    s = np.repeat(np.arange(len(panel)), panel.length)
+    at = _ranges(panel.indptr[:-1], panel.length)
     step = _ranges(panel.start, panel.length)
     frame = {"unique_id": panel.ids[s], "ds": panel.calendar[step], "y": panel.y[at]}
     for n, c in (panel.known | panel.past).items():
-        frame[n] = np.asarray(panel.categories[n], dtype=object)[c[at]] if n in panel.categories else c[at]
+        frame[n] = (
+            np.asarray(panel.categories[n], dtype=object)[c[at]]
+            if n in panel.categories
+            else c[at]
+        )
     return pd.DataFrame(frame)
 
 # %% ../../nbs/core/10_panel.ipynb #_appear
@@ -530,106 +1162,221 @@ def _appear(
     folder,  # must not exist
 ):  # yields the folder to fill
     "A folder that appears whole or not at all."
-    folder = Path(folder); tmp = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    if folder.exists(): refuse("the folder exists already", [folder], "Choose another, or remove it", FileExistsError)
+    folder = Path(folder)
+    tmp = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    if folder.exists():
+        refuse(
+            "the folder exists already",
+            [folder],
+            "Choose another, or remove it",
+            FileExistsError,
+        )
     try:
-        with _writing(folder): tmp.mkdir(parents=True)
+        with _writing(folder):
+            tmp.mkdir(parents=True)
         yield tmp
-        with _writing(folder): os.replace(tmp, folder)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+        with _writing(folder):
+            os.replace(tmp, folder)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
 
 @contextlib.contextmanager
 def _writing(folder):
     "Turn a failed write into one clear error."
-    try: yield
-    except OSError as e: refuse(f"could not write the panel: {e.strerror or e}", [folder], "Free some space, or choose another folder; nothing was left behind", OSError)
+    try:
+        yield
+    except OSError as e:
+        refuse(
+            f"could not write the panel: {e.strerror or e}",
+            [folder],
+            "Free some space, or choose another folder; nothing was left behind",
+            OSError,
+        )
 
 # %% ../../nbs/core/10_panel.ipynb #_meta
-def _meta(panel)->dict:
+def _meta(panel) -> dict:
     "Everything of a panel that is not an array."
-    first = int(panel.calendar[0]) if isinstance(panel.freq, int) else str(panel.calendar[0])
-    return dict(version=1, freq=panel.freq, calendar=[first, len(panel.calendar)], known=list(panel.known), past=list(panel.past),
-                static=list(panel.static), categories=panel.categories, ids=panel.ids.tolist())
+    first = (
+        int(panel.calendar[0])
+        if isinstance(panel.freq, int)
+        else str(panel.calendar[0])
+    )
+    return dict(
+        version=1,
+        freq=panel.freq,
+        calendar=[first, len(panel.calendar)],
+        known=list(panel.known),
+        past=list(panel.past),
+        static=list(panel.static),
+        categories=panel.categories,
+        ids=panel.ids.tolist(),
+    )
 
-def _columns(panel)->dict:
+
+def _columns(panel) -> dict:
     "Name of each file -> array."
-    roles = {f"{role}-{i}": c for role in ("known", "past", "static") for i, c in enumerate(getattr(panel, role).values())}
-    return {"start": panel.start, "indptr": panel.indptr, "length": panel.length, "y": panel.y} | roles
+    roles = {
+        f"{role}-{i}": c
+        for role in ("known", "past", "static")
+        for i, c in enumerate(getattr(panel, role).values())
+    }
+    return {
+        "start": panel.start,
+        "indptr": panel.indptr,
+        "length": panel.length,
+        "y": panel.y,
+    } | roles
+
 
 def _dump(panel, folder, source=None):
     "Write what is not there yet."
     for n, c in _columns(panel).items():
-        if not (folder/f"{n}.npy").exists(): np.save(folder/f"{n}.npy", c)
-    (folder/"panel.json").write_text(json.dumps(_meta(panel) | dict(source=source)))
+        if not (folder / f"{n}.npy").exists():
+            np.save(folder / f"{n}.npy", c)
+    (folder / "panel.json").write_text(json.dumps(_meta(panel) | dict(source=source)))
 
 # %% ../../nbs/core/10_panel.ipynb #_save
 def _save(panel, folder):
     "Write the panel to a folder that appears whole or not at all."
-    with _appear(folder) as tmp, _writing(folder): _dump(panel, tmp)
+    with _appear(folder) as tmp, _writing(folder):
+        _dump(panel, tmp)
     return Path(folder)
+
 
 def _load(folder):
     "Open a saved panel; arrays stay on the disk until they are read."
     import pandas as pd
-    folder = Path(folder); read = lambda n: np.load(folder/f"{n}.npy", mmap_mode="r")
-    if not (folder/"panel.json").exists(): refuse("no panel in this folder", [folder], "Save one with panel.save(folder)", FileNotFoundError)
+
+    folder = Path(folder)
+    read = lambda n: np.load(folder / f"{n}.npy", mmap_mode="r")
+    if not (folder / "panel.json").exists():
+        refuse(
+            "no panel in this folder",
+            [folder],
+            "Save one with panel.save(folder)",
+            FileNotFoundError,
+        )
     try:
-        m = json.loads((folder/"panel.json").read_text()); (first, steps), freq = m["calendar"], m["freq"]
-        roles = {r: {n: read(f"{r}-{i}") for i, n in enumerate(m[r])} for r in ("known", "past", "static")}
+        m = json.loads((folder / "panel.json").read_text())
+        (first, steps), freq = m["calendar"], m["freq"]
+        roles = {
+            r: {n: read(f"{r}-{i}") for i, n in enumerate(m[r])}
+            for r in ("known", "past", "static")
+        }
         start, indptr, length, y = (read(n) for n in ("start", "indptr", "length", "y"))
-        if len(y) != indptr[-1] or len(start) != len(m["ids"]): raise ValueError("arrays of different length")
-    except (ValueError, KeyError, OSError) as e: refuse("the saved panel is damaged", [folder], f"Save it again ({e})", OSError)
-    calendar = pd.RangeIndex(first, first + steps*freq, freq) if isinstance(freq, int) else pd.date_range(first, periods=steps, freq=freq, unit="us")
-    return Panel(np.array(m["ids"], dtype=str), freq, calendar, np.array(start), np.array(indptr), np.array(length), y, **roles, categories=m["categories"])
+        if len(y) != indptr[-1] or len(start) != len(m["ids"]):
+            raise ValueError("arrays of different length")
+    except (ValueError, KeyError, OSError) as e:
+        refuse("the saved panel is damaged", [folder], f"Save it again ({e})", OSError)
+    calendar = (
+        pd.RangeIndex(first, first + steps * freq, freq)
+        if isinstance(freq, int)
+        else pd.date_range(first, periods=steps, freq=freq, unit="us")
+    )
+    return Panel(
+        np.array(m["ids"], dtype=str),
+        freq,
+        calendar,
+        np.array(start),
+        np.array(indptr),
+        np.array(length),
+        y,
+        **roles,
+        categories=m["categories"],
+    )
 
 # %% ../../nbs/core/10_panel.ipynb #from_parquet
 def from_parquet(
     path,  # parquet file, folder of them, glob, or list
     cache=None,  # folder for a memory-mapped copy; None keeps the panel in memory
     future=None,  # parquet file(s) of known covariates after the history
-    static=None,  # parquet file, frame with one row a series, or names of columns that do not change
-    **columns,  # freq, known, past, available, fill, align_end, id, time, target as in `from_frame`
-)->Panel:
-    "Build a panel from parquet, reading batch by batch; with `cache` the result may be larger than memory."
+    # parquet file, frame with one row a series, or names of columns that do not change
+    static=None,
+    # freq, known, past, available, fill, align_end, id, time, target as in `from_frame`
+    **columns,
+) -> Panel:
+    """Build a panel from parquet, reading batch by batch; with `cache` the result may
+    be larger than memory.
+    """
     files, settings = _files(path), _settings(**columns)
     future = None if future is None else _files(future)
-    if isinstance(static, (str, Path)): static = _read_all(_files(static))
-    if cache is None: return _build(files, future, static, lambda n, dtype, rows: np.zeros(rows, dtype), **settings)
+    if isinstance(static, (str, Path)):
+        static = _read_all(_files(static))
+    if cache is None:
+        return _build(
+            files,
+            future,
+            static,
+            lambda n, dtype, rows: np.zeros(rows, dtype),
+            **settings,
+        )
     source, cache = _origin(files, future, static, settings), Path(cache)
-    if not (cache/"panel.json").exists(): return _pack(cache, files, future, static, settings, source)
-    if json.loads((cache/"panel.json").read_text()).get("source") == source: return _load(cache)
-    refuse("the cached panel was made from other files or settings", [cache], "Remove the folder, or name another", FileExistsError)
+    if not (cache / "panel.json").exists():
+        return _pack(cache, files, future, static, settings, source)
+    if json.loads((cache / "panel.json").read_text()).get("source") == source:
+        return _load(cache)
+    refuse(
+        "the cached panel was made from other files or settings",
+        [cache],
+        "Remove the folder, or name another",
+        FileExistsError,
+    )
 
 # %% ../../nbs/core/10_panel.ipynb #_read_all
 def _read_all(files):
     "Small parquet files as one Arrow table."
     import pyarrow.dataset as ds
+
     return ds.dataset(files, format="parquet").to_table()
 
-def _origin(files, future, static, settings)->list:
-    "What a cached panel was made from: names, sizes and dates of files, contents of frames."
+
+def _origin(files, future, static, settings) -> list:
+    """What a cached panel was made from:
+
+    names, sizes and dates of files, contents of frames.
+    """
     import pyarrow as pa
-    seen = [[os.path.abspath(f), os.path.getsize(f), os.stat(f).st_mtime_ns] for f in [*files, *(future or [])]]
+
+    seen = [
+        [os.path.abspath(f), os.path.getsize(f), os.stat(f).st_mtime_ns]
+        for f in [*files, *(future or [])]
+    ]
     if static is not None and not isinstance(static, (list, tuple)):
-        sink = pa.BufferOutputStream(); table = _arrow(static)
-        with pa.ipc.new_stream(sink, table.schema) as out: out.write_table(table)
+        sink = pa.BufferOutputStream()
+        table = _arrow(static)
+        with pa.ipc.new_stream(sink, table.schema) as out:
+            out.write_table(table)
         static = hashlib.sha256(sink.getvalue()).hexdigest()
     return json.loads(json.dumps([seen, len(files), static, settings]))
 
 # %% ../../nbs/core/10_panel.ipynb #_pack
 def _pack(cache, files, future, static, settings, source):
     "Pack into memory-mapped files beside `cache`, then rename the folder into place."
-    place = {settings["target"]: "y"} | {n: f"{role}-{i}" for role in ("known", "past") for i, n in enumerate(settings[role])}
+    place = {settings["target"]: "y"} | {
+        n: f"{role}-{i}"
+        for role in ("known", "past")
+        for i, n in enumerate(settings[role])
+    }
     with _appear(cache) as tmp:
+
         def new(name, dtype, rows):
-            with _writing(cache): return _mapped(tmp/f"{place[name]}.npy", dtype, rows)
+            with _writing(cache):
+                return _mapped(tmp / f"{place[name]}.npy", dtype, rows)
+
         panel = _build(files, future, static, new, **settings)
-        with _writing(cache): _dump(panel, tmp, source)
+        with _writing(cache):
+            _dump(panel, tmp, source)
     return _load(cache)
 
+
 def _mapped(file, dtype, rows):
-    "A new memory-mapped array whose place on the disk is taken now: running out later would kill the process."
+    """A new memory-mapped array whose place on the disk is taken now:
+
+    running out later would kill the process.
+    """
     array = np.lib.format.open_memmap(file, "w+", dtype, (rows,))
     if hasattr(os, "posix_fallocate"):
-        with open(file, "rb+") as f: os.posix_fallocate(f.fileno(), 0, os.path.getsize(file))
+        with open(file, "rb+") as f:
+            os.posix_fallocate(f.fileno(), 0, os.path.getsize(file))
     return array

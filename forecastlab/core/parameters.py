@@ -7,7 +7,13 @@ __all__ = ['pipeline_name', 'pipelines', 'near', 'find', 'cells', 'about', 'Para
            'from_file']
 
 # %% ../../nbs/core/87_parameters.ipynb #de2aedc2
-import ast, datetime, difflib, io, json, re, tokenize
+import ast
+import datetime
+import difflib
+import io
+import json
+import re
+import tokenize
 from pathlib import Path
 from typing import NamedTuple
 from .basics import pipelines_dir, refuse
@@ -15,101 +21,179 @@ from .basics import pipelines_dir, refuse
 # %% ../../nbs/core/87_parameters.ipynb #pipeline_name
 def pipeline_name(
     path,  # notebook
-)->str:  # stem without the number prefix
+) -> str:  # stem without the number prefix
     "The name under which a notebook is run and its runs are filed."
     return re.sub(r"^\d+[a-z]?_", "", Path(path).stem)
 
-def pipelines()->dict:  # name -> path, in reading order
+
+def pipelines() -> dict:  # name -> path, in reading order
     "Pipelines that ship with the project."
-    return {pipeline_name(p): p for p in sorted(pipelines_dir().glob("*.ipynb")) if not p.name.startswith(("_", "."))}
+    return {
+        pipeline_name(p): p
+        for p in sorted(pipelines_dir().glob("*.ipynb"))
+        if not p.name.startswith(("_", "."))
+    }
 
 # %% ../../nbs/core/87_parameters.ipynb #near
 def near(
-    word:str,  # what was typed
+    word: str,  # what was typed
     known,  # what exists
-)->str:  # "did you mean 'horizon'? " or nothing
+) -> str:  # "did you mean 'horizon'? " or nothing
     "A hint for a misspelt name."
     hits = difflib.get_close_matches(str(word), [str(k) for k in known], 1)
     return f"did you mean '{hits[0]}'? " if hits else ""
 
+
 def find(
     name,  # name of a pipeline, or path of a notebook
-)->Path:  # the notebook
+) -> Path:  # the notebook
     "Look a pipeline up by name or path."
     if str(name).endswith(".ipynb") or "/" in str(name):
-        return Path(name) if Path(name).is_file() else refuse("no such notebook", [name], kind=FileNotFoundError)
+        return (
+            Path(name)
+            if Path(name).is_file()
+            else refuse("no such notebook", [name], kind=FileNotFoundError)
+        )
     known = pipelines()
-    return known.get(name) or refuse("unknown pipeline", [name], f"{near(name, known)}Known: {', '.join(known) or 'none'}. A path to a notebook works too.")
+    return known.get(name) or refuse(
+        "unknown pipeline",
+        [name],
+        f"{near(name, known)}Known: {', '.join(known) or 'none'}. A path to a notebook"
+        " works too.",
+    )
 
 # %% ../../nbs/core/87_parameters.ipynb #cells
 def cells(
     path,  # notebook
-)->list:  # dicts: kind, source, tags
+) -> list:  # dicts: kind, source, tags
     "Cells of a notebook, read as plain JSON."
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-        return [dict(kind=c["cell_type"], source="".join(c["source"]), tags=c.get("metadata", {}).get("tags", [])) for c in raw]
+        return [
+            dict(
+                kind=c["cell_type"],
+                source="".join(c["source"]),
+                tags=c.get("metadata", {}).get("tags", []),
+            )
+            for c in raw
+        ]
     except (ValueError, KeyError, TypeError) as e:
-        refuse("not a notebook in format 4", [path], f"Open and save it in Jupyter ({type(e).__name__}: {e}).")
+        refuse(
+            "not a notebook in format 4",
+            [path],
+            f"Open and save it in Jupyter ({type(e).__name__}: {e}).",
+        )
+
 
 def about(
     path,  # notebook
-)->str:  # the line that starts with ">" below the title, or the title
+) -> str:  # the line that starts with ">" below the title, or the title
     "What a notebook is for, in one line."
-    lines = [l for c in cells(path) if c["kind"] == "markdown" for l in c["source"].splitlines()]
+    lines = [
+        l
+        for c in cells(path)
+        if c["kind"] == "markdown"
+        for l in c["source"].splitlines()
+    ]
     quoted = [l[1:].strip() for l in lines if l.startswith(">")]
     return (quoted or [l.lstrip("# ") for l in lines if l.startswith("#")] or [""])[0]
 
 # %% ../../nbs/core/87_parameters.ipynb #Parameter
 class Parameter(NamedTuple):
     "One line of the `parameters` cell."
-    name: str       # variable
-    hint: str       # its type as written, or the type of its default
-    default: object # literal
-    help: str       # the comment behind it
 
-    def __str__(self): return f"{self.name}: {self.hint} = {self.default!r}"
+    name: str  # variable
+    hint: str  # its type as written, or the type of its default
+    default: object  # literal
+    help: str  # the comment behind it
+
+    def __str__(self):
+        return f"{self.name}: {self.hint} = {self.default!r}"
+
 
 def _constant(node):
     "Value of a literal; plain arithmetic such as 24*7 is allowed."
-    if any(isinstance(n, (ast.Name, ast.Call, ast.Attribute, ast.Lambda)) for n in ast.walk(node)): raise ValueError("not a literal")
-    return eval(compile(ast.Expression(node), "<parameters>", "eval"), {"__builtins__": {}})
+    if any(
+        isinstance(n, (ast.Name, ast.Call, ast.Attribute, ast.Lambda))
+        for n in ast.walk(node)
+    ):
+        raise ValueError("not a literal")
+    return eval(
+        compile(ast.Expression(node), "<parameters>", "eval"), {"__builtins__": {}}
+    )
 
 # %% ../../nbs/core/87_parameters.ipynb #_comments
 def _comments(
-    source:str,  # code of a cell
-)->dict:  # line number -> comment without '#'
+    source: str,  # code of a cell
+) -> dict:  # line number -> comment without '#'
     "Comments of a cell by line."
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
+    return {
+        t.start[0]: t.string.lstrip("# ").strip()
+        for t in tokens
+        if t.type == tokenize.COMMENT
+    }
+
 
 def _declaration(statement, comments):
     "One statement of the cell as a `Parameter`; ValueError where it is none."
     annotated = isinstance(statement, ast.AnnAssign)
-    if not annotated and not (isinstance(statement, ast.Assign) and len(statement.targets) == 1): raise ValueError("not an assignment")
+    if not annotated and not (
+        isinstance(statement, ast.Assign) and len(statement.targets) == 1
+    ):
+        raise ValueError("not an assignment")
     target = statement.target if annotated else statement.targets[0]
-    if statement.value is None or not isinstance(target, ast.Name): raise ValueError("no default")
+    if statement.value is None or not isinstance(target, ast.Name):
+        raise ValueError("no default")
     default = _constant(statement.value)
-    hint = ast.unparse(statement.annotation).strip("'\"") if annotated else {"NoneType": "Any", "tuple": "list"}.get(type(default).__name__, type(default).__name__)
-    if default is None and not re.search(r"None|Optional|Any", hint): hint += " | None"
+    hint = (
+        ast.unparse(statement.annotation).strip("'\"")
+        if annotated
+        else {"NoneType": "Any", "tuple": "list"}.get(
+            type(default).__name__, type(default).__name__
+        )
+    )
+    if default is None and not re.search(r"None|Optional|Any", hint):
+        hint += " | None"
     return Parameter(target.id, hint, default, comments.get(statement.end_lineno, ""))
 
 # %% ../../nbs/core/87_parameters.ipynb #declared
 def declared(
     path,  # notebook
-)->dict:  # name -> Parameter, in order
+) -> dict:  # name -> Parameter, in order
     "Parameters a notebook declares in its one tagged cell."
-    tagged = [c for c in cells(path) if "parameters" in c["tags"] and c["kind"] == "code"]
-    if len(tagged) != 1: refuse(f"{Path(path).name} has {len(tagged)} cells tagged 'parameters', not one",
-                                mend="Tag the one cell that holds the defaults (in Jupyter: property inspector, cell tags).")
+    tagged = [
+        c for c in cells(path) if "parameters" in c["tags"] and c["kind"] == "code"
+    ]
+    if len(tagged) != 1:
+        refuse(
+            f"{Path(path).name} has {len(tagged)} cells tagged 'parameters', not one",
+            mend=(
+                "Tag the one cell that holds the defaults (in Jupyter: property"
+                " inspector, cell tags)."
+            ),
+        )
     source, found = tagged[0]["source"], {}
-    try: body, comments = ast.parse(source).body, _comments(source)
-    except SyntaxError as e: refuse(f"the parameters cell of {Path(path).name} is not Python", [f"line {e.lineno}: {e.msg}"])
+    try:
+        body, comments = ast.parse(source).body, _comments(source)
+    except SyntaxError as e:
+        refuse(
+            f"the parameters cell of {Path(path).name} is not Python",
+            [f"line {e.lineno}: {e.msg}"],
+        )
     for s in body:
-        if isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant): continue
-        try: p = _declaration(s, comments); convert(p.default, p.hint)
+        if isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant):
+            continue
+        try:
+            p = _declaration(s, comments)
+            convert(p.default, p.hint)
         except (ValueError, TypeError) as e:
-            refuse(f"the parameters cell of {Path(path).name} may hold only `name: type = literal`", [f"line {s.lineno}: {ast.unparse(s)} ({e})"], "Derive values in the next cell.")
+            refuse(
+                f"the parameters cell of {Path(path).name} may hold only `name: type ="
+                " literal`",
+                [f"line {s.lineno}: {ast.unparse(s)} ({e})"],
+                "Derive values in the next cell.",
+            )
         found[p.name] = p
     return found
 
@@ -117,108 +201,213 @@ def declared(
 def _yaml(text, typed=True):
     "YAML text as Python values; with typed=False every scalar stays text."
     import yaml
+
     return yaml.load(text, Loader=yaml.SafeLoader if typed else yaml.BaseLoader)
 
+
 def _bool(v):
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    words = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
     return v if isinstance(v, bool) else words[v.strip().lower()]
 
+
 def _int(v):
-    if isinstance(v, (bool, float)): raise ValueError
+    if isinstance(v, (bool, float)):
+        raise ValueError
     return int(v)
 
+
 def _float(v):
-    if isinstance(v, bool): raise ValueError
+    if isinstance(v, bool):
+        raise ValueError
     return float(v)
 
+
 def _str(v):
-    if isinstance(v, (datetime.date, datetime.datetime)): return v.isoformat()
-    if not isinstance(v, str): raise ValueError
+    if isinstance(v, (datetime.date, datetime.datetime)):
+        return v.isoformat()
+    if not isinstance(v, str):
+        raise ValueError
     return v
 
 # %% ../../nbs/core/87_parameters.ipynb #_items
 def _items(v, kind, inner):
     "A list or dict, given as such or as text (`1, 2` or `[1, 2]` or `{a: 1}`)."
     if isinstance(v, str):
-        text = v if v.lstrip()[:1] == ("{" if kind is dict else "[") else "{%s}" % v if kind is dict else "[%s]" % v
+        text = (
+            v
+            if v.lstrip()[:1] == ("{" if kind is dict else "[")
+            else "{%s}" % v
+            if kind is dict
+            else "[%s]" % v
+        )
         v = _yaml(text, typed=not inner)
-    if isinstance(v, tuple): v = list(v)
-    if not isinstance(v, kind): raise ValueError
-    if kind is dict: return {str(k): _convert(x, inner[-1]) if inner else x for k, x in v.items()}
+    if isinstance(v, tuple):
+        v = list(v)
+    if not isinstance(v, kind):
+        raise ValueError
+    if kind is dict:
+        return {str(k): _convert(x, inner[-1]) if inner else x for k, x in v.items()}
     return [_convert(x, inner[0]) if inner else x for x in v]
 
 # %% ../../nbs/core/87_parameters.ipynb #_convert
 _SCALARS = {"bool": _bool, "int": _int, "float": _float, "str": _str}
 
+
 def _convert(v, node):
     "Fit `v` to the type written in the syntax tree `node`."
     if isinstance(node, ast.Constant) and node.value is None:
-        if v is None or isinstance(v, str) and v.strip().lower() in ("", "none", "null"): return None
+        if (
+            v is None
+            or isinstance(v, str)
+            and v.strip().lower() in ("", "none", "null")
+        ):
+            return None
         raise ValueError
-    if isinstance(node, ast.BinOp): return _first(v, [node.right, node.left] if _is_none(node.right) else [node.left, node.right])
+    if isinstance(node, ast.BinOp):
+        return _first(
+            v,
+            (
+                [node.right, node.left]
+                if _is_none(node.right)
+                else [node.left, node.right]
+            ),
+        )
     if isinstance(node, ast.Subscript):
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         name = ast.unparse(node.value).split(".")[-1].lower()
-        if name == "optional": return _first(v, [ast.Constant(None), *inner])
-        if name == "union": return _first(v, sorted(inner, key=_is_none, reverse=True))
+        if name == "optional":
+            return _first(v, [ast.Constant(None), *inner])
+        if name == "union":
+            return _first(v, sorted(inner, key=_is_none, reverse=True))
         if name == "literal":
             return next(c.value for c in inner if v == c.value or v == str(c.value))
         return _items(v, dict if name == "dict" else list, inner)
     name = ast.unparse(node).split(".")[-1]
-    if name in _SCALARS: return _SCALARS[name](v)
-    if name in ("list", "tuple", "dict"): return _items(v, dict if name == "dict" else list, [])
+    if name in _SCALARS:
+        return _SCALARS[name](v)
+    if name in ("list", "tuple", "dict"):
+        return _items(v, dict if name == "dict" else list, [])
     return _yaml(v) if isinstance(v, str) else v
 
 # %% ../../nbs/core/87_parameters.ipynb #_is_none
-def _is_none(node): return isinstance(node, ast.Constant) and node.value is None
+def _is_none(node):
+    return isinstance(node, ast.Constant) and node.value is None
+
 
 def _first(v, nodes):
     "The first of several types that `v` fits."
     for node in nodes:
-        try: return _convert(v, node)
-        except (ValueError, KeyError, TypeError, StopIteration, AttributeError): pass
+        try:
+            return _convert(v, node)
+        except (ValueError, KeyError, TypeError, StopIteration, AttributeError):
+            pass
     raise ValueError
+
 
 def convert(
     value,  # from YAML (typed) or from the command line (text)
-    hint:str,  # the declared type
+    hint: str,  # the declared type
 ):  # the value in that type
     "Fit a value to a declared type, or raise ValueError."
     import yaml
-    try: return _convert(value, ast.parse(hint, mode="eval").body)
-    except (ValueError, KeyError, TypeError, StopIteration, AttributeError, SyntaxError, yaml.YAMLError): raise ValueError(f"{value!r} is not {hint}") from None
+
+    try:
+        return _convert(value, ast.parse(hint, mode="eval").body)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        StopIteration,
+        AttributeError,
+        SyntaxError,
+        yaml.YAMLError,
+    ):
+        raise ValueError(f"{value!r} is not {hint}") from None
 
 # %% ../../nbs/core/87_parameters.ipynb #resolve
 def resolve(
     path,  # notebook
-    given:dict|None=None,  # name -> value; text is converted
-)->dict:  # name -> value for every declared parameter
-    "Every parameter of a run: the given ones checked and converted, defaults for the rest."
+    given: dict | None = None,  # name -> value; text is converted
+) -> dict:  # name -> value for every declared parameter
+    """Every parameter of a run:
+
+    the given ones checked and converted, defaults for the rest.
+    """
     known, given, wrong = declared(path), given or {}, []
     values = {p.name: p.default for p in known.values()}
     for name, value in given.items():
-        if name not in known: wrong.append(f"unknown '{name}'" + (f" ({near(name, known).strip()})" if near(name, known) else "")); continue
-        try: values[name] = convert(value, known[name].hint)
-        except ValueError as e: wrong.append(f"{name}={e}")
-    if wrong: refuse(f"parameters do not fit {pipeline_name(path)}", wrong, f"Known: {'; '.join(map(str, known.values())) or 'none'}.")
+        if name not in known:
+            wrong.append(
+                f"unknown '{name}'"
+                + (f" ({near(name, known).strip()})" if near(name, known) else "")
+            )
+            continue
+        try:
+            values[name] = convert(value, known[name].hint)
+        except ValueError as e:
+            wrong.append(f"{name}={e}")
+    if wrong:
+        refuse(
+            f"parameters do not fit {pipeline_name(path)}",
+            wrong,
+            f"Known: {'; '.join(map(str, known.values())) or 'none'}.",
+        )
     return values
 
 # %% ../../nbs/core/87_parameters.ipynb #_pairs
 def _pairs(path):
     "Top-level pairs of a YAML file, duplicates refused."
     import yaml
-    try: node = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as e: refuse("not YAML", [path], " ".join(str(e).split()))
-    if node is None: return {}
-    if not isinstance(node, yaml.MappingNode): refuse("a parameter file holds `name: value` lines", [path])
+
+    try:
+        node = yaml.compose(
+            Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader
+        )
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        refuse("not YAML", [path], " ".join(str(e).split()))
+    if node is None:
+        return {}
+    if not isinstance(node, yaml.MappingNode):
+        refuse("a parameter file holds `name: value` lines", [path])
     names = [k.value for k, _ in node.value]
     twice = sorted({n for n in names if names.count(n) > 1})
-    if twice: refuse(f"given twice in {path}", twice, "Keep one line each.")
+    if twice:
+        refuse(f"given twice in {path}", twice, "Keep one line each.")
     return {str(k): v for k, v in _yaml(Path(path).read_text(encoding="utf-8")).items()}
+
 
 def from_file(
     path,  # YAML file: from here, or beside the pipelines
-)->dict:  # name -> value
+) -> dict:  # name -> value
     "Parameters from a YAML file."
-    found = next((p for p in (Path(path), pipelines_dir()/path, pipelines_dir()/f"{path}.yaml") if p.is_file()), None)
-    return _pairs(found) if found else refuse("no such parameter file", [path], f"Looked here and in {pipelines_dir()}.", FileNotFoundError)
+    found = next(
+        (
+            p
+            for p in (
+                Path(path),
+                pipelines_dir() / path,
+                pipelines_dir() / f"{path}.yaml",
+            )
+            if p.is_file()
+        ),
+        None,
+    )
+    return (
+        _pairs(found)
+        if found
+        else refuse(
+            "no such parameter file",
+            [path],
+            f"Looked here and in {pipelines_dir()}.",
+            FileNotFoundError,
+        )
+    )

@@ -10,17 +10,56 @@ import numpy as np
 from .basics import refuse
 
 # %% ../../nbs/core/85_plots.ipynb #style
-PALETTE = {"forecast": "#0072B2", "actual": "#1A1A1A", "notice": "#D55E00", "good": "#009E73", "second": "#E69F00", "third": "#CC79A7",
-           "fourth": "#56B4E9", "quiet": "#8A8A8A", "grid": "#E3E3E3", "band50": "#6FAED4", "band80": "#A9CFE6", "band95": "#D9EAF5"}
-CYCLE = [PALETTE[c] for c in ("forecast", "notice", "good", "second", "third", "fourth", "quiet")]
+PALETTE = {
+    "forecast": "#0072B2",
+    "actual": "#1A1A1A",
+    "notice": "#D55E00",
+    "good": "#009E73",
+    "second": "#E69F00",
+    "third": "#CC79A7",
+    "fourth": "#56B4E9",
+    "quiet": "#8A8A8A",
+    "grid": "#E3E3E3",
+    "band50": "#6FAED4",
+    "band80": "#A9CFE6",
+    "band95": "#D9EAF5",
+}
+CYCLE = [
+    PALETTE[c]
+    for c in ("forecast", "notice", "good", "second", "third", "fourth", "quiet")
+]
 
-def style()->dict:  # matplotlib rcParams
-    "The house style: `plt.rcParams.update(style())`, or `with plt.rc_context(style())`."
+
+def style() -> dict:  # matplotlib rcParams
+    """The house style:
+
+    `plt.rcParams.update(style())`, or `with plt.rc_context(style())`.
+    """
     from cycler import cycler
-    return {"figure.dpi": 80, "savefig.dpi": 80, "figure.figsize": (7, 3.2), "figure.constrained_layout.use": True, "font.size": 10, "axes.titlesize": 11,
-            "axes.titlelocation": "left", "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False,
-            "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y",
-            "grid.color": PALETTE["grid"], "grid.linewidth": .8, "axes.prop_cycle": cycler(color=CYCLE), "lines.linewidth": 1.6}
+
+    return {
+        "figure.dpi": 80,
+        "savefig.dpi": 80,
+        "figure.figsize": (7, 3.2),
+        "figure.constrained_layout.use": True,
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "axes.labelsize": 10,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "legend.fontsize": 9,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "grid.color": PALETTE["grid"],
+        "grid.linewidth": 0.8,
+        "axes.prop_cycle": cycler(color=CYCLE),
+        "lines.linewidth": 1.6,
+    }
 
 # %% ../../nbs/core/85_plots.ipynb #_axes
 def _axes(
@@ -30,27 +69,54 @@ def _axes(
 ):  # axes
     "The given axes, or those of a new figure in the house style."
     import matplotlib.pyplot as plt
+
     if ax is None:
-        with plt.rc_context(style()): _, ax = plt.subplots(figsize=size)
-    if texts.get("title"): ax.set_title(texts.pop("title"), loc="left", fontsize=11)
+        with plt.rc_context(style()):
+            _, ax = plt.subplots(figsize=size)
+    if texts.get("title"):
+        ax.set_title(texts.pop("title"), loc="left", fontsize=11)
     ax.set(**{k: v for k, v in texts.items() if v is not None})
     return ax
 
+
 def _legend(ax, beside=True, **more):
     "A plain legend to the right of the axes, or inside them at the upper left."
-    place = dict(loc="upper left", bbox_to_anchor=(1, 1)) if beside else dict(loc="upper left")
-    ax.legend(*(list(x)[::-1 if beside else 1] for x in ax.get_legend_handles_labels()), frameon=False, handlelength=1.3, **place | dict(fontsize=9) | more)
+    place = (
+        dict(loc="upper left", bbox_to_anchor=(1, 1))
+        if beside
+        else dict(loc="upper left")
+    )
+    ax.legend(
+        *(list(x)[:: -1 if beside else 1] for x in ax.get_legend_handles_labels()),
+        frameon=False,
+        handlelength=1.3,
+        **place | dict(fontsize=9) | more,
+    )
+
 
 def _arrays(**named):
     "Arrays of one common length on the first axis, or an error that says which differ."
     out = {k: np.asarray(v) for k, v in named.items()}
-    if len({len(v) for v in out.values()}) > 1: refuse("lengths differ", [f"{k} {len(v)}" for k, v in out.items()], "Give one value each.")
+    if len({len(v) for v in out.values()}) > 1:
+        refuse(
+            "lengths differ",
+            [f"{k} {len(v)}" for k, v in out.items()],
+            "Give one value each.",
+        )
     return out.values()
 
 # %% ../../nbs/core/85_plots.ipynb #_level
 def _level(quantiles, a):
     "The quantile at level `a`, or None."
-    return next((np.asarray(v, dtype=float) for k, v in quantiles.items() if abs(float(k) - a) < 1e-9), None)
+    return next(
+        (
+            np.asarray(v, dtype=float)
+            for k, v in quantiles.items()
+            if abs(float(k) - a) < 1e-9
+        ),
+        None,
+    )
+
 
 def _bands(
     ax,  # axes
@@ -59,27 +125,46 @@ def _bands(
     bands,  # central intervals in percent
 ):  # how many were drawn
     "Nested central bands, widest first, so that the narrow ones lie on top."
-    pairs = [(p, _level(quantiles, .5 - p/200), _level(quantiles, .5 + p/200)) for p in sorted(bands, reverse=True)]
+    pairs = [
+        (p, _level(quantiles, 0.5 - p / 200), _level(quantiles, 0.5 + p / 200))
+        for p in sorted(bands, reverse=True)
+    ]
     pairs = [(p, lo, hi) for p, lo, hi in pairs if lo is not None and hi is not None]
-    shades = [PALETTE[c] for c in ("band95", "band80", "band50")][-len(pairs):] if len(pairs) <= 3 else [PALETTE["band80"]]*len(pairs)
+    shades = (
+        [PALETTE[c] for c in ("band95", "band80", "band50")][-len(pairs) :]
+        if len(pairs) <= 3
+        else [PALETTE["band80"]] * len(pairs)
+    )
     for i, ((p, lo, hi), colour) in enumerate(zip(pairs, shades)):
-        if len(ds) > 1: ax.fill_between(ds, lo, hi, color=colour, lw=.6, label=f"{p:g} %", zorder=2)
-        else: ax.vlines(ds, lo, hi, color=colour, lw=16 - 3*i, label=f"{p:g} %", zorder=2)          # one step: nested bars
+        if len(ds) > 1:
+            ax.fill_between(
+                ds, lo, hi, color=colour, lw=0.6, label=f"{p:g} %", zorder=2
+            )
+        # one step: nested bars
+        else:
+            ax.vlines(
+                ds, lo, hi, color=colour, lw=16 - 3 * i, label=f"{p:g} %", zorder=2
+            )
     return len(pairs)
+
 
 def _finish(
     ax,  # axes
     ds,  # times, to choose the ticks
-    nonnegative:bool,  # start the vertical axis at zero
-    legend:bool,  # show it, to the right of the axes
+    nonnegative: bool,  # start the vertical axis at zero
+    legend: bool,  # show it, to the right of the axes
 ):
     "Ticks that fit dates, an axis that starts at zero, a legend beside the picture."
     if np.issubdtype(np.asarray(ds).dtype, np.datetime64):
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-        locator = AutoDateLocator(minticks=3, maxticks=8); ax.xaxis.set_major_locator(locator)
+
+        locator = AutoDateLocator(minticks=3, maxticks=8)
+        ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    if nonnegative: ax.set_ylim(bottom=0)
-    if legend: _legend(ax)
+    if nonnegative:
+        ax.set_ylim(bottom=0)
+    if legend:
+        _legend(ax)
 
 # %% ../../nbs/core/85_plots.ipynb #fan
 def fan(
@@ -87,28 +172,60 @@ def fan(
     ds_history,  # (time,) times of the history; may be empty
     y,  # (time,) history, NaN where unavailable
     ds_future,  # (horizon,) times of the forecast
-    quantiles:dict,  # level -> (horizon,) forecast quantile
+    quantiles: dict,  # level -> (horizon,) forecast quantile
     actual=None,  # (horizon,) what happened, NaN where unknown
     bands=(50, 80, 95),  # central intervals in percent
     marks=(),  # times to point at
-    mark_label:str="promotion",  # what they are
-    legend:bool=True,  # legend to the right of the axes
+    mark_label: str = "promotion",  # what they are
+    legend: bool = True,  # legend to the right of the axes
     **texts,  # title, xlabel, ylabel
 ):  # axes
     "Fan chart: history, nested central bands, median and actuals."
     past, y = _arrays(ds_history=ds_history, y=y)
-    ds, *_ = _arrays(ds_future=ds_future, **{f"quantile {k}": v for k, v in quantiles.items()})
-    ax, middle = _axes(ax, **texts), _level(quantiles, .5)
+    ds, *_ = _arrays(
+        ds_future=ds_future, **{f"quantile {k}": v for k, v in quantiles.items()}
+    )
+    ax, middle = _axes(ax, **texts), _level(quantiles, 0.5)
     if not _bands(ax, ds, quantiles, bands) and middle is None:
-        refuse("neither a median nor a central band to draw, levels are", list(quantiles), "Ask for 0.5, or for pairs such as 0.1 and 0.9.")
+        refuse(
+            "neither a median nor a central band to draw, levels are",
+            list(quantiles),
+            "Ask for 0.5, or for pairs such as 0.1 and 0.9.",
+        )
     dot = dict(marker="o", ms=4, ls="none") if len(ds) <= 60 else dict(lw=1.2)
-    if middle is not None: ax.plot(ds, middle, color=PALETTE["forecast"], lw=2, marker="o", ms=2, label="median", zorder=4)
-    if actual is not None: ax.plot(ds, actual, color=PALETTE["actual"], label="actual", zorder=5, **dot)
+    if middle is not None:
+        ax.plot(
+            ds,
+            middle,
+            color=PALETTE["forecast"],
+            lw=2,
+            marker="o",
+            ms=2,
+            label="median",
+            zorder=4,
+        )
+    if actual is not None:
+        ax.plot(ds, actual, color=PALETTE["actual"], label="actual", zorder=5, **dot)
     ax.plot(past, y, color=PALETTE["actual"], lw=1.2, zorder=3)
-    if len(past): ax.axvline(past[-1], color=PALETTE["quiet"], lw=1, ls=":", zorder=1)
+    if len(past):
+        ax.axvline(past[-1], color=PALETTE["quiet"], lw=1, ls=":", zorder=1)
     if len(marks):
-        ax.plot(marks, np.full(len(marks), .03), "^", ms=6, color=PALETTE["notice"], transform=ax.get_xaxis_transform(), label=mark_label, zorder=6)
-    shown = np.concatenate([np.asarray(v, dtype=float) for v in (y, [] if actual is None else actual, *quantiles.values())])
+        ax.plot(
+            marks,
+            np.full(len(marks), 0.03),
+            "^",
+            ms=6,
+            color=PALETTE["notice"],
+            transform=ax.get_xaxis_transform(),
+            label=mark_label,
+            zorder=6,
+        )
+    shown = np.concatenate(
+        [
+            np.asarray(v, dtype=float)
+            for v in (y, [] if actual is None else actual, *quantiles.values())
+        ]
+    )
     _finish(ax, ds, not (shown < 0).any(), legend)
     return ax
 
@@ -117,21 +234,46 @@ def calibration(
     ax,  # axes, or None for a new figure
     levels,  # (level,) levels strictly between 0 and 1
     shares,  # (level,) share of targets at or below; or name -> (level,)
-    n:int|None=None,  # scored cells: draws the 95 % band
+    n: int | None = None,  # scored cells: draws the 95 % band
     **texts,  # title, xlabel, ylabel
 ):  # axes
     "Calibration curve with the diagonal and a binomial band."
     shares = shares if isinstance(shares, dict) else {"": shares}
-    levels, *_ = _arrays(levels=levels, **{f"shares {k}".strip(): v for k, v in shares.items()})
-    ax = _axes(ax, (3.8, 3.6), **{"xlabel": "level", "ylabel": "share of targets at or below"} | texts)
+    levels, *_ = _arrays(
+        levels=levels, **{f"shares {k}".strip(): v for k, v in shares.items()}
+    )
+    ax = _axes(
+        ax,
+        (3.8, 3.6),
+        **{"xlabel": "level", "ylabel": "share of targets at or below"} | texts,
+    )
     if n:
-        a = np.linspace(0, 1, 201); half = 1.96*np.sqrt(a*(1 - a)/n)
-        ax.fill_between(a, (a - half).clip(0), (a + half).clip(None, 1), color=PALETTE["grid"], lw=0, zorder=1, label=f"if perfect (95 %, n = {n:,})")
+        a = np.linspace(0, 1, 201)
+        half = 1.96 * np.sqrt(a * (1 - a) / n)
+        ax.fill_between(
+            a,
+            (a - half).clip(0),
+            (a + half).clip(None, 1),
+            color=PALETTE["grid"],
+            lw=0,
+            zorder=1,
+            label=f"if perfect (95 %, n = {n:,})",
+        )
     ax.plot([0, 1], [0, 1], color=PALETTE["quiet"], lw=1, zorder=2)
-    for (name, share), colour, marker in zip(shares.items(), CYCLE*9, "os^Dvp*"*9):
-        ax.plot(levels, share, color=colour, marker=marker, ms=4, lw=1.4, label=name or None, zorder=3)
+    for (name, share), colour, marker in zip(shares.items(), CYCLE * 9, "os^Dvp*" * 9):
+        ax.plot(
+            levels,
+            share,
+            color=colour,
+            marker=marker,
+            ms=4,
+            lw=1.4,
+            label=name or None,
+            zorder=3,
+        )
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    if any(shares) or n: _legend(ax, beside=False, fontsize=8)
+    if any(shares) or n:
+        _legend(ax, beside=False, fontsize=8)
     return ax
 
 # %% ../../nbs/core/85_plots.ipynb #stock_curve
@@ -139,97 +281,221 @@ def stock_curve(
     ax,  # axes, or None for a new figure
     levels,  # (level,) increasing service levels between 0 and 1
     units,  # (level,) stock needed for each
-    marks=(.94, .95),  # two service levels to compare, inside the range of levels
-    unit:str="units",  # what the stock is counted in
-    value:float|None=None,  # money per unit: adds the saving in money
-    currency:str="£",  # sign before the money
+    marks=(0.94, 0.95),  # two service levels to compare, inside the range of levels
+    unit: str = "units",  # what the stock is counted in
+    value: float | None = None,  # money per unit: adds the saving in money
+    currency: str = "£",  # sign before the money
     **texts,  # title, xlabel, ylabel
 ):  # axes
     "Stock needed for each service level, with the saving between two of them."
     from matplotlib.ticker import MaxNLocator
+
     levels, units = (x.astype(float) for x in _arrays(levels=levels, units=units))
     outside = [m for m in marks if not levels[0] <= m <= levels[-1]]
     if (np.diff(levels) <= 0).any() or len(marks) != 2 or outside:
-        refuse("stock_curve needs increasing levels and two marks inside them, marks are", list(marks), f"Levels run from {levels[0]} to {levels[-1]}.")
-    ax = _axes(ax, (7, 3.4), **{"xlabel": "service level", "ylabel": f"stock, {unit}"} | texts)
-    ax.plot(100*levels, units, color=PALETTE["forecast"], lw=2, marker="o", ms=3, zorder=3)
-    ax.set_xlim(100*levels[0], 100*levels[-1] + .3)
-    ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10])); ax.xaxis.set_major_formatter(lambda x, _: f"{x:g} %")
+        refuse(
+            "stock_curve needs increasing levels and two marks inside them, marks are",
+            list(marks),
+            f"Levels run from {levels[0]} to {levels[-1]}.",
+        )
+    ax = _axes(
+        ax, (7, 3.4), **{"xlabel": "service level", "ylabel": f"stock, {unit}"} | texts
+    )
+    ax.plot(
+        100 * levels, units, color=PALETTE["forecast"], lw=2, marker="o", ms=3, zorder=3
+    )
+    ax.set_xlim(100 * levels[0], 100 * levels[-1] + 0.3)
+    ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g} %")
     ax.yaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    _saving(ax, *sorted(marks), *np.interp(sorted(marks), levels, units), unit, None if value is None else (value, currency))
+    _saving(
+        ax,
+        *sorted(marks),
+        *np.interp(sorted(marks), levels, units),
+        unit,
+        None if value is None else (value, currency),
+    )
     return ax
 
 # %% ../../nbs/core/85_plots.ipynb #_saving
 def _saving(
     ax,  # axes with a stock curve
-    low, high,  # the two service levels
-    less, more,  # their stocks
+    low,
+    high,  # the two service levels
+    less,
+    more,  # their stocks
     unit,  # what the stock is counted in
     money,  # (value of a unit, currency sign) or None
 ):
     "Drop lines from two points of the curve and a sentence on what lies between."
     number = lambda x: f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
-    colour, left, bottom = PALETTE["notice"], ax.get_xlim()[0], ax.get_ylim()[0]; ax.autoscale(False)
-    ax.axhspan(less, more, color=colour, alpha=.12, lw=0, zorder=1)
-    ax.hlines([less, more], left, [100*low, 100*high], color=colour, lw=1, ls="--", zorder=2)
-    ax.vlines([100*low, 100*high], bottom, [less, more], color=colour, lw=1, ls="--", zorder=2)
-    ax.plot([100*low, 100*high], [less, more], "o", ms=6, color=colour, zorder=4)
-    text = f"{100*high:g} % to {100*low:g} % saves {number(more - less)} {unit}"
-    if more > 0: text += f" ({100*(more - less)/more:.1f} %)"
-    if money: text += f",\n{money[1]}{number(money[0]*(more - less))}"
-    ax.annotate(text, (.03, .96), xycoords="axes fraction", va="top", color=colour, fontsize=11, zorder=5)
+    colour, left, bottom = PALETTE["notice"], ax.get_xlim()[0], ax.get_ylim()[0]
+    ax.autoscale(False)
+    ax.axhspan(less, more, color=colour, alpha=0.12, lw=0, zorder=1)
+    ax.hlines(
+        [less, more],
+        left,
+        [100 * low, 100 * high],
+        color=colour,
+        lw=1,
+        ls="--",
+        zorder=2,
+    )
+    ax.vlines(
+        [100 * low, 100 * high],
+        bottom,
+        [less, more],
+        color=colour,
+        lw=1,
+        ls="--",
+        zorder=2,
+    )
+    ax.plot([100 * low, 100 * high], [less, more], "o", ms=6, color=colour, zorder=4)
+    text = f"{100 * high:g} % to {100 * low:g} % saves {number(more - less)} {unit}"
+    if more > 0:
+        text += f" ({100 * (more - less) / more:.1f} %)"
+    if money:
+        text += f",\n{money[1]}{number(money[0] * (more - less))}"
+    ax.annotate(
+        text,
+        (0.03, 0.96),
+        xycoords="axes fraction",
+        va="top",
+        color=colour,
+        fontsize=11,
+        zorder=5,
+    )
 
 # %% ../../nbs/core/85_plots.ipynb #leaderboard
 def leaderboard(
     ax,  # axes, or None for a new figure
     scores,  # name -> number: a dict or a pandas Series
-    best:str="low",  # "low" or "high" is good
-    reference:float|None=None,  # a line to compare with
-    reference_label:str="to beat",  # what the line is
-    digits:int=3,  # of the printed numbers
+    best: str = "low",  # "low" or "high" is good
+    reference: float | None = None,  # a line to compare with
+    reference_label: str = "to beat",  # what the line is
+    digits: int = 3,  # of the printed numbers
     **texts,  # title, xlabel
 ):  # axes
     "Horizontal bars, best on top and coloured, each with its value."
-    if best not in ("low", "high"): refuse("best is low or high", [best])
-    rows = sorted(((float(v), str(k)) for k, v in scores.items() if np.isfinite(v)), reverse=best == "low")
-    if not rows: refuse("no finite score to draw", list(dict(scores)), "Check the backtest.")
+    if best not in ("low", "high"):
+        refuse("best is low or high", [best])
+    rows = sorted(
+        ((float(v), str(k)) for k, v in scores.items() if np.isfinite(v)),
+        reverse=best == "low",
+    )
+    if not rows:
+        refuse("no finite score to draw", list(dict(scores)), "Check the backtest.")
     values, names = zip(*rows)
-    ax = _axes(ax, (7, .7 + .34*len(rows)), **texts)
-    ax.barh(names, values, height=.66, color=[PALETTE["fourth"]]*(len(rows) - 1) + [PALETTE["forecast"]], zorder=2)
+    ax = _axes(ax, (7, 0.7 + 0.34 * len(rows)), **texts)
+    ax.barh(
+        names,
+        values,
+        height=0.66,
+        color=[PALETTE["fourth"]] * (len(rows) - 1) + [PALETTE["forecast"]],
+        zorder=2,
+    )
     for i, v in enumerate(values):
-        ax.annotate(f"{v:.{digits}f}", (v, i), (4, 0) if v >= 0 else (-4, 0), textcoords="offset points", va="center",
-                    ha="left" if v >= 0 else "right", fontsize=9, zorder=5, bbox=dict(fc="white", ec="none", pad=1))
+        ax.annotate(
+            f"{v:.{digits}f}",
+            (v, i),
+            (4, 0) if v >= 0 else (-4, 0),
+            textcoords="offset points",
+            va="center",
+            ha="left" if v >= 0 else "right",
+            fontsize=9,
+            zorder=5,
+            bbox=dict(fc="white", ec="none", pad=1),
+        )
     if reference is not None:
         ax.axvline(reference, color=PALETTE["notice"], ls="--", lw=1.2, zorder=3)
-        ax.annotate(f"{reference_label} {reference:.{digits}f}", (reference, 1), (3, 2), xycoords=ax.get_xaxis_transform(),
-                    textcoords="offset points", color=PALETTE["notice"], fontsize=9)
-    ax.grid(axis="y", visible=False); ax.margins(x=.12); ax.tick_params(axis="y", length=0)
+        ax.annotate(
+            f"{reference_label} {reference:.{digits}f}",
+            (reference, 1),
+            (3, 2),
+            xycoords=ax.get_xaxis_transform(),
+            textcoords="offset points",
+            color=PALETTE["notice"],
+            fontsize=9,
+        )
+    ax.grid(axis="y", visible=False)
+    ax.margins(x=0.12)
+    ax.tick_params(axis="y", length=0)
     return ax
 
 # %% ../../nbs/core/85_plots.ipynb #folds
 def folds(
     ax,  # axes, or None for a new figure
     origins,  # (fold,) calendar step of each fold's last known value
-    horizon:int,  # steps forecast from each origin
-    trained=None,  # (fold,) calendar step up to which the fold's model was fitted; None: its own origin
-    start:int=0,  # first calendar step shown
+    horizon: int,  # steps forecast from each origin
+    # (fold,) calendar step up to which the fold's model was fitted; None: its own
+    # origin
+    trained=None,
+    start: int = 0,  # first calendar step shown
     calendar=None,  # (time,) dates of the steps, for the tick labels
     **texts,  # title, xlabel
 ):  # axes
     "Rolling origins: known past, horizon, and where each fold's model was fitted."
     from matplotlib.ticker import MaxNLocator
-    origins, trained = _arrays(origins=origins, trained=origins if trained is None else trained)
+
+    origins, trained = _arrays(
+        origins=origins, trained=origins if trained is None else trained
+    )
     late = origins[trained > origins]
-    if len(late): refuse("a fold's model was fitted after its origin, origins", late.tolist(), "That leaks the future: fit up to the origin at most.")
-    ax = _axes(ax, (7, .9 + .3*len(origins)), **texts); row = np.arange(len(origins))[::-1]
-    ax.barh(row, trained - start + 1, left=start, height=.5, color=PALETTE["quiet"], label="fitted on", zorder=2)
-    ax.barh(row, origins - trained, left=trained + 1, height=.5, color=PALETTE["grid"], label="known, not fitted on", zorder=2)
-    ax.barh(row, horizon, left=origins + 1, height=.5, color=PALETTE["forecast"], label="forecast", zorder=2)
-    ax.plot(trained + 1, row + .42, "v", ms=6, color=PALETTE["notice"], ls="none", label="fitted here", zorder=3)
-    ax.set(yticks=row, yticklabels=[f"fold {i + 1}" for i in range(len(row))]); ax.grid(axis="y", visible=False)
+    if len(late):
+        refuse(
+            "a fold's model was fitted after its origin, origins",
+            late.tolist(),
+            "That leaks the future: fit up to the origin at most.",
+        )
+    ax = _axes(ax, (7, 0.9 + 0.3 * len(origins)), **texts)
+    row = np.arange(len(origins))[::-1]
+    ax.barh(
+        row,
+        trained - start + 1,
+        left=start,
+        height=0.5,
+        color=PALETTE["quiet"],
+        label="fitted on",
+        zorder=2,
+    )
+    ax.barh(
+        row,
+        origins - trained,
+        left=trained + 1,
+        height=0.5,
+        color=PALETTE["grid"],
+        label="known, not fitted on",
+        zorder=2,
+    )
+    ax.barh(
+        row,
+        horizon,
+        left=origins + 1,
+        height=0.5,
+        color=PALETTE["forecast"],
+        label="forecast",
+        zorder=2,
+    )
+    ax.plot(
+        trained + 1,
+        row + 0.42,
+        "v",
+        ms=6,
+        color=PALETTE["notice"],
+        ls="none",
+        label="fitted here",
+        zorder=3,
+    )
+    ax.set(yticks=row, yticklabels=[f"fold {i + 1}" for i in range(len(row))])
+    ax.grid(axis="y", visible=False)
     end = origins.max() + horizon + 1
     if calendar is not None:
-        ticks = [int(t) for t in MaxNLocator(4, integer=True).tick_values(start, end) if start <= t <= end and t < len(calendar)]
+        ticks = [
+            int(t)
+            for t in MaxNLocator(4, integer=True).tick_values(start, end)
+            if start <= t <= end and t < len(calendar)
+        ]
         ax.set_xticks(ticks, [str(calendar[t])[:10] for t in ticks])
-    ax.set_xlim(start, end); _legend(ax)
+    ax.set_xlim(start, end)
+    _legend(ax)
     return ax

@@ -6,7 +6,22 @@
 __all__ = ['load_json', 'save_json', 'folder', 'record', 'locked', 'read', 'Echo', 'Stopped', 'RunFailed', 'run']
 
 # %% ../../nbs/core/90_runs.ipynb #23fea0b3
-import contextlib, datetime, fcntl, hashlib, importlib.util, json, math, os, re, shutil, signal, socket, sys, tempfile, threading, time
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 from .basics import atomic, refuse, runs_dir, versions
 from .parameters import cells, declared, find, pipeline_name, resolve
@@ -16,162 +31,273 @@ def load_json(
     path,  # file
 ):  # its content, or None where it is missing or damaged
     "Read JSON without trusting it."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError): return None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
 
 def _plain(x):
     "Numbers of any library as plain JSON; what is not finite becomes null."
-    if hasattr(x, "tolist"): x = x.tolist()
-    if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
-    if isinstance(x, float) and not math.isfinite(x): return None
+    if hasattr(x, "tolist"):
+        x = x.tolist()
+    if isinstance(x, dict):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_plain(v) for v in x]
+    if isinstance(x, float) and not math.isfinite(x):
+        return None
     return x if isinstance(x, (str, int, float, bool, type(None))) else str(x)
+
 
 def save_json(
     path,  # file to write or to replace
     content,  # dict or list
 ):
     "Write JSON whole or not at all."
-    with atomic(path) as tmp: tmp.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with atomic(path) as tmp:
+        tmp.write_text(
+            json.dumps(_plain(content), indent=1, allow_nan=False) + "\n",
+            encoding="utf-8",
+        )
 
 # %% ../../nbs/core/90_runs.ipynb #folder
 def folder(
-    out:str="",  # the pipeline's `out` parameter
-)->Path:  # run folder with `artifacts/` in it
+    out: str = "",  # the pipeline's `out` parameter
+) -> Path:  # run folder with `artifacts/` in it
     "Where a pipeline writes; a temporary folder where none is given."
     path = Path(out) if out else Path(tempfile.mkdtemp(prefix="forecastlab-"))
-    (path/"artifacts").mkdir(parents=True, exist_ok=True)
+    (path / "artifacts").mkdir(parents=True, exist_ok=True)
     return path
+
 
 def record(
     out,  # run folder
     **metrics,  # name -> number
-)->dict:  # all metrics recorded so far
+) -> dict:  # all metrics recorded so far
     "Add metrics to the run; each call keeps what earlier ones wrote."
-    known = {**(load_json(Path(out)/"metrics.json") or {}), **_plain(metrics)}
-    save_json(Path(out)/"metrics.json", known)
+    known = {**(load_json(Path(out) / "metrics.json") or {}), **_plain(metrics)}
+    save_json(Path(out) / "metrics.json", known)
     return known
 
 # %% ../../nbs/core/90_runs.ipynb #_flock
-_SILENT = 120.  # seconds without a sign of life after which another host's run is dead
+_SILENT = 120.0  # seconds without a sign of life after which another host's run is dead
+
 
 def _flock(f, kind, patience):
     "Try to lock an open file for `patience` seconds."
     end = time.monotonic() + patience
     while True:
-        try: fcntl.flock(f, kind | fcntl.LOCK_NB); return True
+        try:
+            fcntl.flock(f, kind | fcntl.LOCK_NB)
+            return True
         except BlockingIOError:
-            if time.monotonic() > end: return False
-            time.sleep(.02)
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+
 
 @contextlib.contextmanager
 def locked(
     path,  # folder to own, made if needed
-    patience:float=.5,  # seconds to wait for a short look by someone else
-    name:str=".lock",  # file that carries the lock
+    patience: float = 0.5,  # seconds to wait for a short look by someone else
+    name: str = ".lock",  # file that carries the lock
 ):
     "Own a folder, or refuse and name the owner."
-    path = Path(path); path.mkdir(parents=True, exist_ok=True)
-    with open(path/name, "a+") as f:
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / name, "a+") as f:
         if not _flock(f, fcntl.LOCK_EX, patience):
-            f.seek(0); refuse(f"{path} is in use", [f.read().strip() or "another process"], "Wait for it, or choose another folder.", RuntimeError)
-        f.truncate(0); f.write(f"process {os.getpid()} on {socket.gethostname()}"); f.flush()
+            f.seek(0)
+            refuse(
+                f"{path} is in use",
+                [f.read().strip() or "another process"],
+                "Wait for it, or choose another folder.",
+                RuntimeError,
+            )
+        f.truncate(0)
+        f.write(f"process {os.getpid()} on {socket.gethostname()}")
+        f.flush()
         yield
 
 # %% ../../nbs/core/90_runs.ipynb #_owned
 def _owned(path, host):
-    "Is the run's process alive? Asked of the lock on this machine, of the last sign of life elsewhere."
-    lock = Path(path)/".lock"
+    """Is the run's process alive? Asked of the lock on this machine, of the last sign
+    of life elsewhere.
+    """
+    lock = Path(path) / ".lock"
     try:
-        if host != socket.gethostname(): return time.time() - lock.stat().st_mtime < _SILENT
-        with open(lock) as f: return not _flock(f, fcntl.LOCK_SH, 0)
-    except OSError: return False
+        if host != socket.gethostname():
+            return time.time() - lock.stat().st_mtime < _SILENT
+        with open(lock) as f:
+            return not _flock(f, fcntl.LOCK_SH, 0)
+    except OSError:
+        return False
 
 # %% ../../nbs/core/90_runs.ipynb #read
 def read(
     path,  # run folder
-    mine:bool=False,  # the caller holds the lock
-)->dict:  # name, id, folder, status, started, seconds, error ..., parameters, metrics
+    mine: bool = False,  # the caller holds the lock
+) -> dict:  # name, id, folder, status, started, seconds, error ..., parameters, metrics
     "What is known about a run, as it really stands."
     path = Path(path)
-    status = load_json(path/"status.json")
+    status = load_json(path / "status.json")
     if not isinstance(status, dict) or "status" not in status:
-        status = dict(name=path.parent.name, status="damaged" if (path/"status.json").exists() else "none", error="status.json cannot be read")
-    if status["status"] == "running" and (mine and status.get("host") == socket.gethostname() or not _owned(path, status.get("host"))):
-        status |= dict(status="killed", error=f"its process ended without a word in cell {status.get('cell', '?')}")
-    given, metrics = load_json(path/"parameters.json"), load_json(path/"metrics.json")
-    return {**status, "id": path.name, "folder": str(path), "parameters": given if isinstance(given, dict) else {}, "metrics": metrics if isinstance(metrics, dict) else {}}
+        status = dict(
+            name=path.parent.name,
+            status="damaged" if (path / "status.json").exists() else "none",
+            error="status.json cannot be read",
+        )
+    if status["status"] == "running" and (
+        mine
+        and status.get("host") == socket.gethostname()
+        or not _owned(path, status.get("host"))
+    ):
+        status |= dict(
+            status="killed",
+            error=f"its process ended without a word in cell {status.get('cell', '?')}",
+        )
+    given, metrics = (
+        load_json(path / "parameters.json"),
+        load_json(path / "metrics.json"),
+    )
+    return {
+        **status,
+        "id": path.name,
+        "folder": str(path),
+        "parameters": given if isinstance(given, dict) else {},
+        "metrics": metrics if isinstance(metrics, dict) else {},
+    }
 
 # %% ../../nbs/core/90_runs.ipynb #Echo
 class Echo:
     "Passes on what a notebook prints, to a terminal and to a log."
-    def __init__(self,
+
+    def __init__(
+        self,
         terminal,  # stream or None
         log,  # text file
     ):
-        self.terminal, self.log, self.line, self.over, self.bar, self.heard = terminal, log, "", False, 0., time.monotonic()
+        self.terminal, self.log, self.line, self.over, self.bar, self.heard = (
+            terminal,
+            log,
+            "",
+            False,
+            0.0,
+            time.monotonic(),
+        )
         self.live, self.guard = bool(terminal and terminal.isatty()), threading.RLock()
 
     def write(self, text):
         with self.guard:
             for piece in re.split(r"([\r\n])", text):
-                if piece == "\n": self._end()
-                elif piece == "\r": self.over = True
-                elif piece: self.line, self.over = piece if self.over else self.line + piece, False
-            if self.line and self.live: print("\r  " + self.line[:shutil.get_terminal_size().columns - 4] + "\x1b[K", end="", file=self.terminal, flush=True)
-            elif self.line and "\r" in text and time.monotonic() - self.bar > 10: self._put(self.line); self.bar = time.monotonic()
+                if piece == "\n":
+                    self._end()
+                elif piece == "\r":
+                    self.over = True
+                elif piece:
+                    self.line, self.over = (
+                        piece if self.over else self.line + piece,
+                        False,
+                    )
+            if self.line and self.live:
+                print(
+                    "\r  "
+                    + self.line[: shutil.get_terminal_size().columns - 4]
+                    + "\x1b[K",
+                    end="",
+                    file=self.terminal,
+                    flush=True,
+                )
+            elif self.line and "\r" in text and time.monotonic() - self.bar > 10:
+                self._put(self.line)
+                self.bar = time.monotonic()
             self.heard = time.monotonic()
 
     def _end(self):
-        self._put(self.line, "\r" if self.live else ""); self.line, self.over = "", False
+        self._put(self.line, "\r" if self.live else "")
+        self.line, self.over = "", False
 
     def _put(self, line, start=""):
         print("  " + line, file=self.log, flush=True)
-        if self.terminal: print(f"{start}  {line}" + ("\x1b[K" if start else ""), file=self.terminal, flush=True)
+        if self.terminal:
+            print(
+                f"{start}  {line}" + ("\x1b[K" if start else ""),
+                file=self.terminal,
+                flush=True,
+            )
 
     def say(self, line):
         "A line of the runner's own; it ends what the notebook left open."
         with self.guard:
-            if self.line: self._end()
+            if self.line:
+                self._end()
             print(line, file=self.log, flush=True)
-            if self.terminal: print(line, file=self.terminal, flush=True)
+            if self.terminal:
+                print(line, file=self.terminal, flush=True)
             self.heard = time.monotonic()
 
-    def flush(self): pass
+    def flush(self):
+        pass
 
 # %% ../../nbs/core/90_runs.ipynb #_kernel_class
 def _kernel_class(
     log,  # open file for raw output
-    born:list,  # kernels started so far, appended to
+    born: list,  # kernels started so far, appended to
 ):  # subclass of AsyncKernelManager
     "A kernel manager that knows one kernel: this interpreter."
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
+
     class Kernel(AsyncKernelManager):
-        def __init__(self, **settings): super().__init__(**settings); born.append(self)
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            born.append(self)
+
         @property
         def kernel_spec(self):
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=40"]
+            argv = [
+                sys.executable,
+                "-m",
+                "ipykernel_launcher",
+                "-f",
+                "{connection_file}",
+                "--IPKernelApp.log_level=40",
+            ]
             return KernelSpec(argv=argv, display_name="forecastlab", language="python")
+
         async def _async_launch_kernel(self, command, **settings):
-            await super()._async_launch_kernel(command, **{**settings, "stdout": log, "stderr": log})
+            await super()._async_launch_kernel(
+                command, **{**settings, "stdout": log, "stderr": log}
+            )
+
     return Kernel
 
 # %% ../../nbs/core/90_runs.ipynb #_process
 def _process(pid):
     "A process as (pid, time of birth), so that a pid used again is not taken for it."
     import psutil
-    try: return [pid, psutil.Process(pid).create_time()]
-    except psutil.Error: return None
+
+    try:
+        return [pid, psutil.Process(pid).create_time()]
+    except psutil.Error:
+        return None
+
 
 def _kill(process):
     "Kill a kernel and what it started, if it is still that process."
     if process and _process(process[0]) == process:
-        with contextlib.suppress(OSError): os.killpg(process[0], signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            os.killpg(process[0], signal.SIGKILL)
+
 
 class Stopped(KeyboardInterrupt):
     "The runner was told to stop by a signal."
-    def __init__(self, number): super().__init__(f"stopped by {signal.Signals(number).name}"); self.number = number
+
+    def __init__(self, number):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
 
 @contextlib.contextmanager
 def _stoppable(
@@ -179,194 +305,402 @@ def _stoppable(
 ):
     "SIGTERM, SIGINT and SIGHUP kill the kernel and raise `Stopped`, once."
     first = threading.current_thread() is threading.main_thread()
-    mine = [s for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if first and signal.getsignal(s) is not signal.SIG_IGN]   # nohup stays nohup
+    # nohup stays nohup
+    mine = [
+        s
+        for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if first and signal.getsignal(s) is not signal.SIG_IGN
+    ]
+
     def stop(number, frame):
-        for s in mine: signal.signal(s, signal.SIG_IGN)
-        _kill(running()); raise Stopped(number)
+        for s in mine:
+            signal.signal(s, signal.SIG_IGN)
+        _kill(running())
+        raise Stopped(number)
+
     before = [signal.signal(s, stop) for s in mine]
-    try: yield
+    try:
+        yield
     finally:
-        for s, old in zip(mine, before): signal.signal(s, old if old is not None else signal.SIG_DFL)
+        for s, old in zip(mine, before):
+            signal.signal(s, old if old is not None else signal.SIG_DFL)
 
 # %% ../../nbs/core/90_runs.ipynb #_prepare
 def _prepare(path, values):
     "The notebook with its parameters injected, and the heading above each code cell."
     from papermill.iorw import LocalHandler, load_notebook_node, papermill_io
     from papermill.parameterize import parameterize_notebook
+
     class Whole(LocalHandler):
         def write(self, text, path):
-            with atomic(path.removeprefix("whole:")) as tmp: tmp.write_text(text, encoding="utf-8")
+            with atomic(path.removeprefix("whole:")) as tmp:
+                tmp.write_text(text, encoding="utf-8")
+
     papermill_io.register("whole:", Whole())
-    nb = parameterize_notebook(load_notebook_node(str(path)), values, kernel_name="python3", language="python")
+    nb = parameterize_notebook(
+        load_notebook_node(str(path)), values, kernel_name="python3", language="python"
+    )
     heading, above = "", {}
     for i, c in enumerate(nb.cells):
-        found = re.search(r"^#+\s+(.*)$", c.source, re.M) if c.cell_type == "markdown" else None
+        found = (
+            re.search(r"^#+\s+(.*)$", c.source, re.M)
+            if c.cell_type == "markdown"
+            else None
+        )
         heading = found[1].strip() if found else heading
-        if c.cell_type == "code" and c.source.strip(): above[i] = "parameters" if "parameters" in " ".join(c.metadata.tags) else heading
+        if c.cell_type == "code" and c.source.strip():
+            above[i] = (
+                "parameters" if "parameters" in " ".join(c.metadata.tags) else heading
+            )
     return nb, above
 
 # %% ../../nbs/core/90_runs.ipynb #_execute
 def _execute(nb, path, echo, cell_started, kernels):
     "Run the cells; a kernel that does not come up is started once more."
     import papermill
+
     begun = []
-    def started(cell, cell_index): begun.append(cell_index); cell_started(cell_index)
-    settings = dict(kernel_name="python3", language="python", progress_bar=False, on_cell_start=started, coalesce_streams=True,
-                    stdout_file=echo, stderr_file=echo, start_timeout=120, kernel_manager_class=_kernel_class(echo.log, kernels))
+
+    def started(cell, cell_index):
+        begun.append(cell_index)
+        cell_started(cell_index)
+
+    settings = dict(
+        kernel_name="python3",
+        language="python",
+        progress_bar=False,
+        on_cell_start=started,
+        coalesce_streams=True,
+        stdout_file=echo,
+        stderr_file=echo,
+        start_timeout=120,
+        kernel_manager_class=_kernel_class(echo.log, kernels),
+    )
     target = "whole:" + str(path).replace("{", "{{").replace("}", "}}")
     for attempt in (1, 2):
-        try: return papermill.execute_notebook(nb, target, **settings)
+        try:
+            return papermill.execute_notebook(nb, target, **settings)
         except RuntimeError as e:
-            if begun or attempt == 2 or isinstance(e, OSError): raise
+            if begun or attempt == 2 or isinstance(e, OSError):
+                raise
             echo.say(f"the kernel did not start ({e}), trying once more")
 
 # %% ../../nbs/core/90_runs.ipynb #_page
 def _page(notebook, echo):
-    "Write notebook.html beside an executed notebook; a page that cannot be made fails no run."
+    """Write notebook.html beside an executed notebook; a page that cannot be made fails
+    no run.
+    """
     try:
         from nbconvert import HTMLExporter
+
         html, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
-        maths = any("$" in c["source"] for c in cells(notebook) if c["kind"] == "markdown")
-        keep = lambda m: m[0].replace("<script ", "<script async ") if maths and "mathjax" in m[1].lower() else ""
+        maths = any(
+            "$" in c["source"] for c in cells(notebook) if c["kind"] == "markdown"
+        )
+        keep = lambda m: (
+            m[0].replace("<script ", "<script async ")
+            if maths and "mathjax" in m[1].lower()
+            else ""
+        )
         html = re.sub(r'<script[^>]*src="(https?:[^"]*)"[^>]*>\s*</script>', keep, html)
-        with atomic(notebook.with_suffix(".html")) as tmp: tmp.write_text(html, encoding="utf-8")
-    except Exception as e: echo.say(f"no notebook.html: {type(e).__name__}: {e}")
+        with atomic(notebook.with_suffix(".html")) as tmp:
+            tmp.write_text(html, encoding="utf-8")
+    except Exception as e:
+        echo.say(f"no notebook.html: {type(e).__name__}: {e}")
 
 # %% ../../nbs/core/90_runs.ipynb #_summary
 def _summary(e, cell):
     "An exception in one line."
-    if hasattr(e, "ename"): text = f"{e.ename}: {e.evalue}"
-    elif type(e).__name__ == "DeadKernelError": text = "the kernel died (out of memory? see log.txt)"
-    else: text = f"{type(e).__name__}: {e}" if not isinstance(e, Stopped) else str(e)
+    if hasattr(e, "ename"):
+        text = f"{e.ename}: {e.evalue}"
+    elif type(e).__name__ == "DeadKernelError":
+        text = "the kernel died (out of memory? see log.txt)"
+    else:
+        text = f"{type(e).__name__}: {e}" if not isinstance(e, Stopped) else str(e)
     text = " ".join(text.split())
     return (text[:400] + " ..." if len(text) > 400 else text) + f" (cell {cell})"
 
-def _now(): return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+def _now():
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
 
 class RunFailed(RuntimeError):
     "A pipeline ended with an error; its folder says where."
 
 # %% ../../nbs/core/90_runs.ipynb #_foreign
-_OURS = {".lock", "status.json", "parameters.json", "versions.json", "metrics.json", "artifacts", "notebook.ipynb", "notebook.html", "log.txt"}
+_OURS = {
+    ".lock",
+    "status.json",
+    "parameters.json",
+    "versions.json",
+    "metrics.json",
+    "artifacts",
+    "notebook.ipynb",
+    "notebook.html",
+    "log.txt",
+}
+
 
 def _foreign(path):
     "Refuse a folder that holds anything but a run."
-    found = [] if not path.exists() or (path/"status.json").exists() else sorted(p.name for p in path.iterdir() if p.name not in _OURS)
-    if found: refuse(f"{path} holds other files", found, "Choose an empty folder.", FileExistsError)
+    found = (
+        []
+        if not path.exists() or (path / "status.json").exists()
+        else sorted(p.name for p in path.iterdir() if p.name not in _OURS)
+    )
+    if found:
+        refuse(
+            f"{path} holds other files",
+            found,
+            "Choose an empty folder.",
+            FileExistsError,
+        )
+
 
 def _claim(path, resume):
     "May a run start in this folder? Returns what was there. The caller holds the lock."
     before = read(path, mine=True)
     match before["status"], resume:
-        case "none", _: pass
-        case "done", _: refuse(f"{path} holds a finished run", mend="Finished runs are never overwritten; choose another folder.", kind=FileExistsError)
-        case "running", _: refuse(f"{path} is in use", [f"process {before['pid']} on {before['host']}"], "Wait for it, or choose another folder.", RuntimeError)
-        case state, False: refuse(f"{path} holds a run that is {state}", [before.get("error", "")], "Add --resume to go on, or choose another folder.", FileExistsError)
+        case "none", _:
+            pass
+        case "done", _:
+            refuse(
+                f"{path} holds a finished run",
+                mend="Finished runs are never overwritten; choose another folder.",
+                kind=FileExistsError,
+            )
+        case "running", _:
+            refuse(
+                f"{path} is in use",
+                [f"process {before['pid']} on {before['host']}"],
+                "Wait for it, or choose another folder.",
+                RuntimeError,
+            )
+        case state, False:
+            refuse(
+                f"{path} holds a run that is {state}",
+                [before.get("error", "")],
+                "Add --resume to go on, or choose another folder.",
+                FileExistsError,
+            )
     return before
 
 # %% ../../nbs/core/90_runs.ipynb #_agree
 def _agree(path, before, given):
     "Parameters of this attempt: checked, and on resume the same as before."
-    if "out" in given: refuse("parameter 'out' belongs to the runner", mend="Name the run folder with --out.")
-    if before["status"] == "none": values = resolve(path, given)
+    if "out" in given:
+        refuse(
+            "parameter 'out' belongs to the runner",
+            mend="Name the run folder with --out.",
+        )
+    if before["status"] == "none":
+        values = resolve(path, given)
     else:
-        old = before["parameters"] or refuse(f"{before['folder']} cannot be resumed: parameters.json cannot be read", mend="Start a new run.")
+        old = before["parameters"] or refuse(
+            f"{before['folder']} cannot be resumed: parameters.json cannot be read",
+            mend="Start a new run.",
+        )
         values = resolve(path, {**old, **given})
-        changed = [f"{k} was {old[k]!r}, now {values[k]!r}" for k in old if values.get(k) != old[k]]
-        if changed: refuse("a resumed run keeps its parameters", changed, "Leave them out, or start a new run.")
+        changed = [
+            f"{k} was {old[k]!r}, now {values[k]!r}"
+            for k in old
+            if values.get(k) != old[k]
+        ]
+        if changed:
+            refuse(
+                "a resumed run keeps its parameters",
+                changed,
+                "Leave them out, or start a new run.",
+            )
     return {k: v for k, v in values.items() if k != "out"}
 
 # %% ../../nbs/core/90_runs.ipynb #_need
 def _need():
     "The libraries of the `run` extra, asked for before anything is made."
     for name in ("papermill", "nbconvert", "ipykernel", "psutil"):
-        if importlib.util.find_spec(name) is None: raise ModuleNotFoundError(f"{name} is not installed", name=name)
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"{name} is not installed", name=name)
+
 
 def _place(name, out, resume, runs):
-    "The run folder: the one given, the last unfinished one, or a new one named after the time."
-    if out: return Path(out).expanduser().resolve()
-    base = Path(runs or runs_dir()).resolve()/name
+    """The run folder:
+
+    the one given, the last unfinished one, or a new one named after the time.
+    """
+    if out:
+        return Path(out).expanduser().resolve()
+    base = Path(runs or runs_dir()).resolve() / name
     if resume:
         known = sorted(base.glob("*/status.json"), key=lambda p: p.stat().st_mtime)
-        return next((p.parent for p in reversed(known) if read(p.parent)["status"] in ("failed", "killed")),
-                    None) or refuse(f"no failed or killed run in {base}", mend="Name the folder with --out.")
+        return next(
+            (
+                p.parent
+                for p in reversed(known)
+                if read(p.parent)["status"] in ("failed", "killed")
+            ),
+            None,
+        ) or refuse(
+            f"no failed or killed run in {base}", mend="Name the folder with --out."
+        )
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for i in range(1, 1000):
-        path = base/(stamp if i == 1 else f"{stamp}-{i}")
-        try: path.mkdir(parents=True); return path
-        except FileExistsError: pass
+        path = base / (stamp if i == 1 else f"{stamp}-{i}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            pass
 
 # %% ../../nbs/core/90_runs.ipynb #_pulse
 @contextlib.contextmanager
 def _pulse(path, echo, where):
-    "Signs of life: the lock's time every five seconds, a word after half a minute of silence."
+    """Signs of life:
+
+    the lock's time every five seconds, a word after half a minute of silence.
+    """
     over = threading.Event()
+
     def beat():
         while not over.wait(5):
             with contextlib.suppress(OSError, ValueError):
-                os.utime(path/".lock")
-                if time.monotonic() - echo.heard > 30: echo.say(f"  ... still in cell {where()}")
-    thread = threading.Thread(target=beat, daemon=True); thread.start()
-    try: yield
-    finally: over.set(); thread.join(1)
+                os.utime(path / ".lock")
+                if time.monotonic() - echo.heard > 30:
+                    echo.say(f"  ... still in cell {where()}")
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(1)
 
 # %% ../../nbs/core/90_runs.ipynb #_attempt
 def _attempt(notebook, path, values, status, terminal):
-    "One execution in a folder that is ours; returns the exception that ended it, or None."
+    """One execution in a folder that is ours; returns the exception that ended it, or
+    None.
+    """
     begin, kernels, cell, problem = time.monotonic(), [], ["0"], None
-    def kernel(): return _process(kernels[-1].provisioner.pid) if kernels and kernels[-1].provisioner and kernels[-1].has_kernel else None
-    def update(**new): status.update(new); save_json(path/"status.json", status)
-    with open(path/"log.txt", "a", encoding="utf-8") as log, _stoppable(kernel):
-        echo = Echo(terminal, log); echo.say(f"{status['name']}: {path}")
+
+    def kernel():
+        return (
+            _process(kernels[-1].provisioner.pid)
+            if kernels and kernels[-1].provisioner and kernels[-1].has_kernel
+            else None
+        )
+
+    def update(**new):
+        status.update(new)
+        save_json(path / "status.json", status)
+
+    with open(path / "log.txt", "a", encoding="utf-8") as log, _stoppable(kernel):
+        echo = Echo(terminal, log)
+        echo.say(f"{status['name']}: {path}")
         try:
             with _pulse(path, echo, lambda: cell[0]):
                 nb, above = _prepare(notebook, values)
                 order = {i: f"{k}/{len(above)}" for k, i in enumerate(above, 1)}
+
                 def cell_started(i):
-                    if i not in above: return
-                    cell[0] = order[i]; echo.say(f"[{order[i]}] {above[i]}"); update(cell=order[i], kernel=kernel())
-                _execute(nb, path/"notebook.ipynb", echo, cell_started, kernels)
-        except (Exception, KeyboardInterrupt) as e: problem = e
-        finally: _kill(kernel())
-        state = "done" if problem is None else "killed" if isinstance(problem, KeyboardInterrupt) else "failed"
-        if (path/"notebook.ipynb").exists() and state != "killed": _page(path/"notebook.ipynb", echo)
-        update(status=state, ended=_now(), seconds=round(time.monotonic() - begin, 3), cell=cell[0], kernel=None, error=_summary(problem, cell[0]) if problem else "")
+                    if i not in above:
+                        return
+                    cell[0] = order[i]
+                    echo.say(f"[{order[i]}] {above[i]}")
+                    update(cell=order[i], kernel=kernel())
+
+                _execute(nb, path / "notebook.ipynb", echo, cell_started, kernels)
+        except (Exception, KeyboardInterrupt) as e:
+            problem = e
+        finally:
+            _kill(kernel())
+        state = (
+            "done"
+            if problem is None
+            else "killed"
+            if isinstance(problem, KeyboardInterrupt)
+            else "failed"
+        )
+        if (path / "notebook.ipynb").exists() and state != "killed":
+            _page(path / "notebook.ipynb", echo)
+        update(
+            status=state,
+            ended=_now(),
+            seconds=round(time.monotonic() - begin, 3),
+            cell=cell[0],
+            kernel=None,
+            error=_summary(problem, cell[0]) if problem else "",
+        )
         echo.say(f"{state} after {status['seconds']:.1f} s: {path}")
     return problem
 
 # %% ../../nbs/core/90_runs.ipynb #_removed_if_unborn
 @contextlib.contextmanager
 def _removed_if_unborn(path):
-    "A run that is refused or cannot write its first files leaves no folder behind. The caller holds the lock."
+    """A run that is refused or cannot write its first files leaves no folder behind.
+
+    The caller holds the lock.
+    """
     fresh = os.listdir(path) == [".lock"]
-    try: yield
+    try:
+        yield
     except BaseException:
-        if fresh and not (path/"status.json").exists(): shutil.rmtree(path, ignore_errors=True)
+        if fresh and not (path / "status.json").exists():
+            shutil.rmtree(path, ignore_errors=True)
         raise
 
 # %% ../../nbs/core/90_runs.ipynb #run
 def run(
     pipeline,  # name of a pipeline, or path of a notebook
-    parameters:dict|None=None,  # name -> value; text is converted to the declared type
+    # name -> value; text is converted to the declared type
+    parameters: dict | None = None,
     out=None,  # run folder; by default a new one below `runs`
-    resume:bool=False,  # go on with a failed or killed run
+    resume: bool = False,  # go on with a failed or killed run
     runs=None,  # folder of runs, default `runs_dir()`
     terminal=sys.stderr,  # where progress is shown; None for silence
-)->Path:  # run folder
+) -> Path:  # run folder
     "Execute a pipeline into a folder of its own."
-    _need(); notebook = find(pipeline).resolve(); name, given = pipeline_name(notebook), parameters or {}
-    if not resume: _agree(notebook, dict(status="none"), given)
-    path = _place(name, out, resume, runs); _foreign(path)
+    _need()
+    notebook = find(pipeline).resolve()
+    name, given = pipeline_name(notebook), parameters or {}
+    if not resume:
+        _agree(notebook, dict(status="none"), given)
+    path = _place(name, out, resume, runs)
+    _foreign(path)
     with locked(path), _removed_if_unborn(path):
         before = _claim(path, resume)
         values = _agree(notebook, before, given)
-        _kill(before.get("kernel")); (path/"metrics.json").unlink(missing_ok=True)
-        status = dict(name=name, notebook=str(notebook), status="running", pid=os.getpid(), host=socket.gethostname(), started=_now(), attempt=before.get("attempt", 0) + 1)
-        (path/"artifacts").mkdir(exist_ok=True)
-        save_json(path/"parameters.json", values)
-        save_json(path/"versions.json", versions() | dict(notebook_sha256=hashlib.sha256(notebook.read_bytes()).hexdigest()))
-        save_json(path/"status.json", status)
-        problem = _attempt(notebook, path, values | ({"out": str(path)} if "out" in declared(notebook) else {}), status, terminal)
-    if isinstance(problem, KeyboardInterrupt): raise problem
-    if problem: raise RunFailed(f"{name} failed: {read(path)['error']}. Read {path/'notebook.html'}; mend it and add --resume --out {path} to go on.") from problem
+        _kill(before.get("kernel"))
+        (path / "metrics.json").unlink(missing_ok=True)
+        status = dict(
+            name=name,
+            notebook=str(notebook),
+            status="running",
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            started=_now(),
+            attempt=before.get("attempt", 0) + 1,
+        )
+        (path / "artifacts").mkdir(exist_ok=True)
+        save_json(path / "parameters.json", values)
+        save_json(
+            path / "versions.json",
+            versions()
+            | dict(notebook_sha256=hashlib.sha256(notebook.read_bytes()).hexdigest()),
+        )
+        save_json(path / "status.json", status)
+        problem = _attempt(
+            notebook,
+            path,
+            values | ({"out": str(path)} if "out" in declared(notebook) else {}),
+            status,
+            terminal,
+        )
+    if isinstance(problem, KeyboardInterrupt):
+        raise problem
+    if problem:
+        raise RunFailed(
+            f"{name} failed: {read(path)['error']}. Read {path / 'notebook.html'}; mend"
+            f" it and add --resume --out {path} to go on."
+        ) from problem
     return path

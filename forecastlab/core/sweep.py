@@ -6,7 +6,12 @@
 __all__ = ['folders', 'table', 'plan', 'job_folder', 'sweep']
 
 # %% ../../nbs/core/93_sweep.ipynb #c7cc8090
-import hashlib, itertools, json, os, re, sys
+import hashlib
+import itertools
+import json
+import os
+import re
+import sys
 from pathlib import Path
 from .basics import refuse, runs_dir
 from .parameters import find, near, pipeline_name, resolve
@@ -15,105 +20,224 @@ from .runs import RunFailed, read, run
 # %% ../../nbs/core/93_sweep.ipynb #folders
 def folders(
     runs=None,  # folder of runs, default `runs_dir()`
-)->list:  # run folders below it
+) -> list:  # run folders below it
     "Every run folder below `runs`; artifacts are not searched."
     found = []
     for here, below, files in os.walk(runs or runs_dir()):
-        if "status.json" in files: found.append(Path(here)); below.clear()
+        if "status.json" in files:
+            found.append(Path(here))
+            below.clear()
         below[:] = sorted(d for d in below if not d.startswith("."))
     return found
+
 
 def table(
     runs=None,  # folder of runs, default `runs_dir()`
     where=(),  # conditions such as "metrics.wql<0.5" or "status=done", all must hold
-    sort:str|None=None,  # column; a leading "-" sorts downwards
+    sort: str | None = None,  # column; a leading "-" sorts downwards
 ):  # DataFrame, one row a run
     "Runs with their parameters (`parameters.x`) and metrics (`metrics.x`)."
     import pandas as pd
+
     rows = [read(f) for f in folders(runs)]
     first = ["name", "id", "status", "started", "seconds", "error", "folder"]
-    flat = [{k: r.get(k) for k in first} | {f"{part}.{k}": v for part in ("parameters", "metrics") for k, v in r[part].items()} for r in rows]
+    flat = [
+        {k: r.get(k) for k in first}
+        | {
+            f"{part}.{k}": v
+            for part in ("parameters", "metrics")
+            for k, v in r[part].items()
+        }
+        for r in rows
+    ]
     df = pd.DataFrame(flat, columns=first if not flat else None)
-    for condition in [where] if isinstance(where, str) else where: df = df[_holds(df, condition)]
+    for condition in [where] if isinstance(where, str) else where:
+        df = df[_holds(df, condition)]
     by = _column(df, (sort or "started").lstrip("-"))
-    return df.sort_values(by, ascending=not (sort or "").startswith("-"), key=_sortable, kind="stable").reset_index(drop=True)
+    return df.sort_values(
+        by, ascending=not (sort or "").startswith("-"), key=_sortable, kind="stable"
+    ).reset_index(drop=True)
 
 # %% ../../nbs/core/93_sweep.ipynb #_column
 def _column(df, name):
     "A column by its name, or by the name of a parameter or metric."
-    hits = [c for c in (name, f"parameters.{name}", f"metrics.{name}") if c in df.columns]
-    return hits[0] if hits else refuse("no such column", [name], f"{near(name, [*df.columns, *(c.split('.')[-1] for c in df.columns)])}Known: {', '.join(df.columns)}.")
+    hits = [
+        c for c in (name, f"parameters.{name}", f"metrics.{name}") if c in df.columns
+    ]
+    return (
+        hits[0]
+        if hits
+        else refuse(
+            "no such column",
+            [name],
+            f"{near(name, [*df.columns, *(c.split('.')[-1] for c in df.columns)])}Known:"
+            f" {', '.join(df.columns)}.",
+        )
+    )
+
 
 def _sortable(column):
     "Numbers where the column holds numbers, else text; missing values stay missing."
     import pandas as pd
+
     numbers = pd.to_numeric(column, errors="coerce")
-    return numbers if numbers.notna().sum() == column.notna().sum() else column.map(lambda v: None if v is None or v is pd.NA else str(v))
+    return (
+        numbers
+        if numbers.notna().sum() == column.notna().sum()
+        else column.map(lambda v: None if v is None or v is pd.NA else str(v))
+    )
+
 
 def _holds(df, condition):
     "Which rows satisfy one condition."
     import pandas as pd
+
     m = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*", condition)
-    if not m: refuse("not a condition", [condition], "Write it like metrics.wql<0.5 or status=done.")
+    if not m:
+        refuse(
+            "not a condition",
+            [condition],
+            "Write it like metrics.wql<0.5 or status=done.",
+        )
     column, sign, text = df[_column(df, m[1])], m[2], m[3].strip("'\"")
-    try: left, right = pd.to_numeric(column.map(lambda v: v if not isinstance(v, bool) else None), errors="coerce"), float(text)
-    except ValueError: left, right = column.map(lambda v: "" if v is None else str(v)), text
-    if isinstance(right, str) and sign in ("=", "==", "!="): left, right = left.str.lower(), right.lower()
-    return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right, "!=": left != right}.get(sign, left == right)
+    try:
+        left, right = (
+            pd.to_numeric(
+                column.map(lambda v: v if not isinstance(v, bool) else None),
+                errors="coerce",
+            ),
+            float(text),
+        )
+    except ValueError:
+        left, right = column.map(lambda v: "" if v is None else str(v)), text
+    if isinstance(right, str) and sign in ("=", "==", "!="):
+        left, right = left.str.lower(), right.lower()
+    return {
+        "<": left < right,
+        "<=": left <= right,
+        ">": left > right,
+        ">=": left >= right,
+        "!=": left != right,
+    }.get(sign, left == right)
 
 # %% ../../nbs/core/93_sweep.ipynb #plan
 def plan(
     file,  # YAML file of the sweep
-)->tuple:  # (notebook, list of parameter dicts as given, resources)
+) -> tuple:  # (notebook, list of parameter dicts as given, resources)
     "Read a sweep and check every one of its runs before the first starts."
     from forecastlab.core.parameters import _pairs
+
     known = {"pipeline", "parameters", "grid", "list", "cpus", "gpus"}
-    if not Path(file).is_file(): refuse("no such sweep file", [file], kind=FileNotFoundError)
-    spec = _pairs(file); unknown = [k for k in spec if k not in known]
-    if unknown: refuse(f"unknown key in {file}", unknown, f"{near(unknown[0], known)}Known: {', '.join(sorted(known))}.")
-    if "pipeline" not in spec: refuse(f"{file} names no pipeline", mend="Add `pipeline: NAME`.")
-    for key, kind, say in (("grid", dict, "`name: [a, b]` lines"), ("parameters", dict, "`name: value` lines"), ("list", list, "a list of `{name: value}`")):
-        if not isinstance(spec.get(key) or kind(), kind): refuse(f"`{key}` in {file} must be {say}", [spec[key]])
-    if any(not isinstance(one, dict) for one in spec.get("list") or []): refuse(f"each entry of `list` in {file} must be {{name: value}}", spec["list"])
+    if not Path(file).is_file():
+        refuse("no such sweep file", [file], kind=FileNotFoundError)
+    spec = _pairs(file)
+    unknown = [k for k in spec if k not in known]
+    if unknown:
+        refuse(
+            f"unknown key in {file}",
+            unknown,
+            f"{near(unknown[0], known)}Known: {', '.join(sorted(known))}.",
+        )
+    if "pipeline" not in spec:
+        refuse(f"{file} names no pipeline", mend="Add `pipeline: NAME`.")
+    for key, kind, say in (
+        ("grid", dict, "`name: [a, b]` lines"),
+        ("parameters", dict, "`name: value` lines"),
+        ("list", list, "a list of `{name: value}`"),
+    ):
+        if not isinstance(spec.get(key) or kind(), kind):
+            refuse(f"`{key}` in {file} must be {say}", [spec[key]])
+    if any(not isinstance(one, dict) for one in spec.get("list") or []):
+        refuse(f"each entry of `list` in {file} must be {{name: value}}", spec["list"])
     notebook, grid = find(spec["pipeline"]), spec.get("grid") or {}
     bad = [k for k, v in grid.items() if not isinstance(v, list) or not v]
-    if bad: refuse(f"a grid needs a list of values in {file}", bad, "Write `name: [a, b]`.")
+    if bad:
+        refuse(f"a grid needs a list of values in {file}", bad, "Write `name: [a, b]`.")
     product = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
-    jobs = [{**(spec.get("parameters") or {}), **one, **cell} for one in spec.get("list") or [{}] for cell in product]
-    for job in jobs: resolve(notebook, job)
-    return notebook, jobs, dict(num_cpus=spec.get("cpus", 1), num_gpus=spec.get("gpus", 0))
+    jobs = [
+        {**(spec.get("parameters") or {}), **one, **cell}
+        for one in spec.get("list") or [{}]
+        for cell in product
+    ]
+    for job in jobs:
+        resolve(notebook, job)
+    return (
+        notebook,
+        jobs,
+        dict(num_cpus=spec.get("cpus", 1), num_gpus=spec.get("gpus", 0)),
+    )
+
 
 def job_folder(
     notebook,  # pipeline
-    job:dict,  # its given parameters
+    job: dict,  # its given parameters
     runs=None,  # folder of runs
-)->Path:  # runs/<name>/sweep-<checksum of all parameters>
+) -> Path:  # runs/<name>/sweep-<checksum of all parameters>
     "The folder that belongs to these parameters, for ever."
     text = json.dumps(resolve(notebook, job), sort_keys=True, default=str)
-    return Path(runs or runs_dir()).resolve()/pipeline_name(notebook)/f"sweep-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return (
+        Path(runs or runs_dir()).resolve()
+        / pipeline_name(notebook)
+        / f"sweep-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    )
 
 # %% ../../nbs/core/93_sweep.ipynb #_job
 def _job(notebook, job, folder, cwd):
     "One run inside a worker. Returns how it ended; only a lost worker raises."
-    if os.path.isdir(cwd): os.chdir(cwd)
-    try: run(notebook, job, out=folder, resume=read(folder)["status"] in ("failed", "killed"), terminal=None)
-    except RunFailed: pass
-    except (OSError, ValueError, RuntimeError) as e: return f"{type(e).__name__}: {e}"
+    if os.path.isdir(cwd):
+        os.chdir(cwd)
+    try:
+        run(
+            notebook,
+            job,
+            out=folder,
+            resume=read(folder)["status"] in ("failed", "killed"),
+            terminal=None,
+        )
+    except RunFailed:
+        pass
+    except (OSError, ValueError, RuntimeError) as e:
+        return f"{type(e).__name__}: {e}"
     return ""
+
 
 def _cluster(address, workers):
     "Connect to a Ray cluster, or start one here."
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import logging, ray
+    import logging
+    import ray
+
     logging.getLogger("ray").setLevel(logging.ERROR)
-    if ray.is_initialized(): return ray, False
-    here = {} if address else dict(num_cpus=workers or os.cpu_count(), include_dashboard=False, object_store_memory=100*2**20)
+    if ray.is_initialized():
+        return ray, False
+    here = (
+        {}
+        if address
+        else dict(
+            num_cpus=workers or os.cpu_count(),
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,
+        )
+    )
     for left in (2, 1, 0):
-        try: ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here); return ray, True
-        except Exception as e:                           # Ray gives its own processes 30 s; a busy machine may need more
+        try:
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **here,
+            )
+            return ray, True
+        # Ray gives its own processes 30 s; a busy machine may need more
+        except Exception as e:
             ray.shutdown()
-            if address or not left: refuse(f"no Ray cluster at {address or 'this machine'}", [" ".join(str(e).split())[:200]], kind=ConnectionError)
+            if address or not left:
+                refuse(
+                    f"no Ray cluster at {address or 'this machine'}",
+                    [" ".join(str(e).split())[:200]],
+                    kind=ConnectionError,
+                )
 
 # %% ../../nbs/core/93_sweep.ipynb #_collect
 def _collect(ray, waiting, echo):
@@ -122,34 +246,71 @@ def _collect(ray, waiting, echo):
     while waiting:
         ready, _ = ray.wait(list(waiting), timeout=30)
         for task in ready:
-            folder = waiting.pop(task); over += 1
-            try: problem = ray.get(task)
-            except ray.exceptions.RayError as e: problem = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+            folder = waiting.pop(task)
+            over += 1
+            try:
+                problem = ray.get(task)
+            except ray.exceptions.RayError as e:
+                problem = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
             state = read(folder)
-            echo(f"[{over}/{total}] {state['status']} {folder.name}" + (f" in {state['seconds']:.1f} s" if state.get("seconds") else "") + (f": {problem or state.get('error')}" if problem or state.get("error") else ""))
-        if not ready: echo(f"  ... {over} of {total} ended, {sum(read(f)['status'] == 'running' for f in waiting.values())} running")
+            echo(
+                f"[{over}/{total}] {state['status']} {folder.name}"
+                + (f" in {state['seconds']:.1f} s" if state.get("seconds") else "")
+                + (
+                    f": {problem or state.get('error')}"
+                    if problem or state.get("error")
+                    else ""
+                )
+            )
+        if not ready:
+            echo(
+                f"  ... {over} of {total} ended,"
+                f" {sum(read(f)['status'] == 'running' for f in waiting.values())}"
+                " running"
+            )
 
 # %% ../../nbs/core/93_sweep.ipynb #sweep
 def sweep(
     file,  # YAML file of the sweep
-    workers:int|None=None,  # runs at a time on this machine, default its cores
-    address:str|None=None,  # an existing Ray cluster ("auto", "host:port"); its machines share the runs folder
+    workers: int | None = None,  # runs at a time on this machine, default its cores
+    # an existing Ray cluster ("auto", "host:port"); its machines share the runs folder
+    address: str | None = None,
     runs=None,  # folder of runs
     terminal=sys.stderr,  # where progress is shown
 ):  # DataFrame like `table`, one row a run
     "Run a sweep; finished runs are skipped, unfinished ones go on."
+
     def echo(line):
-        if terminal: print(line, file=terminal, flush=True)
+        if terminal:
+            print(line, file=terminal, flush=True)
+
     notebook, jobs, resources = plan(file)
     where = {job_folder(notebook, job, runs): job for job in jobs}
-    left = {f: job for f, job in where.items() if read(f)["status"] not in ("done", "damaged")}
-    echo(f"{pipeline_name(notebook)}: {len(where)} runs, {len(where) - len(left)} already there, {len(left)} to do")
+    left = {
+        f: job
+        for f, job in where.items()
+        if read(f)["status"] not in ("done", "damaged")
+    }
+    echo(
+        f"{pipeline_name(notebook)}: {len(where)} runs, {len(where) - len(left)}"
+        f" already there, {len(left)} to do"
+    )
     if left:
         ray, ours = _cluster(address, workers)
         try:
             task = ray.remote(max_calls=1, max_retries=3, **resources)(_job)
-            _collect(ray, {task.remote(str(notebook.resolve()), job, str(f), os.getcwd()): f for f, job in left.items()}, echo)
+            _collect(
+                ray,
+                {
+                    task.remote(str(notebook.resolve()), job, str(f), os.getcwd()): f
+                    for f, job in left.items()
+                },
+                echo,
+            )
         finally:
-            if ours: ray.shutdown()
-    df = table(Path(runs or runs_dir())/pipeline_name(notebook))
-    return df[df.folder.map(lambda f: Path(f).resolve() in where)].reset_index(drop=True)
+            if ours:
+                ray.shutdown()
+    df = table(Path(runs or runs_dir()) / pipeline_name(notebook))
+    return df[df.folder.map(lambda f: Path(f).resolve() in where)].reset_index(
+        drop=True
+    )

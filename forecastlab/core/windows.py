@@ -17,91 +17,170 @@ from .panel import Panel
 # %% ../../nbs/core/20_windows.ipynb #Batch
 @dataclass
 class Batch:
-    "Windows side by side. `time` counts context + horizon rows; absent features have zero channels."
+    """Windows side by side.
+
+    `time` counts context + horizon rows; absent features have zero channels.
+    """
+
     y: Tensor  # (batch, time) target, 0 where not observed
     observed: Tensor  # (batch, time) 1 where the target was observed, else 0
-    known: Tensor  # (batch, time, channel) numeric covariates known ahead, calendar included
+    # (batch, time, channel) numeric covariates known ahead, calendar included
+    known: Tensor
     known_codes: Tensor  # (batch, time, channel) categorical ones, 0 is unknown
-    past: Tensor  # (batch, context, channel) covariates known up to the origin, 0 where missing
+    # (batch, context, channel) covariates known up to the origin, 0 where missing
+    past: Tensor
     past_codes: Tensor  # (batch, context, channel)
     static: Tensor  # (batch, channel) numeric
     static_codes: Tensor  # (batch, channel)
     series: Tensor  # (batch,) position in the panel
     origin: Tensor  # (batch,) rows known
-    def __len__(self): return len(self.y)
-    def part(self, rows)->"Batch": return Batch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def __len__(self):
+        return len(self.y)
+
+    def part(self, rows) -> "Batch":
+        return Batch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 # %% ../../nbs/core/20_windows.ipynb #cycles_of
 HARMONICS = {"day": (1, 2), "week": (1, 2, 3), "month": (1,), "year": (1, 2)}
-CYCLES = {"day": (.25, 1), "week": (1, 7), "month": (1, 730), "year": (92, 365)}   # in days: longest step, shortest history
+# in days: longest step, shortest history
+CYCLES = {"day": (0.25, 1), "week": (1, 7), "month": (1, 730), "year": (92, 365)}
+
 
 def cycles_of(
-    panel:Panel,  # its frequency and the span of its history decide
-)->tuple:  # names among "day", "week", "month", "year"
-    "Cycles finer than the frequency cannot be seen, longer than the history cannot be learned."
-    if isinstance(panel.freq, int): return ()
+    panel: Panel,  # its frequency and the span of its history decide
+) -> tuple:  # names among "day", "week", "month", "year"
+    """Cycles finer than the frequency cannot be seen, longer than the history cannot be
+    learned.
+    """
+    if isinstance(panel.freq, int):
+        return ()
     import pandas as pd
-    step = np.diff(pd.date_range("2024-01-01", periods=8, freq=panel.freq)).min()/np.timedelta64(1, "D")     # of business days too: one day
-    span = (panel.calendar[int(panel.last.max())] - panel.calendar[int(panel.start.min())])/pd.Timedelta("1D") + step
-    return tuple(n for n, (longest, shortest) in CYCLES.items() if step <= longest and span >= shortest)
+
+    # of business days too: one day
+    step = np.diff(
+        pd.date_range("2024-01-01", periods=8, freq=panel.freq)
+    ).min() / np.timedelta64(1, "D")
+    span = (
+        panel.calendar[int(panel.last.max())] - panel.calendar[int(panel.start.min())]
+    ) / pd.Timedelta("1D") + step
+    return tuple(
+        n
+        for n, (longest, shortest) in CYCLES.items()
+        if step <= longest and span >= shortest
+    )
+
 
 def _position(calendar, name):
     "Position within a cycle, 0 to 1, of a DatetimeIndex."
-    hour = (calendar.hour + calendar.minute/60)/24
-    return np.asarray({"day": hour, "week": (calendar.dayofweek + hour)/7, "month": (calendar.day - 1)/31, "year": (calendar.dayofyear - 1)/365.25}[name])
+    hour = (calendar.hour + calendar.minute / 60) / 24
+    return np.asarray(
+        {
+            "day": hour,
+            "week": (calendar.dayofweek + hour) / 7,
+            "month": (calendar.day - 1) / 31,
+            "year": (calendar.dayofyear - 1) / 365.25,
+        }[name]
+    )
+
 
 def calendar_features(
     calendar,  # (time,) DatetimeIndex, or RangeIndex where `cycles` is empty
-    cycles:tuple,  # names from `cycles_of`
-)->np.ndarray:  # (time, channel) float32
+    cycles: tuple,  # names from `cycles_of`
+) -> np.ndarray:  # (time, channel) float32
     "Sines and cosines of the position in each cycle, with a few harmonics."
-    angles = [2*np.pi*k*_position(calendar, n) for n in cycles for k in HARMONICS[n]]
-    return np.stack([f(a) for a in angles for f in (np.sin, np.cos)], 1).astype(np.float32) if angles else np.zeros((len(calendar), 0), np.float32)
+    angles = [
+        2 * np.pi * k * _position(calendar, n) for n in cycles for k in HARMONICS[n]
+    ]
+    return (
+        np.stack([f(a) for a in angles for f in (np.sin, np.cos)], 1).astype(np.float32)
+        if angles
+        else np.zeros((len(calendar), 0), np.float32)
+    )
 
 # %% ../../nbs/core/20_windows.ipynb #_around
 def _around(
     calendar,  # (step,) DatetimeIndex or RangeIndex
     freq,  # pandas offset alias or integer
-    before:int,  # steps to add before its start
-    after:int,  # steps to add after its end
+    before: int,  # steps to add before its start
+    after: int,  # steps to add after its end
 ):  # (before + step + after,) index
     "The calendar, continued on both sides."
     import pandas as pd
-    if isinstance(freq, int): return pd.RangeIndex(calendar[0] - before*freq, calendar[-1] + after*freq + 1, freq)
+
+    if isinstance(freq, int):
+        return pd.RangeIndex(
+            calendar[0] - before * freq, calendar[-1] + after * freq + 1, freq
+        )
     first = pd.date_range(end=calendar[0], periods=before + 1, freq=freq, unit="us")[0]
-    return pd.date_range(first, periods=before + len(calendar) + after, freq=freq, unit="us")
+    return pd.date_range(
+        first, periods=before + len(calendar) + after, freq=freq, unit="us"
+    )
 
 # %% ../../nbs/core/20_windows.ipynb #_Column
 class _Column:
     "One packed array from which windows of fixed length are gathered."
-    def __init__(self, values, length:int, device, mapped:bool):
-        self.mapped, self.length, self.offsets = mapped, length, torch.arange(length, device=device)
-        with warnings.catch_warnings(action="ignore"): values = torch.from_numpy(np.asarray(values)).to(device)   # mapped: read-only
-        self.values = values if mapped else torch.nn.functional.pad(values, (length, length)).unfold(0, length, 1)
-    def __call__(self, first:Tensor)->Tensor:  # (batch,) address of each window's first row -> (batch, time)
-        if not self.mapped: return self.values.index_select(0, first + self.length)
+
+    def __init__(self, values, length: int, device, mapped: bool):
+        self.mapped, self.length, self.offsets = (
+            mapped,
+            length,
+            torch.arange(length, device=device),
+        )
+        # mapped: read-only
+        with warnings.catch_warnings(action="ignore"):
+            values = torch.from_numpy(np.asarray(values)).to(device)
+        self.values = (
+            values
+            if mapped
+            else torch.nn.functional.pad(values, (length, length)).unfold(0, length, 1)
+        )
+
+    def __call__(
+        self,
+        first: Tensor,
+    ) -> Tensor:  # (batch,) address of each window's first row -> (batch, time)
+        if not self.mapped:
+            return self.values.index_select(0, first + self.length)
         rows = (first[:, None] + self.offsets).clamp(0, len(self.values) - 1)
         return self.values.index_select(0, rows.view(-1)).view(rows.shape)
 
 # %% ../../nbs/core/20_windows.ipynb #Windows
 class Windows:
-    "All windows of a panel, drawn and read by address. Series shorter than `context_min + horizon` rows (`+ 1` where not `complete`) are not trained on."
+    """All windows of a panel, drawn and read by address.
+
+    Series shorter than `context_min + horizon` rows (`+ 1` where not `complete`) are
+    not trained on.
+    """
+
     def __init__(
         self,
-        panel:Panel,  # series to read
-        context:int,  # rows before the origin
-        horizon:int,  # rows after it
-        context_min:int=1,  # rows that must be known before a training origin
+        panel: Panel,  # series to read
+        context: int,  # rows before the origin
+        horizon: int,  # rows after it
+        context_min: int = 1,  # rows that must be known before a training origin
         device="cpu",  # where batches are built
-        cycles:tuple=None,  # calendar cycles added to the known covariates; None: `cycles_of(panel)`
-        complete:bool=True,  # draw only origins with a full horizon after them
+        # calendar cycles added to the known covariates; None: `cycles_of(panel)`
+        cycles: tuple = None,
+        complete: bool = True,  # draw only origins with a full horizon after them
     ):
-        if horizon < 1: refuse(f"the horizon must be at least 1 step, got {horizon}")
-        if context < 1: refuse(f"the context must be at least 1 row, got {context}")
-        self.panel, self.context, self.horizon, self.device = panel, context, horizon, torch.device(device)
+        if horizon < 1:
+            refuse(f"the horizon must be at least 1 step, got {horizon}")
+        if context < 1:
+            refuse(f"the context must be at least 1 row, got {context}")
+        self.panel, self.context, self.horizon, self.device = (
+            panel,
+            context,
+            horizon,
+            torch.device(device),
+        )
         self.offsets = torch.arange(-context, horizon, device=self.device)
         as_tensor = lambda a: torch.as_tensor(np.asarray(a), device=self.device)
-        self.indptr, self.start, self.length = as_tensor(panel.indptr), as_tensor(panel.start), as_tensor(panel.length)
+        self.indptr, self.start, self.length = (
+            as_tensor(panel.indptr),
+            as_tensor(panel.start),
+            as_tensor(panel.length),
+        )
         self.cycles = cycles_of(panel) if cycles is None else tuple(cycles)
         self._columns(panel)
         self._origins(context_min, horizon if complete else 1)
@@ -112,78 +191,146 @@ class Windows:
         column = lambda c: _Column(c, self.context + self.horizon, self.device, mapped)
         roles = {"known": panel.known, "past": panel.past}
         self.y = column(panel.y)
-        self.numbers = {r: [column(c) for n, c in cs.items() if n not in panel.categories] for r, cs in roles.items()}
-        self.codes = {r: [column(c) for n, c in cs.items() if n in panel.categories] for r, cs in roles.items()}
-        still = lambda text: [torch.as_tensor(np.asarray(c), device=self.device) for n, c in panel.static.items() if (n in panel.categories) == text]
+        self.numbers = {
+            r: [column(c) for n, c in cs.items() if n not in panel.categories]
+            for r, cs in roles.items()
+        }
+        self.codes = {
+            r: [column(c) for n, c in cs.items() if n in panel.categories]
+            for r, cs in roles.items()
+        }
+        still = lambda text: [
+            torch.as_tensor(np.asarray(c), device=self.device)
+            for n, c in panel.static.items()
+            if (n in panel.categories) == text
+        ]
         self.static, self.static_codes = still(False), still(True)
-        table = torch.from_numpy(calendar_features(_around(panel.calendar, panel.freq, self.context, self.horizon), self.cycles)).to(self.device)
-        self.channels, time = table.shape[1], self.context + self.horizon                      # a view again: row i is steps i .. i + time
-        self.calendar = table.as_strided((len(panel.calendar) + 1, time*self.channels), (self.channels, 1))
+        table = torch.from_numpy(
+            calendar_features(
+                _around(panel.calendar, panel.freq, self.context, self.horizon),
+                self.cycles,
+            )
+        ).to(self.device)
+        # a view again: row i is steps i .. i + time
+        self.channels, time = table.shape[1], self.context + self.horizon
+        self.calendar = table.as_strided(
+            (len(panel.calendar) + 1, time * self.channels), (self.channels, 1)
+        )
 
     def _origins(self, context_min, after):
-        "Count the training origins of each series: at least `context_min` rows before, `after` rows behind."
+        """Count the training origins of each series:
+
+        at least `context_min` rows before, `after` rows behind.
+        """
         self.first, self.after = context_min, after
         count = (self.length - after - context_min + 1).clamp(min=0)
-        self.ends = torch.cumsum(count, 0); self.shift = context_min - self.ends + count       # pair number -> known rows
+        # pair number -> known rows
+        self.ends = torch.cumsum(count, 0)
+        self.shift = context_min - self.ends + count
         self.count = int(self.ends[-1]) if len(count) else 0
 
-    def __len__(self): return self.count
+    def __len__(self):
+        return self.count
 
-    def draw(self, n:int, generator=None)->tuple[Tensor, Tensor]: return _draw(self, n, generator)
-    def latest(self)->tuple[Tensor, Tensor]: return torch.arange(len(self.panel), device=self.device), self.length.clone()
-    def target(self, series, known)->tuple[Tensor, Tensor]: return _target(self, series, known)
-    def read(self, series, known)->Batch: return _read(self, series, known)
+    def draw(self, n: int, generator=None) -> tuple[Tensor, Tensor]:
+        return _draw(self, n, generator)
+
+    def latest(self) -> tuple[Tensor, Tensor]:
+        return torch.arange(len(self.panel), device=self.device), self.length.clone()
+
+    def target(self, series, known) -> tuple[Tensor, Tensor]:
+        return _target(self, series, known)
+
+    def read(self, series, known) -> Batch:
+        return _read(self, series, known)
 
 # %% ../../nbs/core/20_windows.ipynb #_draw
-def _draw(windows, n, generator)->tuple[Tensor, Tensor]:
-    "(batch,) series and (batch,) known rows of `n` windows, drawn uniformly with replacement."
+def _draw(windows, n, generator) -> tuple[Tensor, Tensor]:
+    """(batch,) series and (batch,) known rows of `n` windows, drawn uniformly with
+    replacement.
+    """
     if not windows.count:
-        refuse(f"no series is long enough: training needs {windows.first} + {windows.after} rows, the longest has {int(windows.length.max())}",
-               mend="Lower the horizon, or pass longer series")
+        refuse(
+            f"no series is long enough: training needs {windows.first} +"
+            f" {windows.after} rows, the longest has {int(windows.length.max())}",
+            mend="Lower the horizon, or pass longer series",
+        )
     pair = torch.randint(windows.count, (n,), generator=generator).to(windows.device)
     series = torch.searchsorted(windows.ends, pair, right=True)
     return series, pair + windows.shift[series]
 
 # %% ../../nbs/core/20_windows.ipynb #_target
-def _target(windows, series, known)->tuple[Tensor, Tensor]:
-    "(batch, time) target with zeros where it is not observed, and the (batch, time) mask."
+def _target(windows, series, known) -> tuple[Tensor, Tensor]:
+    """(batch, time) target with zeros where it is not observed, and the (batch, time)
+    mask.
+    """
     y = windows.y(windows.indptr[series] + known - windows.context)
-    observed = windows.offsets >= -known[:, None]                                   # the series had begun,
-    observed &= windows.offsets < (windows.length[series] - known)[:, None]         # its history had not ended,
-    observed &= y == y                                                              # and there is a number
-    return torch.where(observed, y, 0.), observed
+    # the series had begun,
+    observed = windows.offsets >= -known[:, None]
+    # its history had not ended,
+    observed &= windows.offsets < (windows.length[series] - known)[:, None]
+    # and there is a number
+    observed &= y == y
+    return torch.where(observed, y, 0.0), observed
 
-def _stack(columns, first, like, inside)->Tensor:
-    "(batch, time, channel) of several columns, 0 outside the series and where a value is missing."
-    if not columns: return like.new_zeros((*like.shape, 0))
+
+def _stack(columns, first, like, inside) -> Tensor:
+    """(batch, time, channel) of several columns, 0 outside the series and where a value
+    is missing.
+    """
+    if not columns:
+        return like.new_zeros((*like.shape, 0))
     x = torch.stack([c(first) for c in columns], -1)
     keep = inside[..., None] & (x == x)
     return torch.where(keep, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 # %% ../../nbs/core/20_windows.ipynb #_read
-def _read(windows, series, known)->Batch:
+def _read(windows, series, known) -> Batch:
     "The windows with all their features."
     y, observed = _target(windows, series, known)
     first = windows.indptr[series] + known - windows.context
-    end = windows.indptr[series + 1] - windows.indptr[series] - known               # rows after the history may hold known covariates
+    # rows after the history may hold known covariates
+    end = windows.indptr[series + 1] - windows.indptr[series] - known
     inside = (windows.offsets >= -known[:, None]) & (windows.offsets < end[:, None])
     read = lambda columns, like=y: _stack(columns, first, like, inside)
     codes = y.new_zeros(y.shape, dtype=torch.int32)
-    calendar = windows.calendar.index_select(0, windows.start[series] + known).view(*y.shape, windows.channels)
-    ahead = torch.cat([calendar, read(windows.numbers["known"])], -1) if windows.numbers["known"] else calendar
-    still = lambda columns, dtype: torch.stack([c[series] for c in columns], -1) if columns else y.new_zeros((len(y), 0), dtype=dtype)
+    calendar = windows.calendar.index_select(0, windows.start[series] + known).view(
+        *y.shape, windows.channels
+    )
+    ahead = (
+        torch.cat([calendar, read(windows.numbers["known"])], -1)
+        if windows.numbers["known"]
+        else calendar
+    )
+    still = lambda columns, dtype: (
+        torch.stack([c[series] for c in columns], -1)
+        if columns
+        else y.new_zeros((len(y), 0), dtype=dtype)
+    )
     c = windows.context
-    return Batch(y, observed.float(), ahead, read(windows.codes["known"], codes).int(),
-                 read(windows.numbers["past"])[:, :c], read(windows.codes["past"], codes)[:, :c].int(),
-                 still(windows.static, torch.float32).float(), still(windows.static_codes, torch.int32).int(), series, known)
+    return Batch(
+        y,
+        observed.float(),
+        ahead,
+        read(windows.codes["known"], codes).int(),
+        read(windows.numbers["past"])[:, :c],
+        read(windows.codes["past"], codes)[:, :c].int(),
+        still(windows.static, torch.float32).float(),
+        still(windows.static_codes, torch.int32).int(),
+        series,
+        known,
+    )
 
 # %% ../../nbs/core/20_windows.ipynb #forked
 def forked(
-    y:Tensor,  # (batch, time) with time = context + horizon
-    horizon:int,  # steps ahead
-    forks:int,  # how many of the last origins of the context
-)->Tensor:  # (batch, origin, horizon) a view, no copy
+    y: Tensor,  # (batch, time) with time = context + horizon
+    horizon: int,  # steps ahead
+    forks: int,  # how many of the last origins of the context
+) -> Tensor:  # (batch, origin, horizon) a view, no copy
     "Targets of the last `forks` origins of each window (Wen et al. 2017, section 3.2)."
     context = y.shape[1] - horizon
-    if not 1 <= forks <= context: refuse(f"forks must lie between 1 and the context of {context} rows, got {forks}")
-    return y[:, context - forks + 1:].unfold(1, horizon, 1)
+    if not 1 <= forks <= context:
+        refuse(
+            f"forks must lie between 1 and the context of {context} rows, got {forks}"
+        )
+    return y[:, context - forks + 1 :].unfold(1, horizon, 1)

@@ -20,158 +20,339 @@ from .textbook import LEVELS
 
 # %% ../../nbs/demand/20_launch.ipynb #first_sale
 def first_sale(
-    panel:Panel,
-)->np.ndarray:  # (series,) calendar step of the first sale, -1 where there is none
+    panel: Panel,
+) -> np.ndarray:  # (series,) calendar step of the first sale, -1 where there is none
     "When each product sold for the first time."
-    count = np.diff(panel.indptr); series = np.repeat(np.arange(len(panel)), count)
-    row = np.arange(panel.rows) - np.repeat(panel.indptr[:-1], count)                   # row within the series
-    sold = (np.asarray(panel.y) > 0) & (row < panel.length[series]); never = np.iinfo(np.int64).max
-    first = np.full(len(panel), never); np.minimum.at(first, series[sold], row[sold])
+    count = np.diff(panel.indptr)
+    series = np.repeat(np.arange(len(panel)), count)
+    # row within the series
+    row = np.arange(panel.rows) - np.repeat(panel.indptr[:-1], count)
+    sold = (np.asarray(panel.y) > 0) & (row < panel.length[series])
+    never = np.iinfo(np.int64).max
+    first = np.full(len(panel), never)
+    np.minimum.at(first, series[sold], row[sold])
     return np.where(first < never, first + panel.start, -1)
 
+
 def launches(
-    panel:Panel,
-    horizon:int,  # steps that make a launch
-    since:int=4,  # whoever sold in the first so many steps was there before
+    panel: Panel,
+    horizon: int,  # steps that make a launch
+    since: int = 4,  # whoever sold in the first so many steps was there before
 ):  # (k,) positions, (k,) calendar steps, (k, horizon) what they sold
     "The launches that are over."
-    step = first_sale(panel); at = np.flatnonzero((step >= since) & (step + horizon - 1 <= panel.last))
+    step = first_sale(panel)
+    at = np.flatnonzero((step >= since) & (step + horizon - 1 <= panel.last))
     return at, step[at], panel.select(at).actual(step[at] - 1, horizon)
 
 # %% ../../nbs/demand/20_launch.ipynb #launch_weights
 def launch_weights(
     similar,  # (product, analogue) scores, csr or dense, at least 0
-    neighbours:int=None,  # how many of the best count; None counts all
-    shrink:float=.5,  # share of the whole catalogue, 0 to 1
+    neighbours: int = None,  # how many of the best count; None counts all
+    shrink: float = 0.5,  # share of the whole catalogue, 0 to 1
     allowed=None,  # (product, analogue) whose launch was over; None allows all
-)->np.ndarray:  # (product, analogue) rows of sum 1; of zeros where nothing is allowed
+) -> np.ndarray:  # (product, analogue) rows of sum 1; of zeros where nothing is allowed
     "Weights of analogues."
-    s = np.asarray(similar.toarray() if sparse.issparse(similar) else similar, np.float64)
-    allowed = np.ones(s.shape, bool) if allowed is None else allowed; s = np.where(allowed, s, 0)
+    s = np.asarray(
+        similar.toarray() if sparse.issparse(similar) else similar, np.float64
+    )
+    allowed = np.ones(s.shape, bool) if allowed is None else allowed
+    s = np.where(allowed, s, 0)
     if neighbours is not None and neighbours < s.shape[1]:
-        last = -np.sort(-s, 1)[:, neighbours - 1:neighbours]; s = np.where(s >= last, s, 0)     # ties with the last all stay
+        # ties with the last all stay
+        last = -np.sort(-s, 1)[:, neighbours - 1 : neighbours]
+        s = np.where(s >= last, s, 0)
     total, count = s.sum(1, keepdims=True), allowed.sum(1, keepdims=True)
-    everyone = allowed/np.maximum(count, 1); near = np.divide(s, total, out=everyone.copy(), where=total > 0)
-    return (1 - shrink)*near + shrink*everyone
+    everyone = allowed / np.maximum(count, 1)
+    near = np.divide(s, total, out=everyone.copy(), where=total > 0)
+    return (1 - shrink) * near + shrink * everyone
 
 # %% ../../nbs/demand/20_launch.ipynb #weighted_quantiles
 def weighted_quantiles(
-    values:np.ndarray,  # (analogue, step) NaN where not observed
-    weights:np.ndarray,  # (product, analogue)
+    values: np.ndarray,  # (analogue, step) NaN where not observed
+    weights: np.ndarray,  # (product, analogue)
     levels,  # (level,)
-)->np.ndarray:  # (product, step, level) NaN where nothing has weight
+) -> np.ndarray:  # (product, step, level) NaN where nothing has weight
     "Quantiles of each column, weighted by each product's weights."
-    levels = np.asarray(levels, np.float64); out = np.full((len(weights), values.shape[1], len(levels)), np.nan, np.float32)
+    levels = np.asarray(levels, np.float64)
+    out = np.full((len(weights), values.shape[1], len(levels)), np.nan, np.float32)
     for k in range(values.shape[1]):
-        order = np.argsort(values[:, k], kind="stable")[:np.isfinite(values[:, k]).sum()]
-        v, w = values[order, k], weights[:, order]; c = w.cumsum(1) - w/2; total = w.sum(1)
-        for i in np.flatnonzero(total > 0): on = w[i] > 0; out[i, k] = np.interp(levels, c[i, on]/total[i], v[on])
+        order = np.argsort(values[:, k], kind="stable")[
+            : np.isfinite(values[:, k]).sum()
+        ]
+        v, w = values[order, k], weights[:, order]
+        c = w.cumsum(1) - w / 2
+        total = w.sum(1)
+        for i in np.flatnonzero(total > 0):
+            on = w[i] > 0
+            out[i, k] = np.interp(levels, c[i, on] / total[i], v[on])
     return out
 
 # %% ../../nbs/demand/20_launch.ipynb #LaunchForecaster
 @dataclass
 class LaunchForecaster:
     "The first steps of new products, from the launches of their analogues."
-    horizon:int = 8  # steps to forecast
-    neighbours:tuple = (10, 30, 100, None)  # a number, or several to choose among; None counts everyone with a score
-    shrink:tuple = (0., .25, .5, .75, 1.)  # share of the whole catalogue: a number, or several to choose among
-    since:int = 4  # whoever sold in the first so many steps of the panel was there before
-    holdout:float = .5  # share of the launches, the latest, on which is chosen
-    levels:tuple = field(default=LEVELS, repr=False)  # levels of the grid
+
+    horizon: int = 8  # steps to forecast
+    # a number, or several to choose among; None counts everyone with a score
+    neighbours: tuple = (10, 30, 100, None)
+    # share of the whole catalogue: a number, or several to choose among
+    shrink: tuple = (0.0, 0.25, 0.5, 0.75, 1.0)
+    # whoever sold in the first so many steps of the panel was there before
+    since: int = 4
+    holdout: float = 0.5  # share of the launches, the latest, on which is chosen
+    levels: tuple = field(default=LEVELS, repr=False)  # levels of the grid
 
     def __post_init__(self):
-        check_levels(self.levels, increasing=True); self.notes = {}
-        if not isinstance(self.horizon, (int, np.integer)) or self.horizon < 1: refuse(f"the horizon must be a whole number of steps, at least 1, got {self.horizon}")
-        if bad := [k for k in _several(self.neighbours) if k is not None and (not isinstance(k, (int, np.integer)) or k < 1)]: refuse("neighbours must be whole numbers, at least 1, or None", bad)
-        if bad := [s for s in _several(self.shrink) if not 0 <= s <= 1]: refuse("shrink must lie between 0 and 1", bad)
-        if not 0 < self.holdout < 1: refuse("holdout must lie between 0 and 1", [self.holdout])
+        check_levels(self.levels, increasing=True)
+        self.notes = {}
+        if not isinstance(self.horizon, (int, np.integer)) or self.horizon < 1:
+            refuse(
+                "the horizon must be a whole number of steps, at least 1, got"
+                f" {self.horizon}"
+            )
+        if bad := [
+            k
+            for k in _several(self.neighbours)
+            if k is not None and (not isinstance(k, (int, np.integer)) or k < 1)
+        ]:
+            refuse("neighbours must be whole numbers, at least 1, or None", bad)
+        if bad := [s for s in _several(self.shrink) if not 0 <= s <= 1]:
+            refuse("shrink must lie between 0 and 1", bad)
+        if not 0 < self.holdout < 1:
+            refuse("holdout must lie between 0 and 1", [self.holdout])
 
-    def fit(self, panel:Panel, similar=None, size=None)->"LaunchForecaster": return _fit(self, panel, similar, size)
-    def predict(self, ids, similar=None, at=None, size=None)->Forecast: return _predict(self, ids, similar, at, size)
-    def analogues(self, similar, most:int=10, at=None)->pd.DataFrame: return _analogues(self, similar, most, at)
+    def fit(self, panel: Panel, similar=None, size=None) -> "LaunchForecaster":
+        return _fit(self, panel, similar, size)
 
-def _several(setting): return list(setting) if isinstance(setting, (tuple, list)) else [setting]
+    def predict(self, ids, similar=None, at=None, size=None) -> Forecast:
+        return _predict(self, ids, similar, at, size)
+
+    def analogues(self, similar, most: int = 10, at=None) -> pd.DataFrame:
+        return _analogues(self, similar, most, at)
+
+
+def _several(setting):
+    return list(setting) if isinstance(setting, (tuple, list)) else [setting]
 
 # %% ../../nbs/demand/20_launch.ipynb #_scores
 def _scores(similar, rows, panel):
     "(rows, series) csr of scores."
-    if similar is None: return sparse.csr_matrix((rows, len(panel)))
+    if similar is None:
+        return sparse.csr_matrix((rows, len(panel)))
     s = sparse.csr_matrix(similar, dtype=np.float64)
-    if s.shape != (rows, len(panel)): refuse(f"similar has shape {s.shape}, expected {(rows, len(panel))}", mend="It needs one row a product and one column a series of the fitted panel, in the panel's order")
-    if (bad := ~np.isfinite(s.data) | (s.data < 0)).any(): refuse(f"{bad.sum():,} scores are negative, NaN or infinite, in rows", np.unique(np.repeat(np.arange(rows), np.diff(s.indptr))[bad]).tolist(), "Clip them at 0: an analogue cannot count for less than nothing")
+    if s.shape != (rows, len(panel)):
+        refuse(
+            f"similar has shape {s.shape}, expected {(rows, len(panel))}",
+            mend=(
+                "It needs one row a product and one column a series of the fitted"
+                " panel, in the panel's order"
+            ),
+        )
+    if (bad := ~np.isfinite(s.data) | (s.data < 0)).any():
+        refuse(
+            f"{bad.sum():,} scores are negative, NaN or infinite, in rows",
+            np.unique(np.repeat(np.arange(rows), np.diff(s.indptr))[bad]).tolist(),
+            "Clip them at 0: an analogue cannot count for less than nothing",
+        )
     return s
+
 
 def _sizes(size, rows):
     "(rows,) positive expectations, 1 where nothing is known."
     c = np.ones(rows) if size is None else np.asarray(size, np.float64).reshape(-1)
-    if len(c) != rows: refuse(f"{len(c):,} sizes for {rows:,} products")
-    if (bad := ~np.isfinite(c) | (c <= 0)).any(): refuse("sizes must be positive numbers, at", np.flatnonzero(bad).tolist(), "Fill what is unknown by the median")
+    if len(c) != rows:
+        refuse(f"{len(c):,} sizes for {rows:,} products")
+    if (bad := ~np.isfinite(c) | (c <= 0)).any():
+        refuse(
+            "sizes must be positive numbers, at",
+            np.flatnonzero(bad).tolist(),
+            "Fill what is unknown by the median",
+        )
     return c
 
 # %% ../../nbs/demand/20_launch.ipynb #_fit
 def _fit(model, panel, similar, size):
     "Collect the launches, choose neighbours and shrink."
-    model.panel, model.notes = panel, {}; similar, model.size = _scores(similar, len(panel), panel), _sizes(size, len(panel))
+    model.panel, model.notes = panel, {}
+    similar, model.size = _scores(similar, len(panel), panel), _sizes(size, len(panel))
     model.at, model.step, weeks = launches(panel, model.horizon, model.since)
-    if not len(model.at): refuse(f"no analogues: no product began after the first {model.since} steps and has {model.horizon} steps of history since", mend="Use a longer panel, a shorter horizon, or since=0")
-    model.weeks = weeks/model.size[model.at, None]; pairs = [(k, s) for k in _several(model.neighbours) for s in _several(model.shrink)]
-    model.table, model.chosen = None, dict(zip(("neighbours", "shrink"), pairs[len(pairs)//2]))
-    if len(pairs) == 1: return model
-    late = np.argsort(model.step, kind="stable")[-max(1, int(model.holdout*len(model.at))):]; allowed = _over(model, model.step[late]); late, allowed = late[allowed.any(1)], allowed[allowed.any(1)]
-    if len(late) < 8 or not (weeks[late] > 0).any(): model.notes["too few launches to choose on"] = len(late); return model
-    scores, scale = similar[model.at[late]][:, model.at].toarray(), model.size[model.at[late], None, None]
-    model.table = pd.DataFrame([dict(neighbours=k, shrink=s, wql=mean_wql(weeks[late], _quantiles(model, launch_weights(scores, k, s, allowed), model.levels)*scale, model.levels)) for k, s in pairs])
-    model.table["neighbours"] = model.table.neighbours.astype(object).where(model.table.neighbours.notna(), None)
-    best = np.flatnonzero(model.table.wql <= model.table.wql.min()*(1 + 1e-9))[-1]          # equals: the last one, with more shrinkage
-    model.chosen = dict(zip(("neighbours", "shrink"), pairs[best])); return model
+    if not len(model.at):
+        refuse(
+            f"no analogues: no product began after the first {model.since} steps and"
+            f" has {model.horizon} steps of history since",
+            mend="Use a longer panel, a shorter horizon, or since=0",
+        )
+    model.weeks = weeks / model.size[model.at, None]
+    pairs = [(k, s) for k in _several(model.neighbours) for s in _several(model.shrink)]
+    model.table, model.chosen = (
+        None,
+        dict(zip(("neighbours", "shrink"), pairs[len(pairs) // 2])),
+    )
+    if len(pairs) == 1:
+        return model
+    late = np.argsort(model.step, kind="stable")[
+        -max(1, int(model.holdout * len(model.at))) :
+    ]
+    allowed = _over(model, model.step[late])
+    late, allowed = late[allowed.any(1)], allowed[allowed.any(1)]
+    if len(late) < 8 or not (weeks[late] > 0).any():
+        model.notes["too few launches to choose on"] = len(late)
+        return model
+    scores, scale = (
+        similar[model.at[late]][:, model.at].toarray(),
+        model.size[model.at[late], None, None],
+    )
+    model.table = pd.DataFrame(
+        [
+            dict(
+                neighbours=k,
+                shrink=s,
+                wql=mean_wql(
+                    weeks[late],
+                    _quantiles(
+                        model, launch_weights(scores, k, s, allowed), model.levels
+                    )
+                    * scale,
+                    model.levels,
+                ),
+            )
+            for k, s in pairs
+        ]
+    )
+    model.table["neighbours"] = model.table.neighbours.astype(object).where(
+        model.table.neighbours.notna(), None
+    )
+    # equals: the last one, with more shrinkage
+    best = np.flatnonzero(model.table.wql <= model.table.wql.min() * (1 + 1e-9))[-1]
+    model.chosen = dict(zip(("neighbours", "shrink"), pairs[best]))
+    return model
+
 
 def _over(model, at):
     "(product, analogue) whose launch was over before step `at` of the product."
     return model.step + model.horizon <= np.asarray(at)[:, None]
 
+
 def _quantiles(model, weights, levels):
-    "(product, horizon, level) of launches over sizes; a step that no analogue saw gets the step before. The first one is always seen."
+    """(product, horizon, level) of launches over sizes; a step that no analogue saw
+    gets the step before. The first one is always seen.
+    """
     q = weighted_quantiles(model.weeks, weights, levels)
-    for k in range(1, model.horizon): q[:, k] = np.where(np.isnan(q[:, k]), q[:, k - 1], q[:, k])
+    for k in range(1, model.horizon):
+        q[:, k] = np.where(np.isnan(q[:, k]), q[:, k - 1], q[:, k])
     return q
 
 # %% ../../nbs/demand/20_launch.ipynb #_predict
 def _predict(model, ids, similar, at, size):
     "A forecast of new products."
-    panel = _fitted(model); ids = np.atleast_1d(np.asarray(ids, dtype=str)); n = len(ids)
-    if not n: refuse("no products to forecast")
-    if len(set(ids)) < n: refuse("products named twice", pd.Series(ids)[pd.Series(ids).duplicated()].unique())
-    at = _starts(panel, at, n); seen = dict(zip(panel.ids, first_sale(panel)))
-    if old := [i for i, t in zip(ids, at) if 0 <= seen.get(i, -1) < t]: refuse(f"{len(old):,} products have sold before their launch", old, "They have a history: use another method, or another name")
-    similar, size, allowed = _scores(similar, n, panel)[:, model.at].toarray(), _sizes(size, n), _over(model, at)
-    if not allowed.any(1).all(): refuse("no analogues: no launch was over before that of", ids[~allowed.any(1)], "Forecast them later, or give a longer panel")
-    alone = ids[~((similar > 0) & allowed).any(1)]; model.notes["no similar product: the whole catalogue"] = alone
-    q = _quantiles(model, launch_weights(similar, **model.chosen, allowed=allowed), model.levels)*size[:, None, None]
-    new = Panel(ids, panel.freq, panel.calendar, at, np.zeros(n + 1, np.int64), np.zeros(n, np.int64), np.zeros(0, np.float32))
+    panel = _fitted(model)
+    ids = np.atleast_1d(np.asarray(ids, dtype=str))
+    n = len(ids)
+    if not n:
+        refuse("no products to forecast")
+    if len(set(ids)) < n:
+        refuse(
+            "products named twice", pd.Series(ids)[pd.Series(ids).duplicated()].unique()
+        )
+    at = _starts(panel, at, n)
+    seen = dict(zip(panel.ids, first_sale(panel)))
+    if old := [i for i, t in zip(ids, at) if 0 <= seen.get(i, -1) < t]:
+        refuse(
+            f"{len(old):,} products have sold before their launch",
+            old,
+            "They have a history: use another method, or another name",
+        )
+    similar, size, allowed = (
+        _scores(similar, n, panel)[:, model.at].toarray(),
+        _sizes(size, n),
+        _over(model, at),
+    )
+    if not allowed.any(1).all():
+        refuse(
+            "no analogues: no launch was over before that of",
+            ids[~allowed.any(1)],
+            "Forecast them later, or give a longer panel",
+        )
+    alone = ids[~((similar > 0) & allowed).any(1)]
+    model.notes["no similar product: the whole catalogue"] = alone
+    q = (
+        _quantiles(
+            model,
+            launch_weights(similar, **model.chosen, allowed=allowed),
+            model.levels,
+        )
+        * size[:, None, None]
+    )
+    new = Panel(
+        ids,
+        panel.freq,
+        panel.calendar,
+        at,
+        np.zeros(n + 1, np.int64),
+        np.zeros(n, np.int64),
+        np.zeros(0, np.float32),
+    )
     support = "nonnegative" if np.nanmin(model.weeks) >= 0 else "real"
-    return Forecast(new, QuantileGrid(model.levels, torch.from_numpy(q), support=support), type(model).__name__)
+    return Forecast(
+        new,
+        QuantileGrid(model.levels, torch.from_numpy(q), support=support),
+        type(model).__name__,
+    )
+
 
 def _fitted(model):
     "The panel, or a refusal."
-    if not hasattr(model, "panel"): refuse("there are no launches to learn from", mend="Call fit(panel, similar) first")
+    if not hasattr(model, "panel"):
+        refuse(
+            "there are no launches to learn from", mend="Call fit(panel, similar) first"
+        )
     return model.panel
+
 
 def _starts(panel, at, n):
     "(n,) calendar steps of the launches; None: the step after the panel."
-    if at is None: at = panel.last.max() + 1
+    if at is None:
+        at = panel.last.max() + 1
     at = np.asarray(at).reshape(-1)
     if at.dtype.kind not in "iu":
-        grid = pd.date_range(panel.calendar[0], periods=len(panel.calendar) + 1000, freq=panel.freq); step = grid.get_indexer(pd.DatetimeIndex(at))
-        if (step < 0).any(): refuse(f"launch dates are not on the calendar {panel.freq}, or far after it", at[step < 0].astype(str), "Give the date of the first step that is to be forecast")
+        grid = pd.date_range(
+            panel.calendar[0], periods=len(panel.calendar) + 1000, freq=panel.freq
+        )
+        step = grid.get_indexer(pd.DatetimeIndex(at))
+        if (step < 0).any():
+            refuse(
+                f"launch dates are not on the calendar {panel.freq}, or far after it",
+                at[step < 0].astype(str),
+                "Give the date of the first step that is to be forecast",
+            )
         at = step
-    if len(at) not in (1, n): refuse(f"{len(at):,} launch steps for {n:,} products", mend="Give one for all, or one for each")
+    if len(at) not in (1, n):
+        refuse(
+            f"{len(at):,} launch steps for {n:,} products",
+            mend="Give one for all, or one for each",
+        )
     return np.broadcast_to(at, n).astype(np.int64)
 
 # %% ../../nbs/demand/20_launch.ipynb #_analogues
 def _analogues(model, similar, most, at):
     "Who counts, and for how much: a row for each product and place."
-    panel = _fitted(model); n = sparse.csr_matrix(similar).shape[0]
-    w = launch_weights(_scores(similar, n, panel)[:, model.at], **model.chosen, allowed=_over(model, _starts(panel, at, n)))
-    best = np.argsort(-w, 1, kind="stable")[:, :most]; row = np.repeat(np.arange(n), best.shape[1]); col = best.ravel()
-    sold = np.nansum(model.weeks, 1)*model.size[model.at]
-    return pd.DataFrame(dict(product=row, unique_id=panel.ids[model.at[col]], launched=panel.calendar[model.step[col]], weight=w[row, col], sold=sold[col]))
+    panel = _fitted(model)
+    n = sparse.csr_matrix(similar).shape[0]
+    w = launch_weights(
+        _scores(similar, n, panel)[:, model.at],
+        **model.chosen,
+        allowed=_over(model, _starts(panel, at, n)),
+    )
+    best = np.argsort(-w, 1, kind="stable")[:, :most]
+    row = np.repeat(np.arange(n), best.shape[1])
+    col = best.ravel()
+    sold = np.nansum(model.weeks, 1) * model.size[model.at]
+    return pd.DataFrame(
+        dict(
+            product=row,
+            unique_id=panel.ids[model.at[col]],
+            launched=panel.calendar[model.step[col]],
+            weight=w[row, col],
+            sold=sold[col],
+        )
+    )

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import refuse
-from ..core.distributions import Counts, QuantileFunction, QuantileGrid, check_levels
-from ..core.encoders import Encoder, Reading, among, check_link, check_reading, classical, seasonal_map, whole
+from ..core.distributions import Counts, QuantileFunction, QuantileGrid
+from ..core.distributions import check_levels
+from ..core.encoders import Encoder, Reading, among, check_link, check_reading
+from ..core.encoders import classical, seasonal_map, whole
 from ..core.features import Sizes, support_of
 from ..core.forecaster import Forecaster
 from ..core.windows import Batch, forked
@@ -25,169 +27,350 @@ from ..quantile.spline import SplineQuantile
 @dataclass
 class MQSettings(Reading):
     "The shape of the network; the defaults suit weekly demand."
-    levels: tuple = (.1, .2, .3, .4, .5, .6, .7, .8, .9)  # quantile levels trained on
+
+    # quantile levels trained on
+    levels: tuple = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     mixing: int = 64  # hidden layer of the global decoder, 0 = none
     agnostic: int = 32  # width of the context shared by all horizons
     specific: int = 8  # width of the context of one horizon
     local: int = 32  # hidden layer of the local decoder
-    head: str = "grid"  # what each horizon hands out: "grid" (quantiles at `levels`), or a learned quantile function: "sqf", "iqf", "isqf"
-    pieces: int = 0  # "sqf": pieces in all; "isqf": pieces between two levels; 0 = as the head has it
+    # what each horizon hands out: "grid" (quantiles at `levels`), or a learned quantile
+    # function: "sqf", "iqf", "isqf"
+    head: str = "grid"
+    # "sqf": pieces in all; "isqf": pieces between two levels; 0 = as the head has it
+    pieces: int = 0
     tails: str = "exponential"  # "isqf": "exponential" or "pareto"
-    link: str = "auto"  # "log": quantiles are positive; "identity": any sign; "auto": what the support, `centre` and `season` allow
-    season: int = 0  # "identity" link: add a linear map of the last values, started as the last season repeated; 0 = none
-    start: str = "naive"  # what `season` starts from: "naive" (as above), or "classical" (needs `centre`): level and mean season, not learned
+    # "log": quantiles are positive; "identity": any sign; "auto": what the support,
+    # `centre` and `season` allow
+    link: str = "auto"
+    # "identity" link: add a linear map of the last values, started as the last season
+    # repeated; 0 = none
+    season: int = 0
+    # what `season` starts from: "naive" (as above), or "classical" (needs `centre`):
+    # level and mean season, not learned
+    start: str = "naive"
+
     @property
-    def cycle(self)->int: return self.season if self.start == "classical" else 0  # of the scale
-    def __post_init__(self): _check(self)
+    def cycle(self) -> int:  # of the scale
+        return self.season if self.start == "classical" else 0
+
+    def __post_init__(self):
+        _check(self)
+
 
 def _check(s):
     "Refuse settings that no network can have."
-    check_reading(s); whole(s, ("agnostic", "specific", "local")); whole(s, ("mixing", "pieces", "season"), 0)
-    among(s, head=("grid", *HEADS), tails=("exponential", "pareto"), start=("naive", "classical"))
+    check_reading(s)
+    whole(s, ("agnostic", "specific", "local"))
+    whole(s, ("mixing", "pieces", "season"), 0)
+    among(
+        s,
+        head=("grid", *HEADS),
+        tails=("exponential", "pareto"),
+        start=("naive", "classical"),
+    )
     if s.season and (s.link == "log" or not 0 < s.season <= s.context - s.forks + 1):
-        refuse(f"season must be 0, or 1 to {s.context - s.forks + 1} rows (context less forks) with link='identity', got {s.season!r}")
-    if s.start == "classical" and not (s.season and s.centre): refuse("start='classical' is a season around a level", mend="Pass season, the rows in one, and centre=True")
-    check_link(s); s.levels = tuple(check_levels(s.levels, increasing=True).tolist())
+        refuse(
+            f"season must be 0, or 1 to {s.context - s.forks + 1} rows (context less"
+            f" forks) with link='identity', got {s.season!r}"
+        )
+    if s.start == "classical" and not (s.season and s.centre):
+        refuse(
+            "start='classical' is a season around a level",
+            mend="Pass season, the rows in one, and centre=True",
+        )
+    check_link(s)
+    s.levels = tuple(check_levels(s.levels, increasing=True).tolist())
 
 # %% ../../nbs/demand/50_mq.ipynb #GlobalDecoder
 class GlobalDecoder(nn.Module):
     "Code and known future to contexts (Wen et al. 2017, equation 3)."
-    def __init__(self, inputs:int, s:MQSettings):
+
+    def __init__(self, inputs: int, s: MQSettings):
         super().__init__()
         self.shape, width = (s.horizon, s.specific), s.mixing or inputs
-        self.mix = nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(s.dropout)) if s.mixing else nn.Identity()
-        self.out = nn.Linear(width, s.agnostic + s.horizon*s.specific)
+        self.mix = (
+            nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(s.dropout))
+            if s.mixing
+            else nn.Identity()
+        )
+        self.out = nn.Linear(width, s.agnostic + s.horizon * s.specific)
         self.agnostic = s.agnostic
-    def forward(self, z:Tensor)->tuple[Tensor, Tensor]:  # (batch, fork, channel) -> (batch, fork, agnostic), (batch, fork, horizon, specific)
+
+    def forward(
+        self,
+        z: Tensor,
+        # (batch, fork, channel) -> (batch, fork, agnostic), (batch, fork, horizon,
+        # specific)
+    ) -> tuple[Tensor, Tensor]:
         c = F.relu(self.out(self.mix(z)))
-        return c[..., :self.agnostic], c[..., self.agnostic:].unflatten(-1, self.shape)
+        return c[..., : self.agnostic], c[..., self.agnostic :].unflatten(
+            -1, self.shape
+        )
 
 # %% ../../nbs/demand/50_mq.ipynb #GridHead
 class GridHead(nn.Module):
     "Increasing quantiles at a few levels."
-    def __init__(self, inputs:int, levels:tuple, link:str="identity"):
+
+    def __init__(self, inputs: int, levels: tuple, link: str = "identity"):
         super().__init__()
-        self.mid, self.link, self.out = len(levels)//2, link, nn.Linear(inputs, len(levels))
-        nn.init.constant_(self.out.bias, -2.); nn.init.zeros_(self.out.bias[self.mid:self.mid + 1])     # narrow at first
+        self.mid, self.link, self.out = (
+            len(levels) // 2,
+            link,
+            nn.Linear(inputs, len(levels)),
+        )
+        # narrow at first
+        nn.init.constant_(self.out.bias, -2.0)
+        nn.init.zeros_(self.out.bias[self.mid : self.mid + 1])
         self.register_buffer("table", step_table(len(levels)), persistent=False)
-    def forward(self, u:Tensor)->dict:  # (..., inputs) -> values (..., level)
+
+    def forward(self, u: Tensor) -> dict:  # (..., inputs) -> values (..., level)
         r = self.out(u)
-        steps = torch.cat([F.softplus(r[..., :self.mid]), r[..., self.mid:self.mid + 1], F.softplus(r[..., self.mid + 1:])], -1)
-        q = steps@self.table.T
+        steps = torch.cat(
+            [
+                F.softplus(r[..., : self.mid]),
+                r[..., self.mid : self.mid + 1],
+                F.softplus(r[..., self.mid + 1 :]),
+            ],
+            -1,
+        )
+        q = steps @ self.table.T
         return dict(values=positive(q) if self.link == "log" else q)
 
 # %% ../../nbs/demand/50_mq.ipynb #_head
-def _head(s)->nn.Module:
+def _head(s) -> nn.Module:
     "The head that the settings name."
     link = "identity" if s.link == "auto" else s.link
-    if s.head == "grid": return GridHead(s.local, s.levels, link)
+    if s.head == "grid":
+        return GridHead(s.local, s.levels, link)
     own = dict(levels=s.levels) if s.head != "sqf" else {}
-    if s.pieces and s.head != "iqf": own["pieces"] = s.pieces
-    return HEADS[s.head](s.local, link=link, **own | (dict(tails=s.tails) if s.head == "isqf" else {}))
+    if s.pieces and s.head != "iqf":
+        own["pieces"] = s.pieces
+    return HEADS[s.head](
+        s.local, link=link, **own | (dict(tails=s.tails) if s.head == "isqf" else {})
+    )
 
 # %% ../../nbs/demand/50_mq.ipynb #LocalDecoder
 class LocalDecoder(nn.Module):
-    "Contexts and one horizon's covariates to what the head hands out (Wen et al. 2017, equation 4)."
-    def __init__(self, known:int, s:MQSettings):
+    """Contexts and one horizon's covariates to what the head hands out (Wen et al.
+
+    2017, equation 4).
+    """
+
+    def __init__(self, known: int, s: MQSettings):
         super().__init__()
-        self.agnostic, self.specific = nn.Linear(s.agnostic, s.local), nn.Linear(s.specific, s.local, bias=False)
+        self.agnostic, self.specific = (
+            nn.Linear(s.agnostic, s.local),
+            nn.Linear(s.specific, s.local, bias=False),
+        )
         self.known = nn.Linear(known, s.local, bias=False) if known else None
         self.head = _head(s)
-    def forward(self, agnostic, specific, ahead)->dict:  # -> parameters, (batch, fork, horizon, knot) and (batch, fork, horizon)
-        u = self.agnostic(agnostic)[:, :, None] + self.specific(specific)                 # one layer, its inputs kept apart
-        if self.known is not None: u = u + self.known(ahead)
+
+    def forward(
+        self,
+        agnostic,
+        specific,
+        ahead,
+    ) -> dict:  # -> parameters, (batch, fork, horizon, knot) and (batch, fork, horizon)
+        # one layer, its inputs kept apart
+        u = self.agnostic(agnostic)[:, :, None] + self.specific(specific)
+        if self.known is not None:
+            u = u + self.known(ahead)
         return self.head(F.relu(u))
 
 # %% ../../nbs/demand/50_mq.ipynb #MQNetwork
 class MQNetwork(nn.Module):
     "Encoder, global decoder, local decoder (Wen et al. 2017, figure 1)."
-    def __init__(self, s:MQSettings, sizes:Sizes):
+
+    def __init__(self, s: MQSettings, sizes: Sizes):
         super().__init__()
         self.s, self.encoder = s, Encoder(s, sizes)
         self.glob = GlobalDecoder(self.encoder.width, s)
         self.loc = LocalDecoder(self.encoder.ahead, s)
-        self.naive = seasonal_map(s.context - s.forks + 1, s.horizon, s.season) if s.season and not s.cycle else None
-        if s.cycle: nn.init.zeros_(self.loc.head.out.weight)                                # the forecast begins as the decomposition
-    def forward(self, b:Batch)->tuple[dict, Tensor, Tensor]:  # scaled parameters, values (batch, fork, horizon, knot); loc, scale (batch, fork)
-        s = self.s; z, ahead, loc, scale = self.encoder(b)
+        self.naive = (
+            seasonal_map(s.context - s.forks + 1, s.horizon, s.season)
+            if s.season and not s.cycle
+            else None
+        )
+        # the forecast begins as the decomposition
+        if s.cycle:
+            nn.init.zeros_(self.loc.head.out.weight)
+
+    def forward(
+        self,
+        b: Batch,
+        # scaled parameters, values (batch, fork, horizon, knot); loc, scale (batch,
+        # fork)
+    ) -> tuple[dict, Tensor, Tensor]:
+        s = self.s
+        z, ahead, loc, scale = self.encoder(b)
         p = self.loc(*self.glob(z), ahead)
-        if self.naive is not None: p["values"] = p["values"] + self.naive(self.encoder.lags(b, loc, scale))[..., None]
-        if s.cycle: p["values"] = p["values"] + ((classical(b.y[:, :s.context], b.observed[:, :s.context], s.forks, s.horizon, s.cycle) - loc[..., None])/scale[..., None])[..., None]
+        if self.naive is not None:
+            p["values"] = (
+                p["values"] + self.naive(self.encoder.lags(b, loc, scale))[..., None]
+            )
+        if s.cycle:
+            p["values"] = (
+                p["values"]
+                + (
+                    (
+                        classical(
+                            b.y[:, : s.context],
+                            b.observed[:, : s.context],
+                            s.forks,
+                            s.horizon,
+                            s.cycle,
+                        )
+                        - loc[..., None]
+                    )
+                    / scale[..., None]
+                )[..., None]
+            )
         return p, loc, scale
 
 # %% ../../nbs/demand/50_mq.ipynb #mq_loss
 def mq_loss(
     network,  # MQNetwork, possibly wrapped
-    batch:Batch,  # windows
-    s:MQSettings,  # forks, levels and weight
-    typical:float=1.,  # weights are relative to this scale
-)->tuple[Tensor, Tensor]:  # sum of losses, sum of weights
+    batch: Batch,  # windows
+    s: MQSettings,  # forks, levels and weight
+    typical: float = 1.0,  # weights are relative to this scale
+) -> tuple[Tensor, Tensor]:  # sum of losses, sum of weights
     "Multi-horizon quantile loss over all origins (Wen et al. 2017, equation 1)."
     p, loc, scale = network(batch)
-    old = batch.observed[:, :s.context].cumsum(1)[:, -s.forks:] >= s.least                   # (batch, fork)
-    weight = (scale/typical)**s.weight*old
+    # (batch, fork)
+    old = batch.observed[:, : s.context].cumsum(1)[:, -s.forks :] >= s.least
+    weight = (scale / typical) ** s.weight * old
     if s.head == "grid":
         origins = torch.arange(s.context - s.forks, s.context, device=loc.device)
-        return quantile_loss(p["values"], batch.y, origins, s.levels, batch.observed, loc, scale, weight)
-    z = (forked(batch.y, s.horizon, s.forks) - loc[..., None])/scale[..., None]               # (batch, fork, horizon)
-    weight = weight[..., None]*forked(batch.observed, s.horizon, s.forks)
-    return (weight*Head.crps(p, torch.where(weight > 0, z, 0.))).sum(), weight.sum()
+        return quantile_loss(
+            p["values"], batch.y, origins, s.levels, batch.observed, loc, scale, weight
+        )
+    # (batch, fork, horizon)
+    z = (forked(batch.y, s.horizon, s.forks) - loc[..., None]) / scale[..., None]
+    weight = weight[..., None] * forked(batch.observed, s.horizon, s.forks)
+    return (weight * Head.crps(p, torch.where(weight > 0, z, 0.0))).sum(), weight.sum()
 
 # %% ../../nbs/demand/50_mq.ipynb #_last
-FINE = tuple(round(.01*i, 2) for i in (*range(1, 20), *range(81, 100)))                  # outer levels, where straight lines mislead
-SHARED = (.001, .005, *(round(.01*i, 2) for i in range(1, 100)), .995, .999)             # where splines of several members meet
+# outer levels, where straight lines mislead
+FINE = tuple(round(0.01 * i, 2) for i in (*range(1, 20), *range(81, 100)))
+# where splines of several members meet
+SHARED = (0.001, 0.005, *(round(0.01 * i, 2) for i in range(1, 100)), 0.995, 0.999)
 TAILS = ("left", "right", "left_shape", "right_shape")
 
-def _last(p, loc, scale, h)->dict:
-    "Parameters of the last origin in the data's units: (series, horizon, knot) and (series, horizon)."
-    loc, scale = loc[:, -1, None], scale[:, -1, None]; part = lambda x: None if x is None else x[:, -1, :h].float()
-    p = {n: x if n == "levels" and x.dim() == 1 else part(x) for n, x in p.items()}
-    p["values"] = (p["values"]*scale[..., None] + loc[..., None]).cummax(-1).values       # rounding keeps the order
-    return p | {n: p[n]*scale for n in ("left", "right") if p.get(n) is not None}
 
-def _mean(curves:list)->dict:
+def _last(p, loc, scale, h) -> dict:
+    """Parameters of the last origin in the data's units:
+
+    (series, horizon, knot) and (series, horizon).
+    """
+    loc, scale = loc[:, -1, None], scale[:, -1, None]
+    part = lambda x: None if x is None else x[:, -1, :h].float()
+    p = {n: x if n == "levels" and x.dim() == 1 else part(x) for n, x in p.items()}
+    # rounding keeps the order
+    p["values"] = (p["values"] * scale[..., None] + loc[..., None]).cummax(-1).values
+    return p | {n: p[n] * scale for n in ("left", "right") if p.get(n) is not None}
+
+
+def _mean(curves: list) -> dict:
     "The average of quantile functions, as parameters of one."
-    if len(curves) == 1: return curves[0]
+    if len(curves) == 1:
+        return curves[0]
     curves = [SplineQuantile(support="real", check=False, **c) for c in curves]
-    if any(c.levels.dim() > 1 for c in curves): curves = [c.at(SHARED) for c in curves]
-    average = lambda n: None if getattr(curves[0], n) is None else sum(getattr(c, n) for c in curves)/len(curves)
-    return dict(levels=curves[0].levels, values=average("values").cummax(-1).values) | {n: average(n) for n in TAILS}
+    if any(c.levels.dim() > 1 for c in curves):
+        curves = [c.at(SHARED) for c in curves]
+    average = lambda n: (
+        None
+        if getattr(curves[0], n) is None
+        else sum(getattr(c, n) for c in curves) / len(curves)
+    )
+    return dict(levels=curves[0].levels, values=average("values").cummax(-1).values) | {
+        n: average(n) for n in TAILS
+    }
 
 # %% ../../nbs/demand/50_mq.ipynb #MQForecaster
 class MQForecaster(Forecaster):
     "MQ-RNN, MQ-CNN or the dense variant behind `fit(panel)` and `predict(h, panel)`."
+
     Settings = MQSettings
-    def settle(self, panel)->MQSettings:
+
+    def settle(self, panel) -> MQSettings:
         "What the target can be, and the link that suits it."
-        given = self.given(panel); given["support"] = support_of(panel, given.get("support", "auto"))
-        if given.get("link", "auto") == "auto": given["link"] = "identity" if given["support"] == "real" or given.get("centre") or given.get("season") else "log"
-        if given["link"] == "log" and given["support"] == "real": refuse("link='log' keeps quantiles positive, but the support is real", mend="Pass link='identity', or leave it out")
+        given = self.given(panel)
+        given["support"] = support_of(panel, given.get("support", "auto"))
+        if given.get("link", "auto") == "auto":
+            given["link"] = (
+                "identity"
+                if given["support"] == "real"
+                or given.get("centre")
+                or given.get("season")
+                else "log"
+            )
+        if given["link"] == "log" and given["support"] == "real":
+            refuse(
+                "link='log' keeps quantiles positive, but the support is real",
+                mend="Pass link='identity', or leave it out",
+            )
         return MQSettings(**given)
-    def network(self, settings, sizes)->MQNetwork: return MQNetwork(settings, sizes)
+
+    def network(self, settings, sizes) -> MQNetwork:
+        return MQNetwork(settings, sizes)
+
     @staticmethod
-    def loss(network, batch, settings, recipe): return mq_loss(network, batch, settings, recipe.typical)
-    def answer(self, networks, batch, h)->dict:
+    def loss(network, batch, settings, recipe):
+        return mq_loss(network, batch, settings, recipe.typical)
+
+    def answer(self, networks, batch, h) -> dict:
         "Quantile functions of one chunk of series, averaged over the members."
         found = [_last(*n(batch), h) for n in networks]
-        if self.settings.head == "grid": return dict(values=sum(p["values"] for p in found)/len(found))
+        if self.settings.head == "grid":
+            return dict(values=sum(p["values"] for p in found) / len(found))
         p = _mean(found)
-        return p | dict(levels=p["levels"].expand(len(p["values"]), *p["levels"].shape) if p["levels"].dim() == 1 else p["levels"])
-    def distribution(self, parts, h)->QuantileFunction:
-        support = "real" if self.settings.support == "real" else "nonnegative"
-        curve = (_grid if self.settings.head == "grid" else _spline)(self.settings, parts, support)
-        return Counts(curve) if self.settings.support == "count" else curve
-    name = property(lambda self: {"cnn": "MQCNN", "rnn": "MQRNN", "lags": "MQDense"}[self.options.get("encoder", "cnn")])
+        return p | dict(
+            levels=(
+                p["levels"].expand(len(p["values"]), *p["levels"].shape)
+                if p["levels"].dim() == 1
+                else p["levels"]
+            )
+        )
 
-def _grid(s, parts, support)->QuantileGrid:
-    "Quantiles at the trained levels, refined where straight lines mislead; one level says nothing of a tail."
-    if len(s.levels) == 1: return QuantileGrid(s.levels, parts["values"], "flat", support)
+    def distribution(self, parts, h) -> QuantileFunction:
+        support = "real" if self.settings.support == "real" else "nonnegative"
+        curve = (_grid if self.settings.head == "grid" else _spline)(
+            self.settings, parts, support
+        )
+        return Counts(curve) if self.settings.support == "count" else curve
+
+    name = property(
+        lambda self: {"cnn": "MQCNN", "rnn": "MQRNN", "lags": "MQDense"}[
+            self.options.get("encoder", "cnn")
+        ]
+    )
+
+
+def _grid(s, parts, support) -> QuantileGrid:
+    """Quantiles at the trained levels, refined where straight lines mislead; one level
+    says nothing of a tail.
+    """
+    if len(s.levels) == 1:
+        return QuantileGrid(s.levels, parts["values"], "flat", support)
     return QuantileGrid(s.levels, parts["values"], "exponential", support).refine(FINE)
 
-def _spline(s, parts, support)->SplineQuantile:
+
+def _spline(s, parts, support) -> SplineQuantile:
     "A learned quantile function; levels are (series, knot) where all steps share them."
     levels = parts["levels"][0] if parts["levels"].dim() == 2 else parts["levels"]
-    return SplineQuantile(levels, parts["values"], *(parts[n] for n in TAILS), support=support)
+    return SplineQuantile(
+        levels, parts["values"], *(parts[n] for n in TAILS), support=support
+    )
 
-def MQCNN(horizon:int=8, **options)->MQForecaster: return MQForecaster(horizon, encoder="cnn", **options)
-def MQRNN(horizon:int=8, **options)->MQForecaster: return MQForecaster(horizon, encoder="rnn", **options)
-def MQDense(horizon:int=8, **options)->MQForecaster: return MQForecaster(horizon, encoder="lags", **options)
+
+def MQCNN(horizon: int = 8, **options) -> MQForecaster:
+    return MQForecaster(horizon, encoder="cnn", **options)
+
+
+def MQRNN(horizon: int = 8, **options) -> MQForecaster:
+    return MQForecaster(horizon, encoder="rnn", **options)
+
+
+def MQDense(horizon: int = 8, **options) -> MQForecaster:
+    return MQForecaster(horizon, encoder="lags", **options)

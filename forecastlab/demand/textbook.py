@@ -7,7 +7,8 @@ __all__ = ['LEVELS', 'season_of', 'masked_quantiles', 'window_of', 'EmpiricalQua
            'CrostonSBA', 'guarded', 'AutoETS']
 
 # %% ../../nbs/demand/10_textbook.ipynb #a642431d
-import os, warnings
+import os
+import warnings
 from dataclasses import dataclass, field
 import numpy as np
 import torch
@@ -17,286 +18,504 @@ from ..core.forecast import Forecast
 from ..core.panel import Panel
 
 # %% ../../nbs/demand/10_textbook.ipynb #c4a181c3
-LEVELS = (.01, .025, *(round(.05*i, 2) for i in range(1, 20)), .975, .99)
+LEVELS = (0.01, 0.025, *(round(0.05 * i, 2) for i in range(1, 20)), 0.975, 0.99)
 
 # %% ../../nbs/demand/10_textbook.ipynb #season_of
-_CYCLES = {"W": 52, "D": 7, "B": 5, "C": 5, "M": 12, "MS": 12, "ME": 12, "BM": 12, "BMS": 12, "BME": 12, "SM": 24, "SMS": 24, "SME": 24,
-           "Q": 4, "QS": 4, "QE": 4, "BQ": 4, "BQS": 4, "BQE": 4, "h": 24, "bh": 8, "min": 1440, "s": 3600}
+_CYCLES = {
+    "W": 52,
+    "D": 7,
+    "B": 5,
+    "C": 5,
+    "M": 12,
+    "MS": 12,
+    "ME": 12,
+    "BM": 12,
+    "BMS": 12,
+    "BME": 12,
+    "SM": 24,
+    "SMS": 24,
+    "SME": 24,
+    "Q": 4,
+    "QS": 4,
+    "QE": 4,
+    "BQ": 4,
+    "BQS": 4,
+    "BQE": 4,
+    "h": 24,
+    "bh": 8,
+    "min": 1440,
+    "s": 3600,
+}
+
 
 def season_of(
     freq,  # pandas offset alias or integer
-)->int:  # steps in the usual season; 1 where there is none
+) -> int:  # steps in the usual season; 1 where there is none
     "Steps until the calendar repeats itself."
-    if isinstance(freq, (int, np.integer)): return 1
+    if isinstance(freq, (int, np.integer)):
+        return 1
     from pandas.tseries.frequencies import to_offset
-    try: step = to_offset(freq)
-    except ValueError: refuse("unknown frequency", [freq], "Use a pandas offset alias such as 'D', 'W-SUN' or 'MS', or an integer")
+
+    try:
+        step = to_offset(freq)
+    except ValueError:
+        refuse(
+            "unknown frequency",
+            [freq],
+            "Use a pandas offset alias such as 'D', 'W-SUN' or 'MS', or an integer",
+        )
     cycle = _CYCLES.get(step.name.split("-")[0], 1)
-    return cycle//step.n if cycle % step.n == 0 else 1
+    return cycle // step.n if cycle % step.n == 0 else 1
 
 # %% ../../nbs/demand/10_textbook.ipynb #_tail
 def _tail(
-    panel:Panel,
-    series:np.ndarray,  # (k,) positions
-    rows:int,  # how many
-)->np.ndarray:  # (k, rows) NaN before the first row
+    panel: Panel,
+    series: np.ndarray,  # (k,) positions
+    rows: int,  # how many
+) -> np.ndarray:  # (k, rows) NaN before the first row
     "The last rows of some histories, aligned on the right."
     t = panel.length[series][:, None] + np.arange(-rows, 0)
     at = np.where(t >= 0, panel.indptr[series][:, None] + t, 0)
-    y = np.asarray(panel.y[at.ravel()]).reshape(at.shape) if panel.rows else np.zeros(at.shape, np.float32)
+    y = (
+        np.asarray(panel.y[at.ravel()]).reshape(at.shape)
+        if panel.rows
+        else np.zeros(at.shape, np.float32)
+    )
     return np.where(t >= 0, y, np.float32(np.nan))
 
 # %% ../../nbs/demand/10_textbook.ipynb #_latest
 def _latest(
-    panel:Panel,
-    series:np.ndarray,  # (k,) positions
-    last:int,  # observed values wanted at each position in the season
-    season:int=1,  # positions
-)->np.ndarray:  # (k, cycle, season) NaN where not wanted; column 0 is the position of the next step
+    panel: Panel,
+    series: np.ndarray,  # (k,) positions
+    last: int,  # observed values wanted at each position in the season
+    season: int = 1,  # positions
+    # (k, cycle, season) NaN where not wanted; column 0 is the position of the next step
+) -> np.ndarray:
     "The last observed values, by position in the season."
-    longest = -(-int(panel.length[series].max(initial=1))//season); cycles = min(last, longest)
+    longest = -(-int(panel.length[series].max(initial=1)) // season)
+    cycles = min(last, longest)
     while True:
-        y = _tail(panel, series, cycles*season).reshape(len(series), cycles, season)
-        rank = np.isfinite(y)[:, ::-1].cumsum(1)[:, ::-1]                              # 1 is the latest
-        lacking = (rank[:, 0] < last).any(-1) & (panel.length[series] > cycles*season)
-        if not lacking.any(): return np.where(rank <= last, y, np.float32(np.nan))
-        cycles = min(4*cycles, longest)
+        y = _tail(panel, series, cycles * season).reshape(len(series), cycles, season)
+        # 1 is the latest
+        rank = np.isfinite(y)[:, ::-1].cumsum(1)[:, ::-1]
+        lacking = (rank[:, 0] < last).any(-1) & (panel.length[series] > cycles * season)
+        if not lacking.any():
+            return np.where(rank <= last, y, np.float32(np.nan))
+        cycles = min(4 * cycles, longest)
 
 # %% ../../nbs/demand/10_textbook.ipynb #masked_quantiles
 def masked_quantiles(
-    y:np.ndarray,  # (*batch, sample) NaN where there is none
+    y: np.ndarray,  # (*batch, sample) NaN where there is none
     levels,  # (level,)
-)->np.ndarray:  # (*batch, level) NaN where the sample is empty
+) -> np.ndarray:  # (*batch, level) NaN where the sample is empty
     "Empirical quantiles that ignore NaN."
-    y = np.sort(y, -1); n = np.isfinite(y).sum(-1, keepdims=True)
-    at = np.asarray(levels)*(n - 1).clip(0); low = at.astype(np.int64)
-    a, b = (np.take_along_axis(y, k, -1) for k in (low, np.minimum(low + 1, (n - 1).clip(0))))
-    return (a + (at - low)*(b - a)).astype(np.float32)
+    y = np.sort(y, -1)
+    n = np.isfinite(y).sum(-1, keepdims=True)
+    at = np.asarray(levels) * (n - 1).clip(0)
+    low = at.astype(np.int64)
+    a, b = (
+        np.take_along_axis(y, k, -1)
+        for k in (low, np.minimum(low + 1, (n - 1).clip(0)))
+    )
+    return (a + (at - low) * (b - a)).astype(np.float32)
 
 # %% ../../nbs/demand/10_textbook.ipynb #_Simple
 class _Simple:
     "What the textbook methods share."
-    panel, notes = None, {}
-    def fit(self, panel:Panel): self.panel = panel; _refuse_empty(panel); return self
 
-    def predict(self, h:int, panel:Panel=None)->Forecast:
+    panel, notes = None, {}
+
+    def fit(self, panel: Panel):
+        self.panel = panel
+        _refuse_empty(panel)
+        return self
+
+    def predict(self, h: int, panel: Panel = None) -> Forecast:
         "Forecast `h` steps after the history of `panel` (default: the fitted one)."
         panel = self.panel if panel is None else panel
-        if panel is None: refuse("there is no history to forecast from", mend="Call fit(panel) first, or pass panel=")
-        if not isinstance(h, (int, np.integer)) or h < 1: refuse(f"the horizon must be a whole number of steps, at least 1, got {h}")
+        if panel is None:
+            refuse(
+                "there is no history to forecast from",
+                mend="Call fit(panel) first, or pass panel=",
+            )
+        if not isinstance(h, (int, np.integer)) or h < 1:
+            refuse(f"the horizon must be a whole number of steps, at least 1, got {h}")
         _refuse_empty(panel)
         self.notes = {}  # reason -> names of the series it applies to
-        values = np.concatenate([self._values(panel, s, int(h)) for s in _blocks(panel)])
+        values = np.concatenate(
+            [self._values(panel, s, int(h)) for s in _blocks(panel)]
+        )
         support = "nonnegative" if np.fmin.reduce(panel.y) >= 0 else "real"
-        return Forecast(panel, QuantileGrid(self.levels, torch.from_numpy(values), support=support), type(self).__name__)
+        return Forecast(
+            panel,
+            QuantileGrid(self.levels, torch.from_numpy(values), support=support),
+            type(self).__name__,
+        )
 
-    def _note(self, reason:str, ids):
+    def _note(self, reason: str, ids):
         "Remember which series a special case applied to."
-        if len(ids): self.notes[reason] = np.concatenate([self.notes.get(reason, ids[:0]), ids])
+        if len(ids):
+            self.notes[reason] = np.concatenate([self.notes.get(reason, ids[:0]), ids])
 
 # %% ../../nbs/demand/10_textbook.ipynb #_blocks
-def _blocks(panel, cells:int=2**23)->list:
+def _blocks(panel, cells: int = 2**23) -> list:
     "Positions of series, in blocks of at most so many cells."
-    if not len(panel): refuse("the panel holds no series")
-    size = max(1, cells//max(int(panel.length.max()), 1))
+    if not len(panel):
+        refuse("the panel holds no series")
+    size = max(1, cells // max(int(panel.length.max()), 1))
     return [np.arange(a, min(a + size, len(panel))) for a in range(0, len(panel), size)]
+
 
 def _refuse_empty(panel):
     "Refuse series without history."
     for s in _blocks(panel):
         empty = np.isnan(_latest(panel, s, 1)).all((1, 2))
-        if empty.any(): refuse(f"{empty.sum():,} series have no observed value", panel.ids[s][empty], "Drop them, or forecast them after their first observation")
+        if empty.any():
+            refuse(
+                f"{empty.sum():,} series have no observed value",
+                panel.ids[s][empty],
+                "Drop them, or forecast them after their first observation",
+            )
 
 # %% ../../nbs/demand/10_textbook.ipynb #_whole
-def _whole(value, name:str, least:int=1):
+def _whole(value, name: str, least: int = 1):
     "Refuse a setting that is not a whole number (or None)."
-    if value is not None and (not isinstance(value, (int, np.integer)) or value < least): refuse(f"{name} must be a whole number, at least {least}, got {value!r}")
+    if value is not None and (
+        not isinstance(value, (int, np.integer)) or value < least
+    ):
+        refuse(f"{name} must be a whole number, at least {least}, got {value!r}")
 
 # %% ../../nbs/demand/10_textbook.ipynb #window_of
 def window_of(
     freq,  # pandas offset alias or integer
-)->int:  # values
+) -> int:  # values
     "How much of the past is recent: 13 weeks, 28 days, two years of months."
     season = season_of(freq)
-    return 13 if season in (1, 52) else 4*season if season <= 7 else 2*season
+    return 13 if season in (1, 52) else 4 * season if season <= 7 else 2 * season
 
-def _recent(panel, series, levels, last=None)->np.ndarray:
-    "(k, level) quantiles of the last observed values; also what other methods fall back on."
-    return masked_quantiles(_latest(panel, series, last or window_of(panel.freq))[..., 0], levels)
+
+def _recent(panel, series, levels, last=None) -> np.ndarray:
+    """(k, level) quantiles of the last observed values; also what other methods fall
+    back on.
+    """
+    return masked_quantiles(
+        _latest(panel, series, last or window_of(panel.freq))[..., 0], levels
+    )
 
 # %% ../../nbs/demand/10_textbook.ipynb #EmpiricalQuantiles
 @dataclass
 class EmpiricalQuantiles(_Simple):
     "Quantiles of the last observed values."
-    last:int = None  # sample size; None takes 13 weeks, 28 days, 24 months
-    season:int = 1  # 1 takes the values as they come; 7 on daily data takes the same weekday
-    levels:tuple = field(default=LEVELS, repr=False)  # levels of the grid
-    def __post_init__(self): check_levels(self.levels, increasing=True); _whole(self.last, "last"); _whole(self.season, "season")
 
-    def _values(self, panel, s, h)->np.ndarray:
+    last: int = None  # sample size; None takes 13 weeks, 28 days, 24 months
+    # 1 takes the values as they come; 7 on daily data takes the same weekday
+    season: int = 1
+    levels: tuple = field(default=LEVELS, repr=False)  # levels of the grid
+
+    def __post_init__(self):
+        check_levels(self.levels, increasing=True)
+        _whole(self.last, "last")
+        _whole(self.season, "season")
+
+    def _values(self, panel, s, h) -> np.ndarray:
         "(k, h, level) quantiles of series `s`."
         last = self.last or (window_of(panel.freq) if self.season == 1 else 8)
-        q = masked_quantiles(_latest(panel, s, last, self.season).swapaxes(1, 2), self.levels)      # (k, season, level)
-        q = np.where(np.isnan(q), _recent(panel, s, self.levels)[:, None], q)           # a position never observed
+        # (k, season, level)
+        q = masked_quantiles(
+            _latest(panel, s, last, self.season).swapaxes(1, 2), self.levels
+        )
+        # a position never observed
+        q = np.where(np.isnan(q), _recent(panel, s, self.levels)[:, None], q)
         return q[:, np.arange(h) % self.season]
 
 # %% ../../nbs/demand/10_textbook.ipynb #SeasonalNaive
 @dataclass
 class SeasonalNaive(_Simple):
     "The same step of the last season, with quantiles of the seasonal differences."
-    season:int = None  # steps in a season; None takes the usual one of the frequency
-    rows:int = 2000  # differences are measured over so many last rows
-    least:int = 8  # fewest differences that make a sample
-    levels:tuple = field(default=LEVELS, repr=False)  # levels of the grid
+
+    season: int = None  # steps in a season; None takes the usual one of the frequency
+    rows: int = 2000  # differences are measured over so many last rows
+    least: int = 8  # fewest differences that make a sample
+    levels: tuple = field(default=LEVELS, repr=False)  # levels of the grid
+
     def __post_init__(self):
         check_levels(self.levels, increasing=True)
-        for name in ("season", "rows", "least"): _whole(getattr(self, name), name)
+        for name in ("season", "rows", "least"):
+            _whole(getattr(self, name), name)
 
-    def _values(self, panel, s, h)->np.ndarray:
+    def _values(self, panel, s, h) -> np.ndarray:
         "(k, h, level) quantiles of series `s`."
-        m = self.season or season_of(panel.freq); point = _repeat(panel, s, m)[:, np.arange(h) % m]
-        spread = _differences(panel, s, m, -(-h//m), self.rows, self.least, self.levels)   # (k, cycle, level)
-        short = np.isnan(spread).any((1, 2)); self._note("too short: recent quantiles", panel.ids[s][short])
-        q = point[..., None] + spread[:, np.arange(h)//m]
-        return np.where(short[:, None, None], _recent(panel, s, self.levels)[:, None], q)
+        m = self.season or season_of(panel.freq)
+        point = _repeat(panel, s, m)[:, np.arange(h) % m]
+        # (k, cycle, level)
+        spread = _differences(
+            panel, s, m, -(-h // m), self.rows, self.least, self.levels
+        )
+        short = np.isnan(spread).any((1, 2))
+        self._note("too short: recent quantiles", panel.ids[s][short])
+        q = point[..., None] + spread[:, np.arange(h) // m]
+        return np.where(
+            short[:, None, None], _recent(panel, s, self.levels)[:, None], q
+        )
 
 # %% ../../nbs/demand/10_textbook.ipynb #_repeat
-def _repeat(panel, s, season)->np.ndarray:
-    "(k, season) last observed value at each position of the season, the last of all where there is none."
+def _repeat(panel, s, season) -> np.ndarray:
+    """(k, season) last observed value at each position of the season, the last of all
+    where there is none.
+    """
     last, fallback = _latest(panel, s, 1, season), _latest(panel, s, 1)
-    pick = lambda y: np.where(np.isfinite(y), y, 0).sum(1)                             # at most one is observed
+    # at most one is observed
+    pick = lambda y: np.where(np.isfinite(y), y, 0).sum(1)
     return np.where(np.isfinite(last).any(1), pick(last), pick(fallback))
 
-def _differences(panel, s, season, cycles, rows, least, levels)->np.ndarray:
-    "(k, cycle, level) quantiles of y[t] - y[t - c season], NaN where too few are observed."
-    y = _tail(panel, s, min(rows + cycles*season, int(panel.length[s].max())))
+
+def _differences(panel, s, season, cycles, rows, least, levels) -> np.ndarray:
+    """(k, cycle, level) quantiles of y[t] - y[t - c season], NaN where too few are
+    observed.
+    """
+    y = _tail(panel, s, min(rows + cycles * season, int(panel.length[s].max())))
     made = []
     for c in range(1, cycles + 1):
-        e = y[:, c*season:] - y[:, :-c*season] if c*season < y.shape[1] else np.full((len(y), 1), np.nan, np.float32)
+        e = (
+            y[:, c * season :] - y[:, : -c * season]
+            if c * season < y.shape[1]
+            else np.full((len(y), 1), np.nan, np.float32)
+        )
         q = masked_quantiles(e, levels)
         few = np.isfinite(e).sum(1) < least
-        made.append(np.where(few[:, None], made[-1]*np.sqrt(c/(c - 1)) if made else np.nan, q))
+        made.append(
+            np.where(
+                few[:, None], made[-1] * np.sqrt(c / (c - 1)) if made else np.nan, q
+            )
+        )
     return np.stack(made, 1).astype(np.float32)
 
 # %% ../../nbs/demand/10_textbook.ipynb #_carried
-def _carried(panel, s)->np.ndarray:
+def _carried(panel, s) -> np.ndarray:
     "(time,) one history from its first observed value on, gaps carried forward."
-    y = panel.history(s); seen = np.isfinite(y)
+    y = panel.history(s)
+    seen = np.isfinite(y)
     at = np.maximum.accumulate(np.where(seen, np.arange(len(y)), 0))
-    return y[at][seen.argmax():]
+    return y[at][seen.argmax() :]
+
 
 def _statsforecast():
     "The models of statsforecast, or a clear error."
-    try: from statsforecast import models
-    except ImportError: refuse("this method needs statsforecast", mend="pip install 'forecastlab[demand]'", kind=ImportError)
+    try:
+        from statsforecast import models
+    except ImportError:
+        refuse(
+            "this method needs statsforecast",
+            mend="pip install 'forecastlab[demand]'",
+            kind=ImportError,
+        )
     return models
 
 # %% ../../nbs/demand/10_textbook.ipynb #count_quantiles
 def count_quantiles(
-    mean:np.ndarray,  # (k,) expected count
-    ratio:np.ndarray,  # (k,) variance over mean
+    mean: np.ndarray,  # (k,) expected count
+    ratio: np.ndarray,  # (k,) variance over mean
     levels,  # (level,)
-)->np.ndarray:  # (k, level)
+) -> np.ndarray:  # (k, level)
     "Quantiles of a negative binomial, or of a Poisson where the ratio is below 1.01."
     from scipy import stats
-    mu, r = (np.asarray(a, float)[:, None] for a in (mean, ratio)); wide = r >= 1.01
-    n = mu/np.where(wide, r - 1, 1)
-    return np.where(wide, stats.nbinom.ppf(levels, n, 1/np.where(wide, r, 2)), stats.poisson.ppf(levels, mu)).astype(np.float32)
+
+    mu, r = (np.asarray(a, float)[:, None] for a in (mean, ratio))
+    wide = r >= 1.01
+    n = mu / np.where(wide, r - 1, 1)
+    return np.where(
+        wide,
+        stats.nbinom.ppf(levels, n, 1 / np.where(wide, r, 2)),
+        stats.poisson.ppf(levels, mu),
+    ).astype(np.float32)
 
 # %% ../../nbs/demand/10_textbook.ipynb #CrostonSBA
 @dataclass
 class CrostonSBA(_Simple):
-    "Croston's rate with the Syntetos-Boylan correction, and negative binomial quantiles around it."
-    window:int = None  # last rows on which the variance is measured; None takes three seasons, at least 24
-    levels:tuple = field(default=LEVELS, repr=False)  # levels of the grid
-    def __post_init__(self): check_levels(self.levels, increasing=True); _whole(self.window, "window", 2)
+    """Croston's rate with the Syntetos-Boylan correction, and negative binomial
+    quantiles around it.
+    """
 
-    def _values(self, panel, s, h)->np.ndarray:
+    # last rows on which the variance is measured; None takes three seasons, at least 24
+    window: int = None
+    levels: tuple = field(default=LEVELS, repr=False)  # levels of the grid
+
+    def __post_init__(self):
+        check_levels(self.levels, increasing=True)
+        _whole(self.window, "window", 2)
+
+    def _values(self, panel, s, h) -> np.ndarray:
         "(k, h, level) quantiles of series `s`, the same for every step."
-        recent = [_carried(panel, i) for i in s]; below = np.array([y.min() < 0 for y in recent])
-        if below.any(): refuse("Croston's method needs targets of at least 0", panel.ids[s][below], "Use SeasonalNaive or AutoETS for these series")
+        recent = [_carried(panel, i) for i in s]
+        below = np.array([y.min() < 0 for y in recent])
+        if below.any():
+            refuse(
+                "Croston's method needs targets of at least 0",
+                panel.ids[s][below],
+                "Use SeasonalNaive or AutoETS for these series",
+            )
         model = _statsforecast().CrostonSBA()
-        mean = np.array([float(model.forecast(y, 1)["mean"][0]) for y in recent]).clip(1e-6)
-        window = self.window or max(3*season_of(panel.freq), 24)
-        m, v = np.array([(y[-window:].mean(dtype=float), y[-window:].var(dtype=float)) for y in recent]).T
-        ratio = np.where(m > 0, v/np.where(m > 0, m, 1), 1).clip(1)
+        mean = np.array([float(model.forecast(y, 1)["mean"][0]) for y in recent]).clip(
+            1e-6
+        )
+        window = self.window or max(3 * season_of(panel.freq), 24)
+        m, v = np.array(
+            [
+                (y[-window:].mean(dtype=float), y[-window:].var(dtype=float))
+                for y in recent
+            ]
+        ).T
+        ratio = np.where(m > 0, v / np.where(m > 0, m, 1), 1).clip(1)
         return count_quantiles(mean, ratio, self.levels)[:, None].repeat(h, 1)
 
 # %% ../../nbs/demand/10_textbook.ipynb #guarded
 def guarded(
-    values:np.ndarray,  # (k, h, level) quantiles in order
+    values: np.ndarray,  # (k, h, level) quantiles in order
     levels,  # (level,)
-    seen:np.ndarray,  # (k, 2) smallest and largest value of the history
-    instead:np.ndarray,  # (k, level) quantiles for series whose model is not believed
-    ranges:float=1.,  # how many ranges beyond what was seen are allowed
+    seen: np.ndarray,  # (k, 2) smallest and largest value of the history
+    instead: np.ndarray,  # (k, level) quantiles for series whose model is not believed
+    ranges: float = 1.0,  # how many ranges beyond what was seen are allowed
 ):  # (k, h, level) quantiles, (k,) replaced, (k,) capped
     "Replace intervals that leave the range of history by far, cap tails that do."
-    low, high = seen.T; slack = ranges*(high - low) + 1e-4*np.abs(seen).max(1)          # a constant series has no range
+    # a constant series has no range
+    low, high = seen.T
+    slack = ranges * (high - low) + 1e-4 * np.abs(seen).max(1)
     low, high = (low - slack)[:, None, None], (high + slack)[:, None, None]
     out = (values < low) | (values > high)
-    inner = (np.asarray(levels) > .099) & (np.asarray(levels) < .901)
-    replaced = out[..., inner].any((1, 2)); capped = out.any((1, 2)) & ~replaced
-    return np.where(replaced[:, None, None], instead[:, None], values.clip(low, high)), replaced, capped
+    inner = (np.asarray(levels) > 0.099) & (np.asarray(levels) < 0.901)
+    replaced = out[..., inner].any((1, 2))
+    capped = out.any((1, 2)) & ~replaced
+    return (
+        np.where(replaced[:, None, None], instead[:, None], values.clip(low, high)),
+        replaced,
+        capped,
+    )
 
 # %% ../../nbs/demand/10_textbook.ipynb #_ets
-def _ets(job)->np.ndarray:
-    "(k, h, level) quantiles of a few series, NaN where the fit failed; runs in a worker process."
-    histories, h, levels, season, model = job; made = np.full((len(histories), h, len(levels)), np.nan, np.float32)
-    width = [round(abs(200*u - 100), 6) for u in levels]; ask = sorted({w for w in width if w})
-    names = ["mean" if not w else f"{'lo' if u < .5 else 'hi'}-{w}" for u, w in zip(levels, width)]
+def _ets(job) -> np.ndarray:
+    """(k, h, level) quantiles of a few series, NaN where the fit failed; runs in a
+    worker process.
+    """
+    histories, h, levels, season, model = job
+    made = np.full((len(histories), h, len(levels)), np.nan, np.float32)
+    width = [round(abs(200 * u - 100), 6) for u in levels]
+    ask = sorted({w for w in width if w})
+    names = [
+        "mean" if not w else f"{'lo' if u < 0.5 else 'hi'}-{w}"
+        for u, w in zip(levels, width)
+    ]
     ets = _statsforecast().AutoETS(season_length=season, model=model)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         for i, y in enumerate(histories):
-            try: f = ets.forecast(y, h, level=ask or None)
-            except Exception: continue                                                  # counted in `notes` as a failed fit
+            try:
+                f = ets.forecast(y, h, level=ask or None)
+            # counted in `notes` as a failed fit
+            except Exception:
+                continue
             made[i] = np.sort(np.stack([f[n] for n in names], -1), -1)
     return np.where(np.isfinite(made).all((1, 2), keepdims=True), made, np.nan)
 
 # %% ../../nbs/demand/10_textbook.ipynb #_in_parallel
-def _in_parallel(work, jobs:list, n_jobs:int, bar)->list:
+def _in_parallel(work, jobs: list, n_jobs: int, bar) -> list:
     "Run `work` on every job, in this process or in several, moving `bar` along."
     made = []
+
     def take(results):
-        for r in results: made.append(r); bar.update(len(r))
-    if n_jobs == 1: take(map(work, jobs)); return made
+        for r in results:
+            made.append(r)
+            bar.update(len(r))
+
+    if n_jobs == 1:
+        take(map(work, jobs))
+        return made
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_all_start_methods, get_context
-    with ProcessPoolExecutor(n_jobs, get_context("fork" if "fork" in get_all_start_methods() else None)) as pool: take(pool.map(work, jobs))
+
+    with ProcessPoolExecutor(
+        n_jobs, get_context("fork" if "fork" in get_all_start_methods() else None)
+    ) as pool:
+        take(pool.map(work, jobs))
     return made
 
-def _cores()->int: return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+def _cores() -> int:
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 # %% ../../nbs/demand/10_textbook.ipynb #AutoETS
 @dataclass
 class AutoETS(_Simple):
     "Exponential smoothing chosen by AICc for each series, its quantiles guarded."
-    season:int = 1  # steps in a season; at most 24, beyond that ETS has too many states
-    tail:int = None  # use only so many last rows; None uses all
-    model:str = "ZZZ"  # error, trend, season: A, M, N, or Z for automatic
-    ranges:float = 1.  # ranges beyond the history allowed; None turns the guard off
-    n_jobs:int = None  # processes; None takes all cores from 200 series on
-    progress:bool = True  # show a bar
-    levels:tuple = field(default=LEVELS, repr=False)  # levels of the grid
-    def __post_init__(self):
-        check_levels(self.levels, increasing=True); _whole(self.tail, "tail"); _whole(self.season, "season"); _whole(self.n_jobs, "n_jobs")
-        if self.season > 24: refuse(f"ETS seasons have at most 24 steps, got {self.season}", mend="Use season=1, or SeasonalNaive for the season")
 
-    def _values(self, panel, s, h)->np.ndarray:
+    # steps in a season; at most 24, beyond that ETS has too many states
+    season: int = 1
+    tail: int = None  # use only so many last rows; None uses all
+    model: str = "ZZZ"  # error, trend, season: A, M, N, or Z for automatic
+    ranges: float = 1.0  # ranges beyond the history allowed; None turns the guard off
+    n_jobs: int = None  # processes; None takes all cores from 200 series on
+    progress: bool = True  # show a bar
+    levels: tuple = field(default=LEVELS, repr=False)  # levels of the grid
+
+    def __post_init__(self):
+        check_levels(self.levels, increasing=True)
+        _whole(self.tail, "tail")
+        _whole(self.season, "season")
+        _whole(self.n_jobs, "n_jobs")
+        if self.season > 24:
+            refuse(
+                f"ETS seasons have at most 24 steps, got {self.season}",
+                mend="Use season=1, or SeasonalNaive for the season",
+            )
+
+    def _values(self, panel, s, h) -> np.ndarray:
         "(k, h, level) quantiles of series `s`."
         from tqdm import tqdm
-        histories = [_carried(panel, i) for i in s]; instead = _recent(panel, s, self.levels)
-        parts = [histories[i:i + 16] for i in range(0, len(s), 16)]
-        jobs = [([y[-self.tail:] if self.tail else y for y in part], h, self.levels, self.season, self.model) for part in parts]
-        with tqdm(total=len(s), desc="AutoETS", unit="series", disable=not self.progress, leave=False) as bar:
-            q = np.concatenate(_in_parallel(_ets, jobs, self.n_jobs or (_cores() if len(s) >= 200 else 1), bar))
+
+        histories = [_carried(panel, i) for i in s]
+        instead = _recent(panel, s, self.levels)
+        parts = [histories[i : i + 16] for i in range(0, len(s), 16)]
+        jobs = [
+            (
+                [y[-self.tail :] if self.tail else y for y in part],
+                h,
+                self.levels,
+                self.season,
+                self.model,
+            )
+            for part in parts
+        ]
+        with tqdm(
+            total=len(s),
+            desc="AutoETS",
+            unit="series",
+            disable=not self.progress,
+            leave=False,
+        ) as bar:
+            q = np.concatenate(
+                _in_parallel(
+                    _ets, jobs, self.n_jobs or (_cores() if len(s) >= 200 else 1), bar
+                )
+            )
         return self._believed(panel.ids[s], histories, q, instead)
 
-    def _believed(self, ids, histories, q, instead)->np.ndarray:
+    def _believed(self, ids, histories, q, instead) -> np.ndarray:
         "(k, h, level) quantiles after the fallback for failed fits and the guard."
-        failed = np.isnan(q).any((1, 2)); self._note("failed or too short: recent quantiles", ids[failed])
+        failed = np.isnan(q).any((1, 2))
+        self._note("failed or too short: recent quantiles", ids[failed])
         q = np.where(failed[:, None, None], instead[:, None], q)
-        if self.ranges is None: return q
-        q, replaced, capped = guarded(q, self.levels, np.array([(y.min(), y.max()) for y in histories]), instead, self.ranges)
-        self._note("exploded: recent quantiles", ids[replaced]); self._note("far tails capped", ids[capped])
+        if self.ranges is None:
+            return q
+        q, replaced, capped = guarded(
+            q,
+            self.levels,
+            np.array([(y.min(), y.max()) for y in histories]),
+            instead,
+            self.ranges,
+        )
+        self._note("exploded: recent quantiles", ids[replaced])
+        self._note("far tails capped", ids[capped])
         return q.astype(np.float32)

@@ -13,12 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from ..core.basics import embedded_dir, refuse
-from .runtime import copy_bandwidth, device as default_device, has_gpu, milliseconds, native, record, tl, triton
+from .runtime import copy_bandwidth, device as default_device
+from .runtime import has_gpu, milliseconds, native, record, tl
+from .runtime import triton
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #DeviceChunks
 @dataclass
 class DeviceChunks:
-    "One layer's weights as tensors on one device; `value` is the CPU's, `column` became bits."
+    """One layer's weights as tensors on one device; `value` is the CPU's, `column`
+    became bits.
+    """
+
     features: int  # d; the bias is row d
     bias: float  # value of the bias feature, 0: none
     child_ptr: Tensor  # (clusters+1,) int64
@@ -26,7 +31,8 @@ class DeviceChunks:
     row_ptr: Tensor  # (clusters+1,) int64
     row: Tensor  # (rows,) int32 feature of each row, ascending inside a chunk
     word_ptr: Tensor  # (clusters+1,) int64
-    bits: Tensor  # (words,) int32, bit w of word j of a row: has column 32 j + w a weight?
+    # (words,) int32, bit w of word j of a row: has column 32 j + w a weight?
+    bits: Tensor
     first: Tensor  # (words,) int32 weights of the chunk before this word
     value_ptr: Tensor  # (clusters+1,) int64
     value: Tensor  # (nnz,) float32
@@ -36,83 +42,199 @@ class DeviceChunks:
 
     clusters = property(lambda self: len(self.child_ptr) - 1)
     device = property(lambda self: self.value.device)
-    megabytes = property(lambda self: sum(x.nbytes for x in vars(self).values() if isinstance(x, Tensor))/1e6)
+    megabytes = property(
+        lambda self: (
+            sum(x.nbytes for x in vars(self).values() if isinstance(x, Tensor)) / 1e6
+        )
+    )
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_check_chunks
-def _check_chunks(child_ptr, child, row_ptr, row, entry_ptr, column, value, width, chunk, features):
+def _check_chunks(
+    child_ptr, child, row_ptr, row, entry_ptr, column, value, width, chunk, features
+):
     "Refuse arrays that would make a kernel read elsewhere."
-    ends = (("child_ptr", child_ptr, child), ("row_ptr", row_ptr, row), ("entry_ptr", entry_ptr, column))
-    wrong = [n for n, p, x in ends if p[0] != 0 or p[-1] != len(x) or (p.diff() < 0).any()]
-    if wrong: refuse("pointers must start at 0, never fall and end at the length of what they point into", wrong, "Is the model complete?")
-    if len(child_ptr) != len(row_ptr) or len(entry_ptr) != len(row) + 1 or len(column) != len(value): refuse("arrays of one layer differ in length", mend="Is the model complete?")
-    for name, x, top in (("columns outside their chunk", column, width[chunk]), ("rows outside the features", row, features + 1)):
-        if ((x < 0) | (x >= top)).any(): refuse(name, x[(x < 0) | (x >= top)].tolist())
-    if not value.isfinite().all(): refuse("weights must be finite", value[~value.isfinite()].tolist())
+    ends = (
+        ("child_ptr", child_ptr, child),
+        ("row_ptr", row_ptr, row),
+        ("entry_ptr", entry_ptr, column),
+    )
+    wrong = [
+        n for n, p, x in ends if p[0] != 0 or p[-1] != len(x) or (p.diff() < 0).any()
+    ]
+    if wrong:
+        refuse(
+            "pointers must start at 0, never fall and end at the length of what they"
+            " point into",
+            wrong,
+            "Is the model complete?",
+        )
+    if (
+        len(child_ptr) != len(row_ptr)
+        or len(entry_ptr) != len(row) + 1
+        or len(column) != len(value)
+    ):
+        refuse("arrays of one layer differ in length", mend="Is the model complete?")
+    for name, x, top in (
+        ("columns outside their chunk", column, width[chunk]),
+        ("rows outside the features", row, features + 1),
+    ):
+        if ((x < 0) | (x >= top)).any():
+            refuse(name, x[(x < 0) | (x >= top)].tolist())
+    if not value.isfinite().all():
+        refuse("weights must be finite", value[~value.isfinite()].tolist())
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #device_chunks
 def device_chunks(
-    child_ptr, child,  # (clusters+1,) (nodes,) children of every cluster: node numbers
-    row_ptr, row,  # (clusters+1,) (rows,) features with any weight in a chunk, ascending
-    entry_ptr, column, value,  # (rows+1,) (nnz,) (nnz,) offset in the chunk, ascending in a row, and weight
-    features:int,  # d; the bias, where there is one, is row d
-    bias:float=0.,  # value of the bias feature; 0 or less: none
+    child_ptr,
+    child,  # (clusters+1,) (nodes,) children of every cluster: node numbers
+    row_ptr,
+    row,  # (clusters+1,) (rows,) features with any weight in a chunk, ascending
+    # (rows+1,) (nnz,) (nnz,) offset in the chunk, ascending in a row, and weight
+    entry_ptr,
+    column,
+    value,
+    features: int,  # d; the bias, where there is one, is row d
+    bias: float = 0.0,  # value of the bias feature; 0 or less: none
     device=None,  # default: the GPU, if there is one
-)->DeviceChunks:  # the layer, uploaded
-    "One layer of a tree of rankers, from plain arrays to a device; columns become bits."
-    t = lambda x, dtype=torch.int64: torch.as_tensor(x, dtype=dtype).to(device or default_device())
-    child_ptr, row_ptr, entry_ptr, row, column, value = *map(t, (child_ptr, row_ptr, entry_ptr, row, column)), t(value, torch.float32)
+) -> DeviceChunks:  # the layer, uploaded
+    """One layer of a tree of rankers, from plain arrays to a device; columns become
+    bits.
+    """
+    t = lambda x, dtype=torch.int64: torch.as_tensor(x, dtype=dtype).to(
+        device or default_device()
+    )
+    child_ptr, row_ptr, entry_ptr, row, column, value = (
+        *map(t, (child_ptr, row_ptr, entry_ptr, row, column)),
+        t(value, torch.float32),
+    )
     of = lambda p: torch.repeat_interleave(p.diff())  # (things,) whose they are
     width, chunk, line = child_ptr.diff(), of(row_ptr), of(entry_ptr)
-    _check_chunks(child_ptr, t(child), row_ptr, row, entry_ptr, column, value, width, chunk[line], features)
-    words = (width + 31)//32
-    word_ptr = pad((words*row_ptr.diff()).cumsum(0), (1, 0))
-    word = word_ptr[chunk[line]] + (line - row_ptr[chunk[line]])*words[chunk[line]] + column//32  # (nnz,)
-    place = (chunk*(features + 1) + row).diff(), (line*(width.max().item() + 1 if len(width) else 1) + column).diff()
+    _check_chunks(
+        child_ptr,
+        t(child),
+        row_ptr,
+        row,
+        entry_ptr,
+        column,
+        value,
+        width,
+        chunk[line],
+        features,
+    )
+    words = (width + 31) // 32
+    word_ptr = pad((words * row_ptr.diff()).cumsum(0), (1, 0))
+    # (nnz,)
+    word = (
+        word_ptr[chunk[line]]
+        + (line - row_ptr[chunk[line]]) * words[chunk[line]]
+        + column // 32
+    )
+    place = (
+        (chunk * (features + 1) + row).diff(),
+        (line * (width.max().item() + 1 if len(width) else 1) + column).diff(),
+    )
     for name, step in zip(("rows of a chunk", "columns of a row"), place):
-        if (step <= 0).any(): refuse(f"{name} must ascend", (step <= 0).nonzero()[:, 0].tolist(), "Sort them, add up duplicates.")
-    bits = torch.zeros(int(word_ptr[-1]), dtype=torch.int64, device=word.device).index_add_(0, word, 1 << column % 32)
+        if (step <= 0).any():
+            refuse(
+                f"{name} must ascend",
+                (step <= 0).nonzero()[:, 0].tolist(),
+                "Sort them, add up duplicates.",
+            )
+    bits = torch.zeros(
+        int(word_ptr[-1]), dtype=torch.int64, device=word.device
+    ).index_add_(0, word, 1 << column % 32)
     count, value_ptr = torch.bincount(word, minlength=len(bits)), entry_ptr[row_ptr]
     first = count.cumsum(0) - count - value_ptr[of(word_ptr)]
-    return DeviceChunks(features, max(0., float(bias)), child_ptr, t(child, torch.int32), row_ptr, row.int(), word_ptr, bits.int(), first.int(), value_ptr, value,
-                        *(int(x.max()) if len(x) else 0 for x in (width, row_ptr.diff(), t(child) + 1)))
+    return DeviceChunks(
+        features,
+        max(0.0, float(bias)),
+        child_ptr,
+        t(child, torch.int32),
+        row_ptr,
+        row.int(),
+        word_ptr,
+        bits.int(),
+        first.int(),
+        value_ptr,
+        value,
+        *(int(x.max()) if len(x) else 0 for x in (width, row_ptr.diff(), t(child) + 1)),
+    )
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #device_layers
 def device_layers(
-    layers:list,  # of objects or dicts with the nine arguments above: the layers of a model as the CPU keeps them
+    # of objects or dicts with the nine arguments above: the layers of a model as the
+    # CPU keeps them
+    layers: list,
     device=None,  # default: the GPU, if there is one
-)->list:  # of DeviceChunks
+) -> list:  # of DeviceChunks
     "A whole model's layers, uploaded."
-    names = "child_ptr", "child", "row_ptr", "row", "entry_ptr", "column", "value", "features", "bias"
-    take = lambda layer, name: layer[name] if isinstance(layer, dict) else getattr(layer, name)
-    return [device_chunks(**{name: take(layer, name) for name in names}, device=device) for layer in layers]
+    names = (
+        "child_ptr",
+        "child",
+        "row_ptr",
+        "row",
+        "entry_ptr",
+        "column",
+        "value",
+        "features",
+        "bias",
+    )
+    take = lambda layer, name: (
+        layer[name] if isinstance(layer, dict) else getattr(layer, name)
+    )
+    return [
+        device_chunks(**{name: take(layer, name) for name in names}, device=device)
+        for layer in layers
+    ]
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #post_code
-POSTS = {"noop": 0, "sigmoid": 1, "log-sigmoid": 2, **{f"l{p}-hinge": 2 + p for p in (1, 2, 3, 4)}, **{f"log-l{p}-hinge": 6 + p for p in (1, 2, 3, 4)}}  # the codes of ranking.chunks
+# the codes of ranking.chunks
+POSTS = {
+    "noop": 0,
+    "sigmoid": 1,
+    "log-sigmoid": 2,
+    **{f"l{p}-hinge": 2 + p for p in (1, 2, 3, 4)},
+    **{f"log-l{p}-hinge": 6 + p for p in (1, 2, 3, 4)},
+}
+
 
 def post_code(
     post,  # name, code, True (l3-hinge), False or None (noop)
-)->int:  # 0 to 10
+) -> int:  # 0 to 10
     "A post-processor's code."
-    if post is None or isinstance(post, bool): return 5 if post else 0
+    if post is None or isinstance(post, bool):
+        return 5 if post else 0
     code = POSTS.get(post, post)
-    if code not in POSTS.values(): refuse("unknown post-processor", [post], f"Choose one of {', '.join(POSTS)}.")
+    if code not in POSTS.values():
+        refuse("unknown post-processor", [post], f"Choose one of {', '.join(POSTS)}.")
     return code
 
+
 def apply_post(
-    v:Tensor,  # (...) margins
-    parent:Tensor,  # (...) parent's scores
-    code:int,  # from `post_code`
-)->Tensor:  # (...) scores
-    "Transform margins and combine them with the parent's score (Yu et al. 2022, section 3.3)."
-    if code == 0: return v
-    if code <= 2: return torch.sigmoid(v)*parent if code == 1 else torch.nn.functional.logsigmoid(v) + parent
-    loss = (1 - v).clamp(min=0)**(code - 2 if code <= 6 else code - 6)
-    return torch.exp(-loss)*parent if code <= 6 else parent - loss
+    v: Tensor,  # (...) margins
+    parent: Tensor,  # (...) parent's scores
+    code: int,  # from `post_code`
+) -> Tensor:  # (...) scores
+    """Transform margins and combine them with the parent's score (Yu et al.
+
+    2022, section 3.3).
+    """
+    if code == 0:
+        return v
+    if code <= 2:
+        return (
+            torch.sigmoid(v) * parent
+            if code == 1
+            else torch.nn.functional.logsigmoid(v) + parent
+        )
+    loss = (1 - v).clamp(min=0) ** (code - 2 if code <= 6 else code - 6)
+    return torch.exp(-loss) * parent if code <= 6 else parent - loss
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #Queries
 @dataclass
 class Queries:
     "Checked queries on a device: CSR arrays, or one dense matrix."
+
     n: int  # queries
     features: int  # d
     ptr: Tensor = None  # (n+1,) int64
@@ -120,411 +242,811 @@ class Queries:
     value: Tensor = None  # (nnz,) float32
     dense: Tensor = None  # (n, d) float32 instead of the three above
 
-    def rows(self, query)->Tensor:  # (len(query), d) dense
+    def rows(self, query) -> Tensor:  # (len(query), d) dense
         "Some queries, written out."
-        if self.dense is not None: return self.dense[query]
+        if self.dense is not None:
+            return self.dense[query]
         per = self.ptr.diff()[query]
         row = torch.repeat_interleave(per)
-        at = self.ptr[query][row] + torch.arange(len(row), device=row.device) - (per.cumsum(0) - per)[row]
+        at = (
+            self.ptr[query][row]
+            + torch.arange(len(row), device=row.device)
+            - (per.cumsum(0) - per)[row]
+        )
         out = self.value.new_zeros(len(query), self.features)
-        return out.index_put_((row, self.index[at].long()), self.value[at], accumulate=True)
+        return out.index_put_(
+            (row, self.index[at].long()), self.value[at], accumulate=True
+        )
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #queries
 def queries(
-    X,  # (n, features) dense, or anything with indptr, indices, data and shape (SciPy's CSR)
+    # (n, features) dense, or anything with indptr, indices, data and shape (SciPy's
+    # CSR)
+    X,
     device=None,  # default: the GPU, if there is one
-)->Queries:  # checked, on the device
+) -> Queries:  # checked, on the device
     "Queries for the kernels; entries need not be sorted, repeated ones are added up."
-    if isinstance(X, Queries): return X
+    if isinstance(X, Queries):
+        return X
     device, sparse = device or default_device(), hasattr(X, "indptr")
     if not sparse:
         X = torch.as_tensor(X, dtype=torch.float32).to(device)
-        if X.dim() != 2: refuse("queries must be (n, features)", [tuple(X.shape)])
+        if X.dim() != 2:
+            refuse("queries must be (n, features)", [tuple(X.shape)])
     value = torch.as_tensor(X.data, dtype=torch.float32).to(device) if sparse else X
-    if not value.isfinite().all(): refuse("queries must be finite", value[~value.isfinite()].tolist())
-    if not sparse: return Queries(*X.shape, dense=X.contiguous())
-    ptr, index = (torch.as_tensor(x).to(device, kind) for x, kind in ((X.indptr, torch.int64), (X.indices, torch.int32)))
-    if len(index) and not (0 <= index.min() and index.max() < X.shape[1]): refuse(f"feature numbers must lie between 0 and {X.shape[1] - 1}", [int(index.min()), int(index.max())])
+    if not value.isfinite().all():
+        refuse("queries must be finite", value[~value.isfinite()].tolist())
+    if not sparse:
+        return Queries(*X.shape, dense=X.contiguous())
+    ptr, index = (
+        torch.as_tensor(x).to(device, kind)
+        for x, kind in ((X.indptr, torch.int64), (X.indices, torch.int32))
+    )
+    if len(index) and not (0 <= index.min() and index.max() < X.shape[1]):
+        refuse(
+            f"feature numbers must lie between 0 and {X.shape[1] - 1}",
+            [int(index.min()), int(index.max())],
+        )
     return Queries(*X.shape, ptr, index, value)
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_written_out
 def _written_out(chunk, c):
     "The rows of chunk `c` and its weights as a dense (rows, width) matrix."
-    lo, hi, width = chunk.row_ptr[c], chunk.row_ptr[c + 1], int(chunk.child_ptr[c + 1] - chunk.child_ptr[c])
-    bits = chunk.bits[chunk.word_ptr[c]:chunk.word_ptr[c + 1]].view(int(hi - lo), (width + 31)//32)
-    there = (bits[..., None] >> torch.arange(32, device=bits.device) & 1).flatten(1)[:, :width].bool()  # (rows, width)
+    lo, hi, width = (
+        chunk.row_ptr[c],
+        chunk.row_ptr[c + 1],
+        int(chunk.child_ptr[c + 1] - chunk.child_ptr[c]),
+    )
+    bits = chunk.bits[chunk.word_ptr[c] : chunk.word_ptr[c + 1]].view(
+        int(hi - lo), (width + 31) // 32
+    )
+    # (rows, width)
+    there = (
+        (bits[..., None] >> torch.arange(32, device=bits.device) & 1)
+        .flatten(1)[:, :width]
+        .bool()
+    )
     out = torch.zeros(there.shape, device=bits.device)
-    out[there] = chunk.value[chunk.value_ptr[c]:chunk.value_ptr[c + 1]]
+    out[there] = chunk.value[chunk.value_ptr[c] : chunk.value_ptr[c + 1]]
     return chunk.row[lo:hi].long(), out
 
+
 def chunk_product_ref(
-    X:Queries, chunk:DeviceChunks,  # n queries, one layer
-    query:Tensor, cluster:Tensor, parent:Tensor,  # (jobs,) which query, which chunk, score of the cluster
+    X: Queries,
+    chunk: DeviceChunks,  # n queries, one layer
+    query: Tensor,
+    cluster: Tensor,
+    parent: Tensor,  # (jobs,) which query, which chunk, score of the cluster
     post="l3-hinge",  # post-processor
-)->Tensor:  # (candidates,) scores, job after job
+) -> Tensor:  # (candidates,) scores, job after job
     "Scores of the children of each job's cluster, chunk by chunk."
     jobs = chunk.child_ptr.diff()[cluster].tolist()
     out = list(torch.zeros(sum(jobs), device=chunk.device).split(jobs)) if jobs else []
     for c in cluster.unique().tolist():
         mine = (cluster == c).nonzero()[:, 0]
         row, weight = _written_out(chunk, c)
-        x = pad(X.rows(query[mine]), (0, 1), value=chunk.bias)[:, row]  # (jobs, rows); column d is the bias
+        # (jobs, rows); column d is the bias
+        x = pad(X.rows(query[mine]), (0, 1), value=chunk.bias)[:, row]
         score = apply_post(x @ weight, parent[mine, None], post_code(post))
-        for job, line in zip(mine.tolist(), score): out[job].copy_(line)
+        for job, line in zip(mine.tolist(), score):
+            out[job].copy_(line)
     return torch.cat(out) if out else torch.zeros(0, device=chunk.device)
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #bytes_moved
 def bytes_moved(
-    jobs:int, features:int,  # jobs, and their queries' features (each job counts)
-    hits:int, weights:int,  # words of bits that were looked at, and weights found there
-    candidates:int, kept:int,  # scores written, and those that stay
-)->int:  # bytes
-    "The least traffic of the two kernels below for one layer of search; lists of rows are left to the caches."
-    return 44*jobs + 8*features + 8*hits + 4*weights + 8*candidates + 12*kept
+    jobs: int,
+    features: int,  # jobs, and their queries' features (each job counts)
+    hits: int,
+    weights: int,  # words of bits that were looked at, and weights found there
+    candidates: int,
+    kept: int,  # scores written, and those that stay
+) -> int:  # bytes
+    """The least traffic of the two kernels below for one layer of search; lists of rows
+    are left to the caches.
+    """
+    return (
+        44 * jobs + 8 * features + 8 * hits + 4 * weights + 8 * candidates + 12 * kept
+    )
+
 
 def count_work(
-    X:Queries, chunk:DeviceChunks, query:Tensor, cluster:Tensor,  # as in `chunk_product_ref`
-)->dict:  # jobs, features, hits, weights, candidates: what `bytes_moved` wants
+    X: Queries,
+    chunk: DeviceChunks,
+    query: Tensor,
+    cluster: Tensor,  # as in `chunk_product_ref`
+) -> dict:  # jobs, features, hits, weights, candidates: what `bytes_moved` wants
     "Count what a product must touch, chunk by chunk."
-    seen, width = dict(jobs=len(query), features=0, hits=0, weights=0), chunk.child_ptr.diff()
+    seen, width = (
+        dict(jobs=len(query), features=0, hits=0, weights=0),
+        chunk.child_ptr.diff(),
+    )
     for c in cluster.unique().tolist():
         row, weight = _written_out(chunk, c)
         x = X.rows(query[cluster == c]) != 0
-        hit = pad(x, (0, 1), value=True)[:, row].sum(0)  # (rows,) jobs that touch the row
-        seen["features"] += x.sum().item(); seen["hits"] += hit.sum().item()*((weight.shape[1] + 31)//32); seen["weights"] += (hit*(weight != 0).sum(1)).sum().item()
+        # (rows,) jobs that touch the row
+        hit = pad(x, (0, 1), value=True)[:, row].sum(0)
+        seen["features"] += x.sum().item()
+        seen["hits"] += hit.sum().item() * ((weight.shape[1] + 31) // 32)
+        seen["weights"] += (hit * (weight != 0).sum(1)).sum().item()
     return seen | dict(candidates=width[cluster].sum().item())
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_weights_at
 @triton.jit
 def _weights_at(s, hit, w, width, words, Bits, First, Value):
-    "Weights of rows `s`, columns `w`, from the bits of their row; 0 where there is no weight."
+    """Weights of rows `s`, columns `w`, from the bits of their row; 0 where there is no
+    weight.
+    """
     live = hit & (w < width)
-    bits = tl.load(Bits + s*words + w//32, mask=live, other=0).to(tl.uint32, bitcast=True)
-    one = (w*0 + 1).to(tl.uint32) << (w % 32).to(tl.uint32)
+    bits = tl.load(Bits + s * words + w // 32, mask=live, other=0).to(
+        tl.uint32, bitcast=True
+    )
+    one = (w * 0 + 1).to(tl.uint32) << (w % 32).to(tl.uint32)
     n = bits & (one - 1)
     n = n - ((n >> 1) & 0x55555555)
     n = (n & 0x33333333) + ((n >> 2) & 0x33333333)
-    n = (((n + (n >> 4)) & 0x0F0F0F0F)*0x01010101) >> 24  # how many bits are set: one instruction once compiled
-    at = tl.load(First + s*words + w//32, mask=live, other=0) + n.to(tl.int32)
-    return tl.load(Value + at, mask=live & ((bits & one) != 0), other=0.)
+    # how many bits are set: one instruction once compiled
+    n = (((n + (n >> 4)) & 0x0F0F0F0F) * 0x01010101) >> 24
+    at = tl.load(First + s * words + w // 32, mask=live, other=0) + n.to(tl.int32)
+    return tl.load(Value + at, mask=live & ((bits & one) != 0), other=0.0)
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_scores
 @triton.jit
 def _scores(v, parent, CODE: tl.constexpr):
     "Margins to scores: the table of post-processors, combined with the parent's score."
-    if CODE == 0: return v
+    if CODE == 0:
+        return v
     elif CODE <= 2:
         e = tl.exp(-tl.abs(v))  # never overflows
-        if CODE == 1: return tl.where(v < 0, e, 1.)/(1 + e)*parent
-        else: return tl.minimum(v, 0.) - tl.where(e < 1e-3, e*(1 - e*(.5 - e/3)), tl.log(1 + e)) + parent
+        if CODE == 1:
+            return tl.where(v < 0, e, 1.0) / (1 + e) * parent
+        else:
+            return (
+                tl.minimum(v, 0.0)
+                - tl.where(e < 1e-3, e * (1 - e * (0.5 - e / 3)), tl.log(1 + e))
+                + parent
+            )
     else:
-        loss = tl.maximum(1 - v, 0.)
+        loss = tl.maximum(1 - v, 0.0)
         power = loss
-        for _ in tl.static_range((CODE - 3) % 4): power = power*loss
-        if CODE <= 6: return tl.exp(-power)*parent
-        else: return parent - power
+        for _ in tl.static_range((CODE - 3) % 4):
+            power = power * loss
+        if CODE <= 6:
+            return tl.exp(-power) * parent
+        else:
+            return parent - power
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_chunk_product_kernel
 @triton.jit
-def _chunk_product_kernel(Ptr, Index, X, Query, Parent, Start, Score,
-                          Chunk, First_job, Last_job, Child_ptr, Row_ptr, Row, Word_ptr, Bits, First, Value_ptr, Value,
-                          d, bias, half,
-                          CODE: tl.constexpr, JOBS: tl.constexpr, FEATURES: tl.constexpr, COLUMNS: tl.constexpr):
-    "Score[start + w] = f(sum_t x[t] W[row = index[t], w] + bias W[d, w]), parent; for the jobs of one block, CSR queries."
-    c, j = tl.load(Chunk + tl.program_id(0)), tl.load(First_job + tl.program_id(0)) + tl.arange(0, JOBS)
-    live, w = j < tl.load(Last_job + tl.program_id(0)), tl.program_id(1)*COLUMNS + tl.arange(0, COLUMNS)
-    width, lo = (tl.load(Child_ptr + c + 1) - tl.load(Child_ptr + c)).to(tl.int32), tl.load(Row_ptr + c)
-    rows, words = (tl.load(Row_ptr + c + 1) - lo).to(tl.int32), (width + 31)//32
+def _chunk_product_kernel(
+    Ptr,
+    Index,
+    X,
+    Query,
+    Parent,
+    Start,
+    Score,
+    Chunk,
+    First_job,
+    Last_job,
+    Child_ptr,
+    Row_ptr,
+    Row,
+    Word_ptr,
+    Bits,
+    First,
+    Value_ptr,
+    Value,
+    d,
+    bias,
+    half,
+    CODE: tl.constexpr,
+    JOBS: tl.constexpr,
+    FEATURES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Score[start + w] = f(sum_t x[t] W[row = index[t], w] + bias W[d, w]), parent; for
+    the jobs of one block, CSR queries.
+    """
+    c, j = (
+        tl.load(Chunk + tl.program_id(0)),
+        tl.load(First_job + tl.program_id(0)) + tl.arange(0, JOBS),
+    )
+    live, w = (
+        j < tl.load(Last_job + tl.program_id(0)),
+        tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS),
+    )
+    width, lo = (
+        (tl.load(Child_ptr + c + 1) - tl.load(Child_ptr + c)).to(tl.int32),
+        tl.load(Row_ptr + c),
+    )
+    rows, words = (tl.load(Row_ptr + c + 1) - lo).to(tl.int32), (width + 31) // 32
     word, value = tl.load(Word_ptr + c), tl.load(Value_ptr + c)
     i = tl.load(Query + j, mask=live, other=0)
-    a, z = tl.load(Ptr + i, mask=live, other=0), tl.load(Ptr + i + 1, mask=live, other=-1)
-    most = tl.where((tl.program_id(1)*COLUMNS < width) & (rows > 0), tl.max(z - a).to(tl.int32) + 1, 0)  # the last one is the bias
+    a, z = (
+        tl.load(Ptr + i, mask=live, other=0),
+        tl.load(Ptr + i + 1, mask=live, other=-1),
+    )
+    # the last one is the bias
+    most = tl.where(
+        (tl.program_id(1) * COLUMNS < width) & (rows > 0),
+        tl.max(z - a).to(tl.int32) + 1,
+        0,
+    )
     v = tl.zeros((JOBS, COLUMNS), tl.float32)
     for t in range(0, most, FEATURES):
         at = a[:, None] + t + tl.arange(0, FEATURES)[None, :]
         feature = tl.load(Index + at, mask=at < z[:, None], other=d)
-        x = tl.where(at == z[:, None], bias, tl.load(X + at, mask=at < z[:, None], other=0.))
+        x = tl.where(
+            at == z[:, None], bias, tl.load(X + at, mask=at < z[:, None], other=0.0)
+        )
         s, step = tl.zeros((JOBS, FEATURES), tl.int32), half
         while step > 0:  # the last row that is not beyond the feature
             r = s + step
-            s = tl.where((r < rows) & (tl.load(Row + lo + r, mask=r < rows, other=0) <= feature), r, s)
-            step = step//2
+            s = tl.where(
+                (r < rows) & (tl.load(Row + lo + r, mask=r < rows, other=0) <= feature),
+                r,
+                s,
+            )
+            step = step // 2
         hit = (at <= z[:, None]) & (tl.load(Row + lo + s) == feature)
-        weight = _weights_at(s[:, :, None], hit[:, :, None], w[None, None, :], width, words, Bits + word, First + word, Value + value)
-        v += tl.sum(x[:, :, None]*weight, 1)
-    score = _scores(v, tl.load(Parent + j, mask=live, other=0.)[:, None], CODE)
+        weight = _weights_at(
+            s[:, :, None],
+            hit[:, :, None],
+            w[None, None, :],
+            width,
+            words,
+            Bits + word,
+            First + word,
+            Value + value,
+        )
+        v += tl.sum(x[:, :, None] * weight, 1)
+    score = _scores(v, tl.load(Parent + j, mask=live, other=0.0)[:, None], CODE)
     out = Score + tl.load(Start + j, mask=live, other=0)[:, None] + w[None, :]
     tl.store(out, score, mask=live[:, None] & (w < width)[None, :])
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_chunk_product_dense_kernel
 @triton.jit
-def _chunk_product_dense_kernel(X, Query, Parent, Start, Score,
-                                Chunk, First_job, Last_job, Child_ptr, Row_ptr, Row, Word_ptr, Bits, First, Value_ptr, Value,
-                                d, bias,
-                                CODE: tl.constexpr, JOBS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    "Score[start + w] = f(sum_r x[row[r]] W[r, w]), parent, where x[d] = bias; for the jobs of one block, dense queries."
-    c, j = tl.load(Chunk + tl.program_id(0)), tl.load(First_job + tl.program_id(0)) + tl.arange(0, JOBS)
-    live, w = j < tl.load(Last_job + tl.program_id(0)), tl.program_id(1)*COLUMNS + tl.arange(0, COLUMNS)
-    width, lo = (tl.load(Child_ptr + c + 1) - tl.load(Child_ptr + c)).to(tl.int32), tl.load(Row_ptr + c)
-    rows, words = (tl.load(Row_ptr + c + 1) - lo).to(tl.int32), (width + 31)//32
+def _chunk_product_dense_kernel(
+    X,
+    Query,
+    Parent,
+    Start,
+    Score,
+    Chunk,
+    First_job,
+    Last_job,
+    Child_ptr,
+    Row_ptr,
+    Row,
+    Word_ptr,
+    Bits,
+    First,
+    Value_ptr,
+    Value,
+    d,
+    bias,
+    CODE: tl.constexpr,
+    JOBS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Score[start + w] = f(sum_r x[row[r]] W[r, w]), parent, where x[d] = bias; for the
+    jobs of one block, dense queries.
+    """
+    c, j = (
+        tl.load(Chunk + tl.program_id(0)),
+        tl.load(First_job + tl.program_id(0)) + tl.arange(0, JOBS),
+    )
+    live, w = (
+        j < tl.load(Last_job + tl.program_id(0)),
+        tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS),
+    )
+    width, lo = (
+        (tl.load(Child_ptr + c + 1) - tl.load(Child_ptr + c)).to(tl.int32),
+        tl.load(Row_ptr + c),
+    )
+    rows, words = (tl.load(Row_ptr + c + 1) - lo).to(tl.int32), (width + 31) // 32
     word, value = tl.load(Word_ptr + c), tl.load(Value_ptr + c)
     i = tl.load(Query + j, mask=live, other=0)
     v = tl.zeros((JOBS, COLUMNS), tl.float32)
-    for r in range(0, tl.where(tl.program_id(1)*COLUMNS < width, rows, 0), ROWS):
+    for r in range(0, tl.where(tl.program_id(1) * COLUMNS < width, rows, 0), ROWS):
         s = r + tl.arange(0, ROWS)
         feature = tl.load(Row + lo + s, mask=s < rows, other=d)
-        x = tl.load(X + i[:, None]*d + feature[None, :], mask=live[:, None] & (feature < d)[None, :], other=bias)
-        weight = _weights_at(s[:, None], (s < rows)[:, None], w[None, :], width, words, Bits + word, First + word, Value + value)
+        x = tl.load(
+            X + i[:, None] * d + feature[None, :],
+            mask=live[:, None] & (feature < d)[None, :],
+            other=bias,
+        )
+        weight = _weights_at(
+            s[:, None],
+            (s < rows)[:, None],
+            w[None, :],
+            width,
+            words,
+            Bits + word,
+            First + word,
+            Value + value,
+        )
         v = tl.dot(x, weight, v, input_precision="ieee")
-    score = _scores(v, tl.load(Parent + j, mask=live, other=0.)[:, None], CODE)
+    score = _scores(v, tl.load(Parent + j, mask=live, other=0.0)[:, None], CODE)
     out = Score + tl.load(Start + j, mask=live, other=0)[:, None] + w[None, :]
     tl.store(out, score, mask=live[:, None] & (w < width)[None, :])
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_blocks
 def _blocks(cluster, clusters, size):
-    "Jobs in chunk order; for each block of at most `size` jobs its chunk, first job and the one after the last."
-    order, count = cluster.argsort(stable=True), torch.bincount(cluster, minlength=clusters)
-    per, end = (count + size - 1)//size, count.cumsum(0)
+    """Jobs in chunk order; for each block of at most `size` jobs its chunk, first job
+    and the one after the last.
+    """
+    order, count = (
+        cluster.argsort(stable=True),
+        torch.bincount(cluster, minlength=clusters),
+    )
+    per, end = (count + size - 1) // size, count.cumsum(0)
     chunk = torch.repeat_interleave(per)
     nth = torch.arange(len(chunk), device=chunk.device) - (per.cumsum(0) - per)[chunk]
-    first = (end - count)[chunk] + size*nth
+    first = (end - count)[chunk] + size * nth
     return order, chunk, first, torch.minimum(first + size, end[chunk])
+
 
 def _check_jobs(X, chunk, query, cluster, parent):
     "Refuse jobs that point outside."
-    if X.features != chunk.features: refuse(f"queries have {X.features:,} features, the layer {chunk.features:,}")
-    if not len(query) == len(cluster) == len(parent): refuse("query, cluster and parent must be of one length", [len(query), len(cluster), len(parent)])
+    if X.features != chunk.features:
+        refuse(f"queries have {X.features:,} features, the layer {chunk.features:,}")
+    if not len(query) == len(cluster) == len(parent):
+        refuse(
+            "query, cluster and parent must be of one length",
+            [len(query), len(cluster), len(parent)],
+        )
     for name, x, n in (("query", query, X.n), ("cluster", cluster, chunk.clusters)):
-        if len(x) and not (0 <= x.min() and x.max() < n): refuse(f"{name} must lie between 0 and {n - 1}", [int(x.min()), int(x.max())])
+        if len(x) and not (0 <= x.min() and x.max() < n):
+            refuse(
+                f"{name} must lie between 0 and {n - 1}", [int(x.min()), int(x.max())]
+            )
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #chunk_product_triton
 def chunk_product_triton(
-    X:Queries, chunk:DeviceChunks, query:Tensor, cluster:Tensor, parent:Tensor, post="l3-hinge",  # as in `chunk_product_ref`
-)->Tensor:  # (candidates,) scores, job after job
-    "Scores of the children of each job's cluster by the Triton kernels; compiled on a GPU, interpreted on a CPU."
+    X: Queries,
+    chunk: DeviceChunks,
+    query: Tensor,
+    cluster: Tensor,
+    parent: Tensor,
+    post="l3-hinge",  # as in `chunk_product_ref`
+) -> Tensor:  # (candidates,) scores, job after job
+    """Scores of the children of each job's cluster by the Triton kernels; compiled on a
+    GPU, interpreted on a CPU.
+    """
     width, sparse = chunk.child_ptr.diff()[cluster], X.dense is None
     start = pad(width.cumsum(0), (1, 0))
     score = torch.empty(int(start[-1]), device=chunk.device)
-    if not len(score): return score
+    if not len(score):
+        return score
     columns = min(128, max(16, triton.next_power_of_2(chunk.width)))
     features = 4 if columns == 128 else 8
-    jobs = 1024//(columns*features) if sparse else 16
+    jobs = 1024 // (columns * features) if sparse else 16
     order, which, first, last = _blocks(cluster, chunk.clusters, jobs)
-    data, kernel = ((X.ptr, X.index, X.value), _chunk_product_kernel) if sparse else ((X.dense,), _chunk_product_dense_kernel)
+    data, kernel = (
+        ((X.ptr, X.index, X.value), _chunk_product_kernel)
+        if sparse
+        else ((X.dense,), _chunk_product_dense_kernel)
+    )
     tile = dict(FEATURES=features) if sparse else dict(ROWS=32)
-    half = (triton.next_power_of_2(max(4, chunk.height))//2,) if sparse else ()
+    half = (triton.next_power_of_2(max(4, chunk.height)) // 2,) if sparse else ()
     kernel[(len(which), triton.cdiv(chunk.width, columns))](
-        *data, query[order], parent[order].float(), start[:-1][order], score, which, first, last, chunk.child_ptr, chunk.row_ptr, chunk.row, chunk.word_ptr, chunk.bits, chunk.first,
-        chunk.value_ptr, chunk.value, X.features, chunk.bias, *half, CODE=post_code(post), JOBS=jobs, COLUMNS=columns, **tile)
+        *data,
+        query[order],
+        parent[order].float(),
+        start[:-1][order],
+        score,
+        which,
+        first,
+        last,
+        chunk.child_ptr,
+        chunk.row_ptr,
+        chunk.row,
+        chunk.word_ptr,
+        chunk.bits,
+        chunk.first,
+        chunk.value_ptr,
+        chunk.value,
+        X.features,
+        chunk.bias,
+        *half,
+        CODE=post_code(post),
+        JOBS=jobs,
+        COLUMNS=columns,
+        **tile,
+    )
     return score
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #chunk_product
 def chunk_product(
-    X:Queries,  # n queries, from `queries`
-    chunk:DeviceChunks,  # one layer, from `device_chunks`
-    query:Tensor,  # (jobs,) int64 which query
-    cluster:Tensor,  # (jobs,) int64 which chunk
-    parent:Tensor,  # (jobs,) score of the cluster
+    X: Queries,  # n queries, from `queries`
+    chunk: DeviceChunks,  # one layer, from `device_chunks`
+    query: Tensor,  # (jobs,) int64 which query
+    cluster: Tensor,  # (jobs,) int64 which chunk
+    parent: Tensor,  # (jobs,) score of the cluster
     post="l3-hinge",  # post-processor: name, code, True, False or None
-)->Tensor:  # (candidates,) float32 scores, job after job
-    "Scores of the children of each job's cluster: a kernel on a GPU, plain torch elsewhere."
+) -> Tensor:  # (candidates,) float32 scores, job after job
+    """Scores of the children of each job's cluster:
+
+    a kernel on a GPU, plain torch elsewhere.
+    """
     _check_jobs(X, chunk, query, cluster, parent)
-    return (chunk_product_triton if chunk.value.is_cuda and native() else chunk_product_ref)(X, chunk, query, cluster, parent, post)
+    return (
+        chunk_product_triton if chunk.value.is_cuda and native() else chunk_product_ref
+    )(X, chunk, query, cluster, parent, post)
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #topk_rows_ref
 def topk_rows_ref(
-    score:Tensor,  # (candidates,) row after row
-    ptr:Tensor,  # (rows+1,) where each row starts
-    k:int,  # how many to keep
-)->tuple:  # (rows, k) index into score, -1 where a row is shorter; (rows, k) scores, -inf there
+    score: Tensor,  # (candidates,) row after row
+    ptr: Tensor,  # (rows+1,) where each row starts
+    k: int,  # how many to keep
+    # (rows, k) index into score, -1 where a row is shorter; (rows, k) scores, -inf
+    # there
+) -> tuple:
     "The k best of each row, best first, ties by place: two stable sorts."
     n, row = len(ptr) - 1, torch.repeat_interleave(ptr.diff())
     order = score.argsort(descending=True, stable=True)
     order = order[row[order].argsort(stable=True)]
     rank = torch.arange(len(order), device=score.device) - ptr[row]
     keep = rank < k
-    at, best = torch.full((n, k), -1, device=score.device), torch.full((n, k), -torch.inf, device=score.device)
-    at[row[keep], rank[keep]], best[row[keep], rank[keep]] = order[keep], score[order[keep]]
+    at, best = (
+        torch.full((n, k), -1, device=score.device),
+        torch.full((n, k), -torch.inf, device=score.device),
+    )
+    at[row[keep], rank[keep]], best[row[keep], rank[keep]] = (
+        order[keep],
+        score[order[keep]],
+    )
     return at, best
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_topk_kernel
 @triton.jit
-def _topk_kernel(Score, Ptr, At, Best,
-                 k,
-                 KEPT: tl.constexpr, BLOCK: tl.constexpr):
-    "At[i], Best[i] = places and values of the k largest of Score[ptr[i]:ptr[i+1]], largest first."
+def _topk_kernel(Score, Ptr, At, Best, k, KEPT: tl.constexpr, BLOCK: tl.constexpr):
+    """At[i], Best[i] = places and values of the k largest of Score[ptr[i]:ptr[i+1]],
+    largest first.
+    """
     i, slot = tl.program_id(0).to(tl.int64), tl.arange(0, KEPT)
     lo, hi = tl.load(Ptr + i), tl.load(Ptr + i + 1)
     none = tl.full((KEPT,), -0x7FFFFFFFFFFFFFFF, tl.int64)  # below every key
     best = tl.where(slot < k, none + slot, 0x7FFFFFFFFFFFFFFF)
     for start in range(lo, hi, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        s = tl.load(Score + at, mask=at < hi, other=0.)
-        bits = tl.where(s == 0, 0., s).to(tl.int32, bitcast=True)  # -0 ties with 0
-        key = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64) << 32) | (0x7FFFFFFF - (at - lo))
+        s = tl.load(Score + at, mask=at < hi, other=0.0)
+        bits = tl.where(s == 0, 0.0, s).to(tl.int32, bitcast=True)  # -0 ties with 0
+        key = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64) << 32) | (
+            0x7FFFFFFF - (at - lo)
+        )
         key = tl.where(at < hi, key, -0x7FFFFFFFFFFFFFFF)
         high, least = tl.max(key, 0), tl.min(best, 0)
         while high > least:
-            best, key = tl.where(best == least, high, best), tl.where(key == high, -0x7FFFFFFFFFFFFFFF, key)
+            best, key = (
+                tl.where(best == least, high, best),
+                tl.where(key == high, -0x7FFFFFFFFFFFFFFF, key),
+            )
             high, least = tl.max(key, 0), tl.min(best, 0)
     best = tl.where(slot < k, best, -0x7FFFFFFFFFFFFFFF)
     for rank in range(tl.minimum(k, hi - lo)):
         high = tl.max(best, 0)
         bits = (high >> 32).to(tl.int32)
-        tl.store(At + i*k + rank, lo + 0x7FFFFFFF - (high & 0x7FFFFFFF))
-        tl.store(Best + i*k + rank, (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True))
+        tl.store(At + i * k + rank, lo + 0x7FFFFFFF - (high & 0x7FFFFFFF))
+        tl.store(
+            Best + i * k + rank,
+            (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True),
+        )
         best = tl.where(best == high, -0x7FFFFFFFFFFFFFFF, best)
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #topk_rows_triton
 def topk_rows_triton(
-    score:Tensor, ptr:Tensor, k:int,  # as in `topk_rows_ref`
-)->tuple:  # (rows, k) index into score, -1 where a row is shorter; (rows, k) scores, -inf there
+    score: Tensor,
+    ptr: Tensor,
+    k: int,  # as in `topk_rows_ref`
+    # (rows, k) index into score, -1 where a row is shorter; (rows, k) scores, -inf
+    # there
+) -> tuple:
     "The k best of each row by the Triton kernel, k up to 1,024."
     n = len(ptr) - 1
-    at, best = torch.full((n, k), -1, device=score.device), torch.full((n, k), -torch.inf, device=score.device)
-    if n and k: _topk_kernel[(n,)](score, ptr, at, best, k, KEPT=triton.next_power_of_2(k), BLOCK=1024)
+    at, best = (
+        torch.full((n, k), -1, device=score.device),
+        torch.full((n, k), -torch.inf, device=score.device),
+    )
+    if n and k:
+        _topk_kernel[(n,)](
+            score, ptr, at, best, k, KEPT=triton.next_power_of_2(k), BLOCK=1024
+        )
     return at, best
 
+
 def topk_rows(
-    score:Tensor,  # (candidates,) row after row
-    ptr:Tensor,  # (rows+1,) where each row starts
-    k:int,  # how many to keep
-)->tuple:  # (rows, k) index into score, -1 where a row is shorter; (rows, k) scores, -inf there
-    "The k best of each row, best first, ties by place: a kernel on a GPU, sorting elsewhere."
-    return (topk_rows_triton if score.is_cuda and native() and k <= 1024 else topk_rows_ref)(score, ptr, k)
+    score: Tensor,  # (candidates,) row after row
+    ptr: Tensor,  # (rows+1,) where each row starts
+    k: int,  # how many to keep
+    # (rows, k) index into score, -1 where a row is shorter; (rows, k) scores, -inf
+    # there
+) -> tuple:
+    """The k best of each row, best first, ties by place:
+
+    a kernel on a GPU, sorting elsewhere.
+    """
+    return (
+        topk_rows_triton if score.is_cuda and native() and k <= 1024 else topk_rows_ref
+    )(score, ptr, k)
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_expand
 def _expand(chunk, ptr, cluster):
     "Where each row's candidates start: (n+1,)."
     return pad(chunk.child_ptr.diff()[cluster].cumsum(0), (1, 0))[ptr]
 
+
 def _nodes(chunk, cluster, at):
     "Children at some places among the candidates of jobs; -1 stays."
     start = pad(chunk.child_ptr.diff()[cluster].cumsum(0), (1, 0))
-    job = (torch.searchsorted(start, at.clamp(min=0), right=True) - 1).clamp(max=len(cluster) - 1)
+    job = (torch.searchsorted(start, at.clamp(min=0), right=True) - 1).clamp(
+        max=len(cluster) - 1
+    )
     return chunk.child[chunk.child_ptr[cluster[job]] + at.clamp(min=0) - start[job]]
 
+
 def _layer(X, chunk, ptr, cluster, parent, k, post, kernels):
-    "One layer of search: from jobs (n+1,), (jobs,), (jobs,) to the kept children (n, k) and their scores, -1 and -inf where there are fewer."
-    product, best_of = (chunk_product_triton, topk_rows_triton if k <= 1024 else topk_rows_ref) if kernels else (chunk_product_ref, topk_rows_ref)
-    score = product(X, chunk, torch.repeat_interleave(ptr.diff()), cluster, parent, post)
+    """One layer of search:
+
+    from jobs (n+1,), (jobs,), (jobs,) to the kept children (n, k) and their scores, -1
+    and -inf where there are fewer.
+    """
+    product, best_of = (
+        (chunk_product_triton, topk_rows_triton if k <= 1024 else topk_rows_ref)
+        if kernels
+        else (chunk_product_ref, topk_rows_ref)
+    )
+    score = product(
+        X, chunk, torch.repeat_interleave(ptr.diff()), cluster, parent, post
+    )
     at, best = best_of(score, _expand(chunk, ptr, cluster), k)
-    return torch.where(at < 0, -1, _nodes(chunk, cluster, at).long()) if len(score) else at, best
+    return (
+        torch.where(at < 0, -1, _nodes(chunk, cluster, at).long()) if len(score) else at
+    ), best
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_batch
 def _batch(X, lo, hi):
     "Some of the queries."
-    if X.dense is not None: return Queries(hi - lo, X.features, dense=X.dense[lo:hi])
+    if X.dense is not None:
+        return Queries(hi - lo, X.features, dense=X.dense[lo:hi])
     a, z = X.ptr[[lo, hi]].tolist()
-    return Queries(hi - lo, X.features, X.ptr[lo:hi + 1] - a, X.index[a:z], X.value[a:z])
+    return Queries(
+        hi - lo, X.features, X.ptr[lo : hi + 1] - a, X.index[a:z], X.value[a:z]
+    )
+
 
 def _check_search(X, layers, beam, k, start):
     "Refuse what does not fit; the beam of each layer."
-    beams = list(beam) if hasattr(beam, "__len__") else [beam]*len(layers)
-    if not layers or len(beams) != len(layers): refuse(f"{len(layers)} layers need as many beams", beams)
-    if min(beams + [k]) < 1: refuse("beam and k must be at least 1", beams + [k])
-    if start is None and layers[0].clusters != 1: refuse(f"the first layer has {layers[0].clusters:,} clusters, not one root", mend="Pass start=, the scores of its clusters.")
-    if X.features != layers[0].features: refuse(f"X has {X.features:,} features, the model {layers[0].features:,}")
-    broken = [t + 1 for t, (a, b) in enumerate(zip(layers, layers[1:])) if a.nodes > b.clusters]
-    if broken: refuse("layers with fewer clusters than the layer above has nodes", broken)
-    if start is not None and tuple(start.shape) != (X.n, layers[0].clusters): refuse(f"start must be ({X.n:,}, {layers[0].clusters:,})", [tuple(start.shape)])
+    beams = list(beam) if hasattr(beam, "__len__") else [beam] * len(layers)
+    if not layers or len(beams) != len(layers):
+        refuse(f"{len(layers)} layers need as many beams", beams)
+    if min(beams + [k]) < 1:
+        refuse("beam and k must be at least 1", beams + [k])
+    if start is None and layers[0].clusters != 1:
+        refuse(
+            f"the first layer has {layers[0].clusters:,} clusters, not one root",
+            mend="Pass start=, the scores of its clusters.",
+        )
+    if X.features != layers[0].features:
+        refuse(f"X has {X.features:,} features, the model {layers[0].features:,}")
+    broken = [
+        t + 1
+        for t, (a, b) in enumerate(zip(layers, layers[1:]))
+        if a.nodes > b.clusters
+    ]
+    if broken:
+        refuse("layers with fewer clusters than the layer above has nodes", broken)
+    if start is not None and tuple(start.shape) != (X.n, layers[0].clusters):
+        refuse(f"start must be ({X.n:,}, {layers[0].clusters:,})", [tuple(start.shape)])
     return beams[:-1] + [k]
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #beam_search_gpu
 def beam_search_gpu(
     X,  # (n, features) dense, CSR, or `queries`
-    layers:list,  # of DeviceChunks, root first
-    beam=10,  # nodes kept in each layer, one number or one a layer; the last layer keeps k
-    k:int=20,  # leaves kept
+    layers: list,  # of DeviceChunks, root first
+    # nodes kept in each layer, one number or one a layer; the last layer keeps k
+    beam=10,
+    k: int = 20,  # leaves kept
     post="l3-hinge",  # post-processor
-    start=None,  # (n, clusters of the first layer) CSR of parent scores, for a part of a tree; None: the root
-    most:int=1 << 28,  # candidates of a batch of queries, 4 bytes each
-    kernels:bool=None,  # True: Triton, False: plain torch; None: Triton where it compiles
-)->tuple:  # (n, k) int64 leaves, best first, -1 where there are fewer; (n, k) float32 scores, -inf there
-    "Beam search down a tree of linear rankers, with the model's answers on a GPU (or, slowly, without)."
+    # (n, clusters of the first layer) CSR of parent scores, for a part of a tree; None:
+    # the root
+    start=None,
+    most: int = 1 << 28,  # candidates of a batch of queries, 4 bytes each
+    # True: Triton, False: plain torch; None: Triton where it compiles
+    kernels: bool = None,
+    # (n, k) int64 leaves, best first, -1 where there are fewer; (n, k) float32 scores,
+    # -inf there
+) -> tuple:
+    """Beam search down a tree of linear rankers, with the model's answers on a GPU (or,
+    slowly, without).
+    """
     X = queries(X, layers[0].device if layers else None)
-    beams, kernels = _check_search(X, layers, beam, k, start), native() if kernels is None else kernels
-    wide = max(c.width*b for c, b in zip(layers, [1 if start is None else layers[0].clusters] + beams))
-    size, out = max(1, min(X.n, most//max(1, wide))), []
+    beams, kernels = (
+        _check_search(X, layers, beam, k, start),
+        native() if kernels is None else kernels,
+    )
+    wide = max(
+        c.width * b
+        for c, b in zip(layers, [1 if start is None else layers[0].clusters] + beams)
+    )
+    size, out = max(1, min(X.n, most // max(1, wide))), []
     for lo in range(0, X.n, size):
         part = _batch(X, lo, min(X.n, lo + size))
         ptr, cluster, parent = _begin(part.n, start, lo, post, layers[0].device)
         for chunk, b in zip(layers, beams):
             node, score = _layer(part, chunk, ptr, cluster, parent, b, post, kernels)
             kept = node >= 0
-            ptr, cluster, parent = pad(kept.sum(1).cumsum(0), (1, 0)), node[kept], score[kept]
+            ptr, cluster, parent = (
+                pad(kept.sum(1).cumsum(0), (1, 0)),
+                node[kept],
+                score[kept],
+            )
         out.append((node, score))
-    if not out: return torch.zeros(0, k, dtype=torch.int64, device=layers[0].device), torch.zeros(0, k, device=layers[0].device)
+    if not out:
+        return torch.zeros(
+            0, k, dtype=torch.int64, device=layers[0].device
+        ), torch.zeros(0, k, device=layers[0].device)
     return tuple(torch.cat(x) for x in zip(*out))
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_begin
 def _begin(n, start, lo, post, device):
-    "The first jobs of n queries from `lo` on: (n+1,), (jobs,), (jobs,). The root's score changes nothing."
+    """The first jobs of n queries from `lo` on:
+
+    (n+1,), (jobs,), (jobs,). The root's score changes nothing.
+    """
     if start is None:
         code = post_code(post)
-        return torch.arange(n + 1, device=device), torch.zeros(n, dtype=torch.int64, device=device), torch.full((n,), 0. if code == 2 or code > 6 else 1., device=device)
-    ptr, index, value = (torch.as_tensor(x).to(device) for x in (start.indptr, start.indices, start.data))
+        return (
+            torch.arange(n + 1, device=device),
+            torch.zeros(n, dtype=torch.int64, device=device),
+            torch.full((n,), 0.0 if code == 2 or code > 6 else 1.0, device=device),
+        )
+    ptr, index, value = (
+        torch.as_tensor(x).to(device) for x in (start.indptr, start.indices, start.data)
+    )
     a, z = ptr[[lo, lo + n]].tolist()
-    return ptr[lo:lo + n + 1].long() - a, index[a:z].long(), value[a:z].float()
+    return ptr[lo : lo + n + 1].long() - a, index[a:z].long(), value[a:z].float()
+
 
 def as_csr(
-    leaves:Tensor, scores:Tensor,  # (n, k) from `beam_search_gpu`
-)->tuple:  # data, indices, indptr on the CPU: what scipy.sparse.csr_matrix takes
+    leaves: Tensor,
+    scores: Tensor,  # (n, k) from `beam_search_gpu`
+) -> tuple:  # data, indices, indptr on the CPU: what scipy.sparse.csr_matrix takes
     "Answers as the arrays of a CSR matrix whose rows run best first."
     kept = leaves >= 0
-    return scores[kept].cpu().numpy(), leaves[kept].int().cpu().numpy(), pad(kept.sum(1).cumsum(0), (1, 0)).cpu().numpy()
+    return (
+        scores[kept].cpu().numpy(),
+        leaves[kept].int().cpu().numpy(),
+        pad(kept.sum(1).cumsum(0), (1, 0)).cpu().numpy(),
+    )
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_bench_tree
 def _bench_tree(widths, rows, fill, features, device):
-    "Random layers: each chunk has weights for `rows` features, each row for a share `fill` of the children."
+    """Random layers:
+
+    each chunk has weights for `rows` features, each row for a share `fill` of the
+    children.
+    """
     layers, clusters = [], 1
     for width in widths:
         row = torch.randint(1, 3, (clusters, rows), device=device).cumsum(1) - 1
-        there = torch.rand(clusters*rows, width, device=device) < fill
+        there = torch.rand(clusters * rows, width, device=device) < fill
         column, per = there.nonzero()[:, 1], there.sum(1)
-        ptr = lambda n, step: step*torch.arange(n + 1, device=device)
-        layers.append(device_chunks(ptr(clusters, width), torch.arange(clusters*width), ptr(clusters, rows), row.flatten(), pad(per.cumsum(0), (1, 0)), column,
-                                    .3*torch.randn(len(column), device=device), features, device=device))
+        ptr = lambda n, step: step * torch.arange(n + 1, device=device)
+        layers.append(
+            device_chunks(
+                ptr(clusters, width),
+                torch.arange(clusters * width),
+                ptr(clusters, rows),
+                row.flatten(),
+                pad(per.cumsum(0), (1, 0)),
+                column,
+                0.3 * torch.randn(len(column), device=device),
+                features,
+                device=device,
+            )
+        )
         clusters *= width
     return layers
 
+
 def _bench_queries(n, per, rows, features, device):
     "Random sparse queries; two in three features are found."
-    index = torch.rand(n, rows*3//2, device=device).argsort(1)[:, :per].sort(1).values if n*rows < 1 << 27 else torch.randint(rows*3//2, (n, per), device=device)
-    return Queries(n, features, per*torch.arange(n + 1, device=device), index.flatten().int(), torch.rand(n*per, device=device))
+    index = (
+        torch.rand(n, rows * 3 // 2, device=device).argsort(1)[:, :per].sort(1).values
+        if n * rows < 1 << 27
+        else torch.randint(rows * 3 // 2, (n, per), device=device)
+    )
+    return Queries(
+        n,
+        features,
+        per * torch.arange(n + 1, device=device),
+        index.flatten().int(),
+        torch.rand(n * per, device=device),
+    )
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #search_bytes
 def search_bytes(
-    X:Queries, layers:list, beam:int=10, k:int=20,  # as in `beam_search_gpu`
-)->int:  # bytes
+    X: Queries,
+    layers: list,
+    beam: int = 10,
+    k: int = 20,  # as in `beam_search_gpu`
+) -> int:  # bytes
     "The least traffic of a whole search, counted layer by layer."
-    (ptr, cluster, parent), total = _begin(X.n, None, 0, "l3-hinge", layers[0].device), 0
-    for chunk, b in zip(layers, [beam]*(len(layers) - 1) + [k]):
+    (ptr, cluster, parent), total = (
+        _begin(X.n, None, 0, "l3-hinge", layers[0].device),
+        0,
+    )
+    for chunk, b in zip(layers, [beam] * (len(layers) - 1) + [k]):
         work = count_work(X, chunk, torch.repeat_interleave(ptr.diff()), cluster)
         node, score = _layer(X, chunk, ptr, cluster, parent, b, "l3-hinge", native())
         kept = node >= 0
-        ptr, cluster, parent = pad(kept.sum(1).cumsum(0), (1, 0)), node[kept], score[kept]
+        ptr, cluster, parent = (
+            pad(kept.sum(1).cumsum(0), (1, 0)),
+            node[kept],
+            score[kept],
+        )
         total += bytes_moved(**work, kept=len(cluster))
     return total
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #bench_chunk_product
 def bench_chunk_product(
-    shapes=None,  # list of (queries, features a query, children a node in each layer, rows a chunk, share of weights); a default by device
-    beam:int=10, k:int=10,  # as in `beam_search_gpu`
+    # list of (queries, features a query, children a node in each layer, rows a chunk,
+    # share of weights); a default by device
+    shapes=None,
+    beam: int = 10,
+    k: int = 10,  # as in `beam_search_gpu`
     path=None,  # CSV; default data/bench/chunk_product.csv
 ):
-    "Time whole searches by every path and append the rows; bytes are counted on at most 64 queries."
+    """Time whole searches by every path and append the rows; bytes are counted on at
+    most 64 queries.
+    """
     device, rows, limit = default_device(), [], copy_bandwidth()
-    small, large = ((4, 16, 63), 4800, .1), ((64, 128, 128), 500, .05)
-    shapes = shapes or ([(n, 14, *small) for n in (1, 5_000, 100_000)] + [(100_000, 50, *large)] if has_gpu() else [(n, 14, *small) for n in (1, 1_000)])
+    small, large = ((4, 16, 63), 4800, 0.1), ((64, 128, 128), 500, 0.05)
+    shapes = shapes or (
+        [(n, 14, *small) for n in (1, 5_000, 100_000)] + [(100_000, 50, *large)]
+        if has_gpu()
+        else [(n, 14, *small) for n in (1, 1_000)]
+    )
     for n, per, widths, height, fill in shapes:
-        layers, X = _bench_tree(widths, height, fill, 2*height, device), _bench_queries(n, per, height, 2*height, device)
+        layers, X = (
+            _bench_tree(widths, height, fill, 2 * height, device),
+            _bench_queries(n, per, height, 2 * height, device),
+        )
         some = min(n, 64)
-        size, leaves = search_bytes(_batch(X, 0, some), layers, beam, k)*n/some/1e6, layers[-1].nodes
+        size, leaves = (
+            search_bytes(_batch(X, 0, some), layers, beam, k) * n / some / 1e6,
+            layers[-1].nodes,
+        )
         paths = dict(torch=False) if leaves < 100_000 else {}
-        if native(): paths["triton"] = True
-        ms = {name: milliseconds(lambda: beam_search_gpu(X, layers, beam, k, kernels=kernels), repeat=10) for name, kernels in paths.items()}
-        rows += [dict(n=n, features=per, leaves=leaves, layers=len(layers), beam=beam, k=k, threads=torch.get_num_threads(), path=name, ms=f"{t:.4g}", us_per_query=f"{1e3*t/n:.4g}",
-                      megabytes=f"{size:.4g}", gb_per_s=f"{size/t:.4g}", copy_gb_per_s=f"{limit:.4g}", share=f"{size/t/limit:.3g}") for name, t in ms.items()]
-    record(rows, path or embedded_dir()/"bench"/"chunk_product.csv")
+        if native():
+            paths["triton"] = True
+        ms = {
+            name: milliseconds(
+                lambda: beam_search_gpu(X, layers, beam, k, kernels=kernels), repeat=10
+            )
+            for name, kernels in paths.items()
+        }
+        rows += [
+            dict(
+                n=n,
+                features=per,
+                leaves=leaves,
+                layers=len(layers),
+                beam=beam,
+                k=k,
+                threads=torch.get_num_threads(),
+                path=name,
+                ms=f"{t:.4g}",
+                us_per_query=f"{1e3 * t / n:.4g}",
+                megabytes=f"{size:.4g}",
+                gb_per_s=f"{size / t:.4g}",
+                copy_gb_per_s=f"{limit:.4g}",
+                share=f"{size / t / limit:.3g}",
+            )
+            for name, t in ms.items()
+        ]
+    record(rows, path or embedded_dir() / "bench" / "chunk_product.csv")
     return rows

@@ -10,45 +10,74 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from ..core.basics import embedded_dir, refuse
-from .runtime import copy_bandwidth, has_gpu, milliseconds, native, record, tl, triton
+from .runtime import copy_bandwidth, has_gpu, milliseconds, native
+from .runtime import record, tl, triton
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #_check_shapes
 def _check_shapes(paths, target, observed, beta):
     "Refuse what does not fit together before anything is computed."
-    if paths.dim() != 3 or target.shape != (len(paths), paths.shape[2]): refuse("paths must be (n, draw, d) and target (n, d)", [tuple(paths.shape), tuple(target.shape)])
-    if observed is not None and observed.shape != target.shape: refuse("observed must be shaped like target", [tuple(observed.shape), tuple(target.shape)])
-    if paths.shape[1] < 2: refuse("at least two draws are needed", [paths.shape[1]], "One draw alone says nothing about the spread.")
-    if not 0 < beta < 2: refuse("beta must lie strictly between 0 and 2", [beta], "1 is the usual choice.")
-    if target.requires_grad: refuse("only paths get a gradient; the target is data", mend="Detach it.")
+    if paths.dim() != 3 or target.shape != (len(paths), paths.shape[2]):
+        refuse(
+            "paths must be (n, draw, d) and target (n, d)",
+            [tuple(paths.shape), tuple(target.shape)],
+        )
+    if observed is not None and observed.shape != target.shape:
+        refuse(
+            "observed must be shaped like target",
+            [tuple(observed.shape), tuple(target.shape)],
+        )
+    if paths.shape[1] < 2:
+        refuse(
+            "at least two draws are needed",
+            [paths.shape[1]],
+            "One draw alone says nothing about the spread.",
+        )
+    if not 0 < beta < 2:
+        refuse(
+            "beta must lie strictly between 0 and 2", [beta], "1 is the usual choice."
+        )
+    if target.requires_grad:
+        refuse("only paths get a gradient; the target is data", mend="Detach it.")
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #_power
 def _power(
     square,  # any shape: squared lengths
     half,  # exponent
-)->Tensor:  # 0 where the length is 0, gradient included
+) -> Tensor:  # 0 where the length is 0, gradient included
     "square**half, and 0 at 0 even where the exponent is negative."
     some = ~(square <= 0)  # NaN stays visible
-    return torch.where(some, torch.where(some, square, 1)**half, 0)
+    return torch.where(some, torch.where(some, square, 1) ** half, 0)
+
 
 def energy_score_ref(
-    paths:Tensor,  # (n, draw, d)
-    target:Tensor,  # (n, d)
-    observed:Tensor=None,  # (n, d) true where a coordinate counts; default: all
-    beta:float=1.,  # strictly between 0 and 2
-)->Tensor:  # (n,)
-    "Unbiased energy score from one set of draws (Gneiting and Raftery 2007, section 4.3)."
+    paths: Tensor,  # (n, draw, d)
+    target: Tensor,  # (n, d)
+    observed: Tensor = None,  # (n, d) true where a coordinate counts; default: all
+    beta: float = 1.0,  # strictly between 0 and 2
+) -> Tensor:  # (n,)
+    """Unbiased energy score from one set of draws (Gneiting and Raftery 2007, section
+    4.3).
+    """
     _check_shapes(paths, target, observed, beta)
-    seen = torch.ones_like(target, dtype=torch.bool) if observed is None else observed != 0
-    m, w, z = paths.shape[1], torch.where(seen[:, None], paths, 0), torch.where(seen, target, 0)
-    far = _power((w - z[:, None]).square().sum(-1), beta/2).mean(1)
-    apart = sum(_power((w[:, i, None] - w).square().sum(-1), beta/2).sum(1) for i in range(m))
-    return far - apart/(2*m*(m - 1))
+    seen = (
+        torch.ones_like(target, dtype=torch.bool) if observed is None else observed != 0
+    )
+    m, w, z = (
+        paths.shape[1],
+        torch.where(seen[:, None], paths, 0),
+        torch.where(seen, target, 0),
+    )
+    far = _power((w - z[:, None]).square().sum(-1), beta / 2).mean(1)
+    apart = sum(
+        _power((w[:, i, None] - w).square().sum(-1), beta / 2).sum(1) for i in range(m)
+    )
+    return far - apart / (2 * m * (m - 1))
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #_pairs_exact
 def _pairs_exact(
     y,  # (row, draw, d)
-    beta:float,
-)->Tensor:  # (row, draw, d) g
+    beta: float,
+) -> Tensor:  # (row, draw, d) g
     "g_i = sum_j c_ij (y_i - y_j) from differences, one coordinate at a time."
     square = y.new_zeros(*y.shape[:2], y.shape[1])
     gap = torch.empty_like(square)
@@ -56,7 +85,7 @@ def _pairs_exact(
         torch.sub(y[:, :, k, None], y[:, None, :, k], out=gap)
         square.addcmul_(gap, gap)
     same = square == 0
-    c = square.pow_(beta/2 - 1).masked_fill_(same, 0)
+    c = square.pow_(beta / 2 - 1).masked_fill_(same, 0)
     g = torch.empty_like(y)
     for k in range(y.shape[2]):
         torch.sub(y[:, :, k, None], y[:, None, :, k], out=gap)
@@ -66,160 +95,324 @@ def _pairs_exact(
 # %% ../../nbs/kernels/30_energy_score.ipynb #_pairs
 def _pairs(
     y,  # (row, draw, d) draws around 0
-    beta:float, near:float=1e-4,  # squared distance below this share of the squared length: computed exactly
-)->Tensor:  # (row, draw, d) g
+    # squared distance below this share of the squared length: computed exactly
+    beta: float,
+    near: float = 1e-4,
+) -> Tensor:  # (row, draw, d) g
     "g_i = sum_j c_ij (y_i - y_j) by two matrix products, near pairs from differences."
-    if y.shape[2] <= 4: return _pairs_exact(y, beta)
+    if y.shape[2] <= 4:
+        return _pairs_exact(y, beta)
     q = y.square().sum(-1, keepdim=True)
-    q = torch.where(q.sum(1, keepdim=True) > 0, q, 1)  # all draws in one place: any c will do
+    # all draws in one place: any c will do
+    q = torch.where(q.sum(1, keepdim=True) > 0, q, 1)
     one = torch.ones_like(q)
     B = torch.cat([y, one, q], -1)
-    square = torch.bmm(torch.cat([-2*y, q, one], -1), B.mT)  # n i d, n j d -> n i j
+    square = torch.bmm(torch.cat([-2 * y, q, one], -1), B.mT)  # n i d, n j d -> n i j
     square.diagonal(dim1=1, dim2=2).fill_(float("inf"))
-    close = (square <= near*q.mT).nonzero()
-    if len(close) > .05*square.numel(): return _pairs_exact(y, beta)
+    close = (square <= near * q.mT).nonzero()
+    if len(close) > 0.05 * square.numel():
+        return _pairs_exact(y, beta)
     n, i, j = close.unbind(1)
     square[n, i, j] = float("inf")
-    sums = torch.bmm(square.rsqrt_() if beta == 1 else square.pow_(beta/2 - 1), B)  # n i j, n j d -> n i d
-    g = sums[..., -2, None]*y - sums[..., :-2]
+    # n i j, n j d -> n i d
+    sums = torch.bmm(square.rsqrt_() if beta == 1 else square.pow_(beta / 2 - 1), B)
+    g = sums[..., -2, None] * y - sums[..., :-2]
     gap = y[n, i] - y[n, j]
-    return g.index_put_((n, i), _power(gap.square().sum(-1, keepdim=True), beta/2 - 1)*gap, accumulate=True)
+    return g.index_put_(
+        (n, i),
+        _power(gap.square().sum(-1, keepdim=True), beta / 2 - 1) * gap,
+        accumulate=True,
+    )
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #_TorchEnergy
 class _TorchEnergy(torch.autograd.Function):
     "Score and gradient in one sweep over chunks of rows."
+
     @staticmethod
     def forward(ctx, w, z, seen, beta, keep, chunk=1 << 18):
-        (n, m, _), step = w.shape, max(1, chunk//(w.shape[1]*max(*w.shape[1:])))
-        score, grad = w.new_empty(n), torch.empty_like(w, memory_format=torch.contiguous_format) if keep else None
+        (n, m, _), step = w.shape, max(1, chunk // (w.shape[1] * max(*w.shape[1:])))
+        score, grad = (
+            w.new_empty(n),
+            (
+                torch.empty_like(w, memory_format=torch.contiguous_format)
+                if keep
+                else None
+            ),
+        )
         for rows in (slice(i, i + step) for i in range(0, n, step)):
             x, y = w[rows] - z[rows, None], w[rows] - w[rows].mean(1, keepdim=True)
-            if seen is not None: x, y = (torch.where(seen[rows, None], v, 0) for v in (x, y))
+            if seen is not None:
+                x, y = (torch.where(seen[rows, None], v, 0) for v in (x, y))
             g, square = _pairs(y, beta), x.square().sum(-1)
-            score[rows] = _power(square, beta/2).mean(1) - torch.linalg.vecdot(y.flatten(1), g.flatten(1))/(m*(m - 1))
-            if keep: torch.sub(x.mul_(_power(square, beta/2 - 1)[..., None]), g, alpha=1/(m - 1), out=grad[rows]).mul_(beta/m)
-        if keep: ctx.save_for_backward(grad)
+            score[rows] = _power(square, beta / 2).mean(1) - torch.linalg.vecdot(
+                y.flatten(1), g.flatten(1)
+            ) / (m * (m - 1))
+            if keep:
+                torch.sub(
+                    x.mul_(_power(square, beta / 2 - 1)[..., None]),
+                    g,
+                    alpha=1 / (m - 1),
+                    out=grad[rows],
+                ).mul_(beta / m)
+        if keep:
+            ctx.save_for_backward(grad)
         return score
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, up): return ctx.saved_tensors[0]*up[:, None, None], *[None]*4
+    def backward(ctx, up):
+        return ctx.saved_tensors[0] * up[:, None, None], *[None] * 4
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #energy_score_torch
 def energy_score_torch(
-    paths:Tensor, target:Tensor, observed:Tensor=None, beta:float=1.,  # as in `energy_score_ref`
-)->Tensor:  # (n,) at least float32
+    paths: Tensor,
+    target: Tensor,
+    observed: Tensor = None,
+    beta: float = 1.0,  # as in `energy_score_ref`
+) -> Tensor:  # (n,) at least float32
     "Energy score by two matrix products a row: the path for CPUs and for float64."
     _check_shapes(paths, target, observed, beta)
     dtype = torch.promote_types(paths.dtype, torch.float32)
-    seen, keep = None if observed is None else observed != 0, torch.is_grad_enabled() and paths.requires_grad
-    with torch.autocast(paths.device.type, enabled=False): return _TorchEnergy.apply(paths.to(dtype), target.to(dtype), seen, float(beta), keep)
+    seen, keep = (
+        None if observed is None else observed != 0,
+        torch.is_grad_enabled() and paths.requires_grad,
+    )
+    with torch.autocast(paths.device.type, enabled=False):
+        return _TorchEnergy.apply(
+            paths.to(dtype), target.to(dtype), seen, float(beta), keep
+        )
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #bytes_moved
 def bytes_moved(
-    n:int, draw:int, d:int,  # shape of paths
-    size:int=4,  # bytes of one number
-    backward:bool=True,  # count the gradient too
-)->int:  # bytes that the kernel reads and writes
-    "The least traffic of the kernel below: draws read, their gradient written, then read and written once more with what comes from above."
-    return n*(size*d*(draw*(1 + 3*backward) + 1) + d + 4*(1 + backward))
+    n: int,
+    draw: int,
+    d: int,  # shape of paths
+    size: int = 4,  # bytes of one number
+    backward: bool = True,  # count the gradient too
+) -> int:  # bytes that the kernel reads and writes
+    """The least traffic of the kernel below:
+
+    draws read, their gradient written, then read and written once more with what comes
+    from above.
+    """
+    return n * (size * d * (draw * (1 + 3 * backward) + 1) + d + 4 * (1 + backward))
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #_energy_score_kernel
 @triton.jit
-def _energy_score_kernel(W, Z, O, Score, G,
-                         m, d, wn, wi, wk,
-                         beta, KEEP: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr, DRAWS: tl.constexpr):
-    "Score = sum_i |x_i|^b/m - sum_ij |w_i - w_j|^b/(2 m (m - 1)) over some i; G = (b/m) (|x_i|^(b-2) x_i - sum_j |w_i - w_j|^(b-2) (w_i - w_j)/(m - 1))."
-    n, i, j = tl.program_id(0).to(tl.int64), tl.program_id(1)*ROWS + tl.arange(0, ROWS), tl.arange(0, DRAWS)
-    left, right = W + n*wn + i*wi, W + n*wn + j*wi
+def _energy_score_kernel(
+    W,
+    Z,
+    O,
+    Score,
+    G,
+    m,
+    d,
+    wn,
+    wi,
+    wk,
+    beta,
+    KEEP: tl.constexpr,
+    ONE: tl.constexpr,
+    ROWS: tl.constexpr,
+    DRAWS: tl.constexpr,
+):
+    """Score = sum_i |x_i|^b/m - sum_ij |w_i - w_j|^b/(2 m (m - 1)) over some i; G =
+    (b/m) (|x_i|^(b-2) x_i - sum_j |w_i - w_j|^(b-2) (w_i - w_j)/(m - 1)).
+    """
+    n, i, j = (
+        tl.program_id(0).to(tl.int64),
+        tl.program_id(1) * ROWS + tl.arange(0, ROWS),
+        tl.arange(0, DRAWS),
+    )
+    left, right = W + n * wn + i * wi, W + n * wn + j * wi
     square, far = tl.zeros((ROWS, DRAWS), tl.float32), tl.zeros((ROWS,), tl.float32)
     for k in range(d):
-        seen = tl.load(O + n*d + k) != 0
-        a, b = tl.load(left + k*wk, mask=i < m, other=0.).to(tl.float32), tl.load(right + k*wk, mask=j < m, other=0.).to(tl.float32)
-        a, b = tl.where(seen, a, 0.), tl.where(seen, b, 0.)
-        gap, x = a[:, None] - b[None, :], a - tl.load(Z + n*d + k, mask=seen, other=0.).to(tl.float32)
-        square += gap*gap
-        far += tl.where(i < m, x*x, 0.)
+        seen = tl.load(O + n * d + k) != 0
+        a, b = (
+            tl.load(left + k * wk, mask=i < m, other=0.0).to(tl.float32),
+            tl.load(right + k * wk, mask=j < m, other=0.0).to(tl.float32),
+        )
+        a, b = tl.where(seen, a, 0.0), tl.where(seen, b, 0.0)
+        gap, x = (
+            a[:, None] - b[None, :],
+            a - tl.load(Z + n * d + k, mask=seen, other=0.0).to(tl.float32),
+        )
+        square += gap * gap
+        far += tl.where(i < m, x * x, 0.0)
     live = (i < m)[:, None] & (j < m)[None, :] & ((square > 0) | (square != square))
     some = (far > 0) | (far != far)  # NaN stays visible
-    safe, away = tl.where(live, square, 1.), tl.where(some, far, 1.)
-    c = tl.where(live, 1/tl.sqrt(safe) if ONE else tl.exp((beta/2 - 1)*tl.log(safe)), 0.)
-    e = tl.where(some, 1/tl.sqrt(away) if ONE else tl.exp((beta/2 - 1)*tl.log(away)), 0.)
-    tl.store(Score + n*tl.num_programs(1) + tl.program_id(1), tl.sum(e*far, 0)/m - tl.sum(tl.sum(c*square, 1), 0)/(2.*m*(m - 1)))
+    safe, away = tl.where(live, square, 1.0), tl.where(some, far, 1.0)
+    c = tl.where(
+        live, 1 / tl.sqrt(safe) if ONE else tl.exp((beta / 2 - 1) * tl.log(safe)), 0.0
+    )
+    e = tl.where(
+        some, 1 / tl.sqrt(away) if ONE else tl.exp((beta / 2 - 1) * tl.log(away)), 0.0
+    )
+    tl.store(
+        Score + n * tl.num_programs(1) + tl.program_id(1),
+        tl.sum(e * far, 0) / m - tl.sum(tl.sum(c * square, 1), 0) / (2.0 * m * (m - 1)),
+    )
     if KEEP:
         for k in range(d):
-            seen = tl.load(O + n*d + k) != 0
-            a, b = tl.load(left + k*wk, mask=i < m, other=0.).to(tl.float32), tl.load(right + k*wk, mask=j < m, other=0.).to(tl.float32)
-            a, b = tl.where(seen, a, 0.), tl.where(seen, b, 0.)
-            x = a - tl.load(Z + n*d + k, mask=seen, other=0.).to(tl.float32)
-            g = (e*x - tl.sum(c*(a[:, None] - b[None, :]), 1)/(m - 1))*(beta/m)
-            tl.store(G + (n*m + i)*d + k, g.to(G.dtype.element_ty), mask=i < m)
+            seen = tl.load(O + n * d + k) != 0
+            a, b = (
+                tl.load(left + k * wk, mask=i < m, other=0.0).to(tl.float32),
+                tl.load(right + k * wk, mask=j < m, other=0.0).to(tl.float32),
+            )
+            a, b = tl.where(seen, a, 0.0), tl.where(seen, b, 0.0)
+            x = a - tl.load(Z + n * d + k, mask=seen, other=0.0).to(tl.float32)
+            g = (e * x - tl.sum(c * (a[:, None] - b[None, :]), 1) / (m - 1)) * (
+                beta / m
+            )
+            tl.store(G + (n * m + i) * d + k, g.to(G.dtype.element_ty), mask=i < m)
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #_TritonEnergy
 class _TritonEnergy(torch.autograd.Function):
     "Fused score; the gradient is written at once."
+
     @staticmethod
     def forward(ctx, w, z, seen, beta, keep):
         (n, m, d), draws = w.shape, triton.next_power_of_2(w.shape[1])
-        rows = min(draws, max(1, 4096//draws))
+        rows = min(draws, max(1, 4096 // draws))
         score = torch.empty(n, triton.cdiv(m, rows), device=w.device)
         grad = torch.empty(w.shape if keep else 0, dtype=w.dtype, device=w.device)
-        _energy_score_kernel[score.shape](w, z, seen, score, grad, m, d, *w.stride(), beta, KEEP=keep, ONE=beta == 1, ROWS=rows, DRAWS=draws)
-        if keep: ctx.save_for_backward(grad)
+        _energy_score_kernel[score.shape](
+            w,
+            z,
+            seen,
+            score,
+            grad,
+            m,
+            d,
+            *w.stride(),
+            beta,
+            KEEP=keep,
+            ONE=beta == 1,
+            ROWS=rows,
+            DRAWS=draws,
+        )
+        if keep:
+            ctx.save_for_backward(grad)
         return score.sum(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, up):
-        grad, = ctx.saved_tensors
-        return (grad*up[:, None, None]).to(grad.dtype), *[None]*4
+        (grad,) = ctx.saved_tensors
+        return (grad * up[:, None, None]).to(grad.dtype), *[None] * 4
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #energy_score_triton
 def energy_score_triton(
-    paths:Tensor, target:Tensor, observed:Tensor=None, beta:float=1.,  # as in `energy_score_ref`
-)->Tensor:  # (n,) float32
-    "Energy score by the Triton kernel: any strides, float32, bfloat16 or float16, up to 1,024 draws; compiled on a GPU, interpreted on a CPU."
+    paths: Tensor,
+    target: Tensor,
+    observed: Tensor = None,
+    beta: float = 1.0,  # as in `energy_score_ref`
+) -> Tensor:  # (n,) float32
+    """Energy score by the Triton kernel:
+
+    any strides, float32, bfloat16 or float16, up to 1,024 draws; compiled on a GPU,
+    interpreted on a CPU.
+    """
     _check_shapes(paths, target, observed, beta)
-    if torch.float64 in (paths.dtype, target.dtype): refuse("the kernel adds in float32", ["float64"], "Use energy_score_torch for float64.")
-    if paths.shape[1] > 1024: refuse("the kernel holds at most 1,024 draws", [paths.shape[1]], "Use energy_score_torch.")
-    if not paths.numel(): return paths.float().sum((1, 2))
-    seen = torch.ones_like(target, dtype=torch.uint8) if observed is None else (observed != 0).to(torch.uint8).contiguous()
-    return _TritonEnergy.apply(paths, target.contiguous(), seen, float(beta), torch.is_grad_enabled() and paths.requires_grad)
+    if torch.float64 in (paths.dtype, target.dtype):
+        refuse(
+            "the kernel adds in float32",
+            ["float64"],
+            "Use energy_score_torch for float64.",
+        )
+    if paths.shape[1] > 1024:
+        refuse(
+            "the kernel holds at most 1,024 draws",
+            [paths.shape[1]],
+            "Use energy_score_torch.",
+        )
+    if not paths.numel():
+        return paths.float().sum((1, 2))
+    seen = (
+        torch.ones_like(target, dtype=torch.uint8)
+        if observed is None
+        else (observed != 0).to(torch.uint8).contiguous()
+    )
+    return _TritonEnergy.apply(
+        paths,
+        target.contiguous(),
+        seen,
+        float(beta),
+        torch.is_grad_enabled() and paths.requires_grad,
+    )
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #energy_score
 def energy_score(
-    paths:Tensor,  # (n, draw, d) draws, at least two a row
-    target:Tensor,  # (n, d)
-    observed:Tensor=None,  # (n, d) true or 1 where a coordinate counts; default: all
-    beta:float=1.,  # strictly between 0 and 2
-)->Tensor:  # (n,) at least float32; 0 where nothing is observed
-    "Unbiased energy score of draws, with a gradient for them: a kernel on a GPU, matrix products elsewhere."
-    kernel = paths.is_cuda and native() and torch.float64 not in (paths.dtype, target.dtype) and paths.shape[1] <= 1024
-    return (energy_score_triton if kernel else energy_score_torch)(paths, target, observed, beta)
+    paths: Tensor,  # (n, draw, d) draws, at least two a row
+    target: Tensor,  # (n, d)
+    observed: Tensor = None,  # (n, d) true or 1 where a coordinate counts; default: all
+    beta: float = 1.0,  # strictly between 0 and 2
+) -> Tensor:  # (n,) at least float32; 0 where nothing is observed
+    """Unbiased energy score of draws, with a gradient for them:
+
+    a kernel on a GPU, matrix products elsewhere.
+    """
+    kernel = (
+        paths.is_cuda
+        and native()
+        and torch.float64 not in (paths.dtype, target.dtype)
+        and paths.shape[1] <= 1024
+    )
+    return (energy_score_triton if kernel else energy_score_torch)(
+        paths, target, observed, beta
+    )
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #_bench_step
 def _bench_step(fn, w, z):
     "Forward and backward, to be timed."
     return lambda: torch.autograd.grad(fn(w, z).mean(), w)
 
+
 def bench_energy_score(
     shapes=None,  # list of (n, draw, d); a default by device
     dtype=torch.float32,  # of all inputs
     path=None,  # CSV; default data/bench/energy_score.csv
-    most:int=1 << 26,  # differences that the reference may hold
+    most: int = 1 << 26,  # differences that the reference may hold
 ):
     "Time every path, forward and backward, and append the rows."
     device = "cuda" if has_gpu() else "cpu"
-    shapes = shapes or [(n, m, d) for n in ((1024, 5376, 65536) if has_gpu() else (256, 5376)) for m, d in ((20, 8), (50, 24))]
+    shapes = shapes or [
+        (n, m, d)
+        for n in ((1024, 5376, 65536) if has_gpu() else (256, 5376))
+        for m, d in ((20, 8), (50, 24))
+    ]
     rows, limit = [], copy_bandwidth()
     for n, m, d in shapes:
-        w, z = torch.randn(n, m, d, device=device, dtype=dtype).requires_grad_(), torch.randn(n, d, device=device, dtype=dtype)
+        w, z = (
+            torch.randn(n, m, d, device=device, dtype=dtype).requires_grad_(),
+            torch.randn(n, d, device=device, dtype=dtype),
+        )
         paths = dict(eager=energy_score_ref, torch=energy_score_torch)
-        if n*m*m*d > most: del paths["eager"]
-        if native(): paths["triton"] = energy_score_triton
-        ms = {name: milliseconds(_bench_step(fn, w, z), repeat=10) for name, fn in paths.items()}
-        size = bytes_moved(n, m, d, dtype.itemsize)/1e6
-        rows += [dict(n=n, draw=m, d=d, dtype=str(dtype)[6:], threads=torch.get_num_threads(), path=name, ms=f"{t:.4g}", megabytes=f"{size:.4g}",
-                      gb_per_s=f"{size/t:.4g}", copy_gb_per_s=f"{limit:.4g}", share=f"{size/t/limit:.3g}", eager_ratio=f"{ms['eager']/t:.3g}" if "eager" in ms else "") for name, t in ms.items()]
-    record(rows, path or embedded_dir()/"bench"/"energy_score.csv")
+        if n * m * m * d > most:
+            del paths["eager"]
+        if native():
+            paths["triton"] = energy_score_triton
+        ms = {
+            name: milliseconds(_bench_step(fn, w, z), repeat=10)
+            for name, fn in paths.items()
+        }
+        size = bytes_moved(n, m, d, dtype.itemsize) / 1e6
+        rows += [
+            dict(
+                n=n,
+                draw=m,
+                d=d,
+                dtype=str(dtype)[6:],
+                threads=torch.get_num_threads(),
+                path=name,
+                ms=f"{t:.4g}",
+                megabytes=f"{size:.4g}",
+                gb_per_s=f"{size / t:.4g}",
+                copy_gb_per_s=f"{limit:.4g}",
+                share=f"{size / t / limit:.3g}",
+                eager_ratio=f"{ms['eager'] / t:.3g}" if "eager" in ms else "",
+            )
+            for name, t in ms.items()
+        ]
+    record(rows, path or embedded_dir() / "bench" / "energy_score.csv")
     return rows

@@ -13,151 +13,276 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 from ..core.basics import embedded_dir, refuse
-from .runtime import copy_bandwidth, has_gpu, milliseconds, native, record, tl, triton
+from .runtime import copy_bandwidth, has_gpu, milliseconds, native
+from .runtime import record, tl, triton
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #check_levels
 def check_levels(
     levels,  # (level,) numbers or a tensor; a tuple saves a GPU from waiting
-)->tuple:  # (level,) Python floats
+) -> tuple:  # (level,) Python floats
     "Levels as floats, each strictly between 0 and 1."
-    levels = tuple(levels.tolist() if isinstance(levels, Tensor) else map(float, levels))
+    levels = tuple(
+        levels.tolist() if isinstance(levels, Tensor) else map(float, levels)
+    )
     wrong = [v for v in levels if not 0 < v < 1]
-    if wrong or not levels: refuse("levels must lie strictly between 0 and 1", wrong or ["none given"], "For example (0.1, 0.5, 0.9).")
+    if wrong or not levels:
+        refuse(
+            "levels must lie strictly between 0 and 1",
+            wrong or ["none given"],
+            "For example (0.1, 0.5, 0.9).",
+        )
     return levels
+
 
 @functools.lru_cache(64)
 def _level_tensor(levels, dtype, device):
     "Levels on the device, sent there once."
-    with torch.inference_mode(False): return torch.tensor(levels, dtype=dtype, device=device)
+    with torch.inference_mode(False):
+        return torch.tensor(levels, dtype=dtype, device=device)
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_check_shapes
 def _check_shapes(q, y, origins, levels, observed, data):
     "Refuse what does not fit together before anything is computed."
     if q.dim() != 4 or y.dim() != 2 or len(q) != len(y):
-        refuse("q must be (batch, origin, horizon, level) and y (batch, time)", [tuple(q.shape), tuple(y.shape)])
-    if q.shape[3] != len(levels): refuse(f"q has {q.shape[3]} levels but {len(levels)} are named", levels)
+        refuse(
+            "q must be (batch, origin, horizon, level) and y (batch, time)",
+            [tuple(q.shape), tuple(y.shape)],
+        )
+    if q.shape[3] != len(levels):
+        refuse(f"q has {q.shape[3]} levels but {len(levels)} are named", levels)
     if origins.shape not in (q.shape[1:2], q.shape[:2]) or origins.is_floating_point():
-        refuse(f"origins must be whole numbers shaped {tuple(q.shape[1:2])} or {tuple(q.shape[:2])}", [tuple(origins.shape), origins.dtype])
-    if observed is not None and observed.shape != y.shape: refuse("observed must be shaped like y", [tuple(observed.shape), tuple(y.shape)])
+        refuse(
+            f"origins must be whole numbers shaped {tuple(q.shape[1:2])} or"
+            f" {tuple(q.shape[:2])}",
+            [tuple(origins.shape), origins.dtype],
+        )
+    if observed is not None and observed.shape != y.shape:
+        refuse(
+            "observed must be shaped like y", [tuple(observed.shape), tuple(y.shape)]
+        )
     if any(isinstance(x, Tensor) and x.requires_grad for x in (y, *data)):
-        refuse("only q gets a gradient; y, loc, scale and weight are data", mend="Detach them.")
+        refuse(
+            "only q gets a gradient; y, loc, scale and weight are data",
+            mend="Detach them.",
+        )
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_prepare
 def _prepare(q, y, origins, levels, observed, loc, scale, weight):
-    "Check everything; return clean y, the mask, loc, scale, weight as (batch, origin), and the levels."
+    """Check everything; return clean y, the mask, loc, scale, weight as (batch,
+    origin), and the levels.
+    """
     levels = check_levels(levels)
     _check_shapes(q, y, origins, levels, observed, (loc, scale, weight))
-    dtype = torch.promote_types(q.dtype, torch.float32)  # half precision is read, never added up
+    # half precision is read, never added up
+    dtype = torch.promote_types(q.dtype, torch.float32)
     seen = ~y.isnan() if observed is None else observed != 0
     y = torch.where(seen, y, 0).to(dtype)
-    small = [torch.as_tensor(x, dtype=dtype, device=q.device).expand(q.shape[:2]) for x in (loc, scale, weight)]
+    small = [
+        torch.as_tensor(x, dtype=dtype, device=q.device).expand(q.shape[:2])
+        for x in (loc, scale, weight)
+    ]
     return y, seen, *small, _level_tensor(levels, dtype, q.device)
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #quantile_loss_ref
 def quantile_loss_ref(
-    q:Tensor,  # (batch, origin, horizon, level) forecasts, scaled
-    y:Tensor,  # (batch, time) targets, not scaled
-    origins:Tensor,  # (origin,) or (batch, origin) time index of each origin
+    q: Tensor,  # (batch, origin, horizon, level) forecasts, scaled
+    y: Tensor,  # (batch, time) targets, not scaled
+    origins: Tensor,  # (origin,) or (batch, origin) time index of each origin
     levels,  # (level,) strictly between 0 and 1
-    observed:Tensor=None,  # (batch, time) what counts; default: y is not NaN
-    loc=0.,  # (batch, origin) or what broadcasts to it
-    scale=1.,  # (batch, origin) or what broadcasts to it
-    weight=1.,  # (batch, origin) or what broadcasts to it
-)->tuple:  # (sum of losses, sum of weights)
+    observed: Tensor = None,  # (batch, time) what counts; default: y is not NaN
+    loc=0.0,  # (batch, origin) or what broadcasts to it
+    scale=1.0,  # (batch, origin) or what broadcasts to it
+    weight=1.0,  # (batch, origin) or what broadcasts to it
+) -> tuple:  # (sum of losses, sum of weights)
     "Multi-horizon quantile loss, as the formula reads (Wen et al. 2017, equation 1)."
-    y, seen, loc, scale, weight, tau = _prepare(q, y, origins, levels, observed, loc, scale, weight)
-    t = (origins[..., None] + 1 + torch.arange(q.shape[2], device=q.device)).expand(q.shape[:3])  # (batch, origin, horizon)
+    y, seen, loc, scale, weight, tau = _prepare(
+        q, y, origins, levels, observed, loc, scale, weight
+    )
+    # (batch, origin, horizon)
+    t = (origins[..., None] + 1 + torch.arange(q.shape[2], device=q.device)).expand(
+        q.shape[:3]
+    )
     index = t.clamp(0, y.shape[1] - 1).flatten(1)
     target, inside = (x.gather(1, index).view(t.shape) for x in (y, seen))
     w = torch.where(inside & (t >= 0) & (t < y.shape[1]), weight[..., None], 0)
-    z = torch.where(w != 0, (target - loc[..., None])/scale[..., None], 0)
+    z = torch.where(w != 0, (target - loc[..., None]) / scale[..., None], 0)
     u = z[..., None] - q  # (batch, origin, horizon, level)
-    return (w[..., None]*u*(tau - (u < 0).to(u.dtype))).sum(), w.sum()*len(tau)
+    return (w[..., None] * u * (tau - (u < 0).to(u.dtype))).sum(), w.sum() * len(tau)
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #bytes_moved
 def bytes_moved(
-    batch:int, origin:int, horizon:int, level:int,  # shape of q
-    size:int=4,  # bytes of one forecast
-    backward:bool=True,  # count the gradient too
-)->int:  # bytes that the sign-bit plan reads and writes
-    "The least traffic of the kernels below: q once, sign words twice, the gradient once, small inputs once each pass."
-    target = batch*origin*horizon
-    small = 5*batch*(origin + horizon) + 8*origin + 12*batch*origin  # y and mask, origins, loc, scale, weight
-    words = 4*-(-level//32)*target
-    return size*level*target*(1 + backward) + 2*words*backward + small*(1 + backward)
+    batch: int,
+    origin: int,
+    horizon: int,
+    level: int,  # shape of q
+    size: int = 4,  # bytes of one forecast
+    backward: bool = True,  # count the gradient too
+) -> int:  # bytes that the sign-bit plan reads and writes
+    """The least traffic of the kernels below:
+
+    q once, sign words twice, the gradient once, small inputs once each pass.
+    """
+    target = batch * origin * horizon
+    # y and mask, origins, loc, scale, weight
+    small = 5 * batch * (origin + horizon) + 8 * origin + 12 * batch * origin
+    words = 4 * -(-level // 32) * target
+    return (
+        size * level * target * (1 + backward)
+        + 2 * words * backward
+        + small * (1 + backward)
+    )
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_weigh
 @triton.jit
 def _weigh(M, O, W, n, rows, F, H, TIME, ob):
     "w[b,f] m[b,t] at t = origins[b,f] + h + 1, for targets n = (b, f, h)."
-    bf = n//H
-    b = bf//F
-    t = tl.load(O + b*ob + bf % F, mask=n < rows, other=-1).to(tl.int32) + n % H + 1
+    bf = n // H
+    b = bf // F
+    t = tl.load(O + b * ob + bf % F, mask=n < rows, other=-1).to(tl.int32) + n % H + 1
     seen = (n < rows) & (t >= 0) & (t < TIME)
-    seen = seen & (tl.load(M + b*TIME + t, mask=seen, other=0) != 0)
-    return b, bf, b*TIME + t, tl.load(W + bf, mask=seen, other=0.), seen
+    seen = seen & (tl.load(M + b * TIME + t, mask=seen, other=0) != 0)
+    return b, bf, b * TIME + t, tl.load(W + bf, mask=seen, other=0.0), seen
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_quantile_loss_kernel
 @triton.jit
-def _quantile_loss_kernel(Q, Y, M, O, L, S, W, T, Loss, Mass, Sign,
-                          rows, F, H, K, TIME, ob, qb, qf, qh, qk,
-                          SIGN: tl.constexpr, BLOCK: tl.constexpr, LEVELS: tl.constexpr):
-    "Loss[i,j] = sum w m (max(v,0) - tau v) over one tile, v = q - (y[b,t] - loc)/scale; Sign = bits of v > 0."
+def _quantile_loss_kernel(
+    Q,
+    Y,
+    M,
+    O,
+    L,
+    S,
+    W,
+    T,
+    Loss,
+    Mass,
+    Sign,
+    rows,
+    F,
+    H,
+    K,
+    TIME,
+    ob,
+    qb,
+    qf,
+    qh,
+    qk,
+    SIGN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LEVELS: tl.constexpr,
+):
+    """Loss[i,j] = sum w m (max(v,0) - tau v) over one tile, v = q - (y[b,t] -
+    loc)/scale; Sign = bits of v > 0.
+    """
     i, j, words = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    n = i*BLOCK + tl.arange(0, BLOCK)
+    n = i * BLOCK + tl.arange(0, BLOCK)
     bit = tl.arange(0, LEVELS)
-    k = j*LEVELS + bit
+    k = j * LEVELS + bit
     b, bf, t, w, seen = _weigh(M, O, W, n, rows, F, H, TIME, ob)
-    y = tl.load(Y + t, mask=seen, other=0.) - tl.load(L + bf, mask=seen, other=0.)
-    z = tl.where(w != 0, tl.div_rn(y, tl.load(S + bf, mask=seen, other=1.)), 0.)
-    row = b.to(tl.int64)*qb + (bf % F).to(tl.int64)*qf + (n % H).to(tl.int64)*qh
+    y = tl.load(Y + t, mask=seen, other=0.0) - tl.load(L + bf, mask=seen, other=0.0)
+    z = tl.where(w != 0, tl.div_rn(y, tl.load(S + bf, mask=seen, other=1.0)), 0.0)
+    row = b.to(tl.int64) * qb + (bf % F).to(tl.int64) * qf + (n % H).to(tl.int64) * qh
     live = (n < rows)[:, None] & (k < K)[None, :]
-    v = tl.load(Q + row[:, None] + k[None, :]*qk, mask=live, other=0.).to(tl.float32) - z[:, None]
-    tau = tl.load(T + k, mask=k < K, other=0.)
-    loss = tl.where(live, w[:, None]*(tl.where(v < 0, 0., v) - tau[None, :]*v), 0.)
-    tl.store(Loss + i*words + j, tl.sum(tl.sum(loss, 1), 0))
-    tl.store(Mass + i*words + j, tl.sum(w, 0))
+    v = (
+        tl.load(Q + row[:, None] + k[None, :] * qk, mask=live, other=0.0).to(tl.float32)
+        - z[:, None]
+    )
+    tau = tl.load(T + k, mask=k < K, other=0.0)
+    loss = tl.where(
+        live, w[:, None] * (tl.where(v < 0, 0.0, v) - tau[None, :] * v), 0.0
+    )
+    tl.store(Loss + i * words + j, tl.sum(tl.sum(loss, 1), 0))
+    tl.store(Mass + i * words + j, tl.sum(w, 0))
     if SIGN:
         over = (live & (v > 0)).to(tl.int32) << bit[None, :]
-        tl.store(Sign + n*words + j, tl.sum(over, 1), mask=n < rows)
+        tl.store(Sign + n * words + j, tl.sum(over, 1), mask=n < rows)
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_quantile_loss_grad_kernel
 @triton.jit
-def _quantile_loss_grad_kernel(G, Up, Sign, M, O, W, T,
-                               rows, F, H, K, TIME, ob,
-                               BLOCK: tl.constexpr, LEVELS: tl.constexpr):
+def _quantile_loss_grad_kernel(
+    G,
+    Up,
+    Sign,
+    M,
+    O,
+    W,
+    T,
+    rows,
+    F,
+    H,
+    K,
+    TIME,
+    ob,
+    BLOCK: tl.constexpr,
+    LEVELS: tl.constexpr,
+):
     "G[n,k] = up w m ([v > 0] - tau), with [v > 0] unpacked from the sign words."
     j, words = tl.program_id(1), tl.num_programs(1)
-    n = tl.program_id(0)*BLOCK + tl.arange(0, BLOCK)
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     bit = tl.arange(0, LEVELS)
-    k = j*LEVELS + bit
+    k = j * LEVELS + bit
     b, bf, t, w, seen = _weigh(M, O, W, n, rows, F, H, TIME, ob)
-    over = (tl.load(Sign + n*words + j, mask=n < rows, other=0)[:, None] >> bit[None, :]) & 1
-    tau = tl.load(T + k, mask=k < K, other=0.)
-    g = (w*tl.load(Up))[:, None]*(over.to(tl.float32) - tau[None, :])
-    at = n.to(tl.int64)[:, None]*K + k[None, :]
-    tl.store(G + at, g.to(G.dtype.element_ty), mask=(n < rows)[:, None] & (k < K)[None, :])
+    over = (
+        tl.load(Sign + n * words + j, mask=n < rows, other=0)[:, None] >> bit[None, :]
+    ) & 1
+    tau = tl.load(T + k, mask=k < K, other=0.0)
+    g = (w * tl.load(Up))[:, None] * (over.to(tl.float32) - tau[None, :])
+    at = n.to(tl.int64)[:, None] * K + k[None, :]
+    tl.store(
+        G + at, g.to(G.dtype.element_ty), mask=(n < rows)[:, None] & (k < K)[None, :]
+    )
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_tiles
 def _tiles(rows, level):
     "Grid and tile sizes: about 2,048 forecasts a program, at most 32 levels a word."
     width = min(32, triton.next_power_of_2(level))
-    block = 2048//width
-    return (triton.cdiv(rows, block), triton.cdiv(level, width)), dict(BLOCK=block, LEVELS=width)
+    block = 2048 // width
+    return (triton.cdiv(rows, block), triton.cdiv(level, width)), dict(
+        BLOCK=block, LEVELS=width
+    )
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_TritonLoss
 class _TritonLoss(torch.autograd.Function):
     "Fused loss; keeps one sign bit a forecast for the gradient."
+
     @staticmethod
     def forward(ctx, q, y, seen, origins, loc, scale, weight, tau, keep):
-        (_, F, H, K), rows, (ob, *_) = q.shape, q.shape[:3].numel(), (*origins.stride()[:-1], 0)
+        (_, F, H, K), rows, (ob, *_) = (
+            q.shape,
+            q.shape[:3].numel(),
+            (*origins.stride()[:-1], 0),
+        )
         grid, tile = _tiles(rows, K)
         loss, mass = y.new_empty((2, *grid)).unbind()
-        sign = torch.empty((rows, grid[1]) if keep else (0,), dtype=torch.int32, device=q.device)
-        ctx.sizes, ctx.grid, ctx.tile, ctx.shape, ctx.dtype = (rows, F, H, K, y.shape[1], ob), grid, tile, q.shape, q.dtype
+        sign = torch.empty(
+            (rows, grid[1]) if keep else (0,), dtype=torch.int32, device=q.device
+        )
+        ctx.sizes, ctx.grid, ctx.tile, ctx.shape, ctx.dtype = (
+            (rows, F, H, K, y.shape[1], ob),
+            grid,
+            tile,
+            q.shape,
+            q.dtype,
+        )
         ctx.save_for_backward(sign, seen, origins, weight, tau)
-        _quantile_loss_kernel[grid](q, y, seen, origins, loc, scale, weight, tau, loss, mass, sign, *ctx.sizes, *q.stride(), SIGN=keep, **tile)
-        mass = mass[:, 0].sum(dtype=torch.float64).float()*K
+        _quantile_loss_kernel[grid](
+            q,
+            y,
+            seen,
+            origins,
+            loc,
+            scale,
+            weight,
+            tau,
+            loss,
+            mass,
+            sign,
+            *ctx.sizes,
+            *q.stride(),
+            SIGN=keep,
+            **tile,
+        )
+        mass = mass[:, 0].sum(dtype=torch.float64).float() * K
         ctx.mark_non_differentiable(mass)
         return loss.sum(dtype=torch.float64).float(), mass
 
@@ -165,47 +290,103 @@ class _TritonLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, up, _):
         g = torch.empty(ctx.shape, dtype=ctx.dtype, device=up.device)
-        _quantile_loss_grad_kernel[ctx.grid](g, up.contiguous(), *ctx.saved_tensors, *ctx.sizes, **ctx.tile)
-        return g, *[None]*8
+        _quantile_loss_grad_kernel[ctx.grid](
+            g, up.contiguous(), *ctx.saved_tensors, *ctx.sizes, **ctx.tile
+        )
+        return g, *[None] * 8
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #quantile_loss_triton
 def quantile_loss_triton(
-    q:Tensor,  # (batch, origin, horizon, level) forecasts, scaled; any strides, float32, bfloat16 or float16
-    y:Tensor,  # (batch, time) targets
-    origins:Tensor,  # (origin,) or (batch, origin) time index of each origin
+    # (batch, origin, horizon, level) forecasts, scaled; any strides, float32, bfloat16
+    # or float16
+    q: Tensor,
+    y: Tensor,  # (batch, time) targets
+    origins: Tensor,  # (origin,) or (batch, origin) time index of each origin
     levels,  # (level,) strictly between 0 and 1
-    observed:Tensor=None, loc=0., scale=1., weight=1.,  # as in `quantile_loss_ref`
-)->tuple:  # (sum of losses, sum of weights), float32
+    observed: Tensor = None,
+    loc=0.0,
+    scale=1.0,
+    weight=1.0,  # as in `quantile_loss_ref`
+) -> tuple:  # (sum of losses, sum of weights), float32
     "Quantile loss by the Triton kernels: compiled on a GPU, interpreted on a CPU."
-    if q.dtype == torch.float64: refuse("the kernel adds in float32", [q.dtype], "Use quantile_loss_torch for float64.")
-    y, seen, loc, scale, weight, tau = _prepare(q, y, origins, levels, observed, loc, scale, weight)
-    if q.numel() == 0: return q.sum(dtype=torch.float32), weight.new_zeros(())
-    if not origins.stride(-1) == 1: origins = origins.contiguous()
-    y, seen, loc, scale, weight = (x.contiguous() for x in (y, seen.to(torch.uint8), loc, scale, weight))
-    return _TritonLoss.apply(q, y, seen, origins, loc, scale, weight, tau, torch.is_grad_enabled() and q.requires_grad)
+    if q.dtype == torch.float64:
+        refuse(
+            "the kernel adds in float32",
+            [q.dtype],
+            "Use quantile_loss_torch for float64.",
+        )
+    y, seen, loc, scale, weight, tau = _prepare(
+        q, y, origins, levels, observed, loc, scale, weight
+    )
+    if q.numel() == 0:
+        return q.sum(dtype=torch.float32), weight.new_zeros(())
+    if not origins.stride(-1) == 1:
+        origins = origins.contiguous()
+    y, seen, loc, scale, weight = (
+        x.contiguous() for x in (y, seen.to(torch.uint8), loc, scale, weight)
+    )
+    return _TritonLoss.apply(
+        q,
+        y,
+        seen,
+        origins,
+        loc,
+        scale,
+        weight,
+        tau,
+        torch.is_grad_enabled() and q.requires_grad,
+    )
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_ahead
 def _ahead(
     x,  # (batch, time)
-    origins, horizon, level,
-)->Tensor:  # (batch, origin, horizon, level)
-    "A view of x at origin + 1 ... origin + horizon, the same for all levels; 0 outside the series."
+    origins,
+    horizon,
+    level,
+) -> Tensor:  # (batch, origin, horizon, level)
+    """A view of x at origin + 1 ...
+
+    origin + horizon, the same for all levels; 0 outside the series.
+    """
     T = x.shape[1]
     o = origins.tolist() if origins.dim() == 1 else []
     step = o[1] - o[0] if len(o) > 1 else 1
-    if o and step > 0 and -horizon <= o[0] + 1 < T and o[-1] < T and o == list(range(o[0], o[-1] + 1, step)):
+    if (
+        o
+        and step > 0
+        and -horizon <= o[0] + 1 < T
+        and o[-1] < T
+        and o == list(range(o[0], o[-1] + 1, step))
+    ):
         x = pad(x, (-o[0] - 1, o[-1] + horizon + 1 - T))  # only the steps in use
-        return x[..., None].expand(-1, -1, level).flatten(1).unfold(1, horizon*level, step*level).unflatten(2, (horizon, level))
-    t = (origins[..., None] + 1 + torch.arange(horizon, device=x.device)).expand(len(x), -1, -1)
-    x = x.gather(1, t.clamp(0, T - 1).flatten(1)).view(t.shape).masked_fill_((t < 0) | (t >= T), 0)
+        return (
+            x[..., None]
+            .expand(-1, -1, level)
+            .flatten(1)
+            .unfold(1, horizon * level, step * level)
+            .unflatten(2, (horizon, level))
+        )
+    t = (origins[..., None] + 1 + torch.arange(horizon, device=x.device)).expand(
+        len(x), -1, -1
+    )
+    x = (
+        x.gather(1, t.clamp(0, T - 1).flatten(1))
+        .view(t.shape)
+        .masked_fill_((t < 0) | (t >= T), 0)
+    )
     return x[..., None].expand(-1, -1, -1, level)
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_sweep
 def _sweep(q, y, m, loc, scale, w, tau, keep, chunk=1 << 18):
-    "Loss and, if `keep`, gradient: v = q - (y - loc)/scale, g = w m ([v > 0] - tau), loss = sum v g."
-    step = max(1, min(len(q), chunk//max(1, q[:1].numel())))
+    """Loss and, if `keep`, gradient:
+
+    v = q - (y - loc)/scale, g = w m ([v > 0] - tau), loss = sum v g.
+    """
+    step = max(1, min(len(q), chunk // max(1, q[:1].numel())))
     direct = keep and q.dtype == y.dtype  # else g is scratch, then cast
-    scratch = torch.empty(2 - direct, step, *q.shape[1:], dtype=y.dtype, device=q.device)
+    scratch = torch.empty(
+        2 - direct, step, *q.shape[1:], dtype=y.dtype, device=q.device
+    )
     grad = torch.empty(q.shape if keep else 0, dtype=q.dtype, device=q.device)
     tau = tau.expand(q.shape[2:]).contiguous()
     loss = torch.zeros((), dtype=torch.float64, device=q.device)
@@ -213,16 +394,21 @@ def _sweep(q, y, m, loc, scale, w, tau, keep, chunk=1 << 18):
         part = slice(a, a + step)
         n = len(q[part])
         v, g = scratch[0, :n], grad[part] if direct else scratch[-1, :n]
-        torch.sub(q[part], torch.sub(y[part], loc[part], out=v).div_(scale[part]), out=v)
+        torch.sub(
+            q[part], torch.sub(y[part], loc[part], out=v).div_(scale[part]), out=v
+        )
         torch.gt(v, 0, out=g).sub_(tau).mul_(w[part])
-        if m is not None: g.mul_(m[part])
+        if m is not None:
+            g.mul_(m[part])
         loss += torch.dot(v.view(-1), g.view(-1))
-        if keep and not direct: grad[part] = g
+        if keep and not direct:
+            grad[part] = g
     return loss.to(y.dtype), grad
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_TorchLoss
 class _TorchLoss(torch.autograd.Function):
     "Loss and gradient in one sweep; the backward pass scales where it must."
+
     @staticmethod
     def forward(ctx, q, *inputs):
         loss, grad = _sweep(q, *inputs)
@@ -232,58 +418,98 @@ class _TorchLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, up):
-        grad, = ctx.saved_tensors
-        one = abs(up.item() - 1) <= 2*torch.finfo(up.dtype).eps  # the mean: (1/mass)*mass, up to rounding
-        return grad if one else (grad*up).to(grad.dtype), *[None]*7
+        (grad,) = ctx.saved_tensors
+        # the mean: (1/mass)*mass, up to rounding
+        one = abs(up.item() - 1) <= 2 * torch.finfo(up.dtype).eps
+        return grad if one else (grad * up).to(grad.dtype), *[None] * 7
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #quantile_loss_torch
 def quantile_loss_torch(
-    q:Tensor,  # (batch, origin, horizon, level) forecasts, scaled; any strides and floating type
-    y:Tensor,  # (batch, time) targets
-    origins:Tensor,  # (origin,) or (batch, origin) time index of each origin
+    # (batch, origin, horizon, level) forecasts, scaled; any strides and floating type
+    q: Tensor,
+    y: Tensor,  # (batch, time) targets
+    origins: Tensor,  # (origin,) or (batch, origin) time index of each origin
     levels,  # (level,) strictly between 0 and 1
-    observed:Tensor=None, loc=0., scale=1., weight=1.,  # as in `quantile_loss_ref`
-)->tuple:  # (sum of losses, sum of weights)
+    observed: Tensor = None,
+    loc=0.0,
+    scale=1.0,
+    weight=1.0,  # as in `quantile_loss_ref`
+) -> tuple:  # (sum of losses, sum of weights)
     "Quantile loss by in-place torch operators on strided views: the path for CPUs."
-    y, seen, loc, scale, weight, tau = _prepare(q, y, origins, levels, observed, loc, scale, weight)
+    y, seen, loc, scale, weight, tau = _prepare(
+        q, y, origins, levels, observed, loc, scale, weight
+    )
     T, H, K = y.shape[1], *q.shape[2:]
     count, first = pad(seen.cumsum(1), (1, 0)), (origins + 1).expand(q.shape[:2]).long()
-    n = count.gather(1, (first + H).clamp(0, T)) - count.gather(1, first.clamp(0, T))  # (batch, origin) targets seen
+    # (batch, origin) targets seen
+    n = count.gather(1, (first + H).clamp(0, T)) - count.gather(1, first.clamp(0, T))
     live = (n > 0) & (weight != 0)
-    loc, scale, weight = (torch.where(live, x, v)[..., None, None] for x, v in ((loc, 0), (scale, 1), (weight, 0)))
-    mass = (weight[..., 0, 0]*n).sum()*K
-    unit = mass if q.dtype == y.dtype and mass > 0 else torch.ones_like(mass)  # half precision could not hold so small a gradient
+    loc, scale, weight = (
+        torch.where(live, x, v)[..., None, None]
+        for x, v in ((loc, 0), (scale, 1), (weight, 0))
+    )
+    mass = (weight[..., 0, 0] * n).sum() * K
+    # half precision could not hold so small a gradient
+    unit = mass if q.dtype == y.dtype and mass > 0 else torch.ones_like(mass)
     mask = None if bool((n == H).all()) else _ahead(seen.to(y.dtype), origins, H, K)
-    loss = _TorchLoss.apply(q, _ahead(y, origins, H, K), mask, loc, scale, weight/unit, tau, torch.is_grad_enabled() and q.requires_grad)
-    return loss*unit, mass
+    loss = _TorchLoss.apply(
+        q,
+        _ahead(y, origins, H, K),
+        mask,
+        loc,
+        scale,
+        weight / unit,
+        tau,
+        torch.is_grad_enabled() and q.requires_grad,
+    )
+    return loss * unit, mass
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #quantile_loss
 def quantile_loss(
-    q:Tensor,  # (batch, origin, horizon, level) forecasts in scaled units
-    y:Tensor,  # (batch, time) targets in their own units
-    origins:Tensor,  # (origin,) or (batch, origin) time index o; horizon k has its target at o + k
+    q: Tensor,  # (batch, origin, horizon, level) forecasts in scaled units
+    y: Tensor,  # (batch, time) targets in their own units
+    # (origin,) or (batch, origin) time index o; horizon k has its target at o + k
+    origins: Tensor,
     levels,  # (level,) strictly between 0 and 1
-    observed:Tensor=None,  # (batch, time) what counts; default: y is not NaN; outside the series nothing does
-    loc=0.,  # (batch, origin) or what broadcasts to it: subtracted from y
-    scale=1.,  # (batch, origin) or what broadcasts to it: y - loc is divided by it
-    weight=1.,  # (batch, origin) or what broadcasts to it
-)->tuple:  # (sum of losses, sum of weights): their ratio is the mean over all terms
-    "Multi-horizon quantile loss with forking sequences (Wen et al. 2017): kernels on a GPU, in-place torch elsewhere."
+    # (batch, time) what counts; default: y is not NaN; outside the series nothing does
+    observed: Tensor = None,
+    loc=0.0,  # (batch, origin) or what broadcasts to it: subtracted from y
+    scale=1.0,  # (batch, origin) or what broadcasts to it: y - loc is divided by it
+    weight=1.0,  # (batch, origin) or what broadcasts to it
+) -> tuple:  # (sum of losses, sum of weights): their ratio is the mean over all terms
+    """Multi-horizon quantile loss with forking sequences (Wen et al.
+
+    2017): kernels on a GPU, in-place torch elsewhere.
+    """
     kernel = q.is_cuda and native() and q.dtype != torch.float64
-    return (quantile_loss_triton if kernel else quantile_loss_torch)(q, y, origins, levels, observed, loc, scale, weight)
+    return (quantile_loss_triton if kernel else quantile_loss_torch)(
+        q, y, origins, levels, observed, loc, scale, weight
+    )
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #_bench_case
 def _bench_case(batch, origin, horizon, level, dtype, device):
     "Random forecasts on the device, all observed."
-    q = torch.randn(batch, origin, horizon, level, device=device, dtype=dtype).requires_grad_()
-    small = [torch.rand(batch, origin, device=device) + .5 for _ in range(3)]
-    return q, torch.randn(batch, origin + horizon, device=device), torch.arange(origin, device=device), [(k + 1)/(level + 1) for k in range(level)], None, *small
+    q = torch.randn(
+        batch, origin, horizon, level, device=device, dtype=dtype
+    ).requires_grad_()
+    small = [torch.rand(batch, origin, device=device) + 0.5 for _ in range(3)]
+    return (
+        q,
+        torch.randn(batch, origin + horizon, device=device),
+        torch.arange(origin, device=device),
+        [(k + 1) / (level + 1) for k in range(level)],
+        None,
+        *small,
+    )
+
 
 def _bench_step(fn, case):
     "Forward and backward, to be timed."
+
     def step():
         loss, mass = fn(*case)
-        return torch.autograd.grad(loss/mass, case[0])
+        return torch.autograd.grad(loss / mass, case[0])
+
     return step
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #bench_quantile_loss
@@ -294,16 +520,38 @@ def bench_quantile_loss(
 ):
     "Time every path, forward and backward, and append the rows."
     device = "cuda" if has_gpu() else "cpu"
-    shapes = shapes or ([(64, 52, 24, 9), (512, 100, 24, 9), (1024, 168, 24, 19)] if has_gpu() else [(256, 1, 24, 9), (32, 100, 8, 9), (64, 52, 24, 9), (64, 100, 24, 19)])
-    paths = dict(eager=quantile_loss_ref, compile=torch.compile(quantile_loss_ref), torch=quantile_loss_torch)
-    if native(): paths["triton"] = quantile_loss_triton
+    shapes = shapes or (
+        [(64, 52, 24, 9), (512, 100, 24, 9), (1024, 168, 24, 19)]
+        if has_gpu()
+        else [(256, 1, 24, 9), (32, 100, 8, 9), (64, 52, 24, 9), (64, 100, 24, 19)]
+    )
+    paths = dict(
+        eager=quantile_loss_ref,
+        compile=torch.compile(quantile_loss_ref),
+        torch=quantile_loss_torch,
+    )
+    if native():
+        paths["triton"] = quantile_loss_triton
     rows, limit = [], copy_bandwidth()
     for shape in shapes:
         case = _bench_case(*shape, dtype, device)
         ms = {name: milliseconds(_bench_step(fn, case)) for name, fn in paths.items()}
-        size = bytes_moved(*shape, dtype.itemsize)/1e6
-        rows += [dict(zip(("batch", "origin", "horizon", "level"), shape), dtype=str(dtype)[6:], threads=torch.get_num_threads(), path=name, ms=f"{t:.4g}",
-                      megabytes=f"{size:.4g}", gb_per_s=f"{size/t:.4g}", copy_gb_per_s=f"{limit:.4g}", share=f"{size/t/limit:.3g}",
-                      eager_ratio=f"{ms['eager']/t:.3g}", compile_ratio=f"{ms['compile']/t:.3g}") for name, t in ms.items()]
-    record(rows, path or embedded_dir()/"bench"/"quantile_loss.csv")
+        size = bytes_moved(*shape, dtype.itemsize) / 1e6
+        rows += [
+            dict(
+                zip(("batch", "origin", "horizon", "level"), shape),
+                dtype=str(dtype)[6:],
+                threads=torch.get_num_threads(),
+                path=name,
+                ms=f"{t:.4g}",
+                megabytes=f"{size:.4g}",
+                gb_per_s=f"{size / t:.4g}",
+                copy_gb_per_s=f"{limit:.4g}",
+                share=f"{size / t / limit:.3g}",
+                eager_ratio=f"{ms['eager'] / t:.3g}",
+                compile_ratio=f"{ms['compile'] / t:.3g}",
+            )
+            for name, t in ms.items()
+        ]
+    record(rows, path or embedded_dir() / "bench" / "quantile_loss.csv")
     return rows

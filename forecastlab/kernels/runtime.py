@@ -6,84 +6,117 @@
 __all__ = ['triton', 'tl', 'has_gpu', 'device', 'interpreting', 'native', 'milliseconds', 'copy_bandwidth', 'record']
 
 # %% ../../nbs/kernels/00_runtime.ipynb #be40905e
-import csv, datetime, functools, os, time
+import csv
+import datetime
+import functools
+import os
+import time
 from pathlib import Path
 import torch
 from ..core.basics import atomic, machine, versions
 
 # %% ../../nbs/kernels/00_runtime.ipynb #has_gpu
 @functools.cache
-def has_gpu()->bool:  # True where CUDA (or ROCm) answers
+def has_gpu() -> bool:  # True where CUDA (or ROCm) answers
     "Is there a GPU? Asked once a process."
     return torch.cuda.is_available()
 
-def device()->torch.device:  # cuda or cpu
+
+def device() -> torch.device:  # cuda or cpu
     "Where tensors should live unless somebody says otherwise."
     return torch.device("cuda" if has_gpu() else "cpu")
 
 # %% ../../nbs/kernels/00_runtime.ipynb #_Absent
 class _Absent:
-    "Stands in for triton and triton.language where they are not installed: definitions pass, launches fail."
-    def __init__(self, name="triton"): self.name = name
+    """Stands in for triton and triton.language where they are not installed:
+
+    definitions pass, launches fail.
+    """
+
+    def __init__(self, name="triton"):
+        self.name = name
+
     def __getattr__(self, attribute):
-        if attribute.startswith("__"): raise AttributeError(attribute)
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
         return _Absent(f"{self.name}.{attribute}")
+
     def jit(self, fn=None, **options):
         "Decorate a kernel that cannot run, with or without options."
         return (lambda f: _Absent(f.__name__)) if fn is None else _Absent(fn.__name__)
-    def __getitem__(self, grid): return self
+
+    def __getitem__(self, grid):
+        return self
+
     def __call__(self, *args, **kwargs):
-        raise RuntimeError(f"{self.name} needs Triton, which is not installed. "
-                           "Install it with `pip install triton` (Linux), or call the public function, which falls back to torch.")
+        raise RuntimeError(
+            f"{self.name} needs Triton, which is not installed. Install it with `pip"
+            " install triton` (Linux), or call the public function, which falls back"
+            " to torch."
+        )
 
 # %% ../../nbs/kernels/00_runtime.ipynb #_load
 def _load():
-    "Triton and its language; interpreted where there is no GPU, stand-ins where there is no Triton."
-    if not has_gpu(): os.environ.setdefault("TRITON_INTERPRET", "1")
+    """Triton and its language; interpreted where there is no GPU, stand-ins where there
+    is no Triton.
+    """
+    if not has_gpu():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
     try:
         import triton
         import triton.language as tl
-    except ImportError: return _Absent("triton"), _Absent("triton.language")
+    except ImportError:
+        return _Absent("triton"), _Absent("triton.language")
     return triton, tl
+
 
 triton, tl = _load()
 
 # %% ../../nbs/kernels/00_runtime.ipynb #interpreting
-def interpreting()->bool:  # True: slow, any device, for tests
+def interpreting() -> bool:  # True: slow, any device, for tests
     "Do kernels run through Triton's interpreter?"
-    return type(tl.sum).__name__ == "InterpretedFunction"  # Triton's own functions tell; the variable may have come too late
+    # Triton's own functions tell; the variable may have come too late
+    return type(tl.sum).__name__ == "InterpretedFunction"
 
-def native()->bool:  # True: kernels are compiled
-    "Can kernels be compiled and run on a GPU here? Public functions use them only then."
+
+def native() -> bool:  # True: kernels are compiled
+    """Can kernels be compiled and run on a GPU here? Public functions use them only
+    then.
+    """
     return has_gpu() and not isinstance(triton, _Absent) and not interpreting()
 
 # %% ../../nbs/kernels/00_runtime.ipynb #milliseconds
 def milliseconds(
     fn,  # what to time, called without arguments
-    repeat:int=30,  # timed calls, after three untimed ones
-)->float:  # median milliseconds a call (device time on a GPU, CPU time elsewhere)
+    repeat: int = 30,  # timed calls, after three untimed ones
+) -> float:  # median milliseconds a call (device time on a GPU, CPU time elsewhere)
     "Time `fn` on the device where the lab runs."
-    for _ in range(3): fn()
+    for _ in range(3):
+        fn()
     if not has_gpu():
         ticks = [time.process_time()]
-        for _ in range(repeat): fn(); ticks.append(time.process_time())
-        return 1e3*sorted(b - a for a, b in zip(ticks, ticks[1:]))[repeat//2]
+        for _ in range(repeat):
+            fn()
+            ticks.append(time.process_time())
+        return 1e3 * sorted(b - a for a, b in zip(ticks, ticks[1:]))[repeat // 2]
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeat + 1)]
     marks[0].record()
-    for mark in marks[1:]: fn(); mark.record()
+    for mark in marks[1:]:
+        fn()
+        mark.record()
     torch.cuda.synchronize()
-    return sorted(a.elapsed_time(b) for a, b in zip(marks, marks[1:]))[repeat//2]
+    return sorted(a.elapsed_time(b) for a, b in zip(marks, marks[1:]))[repeat // 2]
 
 # %% ../../nbs/kernels/00_runtime.ipynb #copy_bandwidth
 @functools.cache
 def copy_bandwidth(
-    megabytes:int=0,  # size of the buffer; 0 chooses by device
-)->float:  # GB/s, reads and writes counted
+    megabytes: int = 0,  # size of the buffer; 0 chooses by device
+) -> float:  # GB/s, reads and writes counted
     "What a plain device copy reaches: the limit for a kernel that only moves memory."
-    size = (megabytes or (1024 if has_gpu() else 256))*2**20
-    a = torch.zeros(size//4, device=device())
+    size = (megabytes or (1024 if has_gpu() else 256)) * 2**20
+    a = torch.zeros(size // 4, device=device())
     b = torch.empty_like(a)
-    return 2*size/milliseconds(lambda: b.copy_(a), repeat=10)/1e6
+    return 2 * size / milliseconds(lambda: b.copy_(a), repeat=10) / 1e6
 
 # %% ../../nbs/kernels/00_runtime.ipynb #record
 def record(
@@ -92,10 +125,17 @@ def record(
 ):
     "Append measurements to a CSV, each with date, device, machine and versions."
     path = Path(path)
-    stamp = dict(date=datetime.date.today().isoformat(), device=torch.cuda.get_device_name() if has_gpu() else "cpu",
-                 machine=machine(), **{k: v for k, v in versions().items() if k in ("python", "torch", "triton")})
+    stamp = dict(
+        date=datetime.date.today().isoformat(),
+        device=torch.cuda.get_device_name() if has_gpu() else "cpu",
+        machine=machine(),
+        **{k: v for k, v in versions().items() if k in ("python", "torch", "triton")},
+    )
     old = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
     rows = old + [{**stamp, **row} for row in rows]
     with atomic(path) as tmp, open(tmp, "w", newline="") as f:
-        writer = csv.DictWriter(f, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
-        writer.writeheader(); writer.writerows(rows)
+        writer = csv.DictWriter(
+            f, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(rows)

@@ -10,423 +10,872 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from ..core.basics import embedded_dir, refuse
-from .runtime import copy_bandwidth, has_gpu, milliseconds, native, record, tl, triton
+from .runtime import copy_bandwidth, has_gpu, milliseconds, native
+from .runtime import record, tl, triton
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_check_shapes
 def _check_shapes(levels, values, left, right, left_shape, right_shape, target):
     "Refuse what does not fit together before anything is computed."
-    if target is None or not values.dim() or not values.shape[-1] or target.shape != values.shape[:-1]:
-        refuse("values must be (n, knot) and target (n,)", [tuple(values.shape), "no target" if target is None else tuple(target.shape)])
-    if levels.shape not in (values.shape, values.shape[-1:]): refuse(f"levels must be shaped {tuple(values.shape[-1:])} or {tuple(values.shape)}", [tuple(levels.shape)])
-    for name, scale, shape in (("left", left, left_shape), ("right", right, right_shape)):
-        if scale is None and shape is not None: refuse(f"{name}_shape is given without a scale", mend=f"Pass {name} too, or neither")
+    if (
+        target is None
+        or not values.dim()
+        or not values.shape[-1]
+        or target.shape != values.shape[:-1]
+    ):
+        refuse(
+            "values must be (n, knot) and target (n,)",
+            [
+                tuple(values.shape),
+                "no target" if target is None else tuple(target.shape),
+            ],
+        )
+    if levels.shape not in (values.shape, values.shape[-1:]):
+        refuse(
+            f"levels must be shaped {tuple(values.shape[-1:])} or"
+            f" {tuple(values.shape)}",
+            [tuple(levels.shape)],
+        )
+    for name, scale, shape in (
+        ("left", left, left_shape),
+        ("right", right, right_shape),
+    ):
+        if scale is None and shape is not None:
+            refuse(
+                f"{name}_shape is given without a scale",
+                mend=f"Pass {name} too, or neither",
+            )
         for x in (scale, shape):
-            if x is not None and x.shape != target.shape: refuse(f"the {name} tail must be shaped like target {tuple(target.shape)}", [tuple(x.shape)])
+            if x is not None and x.shape != target.shape:
+                refuse(
+                    f"the {name} tail must be shaped like target {tuple(target.shape)}",
+                    [tuple(x.shape)],
+                )
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_log_ratio
 def _log_ratio(x):
     "ln(1 + x)/x for x >= 0, and its slope, both exact near 0."
-    s, b = x.clamp(max=1/32), x.clamp(min=1/32)  # each branch sees only what it can digest: no NaN leaks through `where`
+    # each branch sees only what it can digest: no NaN leaks through `where`
+    s, b = x.clamp(max=1 / 32), x.clamp(min=1 / 32)
     near, slope = torch.zeros_like(s), torch.zeros_like(s)
-    for k in range(11, -1, -1): slope, near = -near - s*slope, 1/(k + 1) - s*near
-    far = torch.log1p(b)/b
-    return torch.where(x < 1/32, near, far), torch.where(x < 1/32, slope, (1/(1 + b) - far)/b)
+    for k in range(11, -1, -1):
+        slope, near = -near - s * slope, 1 / (k + 1) - s * near
+    far = torch.log1p(b) / b
+    return torch.where(x < 1 / 32, near, far), torch.where(
+        x < 1 / 32, slope, (1 / (1 + b) - far) / b
+    )
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_tail_ref
 def _tail_ref(h, a, s, xi):
     "Twice the pinball integral over a left tail of mass a, where h = z - v: B above."
     d, up = torch.where(h < 0, -h, 0), torch.where(h < 0, 0, h)
-    if s is None: return a*a*up + a*(2 - a)*d
-    y = (d/s.clamp(min=1e-30)).clamp(max=1e30)
-    L = y if xi is None else y*_log_ratio(xi*y)[0]
-    xi = 0. if xi is None else xi
-    part = lambda c: -torch.expm1(-c*L)/c
-    return a*a*(up + torch.exp(-2*L)*(s + xi*d)/(2 - xi)) + 2*a*(d - s*part(1 - xi)) - a*a*(d - s*part(2 - xi))
+    if s is None:
+        return a * a * up + a * (2 - a) * d
+    y = (d / s.clamp(min=1e-30)).clamp(max=1e30)
+    L = y if xi is None else y * _log_ratio(xi * y)[0]
+    xi = 0.0 if xi is None else xi
+    part = lambda c: -torch.expm1(-c * L) / c
+    return (
+        a * a * (up + torch.exp(-2 * L) * (s + xi * d) / (2 - xi))
+        + 2 * a * (d - s * part(1 - xi))
+        - a * a * (d - s * part(2 - xi))
+    )
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #spline_crps_ref
 def spline_crps_ref(
-    levels:Tensor,  # (knot,) or (n, knot) increasing in [0, 1]; repeats allowed
-    values:Tensor,  # (n, knot) nondecreasing
-    left:Tensor=None,  # (n,) scale >= 0 of the tail below the first knot; None: flat
-    right:Tensor=None,  # (n,) scale >= 0 of the tail above the last knot; None: flat
-    left_shape:Tensor=None,  # (n,) shape in [0, 1); None: exponential
-    right_shape:Tensor=None,  # (n,) shape in [0, 1); None: exponential
-    target:Tensor=None,  # (n,)
-)->Tensor:  # (n,) CRPS, same unit as values
+    levels: Tensor,  # (knot,) or (n, knot) increasing in [0, 1]; repeats allowed
+    values: Tensor,  # (n, knot) nondecreasing
+    left: Tensor = None,  # (n,) scale >= 0 of the tail below the first knot; None: flat
+    right: Tensor = None,  # (n,) scale >= 0 of the tail above the last knot; None: flat
+    left_shape: Tensor = None,  # (n,) shape in [0, 1); None: exponential
+    right_shape: Tensor = None,  # (n,) shape in [0, 1); None: exponential
+    target: Tensor = None,  # (n,)
+) -> Tensor:  # (n,) CRPS, same unit as values
     "CRPS of a piecewise linear quantile function with tails, the sum of its pieces."
     _check_shapes(levels, values, left, right, left_shape, right_shape, target)
     a, b, x = levels[..., :-1], levels[..., 1:], values - target[..., None]
-    over, under = torch.where(x > 0, x, 0), torch.where(x > 0, 0, -x)  # (n, knot) how far each knot lies above or below the target
+    # (n, knot) how far each knot lies above or below the target
+    over, under = torch.where(x > 0, x, 0), torch.where(x > 0, 0, -x)
     h0, h1, g0, g1 = under[..., :-1], under[..., 1:], over[..., :-1], over[..., 1:]
     inside = (x[..., :-1] <= 0) & (x[..., 1:] > 0)
     w = torch.where(inside, h0 + g1, 1)
-    t, s = (torch.where(inside, y/w, full.to(x.dtype)) for y, full in ((h0, x[..., 1:] <= 0), (g1, x[..., :-1] > 0)))  # shares of the piece below and above
-    r = a + t*(b - a)
-    body = t*(a*(2*h0 + h1) + r*(h0 + 2*h1)) + s*((1 - r)*(2*g0 + g1) + (1 - b)*(g0 + 2*g1))
-    return (body*(b - a)).sum(-1)/3 + _tail_ref(-x[..., 0], levels[..., 0], left, left_shape) + _tail_ref(x[..., -1], 1 - levels[..., -1], right, right_shape)
+    # shares of the piece below and above
+    t, s = (
+        torch.where(inside, y / w, full.to(x.dtype))
+        for y, full in ((h0, x[..., 1:] <= 0), (g1, x[..., :-1] > 0))
+    )
+    r = a + t * (b - a)
+    body = t * (a * (2 * h0 + h1) + r * (h0 + 2 * h1)) + s * (
+        (1 - r) * (2 * g0 + g1) + (1 - b) * (g0 + 2 * g1)
+    )
+    return (
+        (body * (b - a)).sum(-1) / 3
+        + _tail_ref(-x[..., 0], levels[..., 0], left, left_shape)
+        + _tail_ref(x[..., -1], 1 - levels[..., -1], right, right_shape)
+    )
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_slopes
 def _slopes(
     a,  # (row, knot) levels
     f,  # (row, knot) [v > z] - a; overwritten
     g,  # (row, knot) out
-)->Tensor:  # (row, knot) g
+) -> Tensor:  # (row, knot) g
     "dCRPS/dv for all knots but the two around the target; flat tails included."
     edge = min(1, a.shape[1] - 1)
     g.copy_(f)
-    g[:, 1:] += f[:, :-1]; g[:, :1] += f[:, :1]
-    g[:, :-1] += f[:, 1:]; g[:, -1:] += f[:, -1:]
+    g[:, 1:] += f[:, :-1]
+    g[:, :1] += f[:, :1]
+    g[:, :-1] += f[:, 1:]
+    g[:, -1:] += f[:, -1:]
     torch.sub(a[:, 2:], a[:, :-2], out=f[:, 1:-1])
     f[:, 0], f[:, -1] = a[:, edge] - a[:, 0], a[:, -1] - a[:, -1 - edge]
-    torch.addcmul(g.new_zeros(()), g, f, value=1/3, out=g)
-    g[:, 0] -= a[:, 0]**2
-    g[:, -1] += (1 - a[:, -1])**2
+    torch.addcmul(g.new_zeros(()), g, f, value=1 / 3, out=g)
+    g[:, 0] -= a[:, 0] ** 2
+    g[:, -1] += (1 - a[:, -1]) ** 2
     return g
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_table
 def _table(
     a,  # (knot,) shared levels
-)->Tensor:  # (knot + 1, knot)
+) -> Tensor:  # (knot + 1, knot)
     "Row j holds the slopes when j knots are not above the target."
     K, wide = len(a), a.double()
-    f = (torch.arange(K, device=a.device) >= torch.arange(K + 1, device=a.device)[:, None]).double() - wide
+    f = (
+        torch.arange(K, device=a.device)
+        >= torch.arange(K + 1, device=a.device)[:, None]
+    ).double() - wide
     return _slopes(wide.expand(K + 1, K), f, torch.empty_like(f)).to(a)
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_tail_entered
 def _tail_entered(d, a, s, xi):
-    "t, dB/ds, dB/dxi, dB/da where the target lies d > 0 beyond the knot; all (row,) float64."
-    y = (d/s.clamp(min=1e-30)).clamp(max=1e30)
-    ratio, bend = (1, 0) if xi is None else _log_ratio(xi*y)
-    L, z = y*ratio, 0. if xi is None else xi
+    """t, dB/ds, dB/dxi, dB/da where the target lies d > 0 beyond the knot; all (row,)
+    float64.
+    """
+    y = (d / s.clamp(min=1e-30)).clamp(max=1e30)
+    ratio, bend = (1, 0) if xi is None else _log_ratio(xi * y)
+    L, z = y * ratio, 0.0 if xi is None else xi
     c, k, rho = 1 - z, 2 - z, torch.exp(-L)
-    e = rho if xi is None else torch.exp(-c*L)
-    T = -torch.expm1(-c*L)/c
-    by_scale, by_mass = a*a/k - 2*a*(T - rho*y), 2*s*(a/k - T)
-    if xi is None: return -torch.expm1(-L), by_scale, None, by_mass
-    f = rho*e  # exp(-k L)
-    by_shape = a*a*rho*rho*(y + (1 + xi*y)/k)/k - 2*a*(T - L*e)/c + a*a*(-torch.expm1(-k*L)/k - L*f)/k - (a*a*f*xi/k + 2*a*e)*y*y*bend
-    return -torch.expm1(-L), by_scale, s*by_shape, by_mass
+    e = rho if xi is None else torch.exp(-c * L)
+    T = -torch.expm1(-c * L) / c
+    by_scale, by_mass = a * a / k - 2 * a * (T - rho * y), 2 * s * (a / k - T)
+    if xi is None:
+        return -torch.expm1(-L), by_scale, None, by_mass
+    f = rho * e  # exp(-k L)
+    by_shape = (
+        a * a * rho * rho * (y + (1 + xi * y) / k) / k
+        - 2 * a * (T - L * e) / c
+        + a * a * (-torch.expm1(-k * L) / k - L * f) / k
+        - (a * a * f * xi / k + 2 * a * e) * y * y * bend
+    )
+    return -torch.expm1(-L), by_scale, s * by_shape, by_mass
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_tail
 def _tail(d, a, s, xi):
-    "t, dB/ds, dB/dxi, dB/da of one tail for all rows; d = 0 where the target is not in it."
-    if s is None: return (d > 0).to(d.dtype), None, None, 0.
-    a, k = a.expand(d.shape), 2. if xi is None else 2 - xi
-    out = [torch.zeros_like(d), a*a/k, None if xi is None else s*a*a/(k*k), 2*s*a/k]
+    """t, dB/ds, dB/dxi, dB/da of one tail for all rows; d = 0 where the target is not
+    in it.
+    """
+    if s is None:
+        return (d > 0).to(d.dtype), None, None, 0.0
+    a, k = a.expand(d.shape), 2.0 if xi is None else 2 - xi
+    out = [
+        torch.zeros_like(d),
+        a * a / k,
+        None if xi is None else s * a * a / (k * k),
+        2 * s * a / k,
+    ]
     rows = d.nonzero()[:, 0]
     if len(rows):
-        inner = _tail_entered(*(u if u is None else u[rows].double() for u in (d, a, s, xi)))
+        inner = _tail_entered(
+            *(u if u is None else u[rows].double() for u in (d, a, s, xi))
+        )
         for whole, part in zip(out, inner):
-            if part is not None: whole[rows] = part.to(d.dtype)
+            if part is not None:
+                whole[rows] = part.to(d.dtype)
     return out
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_level_slopes
 def _level_slopes(x, f, g, w, lo, hi, t):
-    "g = dCRPS/da (row, knot), the tails left out: minus the height of each piece times its half hats; w is scratch."
+    """g = dCRPS/da (row, knot), the tails left out:
+
+    minus the height of each piece times its half hats; w is scratch.
+    """
     w, p, q, zero = w[:, 1:], f[:, :-1], f[:, 1:], x.new_zeros(())
     torch.sub(x[:, :-1], x[:, 1:], out=w)
     g[:, -1] = 0
-    torch.addcmul(zero, w, p + q, value=1/3, out=g[:, :-1])
-    right = torch.addcmul(g[:, :-1], w, q, value=1/3)
-    g[:, :-1].addcmul_(w, p, value=1/3)
+    torch.addcmul(zero, w, p + q, value=1 / 3, out=g[:, :-1])
+    right = torch.addcmul(g[:, :-1], w, q, value=1 / 3)
+    g[:, :-1].addcmul_(w, p, value=1 / 3)
     g[:, 1:] += right
     near = x.gather(1, lo) - x.gather(1, hi)
-    g.scatter_add_(1, lo, near*((1 - t)**2 - 1/3)).scatter_add_(1, hi, near*(1/3 - t*t))
+    g.scatter_add_(1, lo, near * ((1 - t) ** 2 - 1 / 3)).scatter_add_(
+        1, hi, near * (1 / 3 - t * t)
+    )
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #bytes_moved
 def bytes_moved(
-    n:int, knot:int,  # shape of values
-    tails:int=2,  # tails with a scale
-    shapes:int=0,  # tails with a shape
-    own:bool=False,  # does each row have its own levels, with a gradient?
-    size:int=4,  # bytes of one value
-    backward:bool=True,  # count the gradient too
-)->int:  # bytes that the kernels read and write
-    "The least traffic of the kernels below: values once, the position of the target twice, each gradient once."
-    row = size*(1 + tails + shapes) + 4  # target and tails in, score out
-    if backward: row += 8 + 8 + 4 + size*knot + (4 + 4 + size)*(tails + shapes)  # position out and in, upstream in, gradient out
-    return n*(row + size*knot*(1 + own) + (3*size*knot + 16 if own and backward else 0))
+    n: int,
+    knot: int,  # shape of values
+    tails: int = 2,  # tails with a scale
+    shapes: int = 0,  # tails with a shape
+    own: bool = False,  # does each row have its own levels, with a gradient?
+    size: int = 4,  # bytes of one value
+    backward: bool = True,  # count the gradient too
+) -> int:  # bytes that the kernels read and write
+    """The least traffic of the kernels below:
+
+    values once, the position of the target twice, each gradient once.
+    """
+    row = size * (1 + tails + shapes) + 4  # target and tails in, score out
+    # position out and in, upstream in, gradient out
+    if backward:
+        row += 8 + 8 + 4 + size * knot + (4 + 4 + size) * (tails + shapes)
+    return n * (
+        row
+        + size * knot * (1 + own)
+        + (3 * size * knot + 16 if own and backward else 0)
+    )
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_rows
 def _rows(a, x, f, g, by_level, table, pull):
-    "Score and F(z) of some rows, tails' scales left out; dCRPS/dv goes into g, dCRPS/da into by_level; x and f are overwritten."
-    j = torch.searchsorted(x, x.new_zeros(len(x), 1), right=True)  # (row, 1) knots not above the target
+    """Score and F(z) of some rows, tails' scales left out; dCRPS/dv goes into g,
+    dCRPS/da into by_level; x and f are overwritten.
+    """
+    # (row, 1) knots not above the target
+    j = torch.searchsorted(x, x.new_zeros(len(x), 1), right=True)
     lo, hi = (j - 1).clamp(min=0), j.clamp(max=x.shape[1] - 1)
     at = lambda k: a[k] if a.dim() == 1 else a.gather(1, k)
     x0, F, d = x.gather(1, lo), at(lo), at(hi)
     inside, d = lo < hi, d - F
-    t = torch.where(inside, x0/(x0 - x.gather(1, hi)), 0)
-    F = F + t*d - pull/2
-    if table is None or by_level is not None: torch.gt(x, 0, out=f).sub_(a)
-    if by_level is not None: _level_slopes(x, f, by_level, g, lo, hi, t)
-    if table is not None: torch.index_select(table, 0, j[:, 0], out=g)
-    else: _slopes(a, f, g)
-    base = [torch.where(inside, high - low, 0)/3 for high, low in ((at(hi), at((lo - 1).clamp(min=0))), (at((hi + 1).clamp(max=x.shape[1] - 1)), at(lo)))]
-    g.scatter_add_(1, torch.cat([lo, hi], 1), torch.cat([pull + d*(1 - t)**2 - base[0], base[1] - d*t*t], 1))
+    t = torch.where(inside, x0 / (x0 - x.gather(1, hi)), 0)
+    F = F + t * d - pull / 2
+    if table is None or by_level is not None:
+        torch.gt(x, 0, out=f).sub_(a)
+    if by_level is not None:
+        _level_slopes(x, f, by_level, g, lo, hi, t)
+    if table is not None:
+        torch.index_select(table, 0, j[:, 0], out=g)
+    else:
+        _slopes(a, f, g)
+    base = [
+        torch.where(inside, high - low, 0) / 3
+        for high, low in (
+            (at(hi), at((lo - 1).clamp(min=0))),
+            (at((hi + 1).clamp(max=x.shape[1] - 1)), at(lo)),
+        )
+    ]
+    g.scatter_add_(
+        1,
+        torch.cat([lo, hi], 1),
+        torch.cat([pull + d * (1 - t) ** 2 - base[0], base[1] - d * t * t], 1),
+    )
     return torch.mv(x.mul_(g), x.new_ones(x.shape[1])), F[:, 0]
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_sweep
-def _sweep(levels, values, left, right, left_shape, right_shape, target, keep, keep_levels, chunk=1 << 17):
-    "CRPS (n,), F(z) (n,), gradients by values and levels (n, knot) or empty, and the slopes of both tails."
+def _sweep(
+    levels,
+    values,
+    left,
+    right,
+    left_shape,
+    right_shape,
+    target,
+    keep,
+    keep_levels,
+    chunk=1 << 17,
+):
+    """CRPS (n,), F(z) (n,), gradients by values and levels (n, knot) or empty, and the
+    slopes of both tails.
+    """
     (n, K), loss, F = values.shape, torch.empty_like(target), torch.empty_like(target)
     low, high = levels[..., 0], 1 - levels[..., -1]
-    l, r = _tail((values[:, 0] - target).clamp(min=0), low, left, left_shape), _tail((target - values[:, -1]).clamp(min=0), high, right, right_shape)
-    pull = 2*(low*l[0] - high*r[0])[:, None]  # what an entered tail adds to the slope of its knot
-    table, step = _table(levels) if levels.dim() == 1 else None, min(n, max(1, chunk//K))
+    l, r = (
+        _tail((values[:, 0] - target).clamp(min=0), low, left, left_shape),
+        _tail((target - values[:, -1]).clamp(min=0), high, right, right_shape),
+    )
+    # what an entered tail adds to the slope of its knot
+    pull = 2 * (low * l[0] - high * r[0])[:, None]
+    table, step = (
+        _table(levels) if levels.dim() == 1 else None,
+        min(n, max(1, chunk // K)),
+    )
     x, f, scratch = values.new_empty(3, step, K)
-    grad, by_level = values.new_empty(n if keep else 0, K), values.new_empty(n if keep_levels else 0, K)
+    grad, by_level = (
+        values.new_empty(n if keep else 0, K),
+        values.new_empty(n if keep_levels else 0, K),
+    )
     for i in range(0, n, max(1, step)):
         part, m = slice(i, i + step), min(step, n - i)
         torch.sub(values[part], target[part, None], out=x[:m])
-        loss[part], F[part] = _rows(levels if levels.dim() == 1 else levels[part], x[:m], f[:m], grad[part] if keep else scratch[:m],
-                                    by_level[part] if keep_levels else None, table, pull[part])
-    if keep_levels: by_level[:, 0] += l[3]; by_level[:, -1] -= r[3]
+        loss[part], F[part] = _rows(
+            levels if levels.dim() == 1 else levels[part],
+            x[:m],
+            f[:m],
+            grad[part] if keep else scratch[:m],
+            by_level[part] if keep_levels else None,
+            table,
+            pull[part],
+        )
+    if keep_levels:
+        by_level[:, 0] += l[3]
+        by_level[:, -1] -= r[3]
     for s, tail in ((left, l), (right, r)):
-        if s is not None: loss.addcmul_(s, tail[1])
+        if s is not None:
+            loss.addcmul_(s, tail[1])
     return loss, F, grad, by_level, l[1], r[1], l[2], r[2]
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_share
 def _share(
     needed,  # (7,) who wants a gradient, in the order of spline_crps
-    up, levels, F, grad, by_level, *tails,
+    up,
+    levels,
+    F,
+    grad,
+    by_level,
+    *tails,
 ):
     "What autograd wants back: every gradient times upstream."
-    at_levels = (lambda: up @ by_level) if levels.dim() == 1 else (lambda: by_level*up[:, None])
-    makers = [at_levels, lambda: grad*up[:, None], *(lambda s=s: s*up for s in tails), lambda: (2*F - 1)*up]
+    at_levels = (
+        (lambda: up @ by_level)
+        if levels.dim() == 1
+        else (lambda: by_level * up[:, None])
+    )
+    makers = [
+        at_levels,
+        lambda: grad * up[:, None],
+        *(lambda s=s: s * up for s in tails),
+        lambda: (2 * F - 1) * up,
+    ]
     return [make() if need else None for make, need in zip(makers, needed)]
+
 
 class _TorchCRPS(torch.autograd.Function):
     "Score and gradient in one sweep."
+
     @staticmethod
-    def forward(ctx, keep, levels, values, left, right, left_shape, right_shape, target):
-        loss, *saved = _sweep(levels, values, left, right, left_shape, right_shape, target, keep and ctx.needs_input_grad[2], keep and ctx.needs_input_grad[1])
-        if keep: ctx.save_for_backward(levels, *saved)
+    def forward(
+        ctx, keep, levels, values, left, right, left_shape, right_shape, target
+    ):
+        loss, *saved = _sweep(
+            levels,
+            values,
+            left,
+            right,
+            left_shape,
+            right_shape,
+            target,
+            keep and ctx.needs_input_grad[2],
+            keep and ctx.needs_input_grad[1],
+        )
+        if keep:
+            ctx.save_for_backward(levels, *saved)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, up):
-        with torch.autocast(up.device.type, enabled=False): return None, *_share(ctx.needs_input_grad[1:], up, *ctx.saved_tensors)
+        with torch.autocast(up.device.type, enabled=False):
+            return None, *_share(ctx.needs_input_grad[1:], up, *ctx.saved_tensors)
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #spline_crps_torch
 def spline_crps_torch(
-    levels:Tensor, values:Tensor, left:Tensor=None, right:Tensor=None, left_shape:Tensor=None, right_shape:Tensor=None, target:Tensor=None,  # as in `spline_crps_ref`
-)->Tensor:  # (n,) CRPS
+    levels: Tensor,
+    values: Tensor,
+    left: Tensor = None,
+    right: Tensor = None,
+    left_shape: Tensor = None,
+    right_shape: Tensor = None,
+    target: Tensor = None,  # as in `spline_crps_ref`
+) -> Tensor:  # (n,) CRPS
     "CRPS of a spline by in-place torch operators: the path for CPUs and for float64."
     inputs = levels, values, left, right, left_shape, right_shape, target
     _check_shapes(*inputs)
-    dtype = torch.promote_types(values.dtype, torch.float32)  # half precision is read, never added up
+    # half precision is read, never added up
+    dtype = torch.promote_types(values.dtype, torch.float32)
     K, given = values.shape[-1], [s for s in inputs if s is not None]
     levels = levels.to(dtype).reshape(-1, K) if levels.dim() > 1 else levels.to(dtype)
     flat = [s if s is None else s.to(dtype).reshape(-1) for s in inputs[2:]]
     keep = torch.is_grad_enabled() and any(s.requires_grad for s in given)
-    with torch.autocast(values.device.type, enabled=False): return _TorchCRPS.apply(keep, levels, values.to(dtype).reshape(-1, K), *flat).view(target.shape)
+    with torch.autocast(values.device.type, enabled=False):
+        return _TorchCRPS.apply(
+            keep, levels, values.to(dtype).reshape(-1, K), *flat
+        ).view(target.shape)
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_expm1
 @triton.jit
 def _expm1(x):
     "exp(x) - 1 for x <= 0 in float32."
     s = tl.maximum(x, -0.25)
-    near = 1 + s*(1/6)*(1 + s*(1/7))
-    near = 1 + s*(1/3)*(1 + s*(1/4)*(1 + s*(1/5)*near))
-    return tl.where(x > -0.25, s*(1 + s*0.5*near), tl.exp(x) - 1)
+    near = 1 + s * (1 / 6) * (1 + s * (1 / 7))
+    near = 1 + s * (1 / 3) * (1 + s * (1 / 4) * (1 + s * (1 / 5) * near))
+    return tl.where(x > -0.25, s * (1 + s * 0.5 * near), tl.exp(x) - 1)
+
 
 @triton.jit
 def _log1p_ratio(x):
     "ln(1 + x)/x for x >= 0 and its slope, in float32."
     s, b = tl.minimum(x, 0.125), tl.maximum(x, 0.125)
-    near, slope = s*0, s*0
+    near, slope = s * 0, s * 0
     for i in tl.static_range(0, 9):
-        slope = -near - s*slope
-        near = 1/(9 - i) - s*near
-    far = tl.log(1 + b)/b
-    return tl.where(x < 0.125, near, far), tl.where(x < 0.125, slope, (1/(1 + b) - far)/b)
+        slope = -near - s * slope
+        near = 1 / (9 - i) - s * near
+    far = tl.log(1 + b) / b
+    return tl.where(x < 0.125, near, far), tl.where(
+        x < 0.125, slope, (1 / (1 + b) - far) / b
+    )
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_tail_slopes
 @triton.jit
 def _tail_slopes(d, a, S, XI, row, live, SHAPE: tl.constexpr):
-    "t, s, dB/ds, dB/dxi, dB/da of one tail; as _tail_entered, and as it must be at d = 0."
-    s = tl.load(S + row, mask=live, other=1.).to(tl.float32)
-    y = tl.minimum(d/tl.maximum(s, 1e-30), 1e18)
+    """t, s, dB/ds, dB/dxi, dB/da of one tail; as _tail_entered, and as it must be at d
+    = 0.
+    """
+    s = tl.load(S + row, mask=live, other=1.0).to(tl.float32)
+    y = tl.minimum(d / tl.maximum(s, 1e-30), 1e18)
     if SHAPE:
-        xi = tl.load(XI + row, mask=live, other=0.).to(tl.float32)
-        ratio, bend = _log1p_ratio(xi*y)
-        L, c, k = y*ratio, 1 - xi, 2 - xi
-        rho, e, T = tl.exp(-L), tl.exp(-c*L), -_expm1(-c*L)/c
-        by_shape = a*a*rho*rho*(y + (1 + xi*y)/k)/k - 2*a*(T - L*e)/c + a*a*(-_expm1(-k*L)/k - L*rho*e)/k - (a*a*rho*e*xi/k + 2*a*e)*y*y*bend
-        return -_expm1(-L), s, a*a/k - 2*a*(T - rho*y), s*by_shape, 2*s*(a/k - T)
+        xi = tl.load(XI + row, mask=live, other=0.0).to(tl.float32)
+        ratio, bend = _log1p_ratio(xi * y)
+        L, c, k = y * ratio, 1 - xi, 2 - xi
+        rho, e, T = tl.exp(-L), tl.exp(-c * L), -_expm1(-c * L) / c
+        by_shape = (
+            a * a * rho * rho * (y + (1 + xi * y) / k) / k
+            - 2 * a * (T - L * e) / c
+            + a * a * (-_expm1(-k * L) / k - L * rho * e) / k
+            - (a * a * rho * e * xi / k + 2 * a * e) * y * y * bend
+        )
+        return (
+            -_expm1(-L),
+            s,
+            a * a / k - 2 * a * (T - rho * y),
+            s * by_shape,
+            2 * s * (a / k - T),
+        )
     else:
         T = -_expm1(-y)
-        return T, s, a*a/2 - 2*a*(T - tl.exp(-y)*y), 0*s, 2*s*(a/2 - T)
+        return (
+            T,
+            s,
+            a * a / 2 - 2 * a * (T - tl.exp(-y) * y),
+            0 * s,
+            2 * s * (a / 2 - T),
+        )
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_levels_around
 @triton.jit
 def _levels_around(A, row, k, live, K, an, ak):
     "Levels (row, knot) of each knot and its two neighbours, as float32."
-    own = A + row.to(tl.int64)[:, None]*an
+    own = A + row.to(tl.int64)[:, None] * an
     before, after = tl.maximum(k - 1, 0), tl.minimum(k + 1, K - 1)
-    return (tl.load(own + before[None, :]*ak, mask=live, other=0.).to(tl.float32), tl.load(own + k[None, :]*ak, mask=live, other=0.).to(tl.float32),
-            tl.load(own + after[None, :]*ak, mask=live, other=0.).to(tl.float32))
+    return (
+        tl.load(own + before[None, :] * ak, mask=live, other=0.0).to(tl.float32),
+        tl.load(own + k[None, :] * ak, mask=live, other=0.0).to(tl.float32),
+        tl.load(own + after[None, :] * ak, mask=live, other=0.0).to(tl.float32),
+    )
+
 
 @triton.jit
 def _hats(p, a, q, k, K, j, t, live):
-    "dCRPS/dv (row, knot) from levels, the number j of knots below the target and its share t of a piece or tail."
+    """dCRPS/dv (row, knot) from levels, the number j of knots below the target and its
+    share t of a piece or tail.
+    """
     above, inside = k[None, :] >= j[:, None], (j > 0) & (j < K)
-    g = (q - p)*tl.where(above, (1 - p) + (1 - a) + (1 - q), -(p + a + q))*(1/3)
+    g = (q - p) * tl.where(above, (1 - p) + (1 - a) + (1 - q), -(p + a + q)) * (1 / 3)
     first, last = (k == 0)[None, :], (k == K - 1)[None, :]
-    g = g - tl.where(first, a*a, 0.) + tl.where(last, (1 - a)*(1 - a), 0.)
-    left, right = (k[None, :] == j[:, None] - 1) & live, (k[None, :] == j[:, None]) & live
-    d = tl.where(inside, tl.sum(tl.where(right, a, 0.), 1) - tl.sum(tl.where(left, a, 0.), 1), 0.)
-    low, high = tl.sum(tl.where(first & live, a, 0.), 1), tl.sum(tl.where(last & live, 1 - a, 0.), 1)
-    g = g + tl.where(left, (d*(1 - t)*(1 - t))[:, None], 0.) - tl.where(right, (d*t*t)[:, None], 0.)
-    g = g + tl.where(first & (j == 0)[:, None], (2*low*t)[:, None], 0.) - tl.where(last & (j == K)[:, None], (2*high*t)[:, None], 0.)
+    g = g - tl.where(first, a * a, 0.0) + tl.where(last, (1 - a) * (1 - a), 0.0)
+    left, right = (
+        (k[None, :] == j[:, None] - 1) & live,
+        (k[None, :] == j[:, None]) & live,
+    )
+    d = tl.where(
+        inside,
+        tl.sum(tl.where(right, a, 0.0), 1) - tl.sum(tl.where(left, a, 0.0), 1),
+        0.0,
+    )
+    low, high = (
+        tl.sum(tl.where(first & live, a, 0.0), 1),
+        tl.sum(tl.where(last & live, 1 - a, 0.0), 1),
+    )
+    g = (
+        g
+        + tl.where(left, (d * (1 - t) * (1 - t))[:, None], 0.0)
+        - tl.where(right, (d * t * t)[:, None], 0.0)
+    )
+    g = (
+        g
+        + tl.where(first & (j == 0)[:, None], (2 * low * t)[:, None], 0.0)
+        - tl.where(last & (j == K)[:, None], (2 * high * t)[:, None], 0.0)
+    )
     return g
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_spline_crps_kernel
 @triton.jit
-def _spline_crps_kernel(A, V, Z, SL, SR, XL, XR, Loss, J, T, Tails,
-                        n, K, an, ak, vn, vk,
-                        LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr, KNOTS: tl.constexpr):
-    "Loss = sum_k (v_k - z) dCRPS/dv_k + s_l dCRPS/ds_l + s_r dCRPS/ds_r; LEFT, RIGHT: 0 flat, 1 exponential, 2 Pareto; KEEP: 2 for levels too."
-    row, k = tl.program_id(0)*BLOCK + tl.arange(0, BLOCK), tl.arange(0, KNOTS)
+def _spline_crps_kernel(
+    A,
+    V,
+    Z,
+    SL,
+    SR,
+    XL,
+    XR,
+    Loss,
+    J,
+    T,
+    Tails,
+    n,
+    K,
+    an,
+    ak,
+    vn,
+    vk,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    KEEP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    KNOTS: tl.constexpr,
+):
+    """Loss = sum_k (v_k - z) dCRPS/dv_k + s_l dCRPS/ds_l + s_r dCRPS/ds_r; LEFT, RIGHT:
+
+    0 flat, 1 exponential, 2 Pareto; KEEP: 2 for levels too.
+    """
+    row, k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, KNOTS)
     here = row < n
     live = here[:, None] & (k < K)[None, :]
-    z, own, levels = tl.load(Z + row, mask=here, other=0.).to(tl.float32), V + row.to(tl.int64)*vn, A + row.to(tl.int64)*an
+    z, own, levels = (
+        tl.load(Z + row, mask=here, other=0.0).to(tl.float32),
+        V + row.to(tl.int64) * vn,
+        A + row.to(tl.int64) * an,
+    )
     p, a, q = _levels_around(A, row, k, live, K, an, ak)
-    x = tl.load(own[:, None] + k[None, :]*vk, mask=live, other=0.).to(tl.float32) - z[:, None]
+    x = (
+        tl.load(own[:, None] + k[None, :] * vk, mask=live, other=0.0).to(tl.float32)
+        - z[:, None]
+    )
     j = tl.sum((live & (x <= 0)).to(tl.int32), 1)
     inside = (j > 0) & (j < K)
-    x0, x1 = tl.max(tl.where(live & (x <= 0), x, float("-inf")), 1), tl.min(tl.where(live & (x > 0), x, float("inf")), 1)
-    t = tl.where(inside, -x0/tl.where(inside, x1 - x0, 1.), 0.)
-    below, low = tl.load(own, mask=here, other=0.).to(tl.float32) - z, tl.load(levels, mask=here, other=0.).to(tl.float32)  # one number a row: the tails
-    beyond, high = z - tl.load(own + (K - 1)*vk, mask=here, other=0.).to(tl.float32), 1 - tl.load(levels + (K - 1)*ak, mask=here, other=0.).to(tl.float32)
-    t = tl.where((below > 0) | (beyond > 0), 1., t)  # a flat tail
-    loss = z*0
+    x0, x1 = (
+        tl.max(tl.where(live & (x <= 0), x, float("-inf")), 1),
+        tl.min(tl.where(live & (x > 0), x, float("inf")), 1),
+    )
+    t = tl.where(inside, -x0 / tl.where(inside, x1 - x0, 1.0), 0.0)
+    # one number a row: the tails
+    below, low = (
+        tl.load(own, mask=here, other=0.0).to(tl.float32) - z,
+        tl.load(levels, mask=here, other=0.0).to(tl.float32),
+    )
+    beyond, high = (
+        z - tl.load(own + (K - 1) * vk, mask=here, other=0.0).to(tl.float32),
+        1 - tl.load(levels + (K - 1) * ak, mask=here, other=0.0).to(tl.float32),
+    )
+    t = tl.where((below > 0) | (beyond > 0), 1.0, t)  # a flat tail
+    loss = z * 0
     if LEFT:
-        tail, s, by_scale, by_shape, by_mass = _tail_slopes(tl.maximum(below, 0.), low, SL, XL, row, here, LEFT == 2)
-        t, loss = tl.where(below > 0, tail, t), s*by_scale
+        tail, s, by_scale, by_shape, by_mass = _tail_slopes(
+            tl.maximum(below, 0.0), low, SL, XL, row, here, LEFT == 2
+        )
+        t, loss = tl.where(below > 0, tail, t), s * by_scale
         if KEEP:
             tl.store(Tails + row, by_scale, mask=here)
-            if LEFT == 2: tl.store(Tails + n + row, by_shape, mask=here)
-            if KEEP == 2: tl.store(Tails + 2*n + row, by_mass, mask=here)
+            if LEFT == 2:
+                tl.store(Tails + n + row, by_shape, mask=here)
+            if KEEP == 2:
+                tl.store(Tails + 2 * n + row, by_mass, mask=here)
     if RIGHT:
-        tail, s, by_scale, by_shape, by_mass = _tail_slopes(tl.maximum(beyond, 0.), high, SR, XR, row, here, RIGHT == 2)
-        t, loss = tl.where(beyond > 0, tail, t), loss + s*by_scale
+        tail, s, by_scale, by_shape, by_mass = _tail_slopes(
+            tl.maximum(beyond, 0.0), high, SR, XR, row, here, RIGHT == 2
+        )
+        t, loss = tl.where(beyond > 0, tail, t), loss + s * by_scale
         if KEEP:
-            tl.store(Tails + 3*n + row, by_scale, mask=here)
-            if RIGHT == 2: tl.store(Tails + 4*n + row, by_shape, mask=here)
-            if KEEP == 2: tl.store(Tails + 5*n + row, by_mass, mask=here)
+            tl.store(Tails + 3 * n + row, by_scale, mask=here)
+            if RIGHT == 2:
+                tl.store(Tails + 4 * n + row, by_shape, mask=here)
+            if KEEP == 2:
+                tl.store(Tails + 5 * n + row, by_mass, mask=here)
     g = _hats(p, a, q, k, K, j, t, live)
-    tl.store(Loss + row, loss + tl.sum(tl.where(live, g*x, 0.), 1), mask=here)
+    tl.store(Loss + row, loss + tl.sum(tl.where(live, g * x, 0.0), 1), mask=here)
     if KEEP:
-        tl.store(J + row, j, mask=here); tl.store(T + row, t, mask=here)
+        tl.store(J + row, j, mask=here)
+        tl.store(T + row, t, mask=here)
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_spline_crps_grad_kernel
 @triton.jit
-def _spline_crps_grad_kernel(Up, A, V, J, T, Tails, GV, GA, GZ,
-                             n, K, an, ak, vn, vk,
-                             LEFT: tl.constexpr, RIGHT: tl.constexpr, VALUES: tl.constexpr, LEVELS: tl.constexpr, BLOCK: tl.constexpr, KNOTS: tl.constexpr):
-    "GV = up dCRPS/dv; GZ = up (2 F - 1); GA = up dCRPS/da, summed over the tile where levels are shared (an = 0). LEVELS: 0 none, 1 own, 2 shared."
-    row, k = tl.program_id(0)*BLOCK + tl.arange(0, BLOCK), tl.arange(0, KNOTS)
+def _spline_crps_grad_kernel(
+    Up,
+    A,
+    V,
+    J,
+    T,
+    Tails,
+    GV,
+    GA,
+    GZ,
+    n,
+    K,
+    an,
+    ak,
+    vn,
+    vk,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    VALUES: tl.constexpr,
+    LEVELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    KNOTS: tl.constexpr,
+):
+    """GV = up dCRPS/dv; GZ = up (2 F - 1); GA = up dCRPS/da, summed over the tile where
+    levels are shared (an = 0). LEVELS: 0 none, 1 own, 2 shared.
+    """
+    row, k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, KNOTS)
     here = row < n
     live = here[:, None] & (k < K)[None, :]
     p, a, q = _levels_around(A, row, k, live, K, an, ak)
-    j, t = tl.load(J + row, mask=here, other=0), tl.load(T + row, mask=here, other=0.)
-    up = tl.load(Up + row, mask=here, other=0.)
-    at = row.to(tl.int64)[:, None]*K + k[None, :]
+    j, t = tl.load(J + row, mask=here, other=0), tl.load(T + row, mask=here, other=0.0)
+    up = tl.load(Up + row, mask=here, other=0.0)
+    at = row.to(tl.int64)[:, None] * K + k[None, :]
     g = _hats(p, a, q, k, K, j, t, live)
-    tl.store(GZ + row, -up*tl.sum(tl.where(live, g, 0.), 1), mask=here)
-    if VALUES: tl.store(GV + at, (up[:, None]*g).to(GV.dtype.element_ty), mask=live)
+    tl.store(GZ + row, -up * tl.sum(tl.where(live, g, 0.0), 1), mask=here)
+    if VALUES:
+        tl.store(GV + at, (up[:, None] * g).to(GV.dtype.element_ty), mask=live)
     if LEVELS:
-        own = V + row.to(tl.int64)[:, None]*vn
-        v = tl.load(own + k[None, :]*vk, mask=live, other=0.).to(tl.float32)
-        rise = tl.load(own + tl.minimum(k + 1, K - 1)[None, :]*vk, mask=live, other=0.).to(tl.float32) - v  # of the piece to the right
-        climb = v - tl.load(own + tl.maximum(k - 1, 0)[None, :]*vk, mask=live, other=0.).to(tl.float32)  # and to the left
+        own = V + row.to(tl.int64)[:, None] * vn
+        v = tl.load(own + k[None, :] * vk, mask=live, other=0.0).to(tl.float32)
+        # of the piece to the right
+        rise = (
+            tl.load(
+                own + tl.minimum(k + 1, K - 1)[None, :] * vk, mask=live, other=0.0
+            ).to(tl.float32)
+            - v
+        )
+        # and to the left
+        climb = v - tl.load(
+            own + tl.maximum(k - 1, 0)[None, :] * vk, mask=live, other=0.0
+        ).to(tl.float32)
         k, j, t = k[None, :], j[:, None], t[:, None]
-        u = tl.where(k == j - 1, (1 - t)*(1 - t), 0.)
-        ga = -rise*(tl.where(k >= j, (2*(1 - a) + (1 - q))*(1/3), u - (2*a + q)*(1/3)))
-        u = tl.where(k == j, 1 - t*t, 0.)
-        ga = ga - climb*(tl.where(k > j, ((1 - p) + 2*(1 - a))*(1/3), u - (p + 2*a)*(1/3)))
-        if LEFT: ga = ga + tl.where(k == 0, tl.load(Tails + 2*n + row, mask=here, other=0.)[:, None], 0.)
-        if RIGHT: ga = ga - tl.where(k == K - 1, tl.load(Tails + 5*n + row, mask=here, other=0.)[:, None], 0.)
-        ga = tl.where(live, up[:, None]*ga, 0.)
-        if LEVELS == 1: tl.store(GA + at, ga.to(GA.dtype.element_ty), mask=live)
-        else: tl.store(GA + tl.program_id(0)*K + tl.arange(0, KNOTS), tl.sum(ga, 0), mask=tl.arange(0, KNOTS) < K)
+        u = tl.where(k == j - 1, (1 - t) * (1 - t), 0.0)
+        ga = -rise * (
+            tl.where(
+                k >= j, (2 * (1 - a) + (1 - q)) * (1 / 3), u - (2 * a + q) * (1 / 3)
+            )
+        )
+        u = tl.where(k == j, 1 - t * t, 0.0)
+        ga = ga - climb * (
+            tl.where(
+                k > j, ((1 - p) + 2 * (1 - a)) * (1 / 3), u - (p + 2 * a) * (1 / 3)
+            )
+        )
+        if LEFT:
+            ga = ga + tl.where(
+                k == 0, tl.load(Tails + 2 * n + row, mask=here, other=0.0)[:, None], 0.0
+            )
+        if RIGHT:
+            ga = ga - tl.where(
+                k == K - 1,
+                tl.load(Tails + 5 * n + row, mask=here, other=0.0)[:, None],
+                0.0,
+            )
+        ga = tl.where(live, up[:, None] * ga, 0.0)
+        if LEVELS == 1:
+            tl.store(GA + at, ga.to(GA.dtype.element_ty), mask=live)
+        else:
+            tl.store(
+                GA + tl.program_id(0) * K + tl.arange(0, KNOTS),
+                tl.sum(ga, 0),
+                mask=tl.arange(0, KNOTS) < K,
+            )
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_launch
 def _launch(n, K):
     "Grid and tile sizes: about 2,048 knots a program."
     width = triton.next_power_of_2(K)
-    block = max(1, 2048//width)
+    block = max(1, 2048 // width)
     return (triton.cdiv(n, block),), dict(BLOCK=block, KNOTS=width)
+
 
 class _TritonCRPS(torch.autograd.Function):
     "Fused score; keeps the position of the target and the slopes of the tails."
+
     @staticmethod
-    def forward(ctx, keep, levels, values, left, right, left_shape, right_shape, target):
+    def forward(
+        ctx, keep, levels, values, left, right, left_shape, right_shape, target
+    ):
         (n, K), own = values.shape, levels.dim() > 1
         grid, tile = _launch(n, K)
-        ctx.kind = dict(LEFT=(left is not None) + (left_shape is not None), RIGHT=(right is not None) + (right_shape is not None))
-        ctx.sizes = n, K, *((*levels.stride(),) if own else (0, levels.stride(0))), *values.stride()
-        state = lambda *shape, **kind: torch.empty(shape if keep else 0, device=values.device, **kind)
-        loss, j, t, tails = torch.empty(n, device=values.device), state(n, dtype=torch.int32), state(n), state(6, n)
-        small = [target if s is None else s for s in (left, right, left_shape, right_shape)]  # a tensor stands in for what is not read
-        _spline_crps_kernel[grid](levels, values, target, *small, loss, j, t, tails, *ctx.sizes, **ctx.kind, KEEP=keep + (keep and ctx.needs_input_grad[1]), **tile)
-        if keep: ctx.save_for_backward(levels, values if ctx.needs_input_grad[1] else target, j, t, tails, target)
-        ctx.dtypes = [s if s is None else s.dtype for s in (levels, values, left, right, left_shape, right_shape, target)]
+        ctx.kind = dict(
+            LEFT=(left is not None) + (left_shape is not None),
+            RIGHT=(right is not None) + (right_shape is not None),
+        )
+        ctx.sizes = (
+            n,
+            K,
+            *((*levels.stride(),) if own else (0, levels.stride(0))),
+            *values.stride(),
+        )
+        state = lambda *shape, **kind: torch.empty(
+            shape if keep else 0, device=values.device, **kind
+        )
+        loss, j, t, tails = (
+            torch.empty(n, device=values.device),
+            state(n, dtype=torch.int32),
+            state(n),
+            state(6, n),
+        )
+        # a tensor stands in for what is not read
+        small = [
+            target if s is None else s for s in (left, right, left_shape, right_shape)
+        ]
+        _spline_crps_kernel[grid](
+            levels,
+            values,
+            target,
+            *small,
+            loss,
+            j,
+            t,
+            tails,
+            *ctx.sizes,
+            **ctx.kind,
+            KEEP=keep + (keep and ctx.needs_input_grad[1]),
+            **tile,
+        )
+        if keep:
+            ctx.save_for_backward(
+                levels,
+                values if ctx.needs_input_grad[1] else target,
+                j,
+                t,
+                tails,
+                target,
+            )
+        ctx.dtypes = [
+            s if s is None else s.dtype
+            for s in (levels, values, left, right, left_shape, right_shape, target)
+        ]
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, up):
         levels, values, j, t, tails, target = ctx.saved_tensors
-        need, (n, K, *_), own, up = ctx.needs_input_grad[1:], ctx.sizes, levels.dim() > 1, up.contiguous()
+        need, (n, K, *_), own, up = (
+            ctx.needs_input_grad[1:],
+            ctx.sizes,
+            levels.dim() > 1,
+            up.contiguous(),
+        )
         grid, tile = _launch(n, K)
-        by_value = torch.empty(n if need[1] else 0, K, device=up.device, dtype=ctx.dtypes[1])
-        by_level = torch.empty((n if own else grid[0]) if need[0] else 0, K, device=up.device, dtype=levels.dtype if own else torch.float32)
+        by_value = torch.empty(
+            n if need[1] else 0, K, device=up.device, dtype=ctx.dtypes[1]
+        )
+        by_level = torch.empty(
+            (n if own else grid[0]) if need[0] else 0,
+            K,
+            device=up.device,
+            dtype=levels.dtype if own else torch.float32,
+        )
         by_target = torch.empty_like(up)
-        _spline_crps_grad_kernel[grid](up, levels, values, j, t, tails, by_value, by_level, by_target, *ctx.sizes, **ctx.kind,
-                                       VALUES=need[1], LEVELS=(1 if own else 2) if need[0] else 0, **tile)
-        if need[0] and not own: by_level = by_level.sum(0, dtype=torch.float64)
-        made = [by_level, by_value, *(tails[i]*up if want else None for i, want in zip((0, 3, 1, 4), need[2:6])), by_target]
-        return None, *(g.to(d) if want else None for g, d, want in zip(made, ctx.dtypes, need))
+        _spline_crps_grad_kernel[grid](
+            up,
+            levels,
+            values,
+            j,
+            t,
+            tails,
+            by_value,
+            by_level,
+            by_target,
+            *ctx.sizes,
+            **ctx.kind,
+            VALUES=need[1],
+            LEVELS=(1 if own else 2) if need[0] else 0,
+            **tile,
+        )
+        if need[0] and not own:
+            by_level = by_level.sum(0, dtype=torch.float64)
+        made = [
+            by_level,
+            by_value,
+            *(
+                tails[i] * up if want else None
+                for i, want in zip((0, 3, 1, 4), need[2:6])
+            ),
+            by_target,
+        ]
+        return None, *(
+            g.to(d) if want else None for g, d, want in zip(made, ctx.dtypes, need)
+        )
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #spline_crps_triton
 def spline_crps_triton(
-    levels:Tensor, values:Tensor, left:Tensor=None, right:Tensor=None, left_shape:Tensor=None, right_shape:Tensor=None, target:Tensor=None,  # as in `spline_crps_ref`
-)->Tensor:  # (n,) CRPS, float32
-    "CRPS of a spline by the Triton kernels: any strides, float32, bfloat16 or float16; compiled on a GPU, interpreted on a CPU."
+    levels: Tensor,
+    values: Tensor,
+    left: Tensor = None,
+    right: Tensor = None,
+    left_shape: Tensor = None,
+    right_shape: Tensor = None,
+    target: Tensor = None,  # as in `spline_crps_ref`
+) -> Tensor:  # (n,) CRPS, float32
+    """CRPS of a spline by the Triton kernels:
+
+    any strides, float32, bfloat16 or float16; compiled on a GPU, interpreted on a CPU.
+    """
     inputs = levels, values, left, right, left_shape, right_shape, target
     _check_shapes(*inputs)
-    if torch.float64 in [s.dtype for s in inputs if s is not None]: refuse("the kernel adds in float32", ["float64"], "Use spline_crps_torch for float64.")
-    K, keep = values.shape[-1], torch.is_grad_enabled() and any(s is not None and s.requires_grad for s in inputs)
-    if not target.numel(): return target.float() + 0*sum(s.sum() for s in inputs if s is not None)
+    if torch.float64 in [s.dtype for s in inputs if s is not None]:
+        refuse(
+            "the kernel adds in float32",
+            ["float64"],
+            "Use spline_crps_torch for float64.",
+        )
+    K, keep = (
+        values.shape[-1],
+        torch.is_grad_enabled()
+        and any(s is not None and s.requires_grad for s in inputs),
+    )
+    if not target.numel():
+        return target.float() + 0 * sum(s.sum() for s in inputs if s is not None)
     levels = levels.reshape(-1, K) if levels.dim() > 1 else levels
     flat = [s if s is None else s.reshape(-1).contiguous() for s in inputs[2:]]
-    return _TritonCRPS.apply(keep, levels, values.reshape(-1, K), *flat).view(target.shape)
+    return _TritonCRPS.apply(keep, levels, values.reshape(-1, K), *flat).view(
+        target.shape
+    )
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #spline_crps
 def spline_crps(
-    levels:Tensor,  # (knot,) shared or (n, knot): increasing in [0, 1]; repeats allowed
-    values:Tensor,  # (n, knot) nondecreasing; ties allowed
-    left:Tensor=None,  # (n,) scale >= 0 of the tail below the first knot; None: flat
-    right:Tensor=None,  # (n,) scale >= 0 of the tail above the last knot; None: flat
-    left_shape:Tensor=None,  # (n,) generalised Pareto shape in [0, 1); None: exponential
-    right_shape:Tensor=None,  # (n,) generalised Pareto shape in [0, 1); None: exponential
-    target:Tensor=None,  # (n,) in the unit of values
-)->Tensor:  # (n,) CRPS, same unit as values, at least float32
-    "CRPS of a piecewise linear quantile function with tails, with gradients for every input: kernels on a GPU, in-place torch elsewhere."
+    # (knot,) shared or (n, knot): increasing in [0, 1]; repeats allowed
+    levels: Tensor,
+    values: Tensor,  # (n, knot) nondecreasing; ties allowed
+    left: Tensor = None,  # (n,) scale >= 0 of the tail below the first knot; None: flat
+    right: Tensor = None,  # (n,) scale >= 0 of the tail above the last knot; None: flat
+    # (n,) generalised Pareto shape in [0, 1); None: exponential
+    left_shape: Tensor = None,
+    # (n,) generalised Pareto shape in [0, 1); None: exponential
+    right_shape: Tensor = None,
+    target: Tensor = None,  # (n,) in the unit of values
+) -> Tensor:  # (n,) CRPS, same unit as values, at least float32
+    """CRPS of a piecewise linear quantile function with tails, with gradients for every
+    input: kernels on a GPU, in-place torch elsewhere.
+    """
     inputs = levels, values, left, right, left_shape, right_shape, target
-    kernel = native() and all(s is None or s.is_cuda and s.dtype != torch.float64 for s in inputs)
+    kernel = native() and all(
+        s is None or s.is_cuda and s.dtype != torch.float64 for s in inputs
+    )
     return (spline_crps_triton if kernel else spline_crps_torch)(*inputs)
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_bench_case
 def _bench_case(n, knot, own, dtype, device):
-    "Random knots, both tails with shapes; every parameter wants its gradient, levels where they are a row's own."
+    """Random knots, both tails with shapes; every parameter wants its gradient, levels
+    where they are a row's own.
+    """
     rand = lambda *shape: torch.rand(shape, device=device, dtype=torch.float32)
-    levels = (.02 + .96*rand(*((n, knot) if own else (knot,)))).sort(-1).values
-    parts = [levels, torch.randn(n, knot, device=device).sort(-1).values, *(.1 + rand(n) for _ in range(2)), *(.5*rand(n) for _ in range(2))]
-    return [*(x.to(dtype).requires_grad_(own or i > 0) for i, x in enumerate(parts)), torch.randn(n, device=device).to(dtype)]
+    levels = (0.02 + 0.96 * rand(*((n, knot) if own else (knot,)))).sort(-1).values
+    parts = [
+        levels,
+        torch.randn(n, knot, device=device).sort(-1).values,
+        *(0.1 + rand(n) for _ in range(2)),
+        *(0.5 * rand(n) for _ in range(2)),
+    ]
+    return [
+        *(x.to(dtype).requires_grad_(own or i > 0) for i, x in enumerate(parts)),
+        torch.randn(n, device=device).to(dtype),
+    ]
+
 
 def _bench_step(fn, case):
     "Forward and backward, to be timed."
@@ -441,15 +890,36 @@ def bench_spline_crps(
 ):
     "Time every path, forward and backward, and append the rows."
     device = "cuda" if has_gpu() else "cpu"
-    shapes = shapes or [(n, k, own) for n in ((100_000, 1_000_000) if has_gpu() else (5_000, 50_000)) for k in (11, 33) for own in (False, True)]
+    shapes = shapes or [
+        (n, k, own)
+        for n in ((100_000, 1_000_000) if has_gpu() else (5_000, 50_000))
+        for k in (11, 33)
+        for own in (False, True)
+    ]
     paths = dict(eager=spline_crps_ref, torch=spline_crps_torch)
-    if native(): paths |= dict(compile=torch.compile(spline_crps_ref), triton=spline_crps_triton)
+    if native():
+        paths |= dict(compile=torch.compile(spline_crps_ref), triton=spline_crps_triton)
     rows, limit = [], copy_bandwidth()
     for n, knot, own in shapes:
         case = _bench_case(n, knot, own, dtype, device)
         ms = {name: milliseconds(_bench_step(fn, case)) for name, fn in paths.items()}
-        size = bytes_moved(n, knot, shapes=2, own=own, size=dtype.itemsize)/1e6
-        rows += [dict(n=n, knot=knot, own_levels=int(own), dtype=str(dtype)[6:], threads=torch.get_num_threads(), path=name, ms=f"{t:.4g}", megabytes=f"{size:.4g}",
-                      gb_per_s=f"{size/t:.4g}", copy_gb_per_s=f"{limit:.4g}", share=f"{size/t/limit:.3g}", eager_ratio=f"{ms['eager']/t:.3g}") for name, t in ms.items()]
-    record(rows, path or embedded_dir()/"bench"/"spline_crps.csv")
+        size = bytes_moved(n, knot, shapes=2, own=own, size=dtype.itemsize) / 1e6
+        rows += [
+            dict(
+                n=n,
+                knot=knot,
+                own_levels=int(own),
+                dtype=str(dtype)[6:],
+                threads=torch.get_num_threads(),
+                path=name,
+                ms=f"{t:.4g}",
+                megabytes=f"{size:.4g}",
+                gb_per_s=f"{size / t:.4g}",
+                copy_gb_per_s=f"{limit:.4g}",
+                share=f"{size / t / limit:.3g}",
+                eager_ratio=f"{ms['eager'] / t:.3g}",
+            )
+            for name, t in ms.items()
+        ]
+    record(rows, path or embedded_dir() / "bench" / "spline_crps.csv")
     return rows

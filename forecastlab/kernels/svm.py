@@ -13,35 +13,52 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from ..core.basics import embedded_dir, refuse
-from .runtime import copy_bandwidth, device as default_device, has_gpu, milliseconds, native, record, tl, triton
+from .runtime import copy_bandwidth, device as default_device
+from .runtime import has_gpu, milliseconds, native, record, tl
+from .runtime import triton
 
 # %% ../../nbs/kernels/50_svm.ipynb #objective
 def objective(
-    w:Tensor,  # (features, labels)
-    x:Tensor,  # (n, features)
-    cost:Tensor,  # (n, labels) C with the sign of the class
-)->Tensor:  # (labels,)
+    w: Tensor,  # (features, labels)
+    x: Tensor,  # (n, features)
+    cost: Tensor,  # (n, labels) C with the sign of the class
+) -> Tensor:  # (labels,)
     "Primal objective of the squared-hinge SVM, a value a label."
-    slack = (1 - cost.sign()*(x @ w)).clamp(min=0)
-    return w.square().sum(0)/2 + (cost.abs()*slack.square()).sum(0)
+    slack = (1 - cost.sign() * (x @ w)).clamp(min=0)
+    return w.square().sum(0) / 2 + (cost.abs() * slack.square()).sum(0)
 
 # %% ../../nbs/kernels/50_svm.ipynb #svm_ref
 def svm_ref(
-    x:Tensor,  # (n, features) dense; the bias, if wanted, is one of the features
-    cost:Tensor,  # (n, labels) C with the sign of the class, 0: takes no part
-    steps:int=50,  # Newton steps at most
-)->Tensor:  # (features, labels) float64
-    "Squared-hinge SVMs one by one, by Newton's method with exact solves (Keerthi and DeCoste 2005, section 3)."
-    x, cost, eye = x.double(), cost.double(), torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
+    x: Tensor,  # (n, features) dense; the bias, if wanted, is one of the features
+    cost: Tensor,  # (n, labels) C with the sign of the class, 0: takes no part
+    steps: int = 50,  # Newton steps at most
+) -> Tensor:  # (features, labels) float64
+    """Squared-hinge SVMs one by one, by Newton's method with exact solves (Keerthi and
+    DeCoste 2005, section 3).
+    """
+    x, cost, eye = (
+        x.double(),
+        cost.double(),
+        torch.eye(x.shape[1], dtype=torch.float64, device=x.device),
+    )
     out = []
     for c in cost.T:
         w, f = x.new_zeros(x.shape[1]), lambda w: objective(w[:, None], x, c[:, None])
         for _ in range(steps):
-            a = (c.abs() - c*(x @ w)) > 0
-            d = torch.linalg.solve(eye + 2*(x[a].T*c[a].abs()) @ x[a], 2*x[a].T @ c[a]) - w
-            t = next((t for t in .5**torch.arange(30.).double() if f(w + t*d) < f(w)), 0.)
-            w = w + t*d
-            if t == 0 or d.abs().max() < 1e-12: break
+            a = (c.abs() - c * (x @ w)) > 0
+            d = (
+                torch.linalg.solve(
+                    eye + 2 * (x[a].T * c[a].abs()) @ x[a], 2 * x[a].T @ c[a]
+                )
+                - w
+            )
+            t = next(
+                (t for t in 0.5 ** torch.arange(30.0).double() if f(w + t * d) < f(w)),
+                0.0,
+            )
+            w = w + t * d
+            if t == 0 or d.abs().max() < 1e-12:
+                break
         out.append(w)
     return torch.stack(out, 1) if out else x.new_zeros(x.shape[1], 0)
 
@@ -49,7 +66,10 @@ def svm_ref(
 @dataclass
 class Stack:
     "The SVMs of some clusters, one below the other, on one device."
-    ptr: Tensor; index: Tensor; value: Tensor  # (n+1,), (nnz,), (nnz,) features of each instance
+
+    ptr: Tensor
+    index: Tensor
+    value: Tensor  # (n+1,), (nnz,), (nnz,) features of each instance
     turned: tuple  # the same three, instances of each feature
     rows: Tensor  # (clusters+1,) int64 instances of each cluster
     columns: Tensor  # (clusters+1,) int64 features of each cluster
@@ -58,138 +78,269 @@ class Stack:
 
     n = property(lambda self: len(self.ptr) - 1)
     features = property(lambda self: len(self.turned[0]) - 1)
-    def owner(self, ends): return torch.repeat_interleave(ends.diff())  # (things,) the cluster of each
+
+    def owner(self, ends):  # (things,) the cluster of each
+        return torch.repeat_interleave(ends.diff())
 
 # %% ../../nbs/kernels/50_svm.ipynb #_turn
 def _turn(ptr, index, value, features):
     "A sparse matrix by columns: pointers, rows, values."
     order = index.argsort(stable=True)
     row = torch.repeat_interleave(ptr.diff())
-    return pad(torch.bincount(index, minlength=features).cumsum(0), (1, 0)), row[order], value[order]
+    return (
+        pad(torch.bincount(index, minlength=features).cumsum(0), (1, 0)),
+        row[order],
+        value[order],
+    )
+
 
 def _entries(c, X, cost, bias):
     "One checked problem: rows, features, values of its entries, bias included."
-    if hasattr(X, "indptr"): ptr, index, value = (torch.as_tensor(x) for x in (X.indptr, X.indices, X.data)); row = torch.repeat_interleave(ptr.long().diff())
-    else: X = torch.as_tensor(X); row, index = X.nonzero(as_tuple=True); value = X[row, index]
-    if cost.dim() != 2 or len(cost) != X.shape[0]: refuse(f"problem {c}: cost must be ({X.shape[0]:,}, labels)", [tuple(cost.shape)])
-    if not (value.isfinite().all() and cost.isfinite().all()): refuse("instances and costs must be finite", [f"problem {c}"])
-    if len(index) and not (0 <= index.min() and index.max() < X.shape[1]): refuse(f"problem {c}: features must lie between 0 and {X.shape[1] - 1}", [int(index.min()), int(index.max())])
-    if bias <= 0: return row, index, value
-    return torch.cat([row, torch.arange(len(cost))]), pad(index, (0, len(cost)), value=X.shape[1]), pad(value, (0, len(cost)), value=bias)
+    if hasattr(X, "indptr"):
+        ptr, index, value = (torch.as_tensor(x) for x in (X.indptr, X.indices, X.data))
+        row = torch.repeat_interleave(ptr.long().diff())
+    else:
+        X = torch.as_tensor(X)
+        row, index = X.nonzero(as_tuple=True)
+        value = X[row, index]
+    if cost.dim() != 2 or len(cost) != X.shape[0]:
+        refuse(
+            f"problem {c}: cost must be ({X.shape[0]:,}, labels)", [tuple(cost.shape)]
+        )
+    if not (value.isfinite().all() and cost.isfinite().all()):
+        refuse("instances and costs must be finite", [f"problem {c}"])
+    if len(index) and not (0 <= index.min() and index.max() < X.shape[1]):
+        refuse(
+            f"problem {c}: features must lie between 0 and {X.shape[1] - 1}",
+            [int(index.min()), int(index.max())],
+        )
+    if bias <= 0:
+        return row, index, value
+    return (
+        torch.cat([row, torch.arange(len(cost))]),
+        pad(index, (0, len(cost)), value=X.shape[1]),
+        pad(value, (0, len(cost)), value=bias),
+    )
 
 # %% ../../nbs/kernels/50_svm.ipynb #stack
 def stack(
-    problems:list,  # of (X, cost): X (n, features) dense or with indptr, indices, data, shape; cost (n, labels), signed
-    bias:float=1.,  # value of one more feature, the last; 0 or less: none
-    device=None, dtype=torch.float32,  # where, and how precise
-)->Stack:  # checked, on the device
+    # of (X, cost): X (n, features) dense or with indptr, indices, data, shape; cost (n,
+    # labels), signed
+    problems: list,
+    bias: float = 1.0,  # value of one more feature, the last; 0 or less: none
+    device=None,
+    dtype=torch.float32,  # where, and how precise
+) -> Stack:  # checked, on the device
     "Put the clusters' problems one below the other."
     device, parts, n, d = device or default_device(), [], [0], [0]
     for c, (X, cost) in enumerate(problems):
         cost = torch.as_tensor(cost, dtype=dtype).cpu()
         row, index, value = _entries(c, X, cost, bias)
         parts.append((row + n[-1], index.long() + d[-1], value.to(dtype), cost))
-        n.append(n[-1] + len(cost)); d.append(d[-1] + X.shape[1] + (bias > 0))
+        n.append(n[-1] + len(cost))
+        d.append(d[-1] + X.shape[1] + (bias > 0))
     row, index, value = (torch.cat([p[i] for p in parts]).to(device) for i in range(3))
     order, labels = row.argsort(stable=True), [p[3].shape[1] for p in parts]
-    ptr, index, value = pad(torch.bincount(row, minlength=n[-1]).cumsum(0), (1, 0)), index[order], value[order]
-    cost = torch.cat([pad(p[3], (0, max(labels) - p[3].shape[1])) for p in parts]).to(device)
-    return Stack(ptr, index, value, _turn(ptr, index, value, d[-1]), torch.tensor(n, device=device), torch.tensor(d, device=device), cost, labels)
+    ptr, index, value = (
+        pad(torch.bincount(row, minlength=n[-1]).cumsum(0), (1, 0)),
+        index[order],
+        value[order],
+    )
+    cost = torch.cat([pad(p[3], (0, max(labels) - p[3].shape[1])) for p in parts]).to(
+        device
+    )
+    return Stack(
+        ptr,
+        index,
+        value,
+        _turn(ptr, index, value, d[-1]),
+        torch.tensor(n, device=device),
+        torch.tensor(d, device=device),
+        cost,
+        labels,
+    )
 
 # %% ../../nbs/kernels/50_svm.ipynb #gather_ref
 def gather_ref(
-    matrix:tuple,  # ptr (n+1,), index (nnz,), value (nnz,)
-    dense:Tensor,  # (m, labels)
-    base:Tensor=None,  # (n, labels) added to the product
-)->Tensor:  # (n, labels)
+    matrix: tuple,  # ptr (n+1,), index (nnz,), value (nnz,)
+    dense: Tensor,  # (m, labels)
+    base: Tensor = None,  # (n, labels) added to the product
+) -> Tensor:  # (n, labels)
     "Sparse times dense, plus `base`."
     ptr, index, value = matrix
-    out = dense.new_zeros(len(ptr) - 1, dense.shape[1]) if base is None else base.clone()
-    return out.index_add_(0, torch.repeat_interleave(ptr.diff()), value[:, None]*dense[index])
+    out = (
+        dense.new_zeros(len(ptr) - 1, dense.shape[1]) if base is None else base.clone()
+    )
+    return out.index_add_(
+        0, torch.repeat_interleave(ptr.diff()), value[:, None] * dense[index]
+    )
+
 
 def bend_ref(
-    cost:Tensor, z:Tensor, q:Tensor,  # (n, labels) signed costs, margins, X p
-)->Tensor:  # (n, labels) 2 C [active] q
+    cost: Tensor,
+    z: Tensor,
+    q: Tensor,  # (n, labels) signed costs, margins, X p
+) -> Tensor:  # (n, labels) 2 C [active] q
     "What the second derivative of the loss makes of q."
-    return torch.where(cost.abs() - cost*z > 0, 2*cost.abs()*q, 0)
+    return torch.where(cost.abs() - cost * z > 0, 2 * cost.abs() * q, 0)
 
 # %% ../../nbs/kernels/50_svm.ipynb #_sums
 def _sums(x, problem, ends):
     "Sums over each cluster's rows: (clusters, labels)."
     return x.new_zeros(len(ends) - 1, x.shape[1]).index_add_(0, problem.owner(ends), x)
 
+
 def cg_ref(
-    problem:Stack, r:Tensor, p:Tensor, h:Tensor, d:Tensor,  # (features, labels) residual, direction, H p, solution
-    q:Tensor, zd:Tensor,  # (n, labels) X p, X d
-    rr:Tensor, gg:Tensor, goal:Tensor,  # (clusters, labels) squared residual, that of the start, and where a label is done
-    first:bool, tol:float=.01,  # first step? share of gg at which a label stops
+    problem: Stack,
+    r: Tensor,
+    p: Tensor,
+    h: Tensor,
+    d: Tensor,  # (features, labels) residual, direction, H p, solution
+    q: Tensor,
+    zd: Tensor,  # (n, labels) X p, X d
+    # (clusters, labels) squared residual, that of the start, and where a label is done
+    rr: Tensor,
+    gg: Tensor,
+    goal: Tensor,
+    first: bool,
+    tol: float = 0.01,  # first step? share of gg at which a label stops
 ):
     "One step of conjugate gradients in place; sets rr, and gg in the first step."
     own, row = problem.owner(problem.columns), problem.owner(problem.rows)
-    rr.copy_(_sums(r*r, problem, problem.columns))
-    if first: gg.copy_(rr)
-    go, ph = rr > torch.maximum(tol*gg, goal), _sums(p*h, problem, problem.columns)
-    alpha = torch.where(go, rr/torch.where(go, ph, 1), 0)
-    d.addcmul_(alpha[own], p); r.addcmul_(alpha[own], h, value=-1); zd.addcmul_(alpha[row], q)
-    new = _sums(r*r, problem, problem.columns)
-    p.copy_(r + torch.where(go, new/torch.where(go, rr, 1), 0)[own]*p)
+    rr.copy_(_sums(r * r, problem, problem.columns))
+    if first:
+        gg.copy_(rr)
+    go, ph = rr > torch.maximum(tol * gg, goal), _sums(p * h, problem, problem.columns)
+    alpha = torch.where(go, rr / torch.where(go, ph, 1), 0)
+    d.addcmul_(alpha[own], p)
+    r.addcmul_(alpha[own], h, value=-1)
+    zd.addcmul_(alpha[row], q)
+    new = _sums(r * r, problem, problem.columns)
+    p.copy_(r + torch.where(go, new / torch.where(go, rr, 1), 0)[own] * p)
     rr.copy_(new)
 
 # %% ../../nbs/kernels/50_svm.ipynb #search_ref
 def search_ref(
-    problem:Stack, w:Tensor, d:Tensor,  # (features, labels)
-    z:Tensor, zd:Tensor, s:Tensor,  # (n, labels) X w, X d, slope of the loss
-    steps:int=8,  # of Newton's method in one dimension
+    problem: Stack,
+    w: Tensor,
+    d: Tensor,  # (features, labels)
+    z: Tensor,
+    zd: Tensor,
+    s: Tensor,  # (n, labels) X w, X d, slope of the loss
+    steps: int = 8,  # of Newton's method in one dimension
 ):
     "Go to the lowest point along d, in place: w, z, and s = -2 C y max(0, 1 - y z)."
-    cost, own, row = problem.cost, problem.owner(problem.columns), problem.owner(problem.rows)
-    wd, dd = (_sums(x*d, problem, problem.columns) for x in (w, d))
+    cost, own, row = (
+        problem.cost,
+        problem.owner(problem.columns),
+        problem.owner(problem.rows),
+    )
+    wd, dd = (_sums(x * d, problem, problem.columns) for x in (w, d))
     t, lo, hi = torch.ones_like(dd), torch.zeros_like(dd), torch.full_like(dd, 1e30)
     for _ in range(steps):
-        m = (cost.abs() - cost*(z + t[row]*zd)).clamp(min=0)  # C (1 - y z) of the active
-        slope = wd + t*dd - 2*_sums(m*cost.sign()*zd, problem, problem.rows)
-        curve = dd + 2*_sums(torch.where(m > 0, cost.abs()*zd*zd, 0), problem, problem.rows)
+        m = (cost.abs() - cost * (z + t[row] * zd)).clamp(
+            min=0
+        )  # C (1 - y z) of the active
+        slope = wd + t * dd - 2 * _sums(m * cost.sign() * zd, problem, problem.rows)
+        curve = dd + 2 * _sums(
+            torch.where(m > 0, cost.abs() * zd * zd, 0), problem, problem.rows
+        )
         lo, hi = torch.where(slope < 0, t, lo), torch.where(slope > 0, t, hi)
-        to = t - torch.where(curve > 0, slope/torch.where(curve > 0, curve, 1), 0)
-        t = torch.where((to >= lo) & (to <= hi), to, (lo + hi)/2)
-    w.addcmul_(t[own], d); z.addcmul_(t[row], zd)
-    s.copy_(-2*cost.sign()*(cost.abs() - cost*z).clamp(min=0))
+        to = t - torch.where(curve > 0, slope / torch.where(curve > 0, curve, 1), 0)
+        t = torch.where((to >= lo) & (to <= hi), to, (lo + hi) / 2)
+    w.addcmul_(t[own], d)
+    z.addcmul_(t[row], zd)
+    s.copy_(-2 * cost.sign() * (cost.abs() - cost * z).clamp(min=0))
 
 # %% ../../nbs/kernels/50_svm.ipynb #bytes_moved
 def bytes_moved(
-    n:int, features:int, labels:int, nnz:int,  # sizes of the stack
-    size:int=4,  # bytes of a number
-)->int:  # bytes
-    "The least traffic of one step of conjugate gradients: entries twice; q, s, z, cost, zd and r, p, h, d as often as they are read and written."
-    return 2*nnz*(size + 8) + size*labels*(8*n + 9*features)
+    n: int,
+    features: int,
+    labels: int,
+    nnz: int,  # sizes of the stack
+    size: int = 4,  # bytes of a number
+) -> int:  # bytes
+    """The least traffic of one step of conjugate gradients:
+
+    entries twice; q, s, z, cost, zd and r, p, h, d as often as they are read and
+    written.
+    """
+    return 2 * nnz * (size + 8) + size * labels * (8 * n + 9 * features)
+
 
 def memory(
-    n:int, features:int, labels:int, nnz:int,  # sizes of the stack
-    size:int=4,  # bytes of a number
-)->int:  # bytes
+    n: int,
+    features: int,
+    labels: int,
+    nnz: int,  # sizes of the stack
+    size: int = 4,  # bytes of a number
+) -> int:  # bytes
     "What `train_svms` holds at once."
-    return 2*nnz*(size + 8) + 5*size*labels*(n + features)
+    return 2 * nnz * (size + 8) + 5 * size * labels * (n + features)
 
 # %% ../../nbs/kernels/50_svm.ipynb #_gather_kernel
 @triton.jit
-def _gather_kernel(Ptr, Index, Value, Dense, Base, Cost, Z, Out, Twin,
-                   n, L,
-                   MODE: tl.constexpr, ROWS: tl.constexpr, ENTRIES: tl.constexpr, LABELS: tl.constexpr):
-    "MODE 0: Out = A Dense, Twin = 2 |Cost| [Cost Z < |Cost|] Out; 1: Out = Base + A Dense; 2: Out = Twin = -(Base + A Dense)."
-    i, l = tl.program_id(0)*ROWS + tl.arange(0, ROWS), tl.program_id(1)*LABELS + tl.arange(0, LABELS)
-    a, z = tl.load(Ptr + i, mask=i < n, other=0), tl.load(Ptr + i + 1, mask=i < n, other=0)
+def _gather_kernel(
+    Ptr,
+    Index,
+    Value,
+    Dense,
+    Base,
+    Cost,
+    Z,
+    Out,
+    Twin,
+    n,
+    L,
+    MODE: tl.constexpr,
+    ROWS: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    LABELS: tl.constexpr,
+):
+    """MODE 0:
+
+    Out = A Dense, Twin = 2 |Cost| [Cost Z < |Cost|] Out; 1: Out = Base + A Dense; 2:
+    Out = Twin = -(Base + A Dense).
+    """
+    i, l = (
+        tl.program_id(0) * ROWS + tl.arange(0, ROWS),
+        tl.program_id(1) * LABELS + tl.arange(0, LABELS),
+    )
+    a, z = (
+        tl.load(Ptr + i, mask=i < n, other=0),
+        tl.load(Ptr + i + 1, mask=i < n, other=0),
+    )
     sum = tl.zeros((ROWS, LABELS), tl.float32)
     for t in range(0, tl.max(z - a).to(tl.int32), ENTRIES):
         at = a[:, None] + t + tl.arange(0, ENTRIES)[None, :]
-        row, x = tl.load(Index + at, mask=at < z[:, None], other=0), tl.load(Value + at, mask=at < z[:, None], other=0.)
-        v = tl.load(Dense + row[:, :, None]*L + l[None, None, :], mask=(at < z[:, None])[:, :, None] & (l < L), other=0.)
-        sum += tl.sum(x[:, :, None]*v, 1)
-    at, live = i.to(tl.int64)[:, None]*L + l[None, :], (i < n)[:, None] & (l < L)[None, :]
+        row, x = (
+            tl.load(Index + at, mask=at < z[:, None], other=0),
+            tl.load(Value + at, mask=at < z[:, None], other=0.0),
+        )
+        v = tl.load(
+            Dense + row[:, :, None] * L + l[None, None, :],
+            mask=(at < z[:, None])[:, :, None] & (l < L),
+            other=0.0,
+        )
+        sum += tl.sum(x[:, :, None] * v, 1)
+    at, live = (
+        i.to(tl.int64)[:, None] * L + l[None, :],
+        (i < n)[:, None] & (l < L)[None, :],
+    )
     if MODE == 0:
-        c = tl.load(Cost + at, mask=live, other=0.)
+        c = tl.load(Cost + at, mask=live, other=0.0)
         size = tl.abs(c)
-        tl.store(Twin + at, tl.where(size - c*tl.load(Z + at, mask=live, other=0.) > 0, 2*size*sum, 0.), mask=live)
-    else: sum += tl.load(Base + at, mask=live, other=0.)
+        tl.store(
+            Twin + at,
+            tl.where(
+                size - c * tl.load(Z + at, mask=live, other=0.0) > 0,
+                2 * size * sum,
+                0.0,
+            ),
+            mask=live,
+        )
+    else:
+        sum += tl.load(Base + at, mask=live, other=0.0)
     if MODE == 2:
         sum = -sum
         tl.store(Twin + at, sum, mask=live)
@@ -197,170 +348,400 @@ def _gather_kernel(Ptr, Index, Value, Dense, Base, Cost, Z, Out, Twin,
 
 # %% ../../nbs/kernels/50_svm.ipynb #_cg_kernel
 @triton.jit
-def _cg_kernel(R, P, H, D, Q, ZD, RR, GG, Goal, Columns, Rows,
-               L, tol,
-               FIRST: tl.constexpr, TILE: tl.constexpr, LABELS: tl.constexpr):
-    "alpha = r.r/p.h; d += alpha p; zd += alpha q; r -= alpha h; p = r + beta p; for some labels of one cluster."
-    c, l = tl.program_id(0), tl.program_id(1)*LABELS + tl.arange(0, LABELS)
-    lo, hi, me = tl.load(Columns + c), tl.load(Columns + c + 1), tl.program_id(0)*L + l
-    rr, ph, new = tl.zeros((LABELS,), tl.float32), tl.zeros((LABELS,), tl.float32), tl.zeros((LABELS,), tl.float32)
+def _cg_kernel(
+    R,
+    P,
+    H,
+    D,
+    Q,
+    ZD,
+    RR,
+    GG,
+    Goal,
+    Columns,
+    Rows,
+    L,
+    tol,
+    FIRST: tl.constexpr,
+    TILE: tl.constexpr,
+    LABELS: tl.constexpr,
+):
+    """alpha = r.r/p.h; d += alpha p; zd += alpha q; r -= alpha h; p = r + beta p; for
+    some labels of one cluster.
+    """
+    c, l = tl.program_id(0), tl.program_id(1) * LABELS + tl.arange(0, LABELS)
+    lo, hi, me = (
+        tl.load(Columns + c),
+        tl.load(Columns + c + 1),
+        tl.program_id(0) * L + l,
+    )
+    rr, ph, new = (
+        tl.zeros((LABELS,), tl.float32),
+        tl.zeros((LABELS,), tl.float32),
+        tl.zeros((LABELS,), tl.float32),
+    )
     for i in range(lo, hi, TILE):
-        at, live = (i + tl.arange(0, TILE))[:, None]*L + l[None, :], (i + tl.arange(0, TILE) < hi)[:, None] & (l < L)[None, :]
-        r = tl.load(R + at, mask=live, other=0.)
-        rr += tl.sum(r*r, 0)
-        ph += tl.sum(tl.load(P + at, mask=live, other=0.)*tl.load(H + at, mask=live, other=0.), 0)
-    gg = rr if FIRST else tl.load(GG + me, mask=l < L, other=0.)
-    if FIRST: tl.store(GG + me, gg, mask=l < L)
-    go = rr > tl.maximum(tol*gg, tl.load(Goal + me, mask=l < L, other=0.))
+        at, live = (
+            (i + tl.arange(0, TILE))[:, None] * L + l[None, :],
+            (i + tl.arange(0, TILE) < hi)[:, None] & (l < L)[None, :],
+        )
+        r = tl.load(R + at, mask=live, other=0.0)
+        rr += tl.sum(r * r, 0)
+        ph += tl.sum(
+            tl.load(P + at, mask=live, other=0.0)
+            * tl.load(H + at, mask=live, other=0.0),
+            0,
+        )
+    gg = rr if FIRST else tl.load(GG + me, mask=l < L, other=0.0)
+    if FIRST:
+        tl.store(GG + me, gg, mask=l < L)
+    go = rr > tl.maximum(tol * gg, tl.load(Goal + me, mask=l < L, other=0.0))
     tl.debug_barrier()  # all have read before anybody writes
-    alpha = tl.where(go, rr/tl.where(go, ph, 1.), 0.)
+    alpha = tl.where(go, rr / tl.where(go, ph, 1.0), 0.0)
     for i in range(lo, hi, TILE):
-        at, live = (i + tl.arange(0, TILE))[:, None]*L + l[None, :], (i + tl.arange(0, TILE) < hi)[:, None] & (l < L)[None, :]
-        r = tl.load(R + at, mask=live, other=0.) - alpha[None, :]*tl.load(H + at, mask=live, other=0.)
-        new += tl.sum(r*r, 0)
+        at, live = (
+            (i + tl.arange(0, TILE))[:, None] * L + l[None, :],
+            (i + tl.arange(0, TILE) < hi)[:, None] & (l < L)[None, :],
+        )
+        r = tl.load(R + at, mask=live, other=0.0) - alpha[None, :] * tl.load(
+            H + at, mask=live, other=0.0
+        )
+        new += tl.sum(r * r, 0)
         tl.store(R + at, r, mask=live)
-        tl.store(D + at, tl.load(D + at, mask=live, other=0.) + alpha[None, :]*tl.load(P + at, mask=live, other=0.), mask=live)
-    beta = tl.where(go, new/tl.where(go, rr, 1.), 0.)
+        tl.store(
+            D + at,
+            tl.load(D + at, mask=live, other=0.0)
+            + alpha[None, :] * tl.load(P + at, mask=live, other=0.0),
+            mask=live,
+        )
+    beta = tl.where(go, new / tl.where(go, rr, 1.0), 0.0)
     tl.debug_barrier()  # r is read again, perhaps by another thread
     for i in range(lo, hi, TILE):
-        at, live = (i + tl.arange(0, TILE))[:, None]*L + l[None, :], (i + tl.arange(0, TILE) < hi)[:, None] & (l < L)[None, :]
-        tl.store(P + at, tl.load(R + at, mask=live, other=0.) + beta[None, :]*tl.load(P + at, mask=live, other=0.), mask=live)
+        at, live = (
+            (i + tl.arange(0, TILE))[:, None] * L + l[None, :],
+            (i + tl.arange(0, TILE) < hi)[:, None] & (l < L)[None, :],
+        )
+        tl.store(
+            P + at,
+            tl.load(R + at, mask=live, other=0.0)
+            + beta[None, :] * tl.load(P + at, mask=live, other=0.0),
+            mask=live,
+        )
     for i in range(tl.load(Rows + c), tl.load(Rows + c + 1), TILE):
-        at, live = (i + tl.arange(0, TILE))[:, None]*L + l[None, :], (i + tl.arange(0, TILE) < tl.load(Rows + c + 1))[:, None] & (l < L)[None, :]
-        tl.store(ZD + at, tl.load(ZD + at, mask=live, other=0.) + alpha[None, :]*tl.load(Q + at, mask=live, other=0.), mask=live)
+        at, live = (
+            (i + tl.arange(0, TILE))[:, None] * L + l[None, :],
+            (i + tl.arange(0, TILE) < tl.load(Rows + c + 1))[:, None]
+            & (l < L)[None, :],
+        )
+        tl.store(
+            ZD + at,
+            tl.load(ZD + at, mask=live, other=0.0)
+            + alpha[None, :] * tl.load(Q + at, mask=live, other=0.0),
+            mask=live,
+        )
     tl.store(RR + me, new, mask=l < L)
 
 # %% ../../nbs/kernels/50_svm.ipynb #_search_kernel
 @triton.jit
-def _search_kernel(W, D, Z, ZD, S, Cost, Columns, Rows,
-                   L,
-                   STEPS: tl.constexpr, TILE: tl.constexpr, LABELS: tl.constexpr):
-    "t with w.d + t d.d = 2 sum (C y - C (z + t zd)) zd over the active; then w += t d, z += t zd, s = -2 C y max(0, 1 - y z)."
-    c, l, tile = tl.program_id(0), tl.program_id(1)*LABELS + tl.arange(0, LABELS), tl.arange(0, TILE)
-    lo, hi, begin, end = tl.load(Columns + c), tl.load(Columns + c + 1), tl.load(Rows + c), tl.load(Rows + c + 1)
+def _search_kernel(
+    W,
+    D,
+    Z,
+    ZD,
+    S,
+    Cost,
+    Columns,
+    Rows,
+    L,
+    STEPS: tl.constexpr,
+    TILE: tl.constexpr,
+    LABELS: tl.constexpr,
+):
+    """t with w.d + t d.d = 2 sum (C y - C (z + t zd)) zd over the active; then w += t
+    d, z += t zd, s = -2 C y max(0, 1 - y z).
+    """
+    c, l, tile = (
+        tl.program_id(0),
+        tl.program_id(1) * LABELS + tl.arange(0, LABELS),
+        tl.arange(0, TILE),
+    )
+    lo, hi, begin, end = (
+        tl.load(Columns + c),
+        tl.load(Columns + c + 1),
+        tl.load(Rows + c),
+        tl.load(Rows + c + 1),
+    )
     wd, dd = tl.zeros((LABELS,), tl.float32), tl.zeros((LABELS,), tl.float32)
     for i in range(lo, hi, TILE):
-        at, live = (i + tile)[:, None]*L + l[None, :], (i + tile < hi)[:, None] & (l < L)[None, :]
-        d = tl.load(D + at, mask=live, other=0.)
-        wd += tl.sum(tl.load(W + at, mask=live, other=0.)*d, 0)
-        dd += tl.sum(d*d, 0)
-    t, left, right = tl.full((LABELS,), 1., tl.float32), tl.zeros((LABELS,), tl.float32), tl.full((LABELS,), 1e30, tl.float32)
+        at, live = (
+            (i + tile)[:, None] * L + l[None, :],
+            (i + tile < hi)[:, None] & (l < L)[None, :],
+        )
+        d = tl.load(D + at, mask=live, other=0.0)
+        wd += tl.sum(tl.load(W + at, mask=live, other=0.0) * d, 0)
+        dd += tl.sum(d * d, 0)
+    t, left, right = (
+        tl.full((LABELS,), 1.0, tl.float32),
+        tl.zeros((LABELS,), tl.float32),
+        tl.full((LABELS,), 1e30, tl.float32),
+    )
     for _ in range(STEPS):
-        slope, curve = wd + t*dd, dd + 0.
+        slope, curve = wd + t * dd, dd + 0.0
         for i in range(begin, end, TILE):
-            at, live = (i + tile)[:, None]*L + l[None, :], (i + tile < end)[:, None] & (l < L)[None, :]
-            cost, zd = tl.load(Cost + at, mask=live, other=0.), tl.load(ZD + at, mask=live, other=0.)
-            m = tl.maximum(tl.abs(cost) - cost*(tl.load(Z + at, mask=live, other=0.) + t[None, :]*zd), 0.)
-            slope -= 2*tl.sum(tl.where(cost < 0, -m, m)*zd, 0)
-            curve += 2*tl.sum(tl.where(m > 0, tl.abs(cost)*zd*zd, 0.), 0)
+            at, live = (
+                (i + tile)[:, None] * L + l[None, :],
+                (i + tile < end)[:, None] & (l < L)[None, :],
+            )
+            cost, zd = (
+                tl.load(Cost + at, mask=live, other=0.0),
+                tl.load(ZD + at, mask=live, other=0.0),
+            )
+            m = tl.maximum(
+                tl.abs(cost)
+                - cost * (tl.load(Z + at, mask=live, other=0.0) + t[None, :] * zd),
+                0.0,
+            )
+            slope -= 2 * tl.sum(tl.where(cost < 0, -m, m) * zd, 0)
+            curve += 2 * tl.sum(tl.where(m > 0, tl.abs(cost) * zd * zd, 0.0), 0)
         left, right = tl.where(slope < 0, t, left), tl.where(slope > 0, t, right)
-        to = t - tl.where(curve > 0, slope/tl.where(curve > 0, curve, 1.), 0.)
-        t = tl.where((to >= left) & (to <= right), to, (left + right)/2)
+        to = t - tl.where(curve > 0, slope / tl.where(curve > 0, curve, 1.0), 0.0)
+        t = tl.where((to >= left) & (to <= right), to, (left + right) / 2)
     tl.debug_barrier()  # all have read before anybody writes
     for i in range(lo, hi, TILE):
-        at, live = (i + tile)[:, None]*L + l[None, :], (i + tile < hi)[:, None] & (l < L)[None, :]
-        tl.store(W + at, tl.load(W + at, mask=live, other=0.) + t[None, :]*tl.load(D + at, mask=live, other=0.), mask=live)
+        at, live = (
+            (i + tile)[:, None] * L + l[None, :],
+            (i + tile < hi)[:, None] & (l < L)[None, :],
+        )
+        tl.store(
+            W + at,
+            tl.load(W + at, mask=live, other=0.0)
+            + t[None, :] * tl.load(D + at, mask=live, other=0.0),
+            mask=live,
+        )
     for i in range(begin, end, TILE):
-        at, live = (i + tile)[:, None]*L + l[None, :], (i + tile < end)[:, None] & (l < L)[None, :]
-        cost, z = tl.load(Cost + at, mask=live, other=0.), tl.load(Z + at, mask=live, other=0.) + t[None, :]*tl.load(ZD + at, mask=live, other=0.)
-        m = tl.maximum(tl.abs(cost) - cost*z, 0.)
-        tl.store(S + at, tl.where(cost < 0, 2*m, -2*m), mask=live)
+        at, live = (
+            (i + tile)[:, None] * L + l[None, :],
+            (i + tile < end)[:, None] & (l < L)[None, :],
+        )
+        cost, z = (
+            tl.load(Cost + at, mask=live, other=0.0),
+            tl.load(Z + at, mask=live, other=0.0)
+            + t[None, :] * tl.load(ZD + at, mask=live, other=0.0),
+        )
+        m = tl.maximum(tl.abs(cost) - cost * z, 0.0)
+        tl.store(S + at, tl.where(cost < 0, 2 * m, -2 * m), mask=live)
         tl.store(Z + at, z, mask=live)
 
 # %% ../../nbs/kernels/50_svm.ipynb #_tile
 def _tile(labels):
     "Labels and rows of a program's tile."
     wide = min(32, max(4, triton.next_power_of_2(labels)))
-    return dict(LABELS=wide, TILE=1024//wide)
+    return dict(LABELS=wide, TILE=1024 // wide)
+
 
 def gather_triton(
-    matrix:tuple, dense:Tensor,  # as in `gather_ref`
-    mode:int, out:Tensor, twin:Tensor=None, base:Tensor=None, cost:Tensor=None, z:Tensor=None,  # see the kernel; (n, labels) each
+    matrix: tuple,
+    dense: Tensor,  # as in `gather_ref`
+    mode: int,
+    out: Tensor,
+    twin: Tensor = None,
+    base: Tensor = None,
+    cost: Tensor = None,
+    z: Tensor = None,  # see the kernel; (n, labels) each
 ):
     "Sparse times dense, and what follows it, in place."
     (ptr, index, value), L = matrix, dense.shape[1]
     wide = min(64, max(4, triton.next_power_of_2(L)))
-    tile = dict(LABELS=wide, ENTRIES=8, ROWS=256//wide)
+    tile = dict(LABELS=wide, ENTRIES=8, ROWS=256 // wide)
     none = dense  # a tensor stands in for what is not read
-    if len(out): _gather_kernel[(triton.cdiv(len(out), tile["ROWS"]), triton.cdiv(L, wide))](ptr, index, value, dense, *(none if x is None else x for x in (base, cost, z)), out,
-                                                                                             none if twin is None else twin, len(out), L, MODE=mode, **tile)
+    if len(out):
+        _gather_kernel[(triton.cdiv(len(out), tile["ROWS"]), triton.cdiv(L, wide))](
+            ptr,
+            index,
+            value,
+            dense,
+            *(none if x is None else x for x in (base, cost, z)),
+            out,
+            none if twin is None else twin,
+            len(out),
+            L,
+            MODE=mode,
+            **tile,
+        )
 
 # %% ../../nbs/kernels/50_svm.ipynb #cg_triton
 def cg_triton(
-    problem:Stack, r:Tensor, p:Tensor, h:Tensor, d:Tensor, q:Tensor, zd:Tensor, rr:Tensor, gg:Tensor, goal:Tensor, first:bool, tol:float=.01,  # as in `cg_ref`
+    problem: Stack,
+    r: Tensor,
+    p: Tensor,
+    h: Tensor,
+    d: Tensor,
+    q: Tensor,
+    zd: Tensor,
+    rr: Tensor,
+    gg: Tensor,
+    goal: Tensor,
+    first: bool,
+    tol: float = 0.01,  # as in `cg_ref`
 ):
     "One step of conjugate gradients in place, by the kernel."
     tile, L = _tile(r.shape[1]), r.shape[1]
-    _cg_kernel[(len(rr), triton.cdiv(L, tile["LABELS"]))](r, p, h, d, q, zd, rr, gg, goal, problem.columns, problem.rows, L, tol, FIRST=first, **tile)
+    _cg_kernel[(len(rr), triton.cdiv(L, tile["LABELS"]))](
+        r,
+        p,
+        h,
+        d,
+        q,
+        zd,
+        rr,
+        gg,
+        goal,
+        problem.columns,
+        problem.rows,
+        L,
+        tol,
+        FIRST=first,
+        **tile,
+    )
+
 
 def search_triton(
-    problem:Stack, w:Tensor, d:Tensor, z:Tensor, zd:Tensor, s:Tensor, steps:int=8,  # as in `search_ref`
+    problem: Stack,
+    w: Tensor,
+    d: Tensor,
+    z: Tensor,
+    zd: Tensor,
+    s: Tensor,
+    steps: int = 8,  # as in `search_ref`
 ):
     "Go to the lowest point along d, in place, by the kernel."
     tile, L = _tile(w.shape[1]), w.shape[1]
-    _search_kernel[(len(problem.labels), triton.cdiv(L, tile["LABELS"]))](w, d, z, zd, s, problem.cost, problem.columns, problem.rows, L, STEPS=steps, **tile)
+    _search_kernel[(len(problem.labels), triton.cdiv(L, tile["LABELS"]))](
+        w,
+        d,
+        z,
+        zd,
+        s,
+        problem.cost,
+        problem.columns,
+        problem.rows,
+        L,
+        STEPS=steps,
+        **tile,
+    )
 
 # %% ../../nbs/kernels/50_svm.ipynb #_products
 def _products(p, kernels):
-    "The three products of a stack, by kernel or in torch: q and s = bend(q); h; r = p = -gradient."
+    """The three products of a stack, by kernel or in torch:
+
+    q and s = bend(q); h; r = p = -gradient.
+    """
     X, XT = (p.ptr, p.index, p.value), p.turned
     if kernels:
-        return (lambda v, z, q, s: gather_triton(X, v, 0, q, s, cost=p.cost, z=z), lambda s, v, h: gather_triton(XT, s, 1, h, base=v),
-                lambda s, w, r, v: gather_triton(XT, s, 2, r, v, base=w))
-    def forward(v, z, q, s): q.copy_(gather_ref(X, v)); s.copy_(bend_ref(p.cost, z, q))
-    def back(s, v, h): h.copy_(gather_ref(XT, s, v))
-    def gradient(s, w, r, v): r.copy_(-gather_ref(XT, s, w)); v.copy_(r)
+        return (
+            lambda v, z, q, s: gather_triton(X, v, 0, q, s, cost=p.cost, z=z),
+            lambda s, v, h: gather_triton(XT, s, 1, h, base=v),
+            lambda s, w, r, v: gather_triton(XT, s, 2, r, v, base=w),
+        )
+
+    def forward(v, z, q, s):
+        q.copy_(gather_ref(X, v))
+        s.copy_(bend_ref(p.cost, z, q))
+
+    def back(s, v, h):
+        h.copy_(gather_ref(XT, s, v))
+
+    def gradient(s, w, r, v):
+        r.copy_(-gather_ref(XT, s, w))
+        v.copy_(r)
+
     return forward, back, gradient
+
 
 def _share(problem):
     "The smaller class's share of the costs that count: (clusters, labels)."
-    some = [_sums((x > 0).to(problem.cost.dtype), problem, problem.rows) for x in (problem.cost, -problem.cost)]
-    return torch.minimum(*some).clamp(min=1)/(some[0] + some[1]).clamp(min=1)
+    some = [
+        _sums((x > 0).to(problem.cost.dtype), problem, problem.rows)
+        for x in (problem.cost, -problem.cost)
+    ]
+    return torch.minimum(*some).clamp(min=1) / (some[0] + some[1]).clamp(min=1)
 
 # %% ../../nbs/kernels/50_svm.ipynb #newton
 def newton(
-    problem:Stack,  # from `stack`
-    eps:float=.01,  # a label is done when its gradient has shrunk by eps times the share of its rarer class; float32 reaches some 1e-4
-    steps:int=50,  # Newton steps at most
-    inner:int=60,  # steps of conjugate gradients in each, at most
-    kernels:bool=None,  # True: Triton, False: torch; None: Triton where it compiles
-)->tuple:  # (features, labels) weights; Newton steps; steps of conjugate gradients
-    "Modified finite Newton with conjugate gradients and an exact line search, all labels at once (Keerthi and DeCoste 2005)."
+    problem: Stack,  # from `stack`
+    # a label is done when its gradient has shrunk by eps times the share of its rarer
+    # class; float32 reaches some 1e-4
+    eps: float = 0.01,
+    steps: int = 50,  # Newton steps at most
+    inner: int = 60,  # steps of conjugate gradients in each, at most
+    kernels: bool = None,  # True: Triton, False: torch; None: Triton where it compiles
+) -> tuple:  # (features, labels) weights; Newton steps; steps of conjugate gradients
+    """Modified finite Newton with conjugate gradients and an exact line search, all
+    labels at once (Keerthi and DeCoste 2005).
+    """
     kernels = native() if kernels is None else kernels
     (n, L), D, cost = problem.cost.shape, problem.features, problem.cost
     (w, r, p, h, d), (z, zd, q) = cost.new_zeros(5, D, L), cost.new_zeros(3, n, L)
-    (rr, gg, goal), s = cost.new_zeros(3, len(problem.labels), L), -2*cost
-    (forward, back, gradient), cg, search = _products(problem, kernels), *((cg_triton, search_triton) if kernels else (cg_ref, search_ref))
-    share, total = (eps*_share(problem))**2, 0
+    (rr, gg, goal), s = cost.new_zeros(3, len(problem.labels), L), -2 * cost
+    (forward, back, gradient), cg, search = (
+        _products(problem, kernels),
+        *((cg_triton, search_triton) if kernels else (cg_ref, search_ref)),
+    )
+    share, total = (eps * _share(problem)) ** 2, 0
     for step in range(steps):
-        gradient(s, w, r, p); d.zero_(); zd.zero_()
+        gradient(s, w, r, p)
+        d.zero_()
+        zd.zero_()
         for i in range(inner):
-            forward(p, z, q, s); back(s, p, h); cg(problem, r, p, h, d, q, zd, rr, gg, goal, i == 0)
+            forward(p, z, q, s)
+            back(s, p, h)
+            cg(problem, r, p, h, d, q, zd, rr, gg, goal, i == 0)
             total += 1
-            if step == 0 and i == 0: goal.copy_(share*gg)
-            if (i + 1) % 4 == 0 and not (rr > torch.maximum(.01*gg, goal)).any(): break
-            if i == 0 and step and not (gg > goal).any(): return w, step, total
+            if step == 0 and i == 0:
+                goal.copy_(share * gg)
+            if (i + 1) % 4 == 0 and not (rr > torch.maximum(0.01 * gg, goal)).any():
+                break
+            if i == 0 and step and not (gg > goal).any():
+                return w, step, total
         search(problem, w, d, z, zd, s)
     return w, steps, total
 
 # %% ../../nbs/kernels/50_svm.ipynb #train_svms
 def train_svms(
-    problems:list,  # of (X, cost), one a cluster: X (n, features) dense or CSR; cost (n, labels) with the sign of the class, 0: takes no part
-    bias:float=1.,  # value of one more feature, whose weights are the last row; 0 or less: none
-    eps:float=.01, steps:int=50,  # as in `newton`
-    megabytes:float=4096,  # memory for the clusters that are trained together
-    device=None, dtype=torch.float32, kernels:bool=None,  # where, how precise, and by what
-)->list:  # of (features, labels) weights, one a cluster
+    # of (X, cost), one a cluster: X (n, features) dense or CSR; cost (n, labels) with
+    # the sign of the class, 0: takes no part
+    problems: list,
+    # value of one more feature, whose weights are the last row; 0 or less: none
+    bias: float = 1.0,
+    eps: float = 0.01,
+    steps: int = 50,  # as in `newton`
+    megabytes: float = 4096,  # memory for the clusters that are trained together
+    device=None,
+    dtype=torch.float32,
+    kernels: bool = None,  # where, how precise, and by what
+) -> list:  # of (features, labels) weights, one a cluster
     "Squared-hinge SVMs of many clusters, as many clusters at once as the memory holds."
-    out, sizes = [], [(X.shape[0], X.shape[1] + (bias > 0), torch.as_tensor(c).shape[-1], (len(X.data) if hasattr(X, "indptr") else X.shape[0]*X.shape[1]) + X.shape[0]*(bias > 0))
-                      for X, c in problems]
+    out, sizes = (
+        [],
+        [
+            (
+                X.shape[0],
+                X.shape[1] + (bias > 0),
+                torch.as_tensor(c).shape[-1],
+                (len(X.data) if hasattr(X, "indptr") else X.shape[0] * X.shape[1])
+                + X.shape[0] * (bias > 0),
+            )
+            for X, c in problems
+        ],
+    )
     while len(out) < len(problems):
         a = z = len(out)
         total = (0, 0, 0, 0)
         while z < len(problems):
             n, d, L, nnz = sizes[z]
             total = total[0] + n, total[1] + d, max(total[2], L), total[3] + nnz
-            if z > a and memory(*total, dtype.itemsize) > 1e6*megabytes: break
+            if z > a and memory(*total, dtype.itemsize) > 1e6 * megabytes:
+                break
             z += 1
         made = stack(problems[a:z], bias, device, dtype)
         w, ends = newton(made, eps, steps, kernels=kernels)[0], made.columns.tolist()
@@ -370,54 +751,110 @@ def train_svms(
 # %% ../../nbs/kernels/50_svm.ipynb #signed_costs
 def signed_costs(
     positive,  # (n, labels) true or nonzero where the label belongs to the instance
-    Cp:float=1., Cn:float=1.,  # cost of a positive, of a negative
+    Cp: float = 1.0,
+    Cn: float = 1.0,  # cost of a positive, of a negative
     relevance=None,  # (n, labels) factor of the positives' costs
-)->Tensor:  # (n, labels)
+) -> Tensor:  # (n, labels)
     "Costs with the sign of the class."
     positive = torch.as_tensor(positive) != 0
-    factor = 1. if relevance is None else torch.as_tensor(relevance, dtype=torch.float32)
-    if Cp <= 0 or Cn <= 0 or torch.as_tensor(factor).lt(0).any(): refuse("costs must be positive and relevance not negative", [Cp, Cn])
-    return torch.where(positive, Cp*factor, -torch.tensor(float(Cn)))
+    factor = (
+        1.0 if relevance is None else torch.as_tensor(relevance, dtype=torch.float32)
+    )
+    if Cp <= 0 or Cn <= 0 or torch.as_tensor(factor).lt(0).any():
+        refuse("costs must be positive and relevance not negative", [Cp, Cn])
+    return torch.where(positive, Cp * factor, -torch.tensor(float(Cn)))
 
 # %% ../../nbs/kernels/50_svm.ipynb #chunk_parts
 def chunk_parts(
-    weights:Tensor,  # (features, labels) of one cluster, the bias last
-    features,  # (features,) ascending: which feature of the model each row is; the bias is the model's last
-    threshold:float=.1,  # smaller weights are dropped
-)->tuple:  # row (rows,), entry_ptr (rows+1,), column (nnz,), value (nnz,)
+    weights: Tensor,  # (features, labels) of one cluster, the bias last
+    # (features,) ascending: which feature of the model each row is; the bias is the
+    # model's last
+    features,
+    threshold: float = 0.1,  # smaller weights are dropped
+) -> tuple:  # row (rows,), entry_ptr (rows+1,), column (nnz,), value (nnz,)
     "One cluster's weights as the rows of a chunk."
     w = weights.detach().float().cpu()
     keep = w.abs() >= threshold
     some = keep.any(1)
     row, column = keep[some].nonzero(as_tuple=True)
-    return torch.as_tensor(features)[some].int(), pad(torch.bincount(row, minlength=int(some.sum())).cumsum(0), (1, 0)), column.int(), w[some][row, column]
+    return (
+        torch.as_tensor(features)[some].int(),
+        pad(torch.bincount(row, minlength=int(some.sum())).cumsum(0), (1, 0)),
+        column.int(),
+        w[some][row, column],
+    )
 
 # %% ../../nbs/kernels/50_svm.ipynb #_bench_problem
 def _bench_problem(clusters, n, features, labels, per, device):
     "Random clusters: `per` features an instance, a few positives a label."
-    index = torch.randint(features, (clusters*n, per), device=device) + features*torch.arange(clusters, device=device).repeat_interleave(n)[:, None]
-    value = torch.rand(clusters*n, per, device=device)/per**.5
-    cost = torch.where(torch.rand(clusters*n, labels, device=device) < .02, 1., -1.)
-    ptr, flat = per*torch.arange(clusters*n + 1, device=device), (index.flatten(), value.flatten())
-    ends = lambda step: step*torch.arange(clusters + 1, device=device)
-    return Stack(ptr, *flat, _turn(ptr, *flat, clusters*features), ends(n), ends(features), cost, [labels]*clusters)
+    index = (
+        torch.randint(features, (clusters * n, per), device=device)
+        + features * torch.arange(clusters, device=device).repeat_interleave(n)[:, None]
+    )
+    value = torch.rand(clusters * n, per, device=device) / per**0.5
+    cost = torch.where(
+        torch.rand(clusters * n, labels, device=device) < 0.02, 1.0, -1.0
+    )
+    ptr, flat = (
+        per * torch.arange(clusters * n + 1, device=device),
+        (index.flatten(), value.flatten()),
+    )
+    ends = lambda step: step * torch.arange(clusters + 1, device=device)
+    return Stack(
+        ptr,
+        *flat,
+        _turn(ptr, *flat, clusters * features),
+        ends(n),
+        ends(features),
+        cost,
+        [labels] * clusters,
+    )
 
 # %% ../../nbs/kernels/50_svm.ipynb #bench_svm
 def bench_svm(
-    shapes=None,  # list of (clusters, instances, features, labels, features an instance); a default by device
-    eps:float=.01,  # as in `newton`
+    # list of (clusters, instances, features, labels, features an instance); a default
+    # by device
+    shapes=None,
+    eps: float = 0.01,  # as in `newton`
     path=None,  # CSV; default data/bench/svm.csv
 ):
     "Time whole trainings by every path and append the rows."
     device, rows, limit = default_device(), [], copy_bandwidth()
-    shapes = shapes or ([(64, 1000, 4000, 63, 16), (1024, 1000, 2000, 100, 16)] if has_gpu() else [(2, 500, 2000, 32, 16), (6, 1000, 4000, 63, 16)])
+    shapes = shapes or (
+        [(64, 1000, 4000, 63, 16), (1024, 1000, 2000, 100, 16)]
+        if has_gpu()
+        else [(2, 500, 2000, 32, 16), (6, 1000, 4000, 63, 16)]
+    )
     for clusters, n, features, labels, per in shapes:
         problem = _bench_problem(clusters, n, features, labels, per, device)
-        for name, kernels in (dict(torch=False) | (dict(triton=True) if native() else {})).items():
+        for name, kernels in (
+            dict(torch=False) | (dict(triton=True) if native() else {})
+        ).items():
             newtons, steps = newton(problem, eps, kernels=kernels)[1:]
             ms = milliseconds(lambda: newton(problem, eps, kernels=kernels), repeat=3)
-            size = steps*bytes_moved(problem.n, problem.features, labels, len(problem.index))/1e6
-            rows.append(dict(clusters=clusters, n=n, features=features, labels=labels, per=per, eps=eps, threads=torch.get_num_threads(), path=name,
-                             newton_steps=newtons, cg_steps=steps, ms=f"{ms:.4g}", megabytes=f"{size:.4g}", gb_per_s=f"{size/ms:.4g}", copy_gb_per_s=f"{limit:.4g}", share=f"{size/ms/limit:.3g}"))
-    record(rows, path or embedded_dir()/"bench"/"svm.csv")
+            size = (
+                steps
+                * bytes_moved(problem.n, problem.features, labels, len(problem.index))
+                / 1e6
+            )
+            rows.append(
+                dict(
+                    clusters=clusters,
+                    n=n,
+                    features=features,
+                    labels=labels,
+                    per=per,
+                    eps=eps,
+                    threads=torch.get_num_threads(),
+                    path=name,
+                    newton_steps=newtons,
+                    cg_steps=steps,
+                    ms=f"{ms:.4g}",
+                    megabytes=f"{size:.4g}",
+                    gb_per_s=f"{size / ms:.4g}",
+                    copy_gb_per_s=f"{limit:.4g}",
+                    share=f"{size / ms / limit:.3g}",
+                )
+            )
+    record(rows, path or embedded_dir() / "bench" / "svm.csv")
     return rows

@@ -16,15 +16,28 @@ from ..core.basics import refuse
 from ..kernels.energy_score import energy_score
 
 # %% ../../nbs/quantile/40_convex.ipynb #lift
-def lift(t:Tensor)->Tensor: return .25*(t*t + t*(t*t + 1).sqrt() + t.asinh())  # integral of `rise`
-def rise(t:Tensor)->Tensor: return .5*(t + (t*t + 1).sqrt())  # squareplus
-def slope(t:Tensor)->Tensor: return .5*(1 + t*(t*t + 1).rsqrt())
-def bend(t:Tensor)->Tensor: return .5*(t*t + 1).rsqrt()**3
+def lift(t: Tensor) -> Tensor:  # integral of `rise`
+    return 0.25 * (t * t + t * (t * t + 1).sqrt() + t.asinh())
+
+
+def rise(t: Tensor) -> Tensor:  # squareplus
+    return 0.5 * (t + (t * t + 1).sqrt())
+
+
+def slope(t: Tensor) -> Tensor:
+    return 0.5 * (1 + t * (t * t + 1).rsqrt())
+
+
+def bend(t: Tensor) -> Tensor:
+    return 0.5 * (t * t + 1).rsqrt() ** 3
 
 # %% ../../nbs/quantile/40_convex.ipynb #Potential
 @dataclass
 class Potential:
-    "Convex functions of a path, one a window; the gradient is a multivariate quantile function (Kan et al. 2022, section 3)."
+    """Convex functions of a path, one a window; the gradient is a multivariate quantile
+    function (Kan et al. 2022, section 3).
+    """
+
     b: Tensor  # (window, horizon) shift
     a: Tensor  # (window, horizon) > 0
     u: Tensor  # (window, horizon) > 0
@@ -36,243 +49,499 @@ class Potential:
     P: Tensor  # (unit, unit) shared, >= 0
 
     horizon = property(lambda self: self.b.shape[1])
-    def __len__(self): return len(self.b)
-    def __repr__(self): return f"Potential({len(self)} windows, horizon {self.horizon}, {self.m.shape[1]} modes, {self.d.shape[1]} + {self.e.shape[1]} units)"
-    def map(self, f)->"Potential": return Potential(*(f(getattr(self, n.name)) for n in fields(self)))
-    def part(self, rows)->"Potential": return Potential(*(getattr(self, n)[rows] for n in "baumdec"), self.J, self.P)
-    def value(self, x:Tensor)->Tensor: return _per_draw(_value, self, x)  # (window, draw)
-    def gradient(self, x:Tensor)->Tensor: return _per_draw(_gradient, self, x)  # like x: the map itself
-    def product(self, x:Tensor, v:Tensor)->Tensor: return _per_draw(_product, self, x, v)  # like x: the Hessian at x times v
-    def hessian(self, x:Tensor)->Tensor: return _per_draw(_hessian, self, x)  # (window, draw, horizon, horizon)
-    def quantile(self, alpha:Tensor)->Tensor: return _quantile(self, alpha)  # like alpha: levels in (0, 1), one a coordinate
-    def inverse(self, z:Tensor, tolerance:float=1e-8, most:int=100)->Tensor: return _inverse(self, z, tolerance, most)[0]
-    def log_det(self, x:Tensor, probes:int=0)->Tensor: return _log_det(self, x, probes)  # (window, draw) of the Hessian; exact where probes = 0
-    def log_prob(self, z:Tensor, probes:int=0)->Tensor: return _log_prob(self, z, probes)  # (window, draw)
-    def rank(self, z:Tensor)->tuple: return _rank(self, z)  # levels of each coordinate, and one of the whole path
-    def sample(self, n:int, generator=None)->Tensor: return _sample(self, n, generator)  # (window, draw, horizon)
+
+    def __len__(self):
+        return len(self.b)
+
+    def __repr__(self):
+        return (
+            f"Potential({len(self)} windows, horizon {self.horizon}, {self.m.shape[1]}"
+            f" modes, {self.d.shape[1]} + {self.e.shape[1]} units)"
+        )
+
+    def map(self, f) -> "Potential":
+        return Potential(*(f(getattr(self, n.name)) for n in fields(self)))
+
+    def part(self, rows) -> "Potential":
+        return Potential(*(getattr(self, n)[rows] for n in "baumdec"), self.J, self.P)
+
+    def value(self, x: Tensor) -> Tensor:  # (window, draw)
+        return _per_draw(_value, self, x)
+
+    def gradient(self, x: Tensor) -> Tensor:  # like x: the map itself
+        return _per_draw(_gradient, self, x)
+
+    def product(
+        self,
+        x: Tensor,
+        v: Tensor,
+    ) -> Tensor:  # like x: the Hessian at x times v
+        return _per_draw(_product, self, x, v)
+
+    def hessian(self, x: Tensor) -> Tensor:  # (window, draw, horizon, horizon)
+        return _per_draw(_hessian, self, x)
+
+    def quantile(
+        self,
+        alpha: Tensor,
+    ) -> Tensor:  # like alpha: levels in (0, 1), one a coordinate
+        return _quantile(self, alpha)
+
+    def inverse(self, z: Tensor, tolerance: float = 1e-8, most: int = 100) -> Tensor:
+        return _inverse(self, z, tolerance, most)[0]
+
+    def log_det(
+        self,
+        x: Tensor,
+        probes: int = 0,
+    ) -> Tensor:  # (window, draw) of the Hessian; exact where probes = 0
+        return _log_det(self, x, probes)
+
+    def log_prob(self, z: Tensor, probes: int = 0) -> Tensor:  # (window, draw)
+        return _log_prob(self, z, probes)
+
+    def rank(
+        self,
+        z: Tensor,
+    ) -> tuple:  # levels of each coordinate, and one of the whole path
+        return _rank(self, z)
+
+    def sample(self, n: int, generator=None) -> Tensor:  # (window, draw, horizon)
+        return _sample(self, n, generator)
 
 # %% ../../nbs/quantile/40_convex.ipynb #_per_draw
 def _per_draw(f, p, x, *more):
     "Call f with a draw axis, whether x has one or not."
     if x.dim() not in (2, 3) or len(x) != len(p) or x.shape[-1] != p.horizon:
-        mend = f"This map was trained for a horizon of {p.horizon} steps." if x.dim() in (2, 3) and x.shape[-1] != p.horizon else ""
-        refuse(f"expected paths shaped ({len(p)}, {p.horizon}) or ({len(p)}, draw, {p.horizon}), got {tuple(x.shape)}", mend=mend)
-    return f(p, x, *more) if x.dim() == 3 else f(p, x[:, None], *(v[:, None] for v in more))[:, 0]
+        mend = (
+            f"This map was trained for a horizon of {p.horizon} steps."
+            if x.dim() in (2, 3) and x.shape[-1] != p.horizon
+            else ""
+        )
+        refuse(
+            f"expected paths shaped ({len(p)}, {p.horizon}) or ({len(p)}, draw,"
+            f" {p.horizon}), got {tuple(x.shape)}",
+            mend=mend,
+        )
+    return (
+        f(p, x, *more)
+        if x.dim() == 3
+        else f(p, x[:, None], *(v[:, None] for v in more))[:, 0]
+    )
+
 
 def _layers(p, x):
-    "The modes Ly and both layers n1, n2, each (window, draw, unit), of the potentials at x."
-    r, s, t = ((p.u[:, None]*x)@p.J.T).split([p.m.shape[1], p.d.shape[1], p.e.shape[1]], -1)
+    """The modes Ly and both layers n1, n2, each (window, draw, unit), of the potentials
+    at x.
+    """
+    r, s, t = ((p.u[:, None] * x) @ p.J.T).split(
+        [p.m.shape[1], p.d.shape[1], p.e.shape[1]], -1
+    )
     n1 = s + p.d[:, None]
-    return r, n1, t + p.e[:, None] + rise(n1)@p.P.T
+    return r, n1, t + p.e[:, None] + rise(n1) @ p.P.T
+
 
 def _value(p, x):
     r, n1, n2 = _layers(p, x)
-    return (p.b[:, None]*x + .5*p.a[:, None]*x*x).sum(-1) + .5*(p.m[:, None]*r*r).sum(-1) + (p.c[:, None]*lift(n2)).sum(-1)
+    return (
+        (p.b[:, None] * x + 0.5 * p.a[:, None] * x * x).sum(-1)
+        + 0.5 * (p.m[:, None] * r * r).sum(-1)
+        + (p.c[:, None] * lift(n2)).sum(-1)
+    )
+
 
 def _gradient(p, x):
     r, n1, n2 = _layers(p, x)
-    v = p.c[:, None]*rise(n2)
-    back = torch.cat([p.m[:, None]*r, slope(n1)*(v@p.P), v], -1)@p.J             # (window, draw, horizon)
-    return p.b[:, None] + p.a[:, None]*x + p.u[:, None]*back
+    v = p.c[:, None] * rise(n2)
+    # (window, draw, horizon)
+    back = torch.cat([p.m[:, None] * r, slope(n1) * (v @ p.P), v], -1) @ p.J
+    return p.b[:, None] + p.a[:, None] * x + p.u[:, None] * back
 
 # %% ../../nbs/quantile/40_convex.ipynb #_product
 def _product(p, x, w):
-    r, n1, n2 = _layers(p, x); v, k = p.c[:, None]*rise(n2), slope(n1)
-    qr, qs, qt = ((p.u[:, None]*w)@p.J.T).split([r.shape[-1], n1.shape[-1], n2.shape[-1]], -1)
-    dv = p.c[:, None]*slope(n2)*(qt + (k*qs)@p.P.T)
-    back = torch.cat([p.m[:, None]*qr, bend(n1)*qs*(v@p.P) + k*(dv@p.P), dv], -1)@p.J
-    return p.a[:, None]*w + p.u[:, None]*back
+    r, n1, n2 = _layers(p, x)
+    v, k = p.c[:, None] * rise(n2), slope(n1)
+    qr, qs, qt = ((p.u[:, None] * w) @ p.J.T).split(
+        [r.shape[-1], n1.shape[-1], n2.shape[-1]], -1
+    )
+    dv = p.c[:, None] * slope(n2) * (qt + (k * qs) @ p.P.T)
+    back = (
+        torch.cat(
+            [p.m[:, None] * qr, bend(n1) * qs * (v @ p.P) + k * (dv @ p.P), dv], -1
+        )
+        @ p.J
+    )
+    return p.a[:, None] * w + p.u[:, None] * back
+
 
 def _hessian(p, x):
-    r, n1, n2 = _layers(p, x); v = p.c[:, None]*rise(n2)
+    r, n1, n2 = _layers(p, x)
+    v = p.c[:, None] * rise(n2)
     L, W, A = p.J.split([r.shape[-1], n1.shape[-1], n2.shape[-1]])
-    K = A + (p.P*slope(n1)[..., None, :])@W                                        # (window, draw, unit, horizon)
-    weighed = lambda rows, weight: (rows*weight[..., None]).transpose(-1, -2)@rows
-    inner = weighed(L, p.m[:, None].expand_as(r)) + weighed(K, p.c[:, None]*slope(n2)) + weighed(W, bend(n1)*(v@p.P))
-    return p.u[:, None, :, None]*inner*p.u[:, None, None] + torch.diag_embed(p.a)[:, None]
+    # (window, draw, unit, horizon)
+    K = A + (p.P * slope(n1)[..., None, :]) @ W
+    weighed = lambda rows, weight: (rows * weight[..., None]).transpose(-1, -2) @ rows
+    inner = (
+        weighed(L, p.m[:, None].expand_as(r))
+        + weighed(K, p.c[:, None] * slope(n2))
+        + weighed(W, bend(n1) * (v @ p.P))
+    )
+    return (
+        p.u[:, None, :, None] * inner * p.u[:, None, None]
+        + torch.diag_embed(p.a)[:, None]
+    )
 
 # %% ../../nbs/quantile/40_convex.ipynb #_try
 def _try(p, z, x, r, size, step):
     "Halve each window's step until the residual falls; returns where that leads."
-    t, idle = torch.ones_like(size), (step == 0).all(-1)                                 # idle: solved already
+    # idle: solved already
+    t, idle = torch.ones_like(size), (step == 0).all(-1)
     for _ in range(40):
-        new = x - t[..., None]*step; s = p.gradient(new) - z; n = s.norm(dim=-1)
-        bad = ~(n <= (1 - .25*t)*size) & ~idle
-        if not bad.any(): break
-        t = torch.where(bad, t/2, t)
+        new = x - t[..., None] * step
+        s = p.gradient(new) - z
+        n = s.norm(dim=-1)
+        bad = ~(n <= (1 - 0.25 * t) * size) & ~idle
+        if not bad.any():
+            break
+        t = torch.where(bad, t / 2, t)
     return torch.where(bad[..., None], x, new), torch.where(bad[..., None], r, s)
+
 
 @torch.no_grad()
 def _inverse(p, z, tolerance=1e-8, most=100):
     "Noise of a path and the residual left, both in double precision."
-    if not torch.isfinite(z).all(): refuse(f"{int((~torch.isfinite(z)).any(-1).sum()):,} paths hold NaN or infinite values", mend="Only complete paths have an inverse.")
-    p, z = p.map(Tensor.double), z.double(); flat = z.dim() == 2
+    if not torch.isfinite(z).all():
+        refuse(
+            f"{int((~torch.isfinite(z)).any(-1).sum()):,} paths hold NaN or infinite"
+            " values",
+            mend="Only complete paths have an inverse.",
+        )
+    p, z = p.map(Tensor.double), z.double()
+    flat = z.dim() == 2
     z = z[:, None] if flat else z
-    x = torch.zeros_like(z); r = p.gradient(x) - z
+    x = torch.zeros_like(z)
+    r = p.gradient(x) - z
     for _ in range(most):
         size = r.norm(dim=-1)
-        if (done := size <= tolerance*(1 + z.norm(dim=-1))).all(): break
-        step = torch.cholesky_solve(r[..., None], torch.linalg.cholesky(p.hessian(x)))[..., 0]
-        x, r = _try(p, z, x, r, size, torch.where(done[..., None], 0., step))
-    size = r.norm(dim=-1); open_ = (size > tolerance*(1 + z.norm(dim=-1))).any(-1).nonzero()[:, 0].tolist()
-    if open_: refuse(f"the inverse did not converge in {most} steps, residual {float(size.max()):.1e}, in windows", open_, "Raise `tolerance` or `most`.", ArithmeticError)
+        if (done := size <= tolerance * (1 + z.norm(dim=-1))).all():
+            break
+        step = torch.cholesky_solve(r[..., None], torch.linalg.cholesky(p.hessian(x)))[
+            ..., 0
+        ]
+        x, r = _try(p, z, x, r, size, torch.where(done[..., None], 0.0, step))
+    size = r.norm(dim=-1)
+    open_ = (size > tolerance * (1 + z.norm(dim=-1))).any(-1).nonzero()[:, 0].tolist()
+    if open_:
+        refuse(
+            f"the inverse did not converge in {most} steps, residual"
+            f" {float(size.max()):.1e}, in windows",
+            open_,
+            "Raise `tolerance` or `most`.",
+            ArithmeticError,
+        )
     return (x[:, 0], size[:, 0]) if flat else (x, size)
 
 # %% ../../nbs/quantile/40_convex.ipynb #_lanczos
 def _lanczos(product, v, steps):
     "(...,) estimate of v' log(H) v, from a Krylov space (Ubaru et al. 2017)."
-    size = v.norm(dim=-1, keepdim=True); basis, on, off = [v/size], [], []
+    size = v.norm(dim=-1, keepdim=True)
+    basis, on, off = [v / size], [], []
     for _ in range(steps):
-        w = product(basis[-1]); on.append((w*basis[-1]).sum(-1))
-        for _ in range(2):                                                           # orthogonal to all before, twice for rounding
-            for q in basis: w = w - (w*q).sum(-1, keepdim=True)*q
-        n = w.norm(dim=-1, keepdim=True); off.append(n[..., 0]); basis.append(w/n.clamp(min=1e-30))
-    T = torch.diag_embed(torch.stack(on, -1)) + sum(torch.diag_embed(torch.stack(off[:-1], -1), k) for k in (1, -1)) if steps > 1 else torch.stack(on, -1)[..., None]
+        w = product(basis[-1])
+        on.append((w * basis[-1]).sum(-1))
+        # orthogonal to all before, twice for rounding
+        for _ in range(2):
+            for q in basis:
+                w = w - (w * q).sum(-1, keepdim=True) * q
+        n = w.norm(dim=-1, keepdim=True)
+        off.append(n[..., 0])
+        basis.append(w / n.clamp(min=1e-30))
+    T = (
+        torch.diag_embed(torch.stack(on, -1))
+        + sum(torch.diag_embed(torch.stack(off[:-1], -1), k) for k in (1, -1))
+        if steps > 1
+        else torch.stack(on, -1)[..., None]
+    )
     theta, vectors = torch.linalg.eigh(T)
-    return size[..., 0]**2*(vectors[..., 0, :]**2*theta.clamp(min=1e-30).log()).sum(-1)
+    return size[..., 0] ** 2 * (
+        vectors[..., 0, :] ** 2 * theta.clamp(min=1e-30).log()
+    ).sum(-1)
+
 
 def _conjugate(product, v, steps, tolerance=1e-6):
     "H^{-1} v by conjugate gradients."
-    x = torch.zeros_like(v); r = q = v; rr = (r*r).sum(-1, keepdim=True); first = rr
+    x = torch.zeros_like(v)
+    r = q = v
+    rr = (r * r).sum(-1, keepdim=True)
+    first = rr
     for _ in range(steps):
-        if (rr <= tolerance**2*first).all(): break
-        w = product(q); t = rr/(q*w).sum(-1, keepdim=True).clamp(min=1e-30)
-        x, r = x + t*q, r - t*w
-        rr, old = (r*r).sum(-1, keepdim=True), rr
-        q = r + rr/old.clamp(min=1e-30)*q
+        if (rr <= tolerance**2 * first).all():
+            break
+        w = product(q)
+        t = rr / (q * w).sum(-1, keepdim=True).clamp(min=1e-30)
+        x, r = x + t * q, r - t * w
+        rr, old = (r * r).sum(-1, keepdim=True), rr
+        q = r + rr / old.clamp(min=1e-30) * q
     return x
 
 # %% ../../nbs/quantile/40_convex.ipynb #_log_det
 def _log_det(p, x, probes=0, steps=20):
-    "log det of the Hessian at x: factored, or estimated from random orthogonal directions."
-    if not probes: return torch.linalg.slogdet(p.hessian(x))[1]
-    if x.dim() == 2: return _log_det(p, x[:, None], probes, steps)[:, 0]
-    if probes > p.horizon: refuse(f"more probes ({probes}) than steps of the horizon ({p.horizon})", mend="With probes=0 the determinant is exact.")
-    v = torch.linalg.qr(torch.randn(*x.shape, probes, device=x.device, dtype=x.dtype))[0].transpose(-1, -2).flatten(1, 2)*p.horizon**.5
-    x = x.repeat_interleave(probes, 1)                                                  # (window, draw x probe, horizon)
+    """log det of the Hessian at x:
+
+    factored, or estimated from random orthogonal directions.
+    """
+    if not probes:
+        return torch.linalg.slogdet(p.hessian(x))[1]
+    if x.dim() == 2:
+        return _log_det(p, x[:, None], probes, steps)[:, 0]
+    if probes > p.horizon:
+        refuse(
+            f"more probes ({probes}) than steps of the horizon ({p.horizon})",
+            mend="With probes=0 the determinant is exact.",
+        )
+    v = (
+        torch.linalg.qr(torch.randn(*x.shape, probes, device=x.device, dtype=x.dtype))[
+            0
+        ]
+        .transpose(-1, -2)
+        .flatten(1, 2)
+        * p.horizon**0.5
+    )
+    # (window, draw x probe, horizon)
+    x = x.repeat_interleave(probes, 1)
     with torch.no_grad():
         value = _lanczos(lambda w: _product(p, x, w), v, min(steps, p.horizon))
-        solved = _conjugate(lambda w: _product(p, x, w), v, 2*p.horizon)
-    pull = (solved*_product(p, x, v)).sum(-1)                                           # its derivative is what we want
+        solved = _conjugate(lambda w: _product(p, x, w), v, 2 * p.horizon)
+    # its derivative is what we want
+    pull = (solved * _product(p, x, v)).sum(-1)
     return (value + pull - pull.detach()).unflatten(1, (-1, probes)).mean(-1)
 
 # %% ../../nbs/quantile/40_convex.ipynb #_log_prob
 def _log_prob(p, z, probes=0):
     "Log density of paths, differentiable in z and in every weight."
-    if z.dim() == 2: return _log_prob(p, z[:, None], probes)[:, 0]
+    if z.dim() == 2:
+        return _log_prob(p, z[:, None], probes)[:, 0]
     x = p.inverse(z.detach()).to(z.dtype)
-    with torch.no_grad(): factor = torch.linalg.cholesky(p.hessian(x))
+    with torch.no_grad():
+        factor = torch.linalg.cholesky(p.hessian(x))
     x = x - torch.cholesky_solve((p.gradient(x) - z)[..., None], factor)[..., 0]
-    return -.5*(x*x + math.log(2*math.pi)).sum(-1) - p.log_det(x, probes)
+    return -0.5 * (x * x + math.log(2 * math.pi)).sum(-1) - p.log_det(x, probes)
+
 
 def _rank(p, z):
     "Levels of each coordinate of the noise, like z, and of the whole path."
     x = p.inverse(z)
-    return torch.special.ndtr(x).to(z.dtype), torch.special.gammainc(torch.tensor(p.horizon/2, dtype=x.dtype, device=x.device), .5*(x*x).sum(-1)).to(z.dtype)
+    return torch.special.ndtr(x).to(z.dtype), torch.special.gammainc(
+        torch.tensor(p.horizon / 2, dtype=x.dtype, device=x.device),
+        0.5 * (x * x).sum(-1),
+    ).to(z.dtype)
+
 
 def _quantile(p, alpha):
     "Where the map sends the normal quantiles of alpha."
-    if not ((alpha > 0) & (alpha < 1)).all(): refuse("levels must lie strictly between 0 and 1", alpha[~((alpha > 0) & (alpha < 1))].tolist(), "For 95 % write 0.95.")
+    if not ((alpha > 0) & (alpha < 1)).all():
+        refuse(
+            "levels must lie strictly between 0 and 1",
+            alpha[~((alpha > 0) & (alpha < 1))].tolist(),
+            "For 95 % write 0.95.",
+        )
     return p.gradient(torch.special.ndtri(alpha))
+
 
 def _sample(p, n, generator=None):
     "Paths from fresh noise."
-    return p.gradient(torch.randn(len(p), n, p.horizon, generator=generator, dtype=p.b.dtype).to(p.b.device))
+    return p.gradient(
+        torch.randn(len(p), n, p.horizon, generator=generator, dtype=p.b.dtype).to(
+            p.b.device
+        )
+    )
 
 # %% ../../nbs/quantile/40_convex.ipynb #cosines
 def cosines(
-    horizon:int,  # steps
-)->Tensor:  # (mode, horizon) orthonormal rows, slow to fast
+    horizon: int,  # steps
+) -> Tensor:  # (mode, horizon) orthonormal rows, slow to fast
     "Discrete cosine basis (type II)."
-    k, t = torch.arange(horizon, dtype=torch.float64)[:, None], torch.arange(horizon, dtype=torch.float64) + .5
-    return (torch.cos(math.pi/horizon*k*t)*torch.where(k == 0, 1., 2**.5)/horizon**.5).float()
+    k, t = (
+        torch.arange(horizon, dtype=torch.float64)[:, None],
+        torch.arange(horizon, dtype=torch.float64) + 0.5,
+    )
+    return (
+        torch.cos(math.pi / horizon * k * t)
+        * torch.where(k == 0, 1.0, 2**0.5)
+        / horizon**0.5
+    ).float()
 
-def _softplus_inverse(y): return math.log(math.expm1(y))
+
+def _softplus_inverse(y):
+    return math.log(math.expm1(y))
 
 # %% ../../nbs/quantile/40_convex.ipynb #ConvexMap
 class ConvexMap(nn.Module):
     "A partially input-convex network by its gradient: state -> Potential."
+
     def __init__(
         self,
-        state:int,  # width of the encoder's state
-        horizon:int,  # steps of a path
-        units:tuple=(16, 16),  # hidden units of both layers
-        start:float=1.,  # the map starts as this times the identity
-        floor:float=1e-3,  # smallest slope, as a share of `start`
+        state: int,  # width of the encoder's state
+        horizon: int,  # steps of a path
+        units: tuple = (16, 16),  # hidden units of both layers
+        start: float = 1.0,  # the map starts as this times the identity
+        floor: float = 1e-3,  # smallest slope, as a share of `start`
     ):
         super().__init__()
-        if not (start > 0 and 0 < floor < .1): refuse(f"expected start > 0 and 0 < floor < 0.1, got {start} and {floor}")
-        self.sizes, self.floor = (horizon, horizon, horizon, horizon, *units, units[1]), floor*start
+        if not (start > 0 and 0 < floor < 0.1):
+            refuse(f"expected start > 0 and 0 < floor < 0.1, got {start} and {floor}")
+        self.sizes, self.floor = (
+            (horizon, horizon, horizon, horizon, *units, units[1]),
+            floor * start,
+        )
         self.out = nn.Linear(state, sum(self.sizes))
-        normal = lambda n: torch.randn(n, horizon)/horizon**.5
-        self.J = nn.Parameter(torch.cat([(.9*start)**.5*cosines(horizon), normal(units[0]), normal(units[1])]))
-        self.P = nn.Parameter(torch.full((units[1], units[0]), _softplus_inverse(1.)))
+        normal = lambda n: torch.randn(n, horizon) / horizon**0.5
+        self.J = nn.Parameter(
+            torch.cat(
+                [
+                    (0.9 * start) ** 0.5 * cosines(horizon),
+                    normal(units[0]),
+                    normal(units[1]),
+                ]
+            )
+        )
+        self.P = nn.Parameter(torch.full((units[1], units[0]), _softplus_inverse(1.0)))
         nn.init.zeros_(self.out.weight)
         with torch.no_grad():
-            for bias, value in zip(self.out.bias.split(self.sizes), (0., _softplus_inverse((.1 - floor)*start), 0., _softplus_inverse(1.), None, None, _softplus_inverse(.02*start))):
+            for bias, value in zip(
+                self.out.bias.split(self.sizes),
+                (
+                    0.0,
+                    _softplus_inverse((0.1 - floor) * start),
+                    0.0,
+                    _softplus_inverse(1.0),
+                    None,
+                    None,
+                    _softplus_inverse(0.02 * start),
+                ),
+            ):
                 bias.normal_() if value is None else bias.fill_(value)
+
     @property
-    def horizon(self)->int: return self.sizes[0]
-    def forward(self, h:Tensor, steps:Tensor=None)->Potential:  # (window, state), (window, 3, horizon) added to b, and to a and u before their links
+    def horizon(self) -> int:
+        return self.sizes[0]
+
+    def forward(
+        self,
+        h: Tensor,
+        steps: Tensor = None,
+        # (window, state), (window, 3, horizon) added to b, and to a and u before their
+        # links
+    ) -> Potential:
         b, a, u, m, d, e, c = self.out(h).split(self.sizes, -1)
-        if steps is not None: b, a, u = b + steps[:, 0], a + steps[:, 1], u + steps[:, 2]
-        return Potential(b, self.floor + F.softplus(a), (3*(u/3).tanh()).exp(), F.softplus(m), d, e, F.softplus(c), *self.shared())
-    def shared(self)->tuple[Tensor, Tensor]: return self.J, F.softplus(self.P)/self.P.shape[1]  # J and P of every potential
+        if steps is not None:
+            b, a, u = b + steps[:, 0], a + steps[:, 1], u + steps[:, 2]
+        return Potential(
+            b,
+            self.floor + F.softplus(a),
+            (3 * (u / 3).tanh()).exp(),
+            F.softplus(m),
+            d,
+            e,
+            F.softplus(c),
+            *self.shared(),
+        )
+
+    def shared(self) -> tuple[Tensor, Tensor]:  # J and P of every potential
+        return self.J, F.softplus(self.P) / self.P.shape[1]
 
 # %% ../../nbs/quantile/40_convex.ipynb #marginal_crps
 def marginal_crps(
-    w:Tensor,  # (window, draw, horizon) paths
-    z:Tensor,  # (window, horizon) what happened
-    seen:Tensor,  # (window, horizon) 1 where observed
-)->Tensor:  # (window,) sum over observed steps / sqrt(their number)
+    w: Tensor,  # (window, draw, horizon) paths
+    z: Tensor,  # (window, horizon) what happened
+    seen: Tensor,  # (window, horizon) 1 where observed
+) -> Tensor:  # (window,) sum over observed steps / sqrt(their number)
     "CRPS of each step from the draws, without bias."
-    n = w.shape[1]; rank = torch.arange(n, device=w.device, dtype=w.dtype)
-    pairs = (w.sort(1).values*(2*rank - n + 1)[:, None]).sum(1)/(n*(n - 1))
-    return (((w - z[:, None]).abs().mean(1) - pairs)*seen).sum(-1)/seen.sum(-1).clamp(min=1).sqrt()
+    n = w.shape[1]
+    rank = torch.arange(n, device=w.device, dtype=w.dtype)
+    pairs = (w.sort(1).values * (2 * rank - n + 1)[:, None]).sum(1) / (n * (n - 1))
+    return (((w - z[:, None]).abs().mean(1) - pairs) * seen).sum(-1) / seen.sum(
+        -1
+    ).clamp(min=1).sqrt()
+
 
 def path_score(
-    w:Tensor,  # (window, draw, horizon)
-    z:Tensor,  # (window, horizon)
-    seen:Tensor,  # (window, horizon) 1 where observed
-    marginal:float=0.,  # share of the marginal CRPS
-)->Tensor:  # (window,)
+    w: Tensor,  # (window, draw, horizon)
+    z: Tensor,  # (window, horizon)
+    seen: Tensor,  # (window, horizon) 1 where observed
+    marginal: float = 0.0,  # share of the marginal CRPS
+) -> Tensor:  # (window,)
     "Energy score mixed with the CRPS of single steps."
     whole = energy_score(w, z, seen)
-    return whole if not marginal else (1 - marginal)*whole + marginal*marginal_crps(w, z, seen)
+    return (
+        whole
+        if not marginal
+        else (1 - marginal) * whole + marginal * marginal_crps(w, z, seen)
+    )
 
 # %% ../../nbs/quantile/40_convex.ipynb #_Pieces
 class _Pieces(torch.autograd.Function):
-    "Weighted sum of path scores; gradients are taken piece by piece in the forward pass."
+    """Weighted sum of path scores; gradients are taken piece by piece in the forward
+    pass.
+    """
+
     @staticmethod
     def forward(ctx, z, seen, weight, draws, marginal, piece, *parts):
-        grads = [torch.zeros_like(v) for v in parts]; total = z.new_zeros(())
+        grads = [torch.zeros_like(v) for v in parts]
+        total = z.new_zeros(())
         want = any(v.requires_grad for v in parts)
         for i in range(0, len(z), piece):
-            rows = slice(i, i + piece); x = torch.randn(len(z[rows]), draws, z.shape[1], device=z.device, dtype=z.dtype)
+            rows = slice(i, i + piece)
+            x = torch.randn(
+                len(z[rows]), draws, z.shape[1], device=z.device, dtype=z.dtype
+            )
             with torch.set_grad_enabled(want):
-                leaves = [(v[rows] if k < 7 else v).detach().requires_grad_(want) for k, v in enumerate(parts)]
-                loss = (path_score(_gradient(Potential(*leaves), x), z[rows], seen[rows], marginal)*weight[rows]).sum()
+                leaves = [
+                    (v[rows] if k < 7 else v).detach().requires_grad_(want)
+                    for k, v in enumerate(parts)
+                ]
+                loss = (
+                    path_score(
+                        _gradient(Potential(*leaves), x), z[rows], seen[rows], marginal
+                    )
+                    * weight[rows]
+                ).sum()
                 found = torch.autograd.grad(loss, leaves) if want else []
             total += loss.detach()
-            for k, f in enumerate(found): grads[k][rows if k < 7 else slice(None)] += f
+            for k, f in enumerate(found):
+                grads[k][rows if k < 7 else slice(None)] += f
         ctx.save_for_backward(*grads)
         return total
+
     @staticmethod
     @once_differentiable
-    def backward(ctx, up): return (None,)*6 + tuple(up*v for v in ctx.saved_tensors)
+    def backward(ctx, up):
+        return (None,) * 6 + tuple(up * v for v in ctx.saved_tensors)
+
 
 def energy_loss(
-    potential:Potential,  # of each window
-    z:Tensor,  # (window, horizon) scaled targets
-    seen:Tensor=None,  # (window, horizon) 1 where observed
-    weight:Tensor=None,  # (window,)
-    draws:int=50,  # fresh draws of each window
-    marginal:float=0.,  # share of the marginal CRPS
-    rows:int=None,  # draws held at once; default suits the device
-)->Tensor:  # () weighted sum
+    potential: Potential,  # of each window
+    z: Tensor,  # (window, horizon) scaled targets
+    seen: Tensor = None,  # (window, horizon) 1 where observed
+    weight: Tensor = None,  # (window,)
+    draws: int = 50,  # fresh draws of each window
+    marginal: float = 0.0,  # share of the marginal CRPS
+    rows: int = None,  # draws held at once; default suits the device
+) -> Tensor:  # () weighted sum
     "Energy score of fresh draws, in pieces (Kan et al. 2022, section 3.2)."
-    if draws < 2: refuse(f"the energy score needs at least 2 draws, got {draws}")
-    _per_draw(lambda p, x: x, potential, z)                                              # refuses another horizon
-    seen = torch.ones_like(z) if seen is None else seen.to(z.dtype); weight = z.new_ones(len(z)) if weight is None else weight
-    piece = max(1, (rows or (3200 if z.device.type == "cpu" else 2**19))//draws)
-    return _Pieces.apply(torch.where(seen > 0, z, 0.), seen, weight, draws, marginal, piece, *(getattr(potential, f.name) for f in fields(potential)))
+    if draws < 2:
+        refuse(f"the energy score needs at least 2 draws, got {draws}")
+    # refuses another horizon
+    _per_draw(lambda p, x: x, potential, z)
+    seen = torch.ones_like(z) if seen is None else seen.to(z.dtype)
+    weight = z.new_ones(len(z)) if weight is None else weight
+    piece = max(1, (rows or (3200 if z.device.type == "cpu" else 2**19)) // draws)
+    return _Pieces.apply(
+        torch.where(seen > 0, z, 0.0),
+        seen,
+        weight,
+        draws,
+        marginal,
+        piece,
+        *(getattr(potential, f.name) for f in fields(potential)),
+    )

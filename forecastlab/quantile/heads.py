@@ -18,135 +18,323 @@ from .spline import SplineQuantile, _stretch
 
 # %% ../../nbs/quantile/20_heads.ipynb #step_table
 FLOOR = 1e-4  # least step of values, in scaled units
-SHARE = .02  # part of a range that its pieces share evenly, whatever the network says
+SHARE = 0.02  # part of a range that its pieces share evenly, whatever the network says
+
 
 def step_table(
-    levels:int,  # how many
-    mid:int=None,  # which is free; None: the middle one
-)->Tensor:  # (level, level) with 0, 1, -1
+    levels: int,  # how many
+    mid: int = None,  # which is free; None: the middle one
+) -> Tensor:  # (level, level) with 0, 1, -1
     "Row i sums the free output and the steps between it and quantile i."
-    i, j, mid = torch.arange(levels)[:, None], torch.arange(levels)[None], levels//2 if mid is None else mid
-    return ((j == mid) | ((i > mid) & (j > mid) & (j <= i))).float() - ((i < mid) & (j < mid) & (j >= i)).float()
+    i, j, mid = (
+        torch.arange(levels)[:, None],
+        torch.arange(levels)[None],
+        levels // 2 if mid is None else mid,
+    )
+    return ((j == mid) | ((i > mid) & (j > mid) & (j <= i))).float() - (
+        (i < mid) & (j < mid) & (j >= i)
+    ).float()
+
 
 class Ordered(nn.Module):
     "Any numbers to increasing ones: one free, the others by positive steps from it."
-    def __init__(self, knots:int, base:str="middle"):
+
+    def __init__(self, knots: int, base: str = "middle"):
         super().__init__()
-        if base not in ("middle", "lowest"): refuse("unknown base", [base], "Choose 'middle' or 'lowest'")
-        self.mid = knots//2 if base == "middle" else 0
-        self.register_buffer("table", step_table(knots, self.mid).T.contiguous(), persistent=False)
+        if base not in ("middle", "lowest"):
+            refuse("unknown base", [base], "Choose 'middle' or 'lowest'")
+        self.mid = knots // 2 if base == "middle" else 0
+        self.register_buffer(
+            "table", step_table(knots, self.mid).T.contiguous(), persistent=False
+        )
         self.register_buffer("free", torch.arange(knots) == self.mid, persistent=False)
-    def forward(self, r:Tensor)->Tensor: return torch.where(self.free, r, F.softplus(r) + FLOOR)@self.table  # (..., knot)
+
+    def forward(self, r: Tensor) -> Tensor:  # (..., knot)
+        return torch.where(self.free, r, F.softplus(r) + FLOOR) @ self.table
 
 # %% ../../nbs/quantile/20_heads.ipynb #Shares
 class Shares(nn.Module):
-    "Any numbers to the inner points of (0, 1), in order: cumulative shares, none smaller than SHARE/pieces."
-    def __init__(self, pieces:int):
+    """Any numbers to the inner points of (0, 1), in order:
+
+    cumulative shares, none smaller than SHARE/pieces.
+    """
+
+    def __init__(self, pieces: int):
         super().__init__()
-        self.register_buffer("table", (torch.arange(pieces)[:, None] <= torch.arange(pieces)).float(), persistent=False)
-        self.register_buffer("even", SHARE*torch.arange(1, pieces)/pieces, persistent=False)
-    def forward(self, r:Tensor)->Tensor:  # (..., piece) -> (..., piece - 1)
-        total = (F.softplus(r) + FLOOR)@self.table
-        return (1 - SHARE)*total[..., :-1]/total[..., -1:] + self.even
+        self.register_buffer(
+            "table",
+            (torch.arange(pieces)[:, None] <= torch.arange(pieces)).float(),
+            persistent=False,
+        )
+        self.register_buffer(
+            "even", SHARE * torch.arange(1, pieces) / pieces, persistent=False
+        )
+
+    def forward(self, r: Tensor) -> Tensor:  # (..., piece) -> (..., piece - 1)
+        total = (F.softplus(r) + FLOOR) @ self.table
+        return (1 - SHARE) * total[..., :-1] / total[..., -1:] + self.even
 
 # %% ../../nbs/quantile/20_heads.ipynb #positive
-def positive(q:Tensor)->Tensor:  # same shape, > 0
+def positive(q: Tensor) -> Tensor:  # same shape, > 0
     "exp below 1, its tangent above: increasing, smooth, and no overflow."
-    return torch.where(q < 1, q.clamp(max=1).exp(), torch.e*q.clamp(min=1))
+    return torch.where(q < 1, q.clamp(max=1).exp(), torch.e * q.clamp(min=1))
 
 # %% ../../nbs/quantile/20_heads.ipynb #Head
 class Head(nn.Module):
     "A linear layer and the map from its outputs to a quantile function."
+
     def __init__(
         self,
-        inputs:int,  # width of the backbone's output
-        sizes:dict,  # name of a group of outputs -> (how many, where they start)
-        link:str="identity",  # "identity", or "log": knots are positive
+        inputs: int,  # width of the backbone's output
+        sizes: dict,  # name of a group of outputs -> (how many, where they start)
+        link: str = "identity",  # "identity", or "log": knots are positive
     ):
         super().__init__()
-        if link not in ("identity", "log"): refuse("unknown link", [link], "Choose 'identity' or 'log'")
-        self.link, self.sizes, self.out = link, {n: k for n, (k, _) in sizes.items()}, nn.Linear(inputs, sum(k for k, _ in sizes.values()))
-        with torch.no_grad(): self.out.bias.copy_(torch.cat([torch.full((k,), float(start)) for k, start in sizes.values()]))
+        if link not in ("identity", "log"):
+            refuse("unknown link", [link], "Choose 'identity' or 'log'")
+        self.link, self.sizes, self.out = (
+            link,
+            {n: k for n, (k, _) in sizes.items()},
+            nn.Linear(inputs, sum(k for k, _ in sizes.values())),
+        )
+        with torch.no_grad():
+            self.out.bias.copy_(
+                torch.cat(
+                    [torch.full((k,), float(start)) for k, start in sizes.values()]
+                )
+            )
 
-    def forward(self, u:Tensor)->dict:  # (..., inputs) -> parameters of shape (..., knot) and (...)
-        return self.curve(**dict(zip(self.sizes, self.out(u).split(list(self.sizes.values()), -1))))
+    def forward(
+        self,
+        u: Tensor,
+    ) -> dict:  # (..., inputs) -> parameters of shape (..., knot) and (...)
+        return self.curve(
+            **dict(zip(self.sizes, self.out(u).split(list(self.sizes.values()), -1)))
+        )
 
     @staticmethod
-    def crps(params:dict, z:Tensor)->Tensor:  # (...) in scaled units
+    def crps(params: dict, z: Tensor) -> Tensor:  # (...) in scaled units
         "The loss, by the kernel."
-        flat = lambda x, *knot: None if x is None else x.expand((*z.shape, *knot)).reshape(-1, *knot)
-        K = params["values"].shape[-1]; levels = params["levels"] if params["levels"].dim() == 1 else flat(params["levels"], K)
-        return spline_crps(levels, flat(params["values"], K), *(flat(params[n]) for n in ("left", "right", "left_shape", "right_shape")), flat(z)).view(z.shape)
+        flat = lambda x, *knot: (
+            None if x is None else x.expand((*z.shape, *knot)).reshape(-1, *knot)
+        )
+        K = params["values"].shape[-1]
+        levels = (
+            params["levels"]
+            if params["levels"].dim() == 1
+            else flat(params["levels"], K)
+        )
+        return spline_crps(
+            levels,
+            flat(params["values"], K),
+            *(flat(params[n]) for n in ("left", "right", "left_shape", "right_shape")),
+            flat(z),
+        ).view(z.shape)
 
-    def distribution(self, params:dict, loc=0., scale=1., support:str="real")->SplineQuantile:  # batch shape (...)
+    def distribution(
+        self, params: dict, loc=0.0, scale=1.0, support: str = "real"
+    ) -> SplineQuantile:  # batch shape (...)
         "The forecast in the data's units; loc and scale broadcast to (...)."
-        like = params["values"]; loc, scale = (torch.as_tensor(x, dtype=like.dtype, device=like.device)[..., None] for x in (loc, scale))
-        tails = {n: None if params[n] is None else params[n]*(scale[..., 0] if n in ("left", "right") else 1) for n in ("left", "right", "left_shape", "right_shape")}
-        return SplineQuantile(params["levels"], (like*scale + loc).cummax(-1).values, support=support, **tails)
+        like = params["values"]
+        loc, scale = (
+            torch.as_tensor(x, dtype=like.dtype, device=like.device)[..., None]
+            for x in (loc, scale)
+        )
+        tails = {
+            n: (
+                None
+                if params[n] is None
+                else params[n] * (scale[..., 0] if n in ("left", "right") else 1)
+            )
+            for n in ("left", "right", "left_shape", "right_shape")
+        }
+        return SplineQuantile(
+            params["levels"],
+            (like * scale + loc).cummax(-1).values,
+            support=support,
+            **tails,
+        )
 
 # %% ../../nbs/quantile/20_heads.ipynb #_narrow
-def _narrow(knots): return math.log(math.expm1(1/(knots - 1)))  # softplus of it, knots - 1 times, is 1
+def _narrow(knots):  # softplus of it, knots - 1 times, is 1
+    return math.log(math.expm1(1 / (knots - 1)))
 
-def _linked(head, levels, values, left=None, right=None, left_shape=None, right_shape=None):
-    "Knots through the link; the right tail is stretched as the link is at the outer knot, the left one stops at 0."
+
+def _linked(
+    head, levels, values, left=None, right=None, left_shape=None, right_shape=None
+):
+    """Knots through the link; the right tail is stretched as the link is at the outer
+    knot, the left one stops at 0.
+    """
     if head.link == "log":
-        if right is not None: right = right*torch.minimum(positive(values[..., -1]), values.new_tensor(math.e))
-        if left is not None:                                                     # knots at each halving of the level, then (0, 0)
+        if right is not None:
+            right = right * torch.minimum(
+                positive(values[..., -1]), values.new_tensor(math.e)
+            )
+        # knots at each halving of the level, then (0, 0)
+        if left is not None:
             low, k = toward_zero(levels[..., :1])
-            tail = values[..., :1] - left[..., None]*_stretch(k*math.log(2), None if left_shape is None else left_shape[..., None])
-            levels, values, left, left_shape = torch.cat([low, levels], -1), torch.cat([stopped(positive(tail)), positive(values)], -1), None, None
-        else: values = positive(values)
-    return dict(levels=levels, values=values, left=left, right=right, left_shape=left_shape, right_shape=right_shape)
+            tail = values[..., :1] - left[..., None] * _stretch(
+                k * math.log(2), None if left_shape is None else left_shape[..., None]
+            )
+            levels, values, left, left_shape = (
+                torch.cat([low, levels], -1),
+                torch.cat([stopped(positive(tail)), positive(values)], -1),
+                None,
+                None,
+            )
+        else:
+            values = positive(values)
+    return dict(
+        levels=levels,
+        values=values,
+        left=left,
+        right=right,
+        left_shape=left_shape,
+        right_shape=right_shape,
+    )
 
 # %% ../../nbs/quantile/20_heads.ipynb #SQFHead
 class SQFHead(Head):
     "Spline quantile function from level 0 to 1 (Gasthaus et al. 2019, section 3)."
-    def __init__(self, inputs:int, pieces:int=20, link:str="identity", base:str="middle"):
-        if pieces < 2: refuse(f"an SQF needs at least 2 pieces, got {pieces}")
-        super().__init__(inputs, dict(steps=(pieces + 1, _narrow(pieces + 1)), widths=(pieces, 0)), link)
+
+    def __init__(
+        self,
+        inputs: int,
+        pieces: int = 20,
+        link: str = "identity",
+        base: str = "middle",
+    ):
+        if pieces < 2:
+            refuse(f"an SQF needs at least 2 pieces, got {pieces}")
+        super().__init__(
+            inputs,
+            dict(steps=(pieces + 1, _narrow(pieces + 1)), widths=(pieces, 0)),
+            link,
+        )
         self.order, self.share = Ordered(pieces + 1, base), Shares(pieces)
-        with torch.no_grad(): self.out.bias[self.order.mid] = 0
-    def curve(self, steps, widths)->dict:
-        return _linked(self, F.pad(F.pad(self.share(widths), (1, 0)), (0, 1), value=1.), self.order(steps))
+        with torch.no_grad():
+            self.out.bias[self.order.mid] = 0
+
+    def curve(self, steps, widths) -> dict:
+        return _linked(
+            self,
+            F.pad(F.pad(self.share(widths), (1, 0)), (0, 1), value=1.0),
+            self.order(steps),
+        )
 
 # %% ../../nbs/quantile/20_heads.ipynb #IQFHead
-DECILES = tuple(round(.1*k, 1) for k in range(1, 10))
+DECILES = tuple(round(0.1 * k, 1) for k in range(1, 10))
+
 
 class IQFHead(Head):
     "Incremental quantile function at fixed levels (Park et al. 2022, section 3.1)."
-    def __init__(self, inputs:int, levels=(.025, *DECILES, .975), link:str="identity", base:str="middle"):
+
+    def __init__(
+        self,
+        inputs: int,
+        levels=(0.025, *DECILES, 0.975),
+        link: str = "identity",
+        base: str = "middle",
+    ):
         a = check_levels(levels, increasing=True).double()
-        if len(a) < 2: refuse(f"an IQF needs at least 2 levels, got {len(a)}", mend="One level says nothing of the tails")
+        if len(a) < 2:
+            refuse(
+                f"an IQF needs at least 2 levels, got {len(a)}",
+                mend="One level says nothing of the tails",
+            )
         super().__init__(inputs, dict(steps=(len(a), _narrow(len(a)))), link)
-        self.order = Ordered(len(a), base); self.register_buffer("levels", a.float(), persistent=False)
-        self.log_left, self.log_right = math.log(a[1]/a[0]), math.log((1 - a[-2])/(1 - a[-1]))
-        with torch.no_grad(): self.out.bias[self.order.mid] = 0
-    def curve(self, steps)->dict:
+        self.order = Ordered(len(a), base)
+        self.register_buffer("levels", a.float(), persistent=False)
+        self.log_left, self.log_right = (
+            math.log(a[1] / a[0]),
+            math.log((1 - a[-2]) / (1 - a[-1])),
+        )
+        with torch.no_grad():
+            self.out.bias[self.order.mid] = 0
+
+    def curve(self, steps) -> dict:
         v = self.order(steps)
-        p = _linked(self, self.levels.to(v), v, left=(v[..., 1] - v[..., 0]).clamp(min=0)/self.log_left)
-        return p | dict(right=(p["values"][..., -1] - p["values"][..., -2]).clamp(min=0)/self.log_right)
+        p = _linked(
+            self,
+            self.levels.to(v),
+            v,
+            left=(v[..., 1] - v[..., 0]).clamp(min=0) / self.log_left,
+        )
+        return p | dict(
+            right=(p["values"][..., -1] - p["values"][..., -2]).clamp(min=0)
+            / self.log_right
+        )
 
 # %% ../../nbs/quantile/20_heads.ipynb #ISQFHead
 class ISQFHead(Head):
-    "Incremental spline quantile function: anchors, splines between them, learned tails (Park et al. 2022, section 3.2)."
-    def __init__(self, inputs:int, levels=DECILES, pieces:int=4, tails:str="exponential", link:str="identity", base:str="middle"):
-        a = check_levels(levels, increasing=True).float(); gaps = len(a) - 1
-        if gaps < 1 or pieces < 1: refuse(f"an ISQF needs at least 2 levels and 1 piece, got {len(a)} and {pieces}")
-        if tails not in ("exponential", "pareto"): refuse("unknown tails", [tails], "Choose 'exponential' or 'pareto'")
-        inner = gaps*pieces if pieces > 1 else 0
-        super().__init__(inputs, dict(steps=(len(a), _narrow(len(a))), widths=(inner, 0), heights=(inner, 0), scales=(2, -1.6), shapes=(2*(tails == "pareto"), -2)), link)
-        self.order, self.share, self.pieces = Ordered(len(a), base), Shares(pieces), pieces
+    """Incremental spline quantile function:
+
+    anchors, splines between them, learned tails (Park et al. 2022, section 3.2).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        levels=DECILES,
+        pieces: int = 4,
+        tails: str = "exponential",
+        link: str = "identity",
+        base: str = "middle",
+    ):
+        a = check_levels(levels, increasing=True).float()
+        gaps = len(a) - 1
+        if gaps < 1 or pieces < 1:
+            refuse(
+                f"an ISQF needs at least 2 levels and 1 piece, got {len(a)} and"
+                f" {pieces}"
+            )
+        if tails not in ("exponential", "pareto"):
+            refuse("unknown tails", [tails], "Choose 'exponential' or 'pareto'")
+        inner = gaps * pieces if pieces > 1 else 0
+        super().__init__(
+            inputs,
+            dict(
+                steps=(len(a), _narrow(len(a))),
+                widths=(inner, 0),
+                heights=(inner, 0),
+                scales=(2, -1.6),
+                shapes=(2 * (tails == "pareto"), -2),
+            ),
+            link,
+        )
+        self.order, self.share, self.pieces = (
+            Ordered(len(a), base),
+            Shares(pieces),
+            pieces,
+        )
         self.register_buffer("levels", a, persistent=False)
-        with torch.no_grad(): self.out.bias[self.order.mid] = 0
-    def curve(self, steps, widths, heights, scales, shapes)->dict:
+        with torch.no_grad():
+            self.out.bias[self.order.mid] = 0
+
+    def curve(self, steps, widths, heights, scales, shapes) -> dict:
         a, v = self.levels.to(steps), self.order(steps)
-        if self.pieces > 1: a, v = self._split(a.expand(v.shape), widths), self._split(v, heights)
-        s, xi = F.softplus(scales) + FLOOR, .95*torch.sigmoid(shapes)
-        return _linked(self, a, v, s[..., 0], s[..., 1], *(xi.unbind(-1) if xi.shape[-1] else (None, None)))
+        if self.pieces > 1:
+            a, v = self._split(a.expand(v.shape), widths), self._split(v, heights)
+        s, xi = F.softplus(scales) + FLOOR, 0.95 * torch.sigmoid(shapes)
+        return _linked(
+            self,
+            a,
+            v,
+            s[..., 0],
+            s[..., 1],
+            *(xi.unbind(-1) if xi.shape[-1] else (None, None)),
+        )
+
     def _split(self, x, r):
-        "Anchors (..., level) and the knots between them, from raw shares (..., gap x piece)."
+        """Anchors (..., level) and the knots between them, from raw shares (..., gap x
+        piece).
+        """
         low, gap = x[..., :-1, None], x.diff(dim=-1)[..., None]
-        inner = torch.cat([low, low + gap*self.share(r.unflatten(-1, (-1, self.pieces)))], -1)
+        inner = torch.cat(
+            [low, low + gap * self.share(r.unflatten(-1, (-1, self.pieces)))], -1
+        )
         return torch.cat([inner.flatten(-2), x[..., -1:]], -1)
+
 
 HEADS = {"sqf": SQFHead, "iqf": IQFHead, "isqf": ISQFHead}

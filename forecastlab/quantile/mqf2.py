@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import refuse
 from ..core.distributions import Counts, Paths, QuantileFunction
-from ..core.encoders import Encoder, Reading, among, check_reading, numbers, seasonal_map, whole
+from ..core.encoders import Encoder, Reading, among, check_reading, numbers
+from ..core.encoders import seasonal_map, whole
 from ..core.features import Sizes, support_of
 from ..core.forecaster import Forecaster
 from ..core.windows import Batch, forked
@@ -22,153 +23,325 @@ from .convex import ConvexMap, Potential, energy_loss
 @dataclass
 class MQF2Settings(Reading):
     "How windows are read, and the shape of the map."
+
     agnostic: int = 32  # width of the state that the map sees
     specific: int = 8  # width of the context of one step
     local: int = 32  # hidden layer of the step decoder
     units: tuple = (20, 20)  # hidden units of both layers of the map
-    start: float = .3  # spread of the map before training, in scaled units
-    loss: str = "energy"  # "energy" (score of draws) or "likelihood" (complete windows only)
+    start: float = 0.3  # spread of the map before training, in scaled units
+    # "energy" (score of draws) or "likelihood" (complete windows only)
+    loss: str = "energy"
     draws: int = 20  # draws of a window in training by energy score
-    marginal: float = 0.  # share of the CRPS of single steps in the score
-    season: int = 0  # add a linear map of the last values, started as the last season repeated; 0 = none
+    marginal: float = 0.0  # share of the CRPS of single steps in the score
+    # add a linear map of the last values, started as the last season repeated; 0 = none
+    season: int = 0
     paths: int = 512  # fixed draws behind the quantiles of single steps
-    def __post_init__(self): _check(self)
+
+    def __post_init__(self):
+        _check(self)
+
 
 def _check(s):
     "Refuse settings that no network can have."
-    check_reading(s); whole(s, ("agnostic", "specific", "local")); whole(s, ("draws", "paths"), 2); whole(s, ("season",), 0)
-    if not (isinstance(s.units, (tuple, list)) and len(s.units) == 2 and all(isinstance(n, int) and n > 0 for n in s.units)): refuse(f"units must be two whole numbers such as (20, 20), got {s.units!r}")
-    among(s, loss=("energy", "likelihood")); numbers(s, ("start", "marginal"))
-    if not (s.start > 0 and 0 <= s.marginal < 1): refuse(f"expected start > 0 and 0 <= marginal < 1, got {s.start!r} and {s.marginal!r}")
-    if s.season and s.season > s.context - s.forks + 1: refuse(f"season must not exceed {s.context - s.forks + 1} rows (context less forks), got {s.season!r}")
+    check_reading(s)
+    whole(s, ("agnostic", "specific", "local"))
+    whole(s, ("draws", "paths"), 2)
+    whole(s, ("season",), 0)
+    if not (
+        isinstance(s.units, (tuple, list))
+        and len(s.units) == 2
+        and all(isinstance(n, int) and n > 0 for n in s.units)
+    ):
+        refuse(f"units must be two whole numbers such as (20, 20), got {s.units!r}")
+    among(s, loss=("energy", "likelihood"))
+    numbers(s, ("start", "marginal"))
+    if not (s.start > 0 and 0 <= s.marginal < 1):
+        refuse(
+            f"expected start > 0 and 0 <= marginal < 1, got {s.start!r} and"
+            f" {s.marginal!r}"
+        )
+    if s.season and s.season > s.context - s.forks + 1:
+        refuse(
+            f"season must not exceed {s.context - s.forks + 1} rows (context less"
+            f" forks), got {s.season!r}"
+        )
 
 # %% ../../nbs/quantile/50_mqf2.ipynb #StepDecoder
 class StepDecoder(nn.Module):
-    "Code and known future to a common state and three numbers a step (after Wen et al. 2017, equations 3 and 4)."
-    def __init__(self, inputs:int, known:int, s:MQF2Settings):
+    """Code and known future to a common state and three numbers a step (after Wen et
+    al. 2017, equations 3 and 4).
+    """
+
+    def __init__(self, inputs: int, known: int, s: MQF2Settings):
         super().__init__()
         self.shape, self.width = (s.horizon, s.specific), s.agnostic
-        self.context = nn.Linear(inputs, s.agnostic + s.horizon*s.specific)
-        self.agnostic, self.specific = nn.Linear(s.agnostic, s.local), nn.Linear(s.specific, s.local, bias=False)
+        self.context = nn.Linear(inputs, s.agnostic + s.horizon * s.specific)
+        self.agnostic, self.specific = (
+            nn.Linear(s.agnostic, s.local),
+            nn.Linear(s.specific, s.local, bias=False),
+        )
         self.known = nn.Linear(known, s.local, bias=False) if known else None
         self.out = nn.Linear(s.local, 3)
-        nn.init.zeros_(self.out.bias); nn.init.zeros_(self.out.weight[1:])                 # spread: as the map starts
-    def forward(self, code, ahead)->tuple[Tensor, Tensor]:  # -> (batch, fork, agnostic), (batch, fork, 3, horizon)
-        c = F.relu(self.context(code)); state, own = c[..., :self.width], c[..., self.width:].unflatten(-1, self.shape)
-        u = self.specific(own).add_(self.agnostic(state)[..., None, :])                     # in place: the largest tensors there are
-        if self.known is not None: u = u.add_(self.known(ahead))
+        # spread: as the map starts
+        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(self.out.weight[1:])
+
+    def forward(
+        self,
+        code,
+        ahead,
+    ) -> tuple[Tensor, Tensor]:  # -> (batch, fork, agnostic), (batch, fork, 3, horizon)
+        c = F.relu(self.context(code))
+        state, own = (
+            c[..., : self.width],
+            c[..., self.width :].unflatten(-1, self.shape),
+        )
+        # in place: the largest tensors there are
+        u = self.specific(own).add_(self.agnostic(state)[..., None, :])
+        if self.known is not None:
+            u = u.add_(self.known(ahead))
         return state, self.out(u.relu_()).transpose(-1, -2)
 
 # %% ../../nbs/quantile/50_mqf2.ipynb #MQF2Network
 class MQF2Network(nn.Module):
-    "Encoder, step decoder, convex map: one potential an origin (Kan et al. 2022, section 3)."
-    def __init__(self, s:MQF2Settings, sizes:Sizes):
+    """Encoder, step decoder, convex map:
+
+    one potential an origin (Kan et al. 2022, section 3).
+    """
+
+    def __init__(self, s: MQF2Settings, sizes: Sizes):
         super().__init__()
         self.s, self.encoder = s, Encoder(s, sizes)
         self.decoder = StepDecoder(self.encoder.width, self.encoder.ahead, s)
-        self.naive = seasonal_map(s.context - s.forks + 1, s.horizon, s.season) if s.season else None
+        self.naive = (
+            seasonal_map(s.context - s.forks + 1, s.horizon, s.season)
+            if s.season
+            else None
+        )
         self.map = ConvexMap(s.agnostic, s.horizon, tuple(s.units), s.start)
-    def forward(self, b:Batch)->tuple[Potential, Tensor, Tensor]:  # batch x fork windows; loc, scale (batch, fork)
+
+    def forward(
+        self,
+        b: Batch,
+        # batch x fork windows; loc, scale (batch, fork)
+    ) -> tuple[Potential, Tensor, Tensor]:
         code, ahead, loc, scale = self.encoder(b)
         state, steps = self.decoder(code, ahead)
-        if self.naive is not None: steps = steps + F.pad(self.naive(self.encoder.lags(b, loc, scale))[..., None, :], (0, 0, 0, 2))
+        if self.naive is not None:
+            steps = steps + F.pad(
+                self.naive(self.encoder.lags(b, loc, scale))[..., None, :], (0, 0, 0, 2)
+            )
         return self.map(state.flatten(0, 1), steps.flatten(0, 1)), loc, scale
 
 # %% ../../nbs/quantile/50_mqf2.ipynb #mqf2_loss
 def mqf2_loss(
     network,  # MQF2Network, possibly wrapped
-    batch:Batch,  # windows
-    s:MQF2Settings,  # forks, loss, draws and weight
-    typical:float=1.,  # weights are relative to this scale
-)->tuple[Tensor, Tensor]:  # sum of losses, sum of weights
-    "Energy score or negative log likelihood over all origins (Kan et al. 2022, sections 3.1 and 3.2)."
+    batch: Batch,  # windows
+    s: MQF2Settings,  # forks, loss, draws and weight
+    typical: float = 1.0,  # weights are relative to this scale
+) -> tuple[Tensor, Tensor]:  # sum of losses, sum of weights
+    """Energy score or negative log likelihood over all origins (Kan et al.
+
+    2022, sections 3.1 and 3.2).
+    """
     potential, loc, scale = network(batch)
-    z = ((forked(batch.y, s.horizon, s.forks) - loc[..., None])/scale[..., None]).flatten(0, 1)       # (window, horizon)
+    # (window, horizon)
+    z = (
+        (forked(batch.y, s.horizon, s.forks) - loc[..., None]) / scale[..., None]
+    ).flatten(0, 1)
     seen = forked(batch.observed, s.horizon, s.forks).flatten(0, 1)
-    old = batch.observed[:, :s.context].cumsum(1)[:, -s.forks:] >= s.least                             # (batch, fork)
-    weight = ((scale/typical)**s.weight*old).flatten()*seen.any(-1)
-    if s.loss == "energy": return energy_loss(potential, z, seen, weight, s.draws, s.marginal)/s.horizon**.5, weight.sum()
-    weight = weight*seen.all(-1)
-    return -(potential.log_prob(torch.where(seen > 0, z, potential.b.detach()))*weight).sum()/s.horizon, weight.sum()
+    # (batch, fork)
+    old = batch.observed[:, : s.context].cumsum(1)[:, -s.forks :] >= s.least
+    weight = ((scale / typical) ** s.weight * old).flatten() * seen.any(-1)
+    if s.loss == "energy":
+        return (
+            energy_loss(potential, z, seen, weight, s.draws, s.marginal)
+            / s.horizon**0.5,
+            weight.sum(),
+        )
+    weight = weight * seen.all(-1)
+    return (
+        -(
+            potential.log_prob(torch.where(seen > 0, z, potential.b.detach())) * weight
+        ).sum()
+        / s.horizon,
+        weight.sum(),
+    )
 
 # %% ../../nbs/quantile/50_mqf2.ipynb #even_noise
 def even_noise(
-    draws:int, horizon:int,  # how many, how long
-)->Tensor:  # (draw, horizon) standard normal
-    "Evenly spread normal numbers: a scrambled Sobol sequence through the normal quantile function."
-    u = torch.quasirandom.SobolEngine(horizon, scramble=True, seed=0).draw(draws, dtype=torch.float64)
+    draws: int,
+    horizon: int,  # how many, how long
+) -> Tensor:  # (draw, horizon) standard normal
+    """Evenly spread normal numbers:
+
+    a scrambled Sobol sequence through the normal quantile function.
+    """
+    u = torch.quasirandom.SobolEngine(horizon, scramble=True, seed=0).draw(
+        draws, dtype=torch.float64
+    )
     return torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9)).float()
+
 
 class MapPaths(Paths):
     "Paths through the maps of one or more networks."
+
     def __init__(
         self,
-        maps:list,  # Potential of each member, one row a series
-        loc:Tensor, scale:Tensor,  # (series,)
-        support:str="real",  # "real" or "nonnegative"
-        draws:int=512,  # fixed draws behind the marginals
+        maps: list,  # Potential of each member, one row a series
+        loc: Tensor,
+        scale: Tensor,  # (series,)
+        support: str = "real",  # "real" or "nonnegative"
+        draws: int = 512,  # fixed draws behind the marginals
     ):
-        self.maps, self.loc, self.scale, self.domain, self.count = maps, loc, scale, support, draws
+        self.maps, self.loc, self.scale, self.domain, self.count = (
+            maps,
+            loc,
+            scale,
+            support,
+            draws,
+        )
         noise = even_noise(draws, maps[0].horizon).to(loc)
-        super().__init__(torch.cat([self._push(p, x[:, None].expand(-1, len(loc), -1)) for p, x in zip(maps, noise.tensor_split(len(maps)))]), support)
-    def __repr__(self): return f"MapPaths(batch {tuple(self.batch_shape)}, {len(self.maps)} maps)"
+        super().__init__(
+            torch.cat(
+                [
+                    self._push(p, x[:, None].expand(-1, len(loc), -1))
+                    for p, x in zip(maps, noise.tensor_split(len(maps)))
+                ]
+            ),
+            support,
+        )
+
+    def __repr__(self):
+        return f"MapPaths(batch {tuple(self.batch_shape)}, {len(self.maps)} maps)"
+
     def __getitem__(self, which):
-        if isinstance(which, tuple) or self.loc[which].dim() != 1: return super().__getitem__(which)    # single steps or series: only their draws remain
-        return MapPaths([p.part(which) for p in self.maps], self.loc[which], self.scale[which], self.domain, self.count)
-    def _push(self, p, x)->Tensor: return _push(self, p, x)  # (draw, series, horizon) noise to paths
-    def rsample(self, sample_shape=torch.Size(), generator=None)->Tensor: return _rsample(self, torch.Size(sample_shape), generator)
-    def path_log_prob(self, y:Tensor)->Tensor: return _path_log_prob(self, y)  # (series,) of whole paths
-    def rank(self, y:Tensor)->tuple: return _path_rank(self, y)  # (series, horizon) levels of the noise, (series,) of the whole path
+        # single steps or series: only their draws remain
+        if isinstance(which, tuple) or self.loc[which].dim() != 1:
+            return super().__getitem__(which)
+        return MapPaths(
+            [p.part(which) for p in self.maps],
+            self.loc[which],
+            self.scale[which],
+            self.domain,
+            self.count,
+        )
+
+    def _push(self, p, x) -> Tensor:  # (draw, series, horizon) noise to paths
+        return _push(self, p, x)
+
+    def rsample(self, sample_shape=torch.Size(), generator=None) -> Tensor:
+        return _rsample(self, torch.Size(sample_shape), generator)
+
+    def path_log_prob(self, y: Tensor) -> Tensor:  # (series,) of whole paths
+        return _path_log_prob(self, y)
+
+    def rank(
+        self,
+        y: Tensor,
+    ) -> tuple:  # (series, horizon) levels of the noise, (series,) of the whole path
+        return _path_rank(self, y)
 
 # %% ../../nbs/quantile/50_mqf2.ipynb #_push
-def _push(paths, p, x, most:int=2**17):
+def _push(paths, p, x, most: int = 2**17):
     "Noise through a map and back to the target's units, some series at a time."
-    n = max(1, most//max(1, len(x))); out = []
+    n = max(1, most // max(1, len(x)))
+    out = []
     for i in range(0, len(p), n):
-        rows = slice(i, i + n); w = p.part(rows).gradient(x[:, rows].transpose(0, 1))      # (series, draw, horizon)
-        out.append((w*paths.scale[rows, None, None] + paths.loc[rows, None, None]).clamp(min=0. if paths.domain == "nonnegative" else -torch.inf).transpose(0, 1))
+        # (series, draw, horizon)
+        rows = slice(i, i + n)
+        w = p.part(rows).gradient(x[:, rows].transpose(0, 1))
+        out.append(
+            (w * paths.scale[rows, None, None] + paths.loc[rows, None, None])
+            .clamp(min=0.0 if paths.domain == "nonnegative" else -torch.inf)
+            .transpose(0, 1)
+        )
     return torch.cat(out, 1)
+
 
 def _rsample(paths, shape, generator):
     "Fresh paths, each from a member drawn at random."
-    n = shape.numel(); x = torch.randn(n, *paths.batch_shape, generator=generator, dtype=paths.dtype).to(paths.device)
-    whose = torch.randint(len(paths.maps), (n,), generator=generator).to(paths.device) if len(paths.maps) > 1 else torch.zeros(n, dtype=torch.long, device=paths.device)
+    n = shape.numel()
+    x = torch.randn(n, *paths.batch_shape, generator=generator, dtype=paths.dtype).to(
+        paths.device
+    )
+    whose = (
+        torch.randint(len(paths.maps), (n,), generator=generator).to(paths.device)
+        if len(paths.maps) > 1
+        else torch.zeros(n, dtype=torch.long, device=paths.device)
+    )
     out = torch.empty_like(x)
-    for k, p in enumerate(paths.maps): out[whose == k] = paths._push(p, x[whose == k])
+    for k, p in enumerate(paths.maps):
+        out[whose == k] = paths._push(p, x[whose == k])
     return out.reshape(*shape, *paths.batch_shape)
+
 
 def _scaled(paths, y):
     y = torch.as_tensor(y, dtype=paths.dtype, device=paths.device)
-    if y.shape != paths.batch_shape: refuse(f"expected paths shaped {tuple(paths.batch_shape)}, got {tuple(y.shape)}")
-    return (y - paths.loc[:, None])/paths.scale[:, None]
+    if y.shape != paths.batch_shape:
+        refuse(
+            f"expected paths shaped {tuple(paths.batch_shape)}, got {tuple(y.shape)}"
+        )
+    return (y - paths.loc[:, None]) / paths.scale[:, None]
+
 
 def _path_log_prob(paths, y):
     "Log density of whole paths: the mean density of the members."
-    z = _scaled(paths, y); each = torch.stack([p.log_prob(z) for p in paths.maps])
-    return each.logsumexp(0) - torch.tensor(float(len(each))).log() - z.shape[1]*paths.scale.log()
+    z = _scaled(paths, y)
+    each = torch.stack([p.log_prob(z) for p in paths.maps])
+    return (
+        each.logsumexp(0)
+        - torch.tensor(float(len(each))).log()
+        - z.shape[1] * paths.scale.log()
+    )
+
 
 def _path_rank(paths, y):
     "Ranks by the inverse map, averaged over members."
     found = [p.rank(_scaled(paths, y)) for p in paths.maps]
-    return tuple(sum(v)/len(v) for v in zip(*found))
+    return tuple(sum(v) / len(v) for v in zip(*found))
 
 # %% ../../nbs/quantile/50_mqf2.ipynb #MQF2Forecaster
 class MQF2Forecaster(Forecaster):
-    "Joint forecasts of all steps behind `fit(panel)` and `predict(h, panel)` (Kan et al. 2022)."
+    """Joint forecasts of all steps behind `fit(panel)` and `predict(h, panel)` (Kan et
+    al. 2022).
+    """
+
     Settings, name, partial = MQF2Settings, "MQF2", False
-    def settle(self, panel)->MQF2Settings: return MQF2Settings(**self.given(panel) | dict(support=support_of(panel, self.options.get("support", "auto"))))
-    def network(self, settings, sizes)->MQF2Network: return MQF2Network(settings, sizes)
+
+    def settle(self, panel) -> MQF2Settings:
+        return MQF2Settings(
+            **self.given(panel)
+            | dict(support=support_of(panel, self.options.get("support", "auto")))
+        )
+
+    def network(self, settings, sizes) -> MQF2Network:
+        return MQF2Network(settings, sizes)
+
     @staticmethod
-    def loss(network, batch, settings, recipe): return mqf2_loss(network, batch, settings, recipe.typical)
-    def answer(self, networks, batch, h)->dict:
+    def loss(network, batch, settings, recipe):
+        return mqf2_loss(network, batch, settings, recipe.typical)
+
+    def answer(self, networks, batch, h) -> dict:
         "What each member's map needs to know about a chunk of series."
         found = {}
         for k, n in enumerate(networks):
-            p, loc, scale = n(batch); last = slice(self.settings.forks - 1, None, self.settings.forks)
+            p, loc, scale = n(batch)
+            last = slice(self.settings.forks - 1, None, self.settings.forks)
             found |= {f"{k}.{letter}": getattr(p, letter)[last] for letter in "baumdec"}
         return found | dict(loc=loc[:, -1], scale=scale[:, -1])
-    def distribution(self, parts, h)->QuantileFunction:
+
+    def distribution(self, parts, h) -> QuantileFunction:
         shared = [[v.detach().cpu() for v in n.map.shared()] for n in self.networks]
-        maps = [Potential(*(parts[f"{k}.{letter}"] for letter in "baumdec"), *s) for k, s in enumerate(shared)]
-        paths = MapPaths(maps, parts["loc"], parts["scale"], "real" if self.settings.support == "real" else "nonnegative", self.settings.paths)
+        maps = [
+            Potential(*(parts[f"{k}.{letter}"] for letter in "baumdec"), *s)
+            for k, s in enumerate(shared)
+        ]
+        paths = MapPaths(
+            maps,
+            parts["loc"],
+            parts["scale"],
+            "real" if self.settings.support == "real" else "nonnegative",
+            self.settings.paths,
+        )
         return Counts(paths) if self.settings.support == "count" else paths

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import refuse
 from ..core.distributions import Counts, Paths, check_levels
-from ..core.encoders import among, check_link, check_scale, fractions, given_scale, running_scale, whole
+from ..core.encoders import among, check_link, check_scale, fractions
+from ..core.encoders import given_scale, running_scale, whole
 from ..core.features import SUPPORTS, Embeddings, Sizes, support_of
 from ..core.forecaster import Forecaster
 from ..core.forecast import Forecast
@@ -23,217 +24,499 @@ from ..core.windows import Batch
 from .heads import HEADS
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #lags_of
-CYCLE_DAYS = (1/24, 1, 7, 365.25)  # hour, day, week, year
+CYCLE_DAYS = (1 / 24, 1, 7, 365.25)  # hour, day, week, year
+
 
 def lags_of(
     freq,  # pandas offset alias, or an integer: no calendar
-    longest:int=None,  # rows of the longest history
-)->tuple:  # increasing whole numbers, 1 first
-    "Which past values predict the next one: the last three, and the same moment of earlier cycles."
+    longest: int = None,  # rows of the longest history
+) -> tuple:  # increasing whole numbers, 1 first
+    """Which past values predict the next one:
+
+    the last three, and the same moment of earlier cycles.
+    """
     lags = {1, 2, 3}
     if not isinstance(freq, int):
         import pandas as pd
+
         grid = pd.date_range("2000-01-03", periods=200, freq=freq, unit="us")
-        step = (grid[-1] - grid[0])/pd.Timedelta("1D")/(len(grid) - 1)                       # days, on average
-        cycles = [c for c in (round(d/step) for d in CYCLE_DAYS) if 4 <= c <= 2500]
-        for c in cycles: lags |= {c - 1, c, c + 1}
-        lags |= {2*min(cycles)} if cycles else set()
-    return tuple(sorted(k for k in lags if longest is None or k == 1 or k <= longest//2))
+        # days, on average
+        step = (grid[-1] - grid[0]) / pd.Timedelta("1D") / (len(grid) - 1)
+        cycles = [c for c in (round(d / step) for d in CYCLE_DAYS) if 4 <= c <= 2500]
+        for c in cycles:
+            lags |= {c - 1, c, c + 1}
+        lags |= {2 * min(cycles)} if cycles else set()
+    return tuple(
+        sorted(k for k in lags if longest is None or k == 1 or k <= longest // 2)
+    )
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #RNNSettings
 LAWS = ("normal", "student")
-DEEP = (.005, .02, .05, .1, .2, .3, .4, .5, .6, .7, .8, .9, .95, .98, .995)  # outermost draws are fed back, so they must be learned
+# outermost draws are fed back, so they must be learned
+DEEP = (
+    0.005,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+    0.98,
+    0.995,
+)
+
 
 @dataclass
 class RNNSettings:
     "The shape of the network, and how it reads windows."
-    head: str = "sqf"  # "sqf", "iqf", "isqf" (by CRPS), "normal" or "student" (by likelihood: DeepAR)
+
+    # "sqf", "iqf", "isqf" (by CRPS), "normal" or "student" (by likelihood: DeepAR)
+    head: str = "sqf"
     context: int = 24  # steps unrolled before an origin, each trained on
     horizon: int = 8  # steps forecast
     lags: tuple = ()  # past values that each step sees; () = `lags_of` the panel
     hidden: int = 64  # units of the LSTM
     layers: int = 1  # of the LSTM
-    pieces: int = 0  # "sqf": pieces in all; "isqf": pieces between two levels; 0 = as the head has it
+    # "sqf": pieces in all; "isqf": pieces between two levels; 0 = as the head has it
+    pieces: int = 0
     tails: str = "exponential"  # "isqf": "exponential" or "pareto"
     levels: tuple = DEEP  # "iqf" and "isqf": where quantiles are learned
     embedding: int = 8  # largest width of a category's embedding
     identity: bool = False  # learn one embedding a series
-    unknown: float = .1  # share of categories hidden in training
-    link: str = "auto"  # "log": quantiles are positive; "identity": any sign; "auto": what the support and `centre` allow
+    unknown: float = 0.1  # share of categories hidden in training
+    # "log": quantiles are positive; "identity": any sign; "auto": what the support and
+    # `centre` allow
+    link: str = "auto"
     centre: bool = False  # subtract the running mean before scaling
-    squash: bool = True  # log(1 + |x|) of scaled lags; else they are cut off at 8 scales
-    size: bool = True  # let the network see how large the series is beside the others; without, each series' forecast scales exactly with its data
+    # log(1 + |x|) of scaled lags; else they are cut off at 8 scales
+    squash: bool = True
+    # let the network see how large the series is beside the others; without, each
+    # series' forecast scales exactly with its data
+    size: bool = True
     least: int = 1  # observed rows that a step needs before it to be trained on
-    floor: float = 0.  # smallest scale, in units of the target (with `centre`: as a share of the mean size); 0 = learned (`least_scale`; with `centre` 0.001)
-    unit: float = 1.  # mean size of the target over series; learned
-    weight: float = 0.  # loss weight = scale ** weight
-    dropout: float = 0.  # share of states silenced in training
+    # smallest scale, in units of the target (with `centre`: as a share of the mean
+    # size); 0 = learned (`least_scale`; with `centre` 0.001)
+    floor: float = 0.0
+    unit: float = 1.0  # mean size of the target over series; learned
+    weight: float = 0.0  # loss weight = scale ** weight
+    dropout: float = 0.0  # share of states silenced in training
     draws: int = 200  # paths of a forecast
     support: str = "auto"  # "real", "nonnegative", "count", or what the history says
     forks = 0  # no origin is special: all steps are trained on
+
     @property
-    def rows(self)->int: return self.context + max(self.lags, default=0)  # rows before an origin that a window holds
-    def __post_init__(self): _check(self)
+    def rows(self) -> int:  # rows before an origin that a window holds
+        return self.context + max(self.lags, default=0)
+
+    def __post_init__(self):
+        _check(self)
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #_check
 def _check(s):
     "Refuse settings that no network can have."
-    whole(s, ("context", "horizon", "hidden", "layers", "embedding", "least")); whole(s, ("draws",), 2); whole(s, ("pieces",), 0)
+    whole(s, ("context", "horizon", "hidden", "layers", "embedding", "least"))
+    whole(s, ("draws",), 2)
+    whole(s, ("pieces",), 0)
     among(s, head=(*HEADS, *LAWS), tails=("exponential", "pareto"), support=SUPPORTS)
-    if np.ndim(s.lags) != 1 or any(isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1 for k in s.lags) or list(s.lags) != sorted(set(s.lags)):
+    if (
+        np.ndim(s.lags) != 1
+        or any(
+            isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1
+            for k in s.lags
+        )
+        or list(s.lags) != sorted(set(s.lags))
+    ):
         refuse(f"lags must be increasing whole numbers of at least 1, got {s.lags!r}")
-    fractions(s, ("dropout", "unknown")); check_scale(s); check_link(s)
-    s.lags, s.levels = tuple(int(k) for k in s.lags), tuple(check_levels(s.levels, increasing=True).tolist())
+    fractions(s, ("dropout", "unknown"))
+    check_scale(s)
+    check_link(s)
+    s.lags, s.levels = (
+        tuple(int(k) for k in s.lags),
+        tuple(check_levels(s.levels, increasing=True).tolist()),
+    )
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #Law
 class Law(nn.Module):
-    "A normal or Student's t distribution from a state (Salinas et al. 2020, section 3.1)."
-    def __init__(self, inputs:int, kind:str):
+    """A normal or Student's t distribution from a state (Salinas et al.
+
+    2020, section 3.1).
+    """
+
+    def __init__(self, inputs: int, kind: str):
         super().__init__()
         self.kind, self.out = kind, nn.Linear(inputs, 3 if kind == "student" else 2)
-    def forward(self, u:Tensor)->dict:  # (..., inputs) -> loc, scale, perhaps df (...)
+
+    def forward(
+        self,
+        u: Tensor,
+    ) -> dict:  # (..., inputs) -> loc, scale, perhaps df (...)
         r = self.out(u)
-        return dict(loc=r[..., 0], scale=F.softplus(r[..., 1]) + 1e-3) | (dict(df=2 + F.softplus(r[..., 2] + 2)) if self.kind == "student" else {})
-    def crps(self, p:dict, z:Tensor)->Tensor:  # (...) minus log-likelihood, in the place of the score that other heads have
-        law = torch.distributions.StudentT(p["df"], p["loc"], p["scale"]) if "df" in p else torch.distributions.Normal(p["loc"], p["scale"])
+        return dict(loc=r[..., 0], scale=F.softplus(r[..., 1]) + 1e-3) | (
+            dict(df=2 + F.softplus(r[..., 2] + 2)) if self.kind == "student" else {}
+        )
+
+    def crps(
+        self,
+        p: dict,
+        z: Tensor,
+        # (...) minus log-likelihood, in the place of the score that other heads have
+    ) -> Tensor:
+        law = (
+            torch.distributions.StudentT(p["df"], p["loc"], p["scale"])
+            if "df" in p
+            else torch.distributions.Normal(p["loc"], p["scale"])
+        )
         return -law.log_prob(z)
-    def draw(self, p:dict, u:Tensor, generator)->Tensor:  # (...) one value at each level u, scaled
+
+    def draw(
+        self,
+        p: dict,
+        u: Tensor,
+        generator,
+    ) -> Tensor:  # (...) one value at each level u, scaled
         z = torch.special.ndtri(u)
-        if "df" in p: z = z*(p["df"]/2/torch._standard_gamma((p["df"]/2).cpu(), generator).to(z).clamp(min=1e-6)).sqrt()
-        return p["loc"] + p["scale"]*z
+        if "df" in p:
+            z = (
+                z
+                * (
+                    p["df"]
+                    / 2
+                    / torch._standard_gamma((p["df"] / 2).cpu(), generator)
+                    .to(z)
+                    .clamp(min=1e-6)
+                ).sqrt()
+            )
+        return p["loc"] + p["scale"] * z
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #RecurrentNetwork
 class RecurrentNetwork(nn.Module):
-    "LSTM over lags and covariates, and a head that makes each state a distribution (Gasthaus et al. 2019, section 3)."
-    def __init__(self, s:RNNSettings, sizes:Sizes):
+    """LSTM over lags and covariates, and a head that makes each state a distribution
+    (Gasthaus et al. 2019, section 3).
+    """
+
+    def __init__(self, s: RNNSettings, sizes: Sizes):
         super().__init__()
-        self.s, self.known, self.static = s, Embeddings(sizes.known_codes, s), Embeddings(sizes.static_codes, s)
-        width = 2*len(s.lags) + sizes.known + self.known.width + sizes.static + self.static.width + s.size
-        self.rnn = nn.LSTM(width, s.hidden, s.layers, batch_first=True, dropout=s.dropout if s.layers > 1 else 0.)
+        self.s, self.known, self.static = (
+            s,
+            Embeddings(sizes.known_codes, s),
+            Embeddings(sizes.static_codes, s),
+        )
+        width = (
+            2 * len(s.lags)
+            + sizes.known
+            + self.known.width
+            + sizes.static
+            + self.static.width
+            + s.size
+        )
+        self.rnn = nn.LSTM(
+            width,
+            s.hidden,
+            s.layers,
+            batch_first=True,
+            dropout=s.dropout if s.layers > 1 else 0.0,
+        )
         self.dropout, self.head = nn.Dropout(s.dropout), _head(s)
         self.register_buffer("lags", torch.tensor(s.lags), persistent=False)
-    def forward(self, b:Batch)->tuple[Tensor, Tensor]:  # score and weight of each step, both (batch, step)
+
+    def forward(
+        self,
+        b: Batch,
+    ) -> tuple[Tensor, Tensor]:  # score and weight of each step, both (batch, step)
         s, first = self.s, self.s.rows - self.s.context
         x, loc, scale = self.inputs(b)
         y, o = b.y[:, first:], b.observed[:, first:]
-        score = self.head.crps(self.head(self.dropout(self.rnn(x)[0])), torch.where(o > 0, (y - loc)/scale, 0.))
-        old = _extended(b.observed[:, :s.rows].cumsum(1)[:, -s.context - 1:], s.horizon) >= s.least
-        return score, o*old*scale**s.weight
-    def inputs(self, b:Batch): return _inputs(self, b)
-    def lagged(self, y:Tensor, o:Tensor, loc:Tensor, scale:Tensor)->Tensor:  # (..., lag) past values and flags -> (..., 2 lag)
-        x = torch.where(o > 0, (y - loc[..., None])/scale[..., None], 0. if self.s.centre else 1.)
-        return torch.cat([x.sign()*x.abs().log1p() if self.s.squash else x.clamp(-8, 8), o.expand(x.shape)], -1)
+        score = self.head.crps(
+            self.head(self.dropout(self.rnn(x)[0])),
+            torch.where(o > 0, (y - loc) / scale, 0.0),
+        )
+        old = (
+            _extended(b.observed[:, : s.rows].cumsum(1)[:, -s.context - 1 :], s.horizon)
+            >= s.least
+        )
+        return score, o * old * scale**s.weight
+
+    def inputs(self, b: Batch):
+        return _inputs(self, b)
+
+    def lagged(
+        self,
+        y: Tensor,
+        o: Tensor,
+        loc: Tensor,
+        scale: Tensor,
+    ) -> Tensor:  # (..., lag) past values and flags -> (..., 2 lag)
+        x = torch.where(
+            o > 0,
+            (y - loc[..., None]) / scale[..., None],
+            0.0 if self.s.centre else 1.0,
+        )
+        return torch.cat(
+            [
+                x.sign() * x.abs().log1p() if self.s.squash else x.clamp(-8, 8),
+                o.expand(x.shape),
+            ],
+            -1,
+        )
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #_head
-def _head(s)->nn.Module:
+def _head(s) -> nn.Module:
     "The head that the settings name."
-    if s.head in LAWS: return Law(s.hidden, s.head)
-    own = (dict(levels=s.levels) if s.head != "sqf" else {}) | (dict(pieces=s.pieces) if s.pieces and s.head != "iqf" else {}) | (dict(tails=s.tails) if s.head == "isqf" else {})
-    return HEADS[s.head](s.hidden, link="identity" if s.link == "auto" else s.link, **own)
+    if s.head in LAWS:
+        return Law(s.hidden, s.head)
+    own = (
+        (dict(levels=s.levels) if s.head != "sqf" else {})
+        | (dict(pieces=s.pieces) if s.pieces and s.head != "iqf" else {})
+        | (dict(tails=s.tails) if s.head == "isqf" else {})
+    )
+    return HEADS[s.head](
+        s.hidden, link="identity" if s.link == "auto" else s.link, **own
+    )
+
 
 def _extended(v, horizon):
-    "(batch, context + 1) of origins -> (batch, context + horizon) of steps: in the horizon nothing new is known."
+    """(batch, context + 1) of origins -> (batch, context + horizon) of steps:
+
+    in the horizon nothing new is known.
+    """
     return torch.cat([v, v[:, -1:].expand(-1, horizon - 1)], 1)
 
-def _inputs(net, b)->tuple:
+
+def _inputs(net, b) -> tuple:
     "(batch, step, channel) what each step reads; its loc and scale, (batch, step)."
     s, R = net.s, net.s.rows
-    loc, scale = (_extended(v, s.horizon) for v in running_scale(b.y[:, :R], b.observed[:, :R], s.context + 1, s.floor, s.centre, s.unit))
-    past = torch.arange(R - s.context, R + s.horizon, device=b.y.device)[:, None] - net.lags            # (step, lag) rows
-    ahead = torch.cat([b.known, net.known(b.known_codes)], -1)[:, R - s.context:]
-    still = torch.cat([b.static, net.static(b.static_codes)], -1)[:, None].expand(-1, past.shape[0], -1)
-    return torch.cat([net.lagged(b.y[:, past], b.observed[:, past], loc, scale), ahead, still, *([.1*(scale/s.unit).log()[..., None]] if s.size else [])], -1), loc, scale
+    loc, scale = (
+        _extended(v, s.horizon)
+        for v in running_scale(
+            b.y[:, :R], b.observed[:, :R], s.context + 1, s.floor, s.centre, s.unit
+        )
+    )
+    # (step, lag) rows
+    past = (
+        torch.arange(R - s.context, R + s.horizon, device=b.y.device)[:, None]
+        - net.lags
+    )
+    ahead = torch.cat([b.known, net.known(b.known_codes)], -1)[:, R - s.context :]
+    still = torch.cat([b.static, net.static(b.static_codes)], -1)[:, None].expand(
+        -1, past.shape[0], -1
+    )
+    return (
+        torch.cat(
+            [
+                net.lagged(b.y[:, past], b.observed[:, past], loc, scale),
+                ahead,
+                still,
+                *([0.1 * (scale / s.unit).log()[..., None]] if s.size else []),
+            ],
+            -1,
+        ),
+        loc,
+        scale,
+    )
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #rnn_loss
 def rnn_loss(
     network,  # RecurrentNetwork, possibly wrapped
-    batch:Batch,  # windows
-    typical:float=1.,  # weights are relative to this scale
-    weight:float=0.,  # the power in the network's weights
-)->tuple[Tensor, Tensor]:  # sum of weighted scores, sum of weights
-    "One-step scores of all observed steps (Gasthaus et al. 2019, equation 7; Salinas et al. 2020, equation 2)."
+    batch: Batch,  # windows
+    typical: float = 1.0,  # weights are relative to this scale
+    weight: float = 0.0,  # the power in the network's weights
+) -> tuple[Tensor, Tensor]:  # sum of weighted scores, sum of weights
+    """One-step scores of all observed steps (Gasthaus et al.
+
+    2019, equation 7; Salinas et al. 2020, equation 2).
+    """
     score, w = network(batch)
-    w = w/typical**weight
-    return (torch.where(w > 0, score, 0.)*w).sum(), w.sum()
+    w = w / typical**weight
+    return (torch.where(w > 0, score, 0.0) * w).sum(), w.sum()
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #stratified
 def stratified(
-    n:int,  # series
-    draws:int,  # draws of each
+    n: int,  # series
+    draws: int,  # draws of each
     generator=None,  # torch.Generator
-)->Tensor:  # (n x draws,) strictly inside (0, 1)
+) -> Tensor:  # (n x draws,) strictly inside (0, 1)
     "Uniforms, one of each series' draws in each 1/draws of the interval."
-    u = (torch.rand(n, draws, generator=generator).argsort(1) + torch.rand(n, draws, generator=generator))/draws
+    u = (
+        torch.rand(n, draws, generator=generator).argsort(1)
+        + torch.rand(n, draws, generator=generator)
+    ) / draws
     return u.view(-1).clamp(1e-6, 1 - 1e-6)
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #_value
-def _value(head, p, u, loc, scale, support, generator)->Tensor:
+def _value(head, p, u, loc, scale, support, generator) -> Tensor:
     "(n,) a value for each level, in units of the target, within the support."
-    y = loc + scale*head.draw(p, u, generator) if isinstance(head, Law) else head.distribution(p, loc, scale, "real" if support == "real" else "nonnegative").icdf(u)
-    return y if support == "real" else y.clamp(min=0) if support == "nonnegative" else (y + .5).floor().clamp(min=0)
+    y = (
+        loc + scale * head.draw(p, u, generator)
+        if isinstance(head, Law)
+        else head.distribution(
+            p, loc, scale, "real" if support == "real" else "nonnegative"
+        ).icdf(u)
+    )
+    return (
+        y
+        if support == "real"
+        else (
+            y.clamp(min=0)
+            if support == "nonnegative"
+            else (y + 0.5).floor().clamp(min=0)
+        )
+    )
+
 
 @torch.no_grad()
 def sample_paths(
-    net:RecurrentNetwork,  # trained, in eval mode
-    b:Batch,  # windows; nothing after the origin is read but `known`
-    h:int,  # steps
-    draws:int,  # paths of each series
+    net: RecurrentNetwork,  # trained, in eval mode
+    b: Batch,  # windows; nothing after the origin is read but `known`
+    h: int,  # steps
+    draws: int,  # paths of each series
     generator=None,  # torch.Generator on the CPU
-    support:str="real",  # "real", "nonnegative" or "count"
-)->Tensor:  # (batch, draw, h)
-    "Ancestral sampling (Salinas et al. 2020, section 3): each draw is fed back as if it had happened."
-    s, L = net.s, int(net.lags[-1]); each = lambda v: v.repeat_interleave(draws, 0)
+    support: str = "real",  # "real", "nonnegative" or "count"
+) -> Tensor:  # (batch, draw, h)
+    """Ancestral sampling (Salinas et al.
+
+    2020, section 3): each draw is fed back as if it had happened.
+    """
+    s, L = net.s, int(net.lags[-1])
+    each = lambda v: v.repeat_interleave(draws, 0)
     x, loc, scale = net.inputs(b)
-    out, state = net.rnn(x[:, :s.context + 1])
-    out, state, rest = each(out[:, -1]), tuple(v.repeat_interleave(draws, 1) for v in state), each(x[:, s.context:, 2*len(s.lags):])
+    out, state = net.rnn(x[:, : s.context + 1])
+    out, state, rest = (
+        each(out[:, -1]),
+        tuple(v.repeat_interleave(draws, 1) for v in state),
+        each(x[:, s.context :, 2 * len(s.lags) :]),
+    )
     loc, scale = each(loc[:, -1]), each(scale[:, -1])
-    y, o = (torch.cat([each(v[:, s.rows - L:s.rows]), v.new_ones(len(each(v)), h)], 1) for v in (b.y, b.observed))
+    y, o = (
+        torch.cat([each(v[:, s.rows - L : s.rows]), v.new_ones(len(each(v)), h)], 1)
+        for v in (b.y, b.observed)
+    )
     for k in range(h):
-        if k: out, state = net.rnn(torch.cat([net.lagged(y[:, L + k - net.lags], o[:, L + k - net.lags], loc, scale), rest[:, k]], -1)[:, None], state); out = out[:, -1]
-        y[:, L + k] = _value(net.head, net.head(out), stratified(len(b), draws, generator).to(y), loc, scale, support, generator)
+        if k:
+            out, state = net.rnn(
+                torch.cat(
+                    [
+                        net.lagged(
+                            y[:, L + k - net.lags], o[:, L + k - net.lags], loc, scale
+                        ),
+                        rest[:, k],
+                    ],
+                    -1,
+                )[:, None],
+                state,
+            )
+            out = out[:, -1]
+        y[:, L + k] = _value(
+            net.head,
+            net.head(out),
+            stratified(len(b), draws, generator).to(y),
+            loc,
+            scale,
+            support,
+            generator,
+        )
     return y[:, L:].view(len(b), draws, h)
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #RecurrentForecaster
-NAMES = dict(sqf="SQFRNN", iqf="IQFRNN", isqf="ISQFRNN", normal="DeepARNormal", student="DeepAR")
+NAMES = dict(
+    sqf="SQFRNN", iqf="IQFRNN", isqf="ISQFRNN", normal="DeepARNormal", student="DeepAR"
+)
+
 
 class RecurrentForecaster(Forecaster):
     "An autoregressive RNN with any head behind `fit(panel)` and `predict(h, panel)`."
+
     Settings = RNNSettings
     asked = None  # draws and seed of the forecast being made
     name = property(lambda self: NAMES[self.options.get("head", "sqf")])
-    def settle(self, panel)->RNNSettings: return _settle(self, panel)
-    def network(self, settings, sizes)->RecurrentNetwork: return RecurrentNetwork(settings, sizes)
+
+    def settle(self, panel) -> RNNSettings:
+        return _settle(self, panel)
+
+    def network(self, settings, sizes) -> RecurrentNetwork:
+        return RecurrentNetwork(settings, sizes)
+
     @staticmethod
-    def loss(network, batch, settings, recipe): return rnn_loss(network, batch, recipe.typical, settings.weight)
-    def predict(self, h:int=None, panel:Panel=None, draws:int=None, seed:int=0)->Forecast:
+    def loss(network, batch, settings, recipe):
+        return rnn_loss(network, batch, recipe.typical, settings.weight)
+
+    def predict(
+        self, h: int = None, panel: Panel = None, draws: int = None, seed: int = 0
+    ) -> Forecast:
         "Paths of h steps after each series' last known row; the seed decides which."
-        if draws is not None and (isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < 2): refuse(f"draws must be a whole number, at least 2, got {draws!r}")
+        if draws is not None and (
+            isinstance(draws, bool)
+            or not isinstance(draws, (int, np.integer))
+            or draws < 2
+        ):
+            refuse(f"draws must be a whole number, at least 2, got {draws!r}")
         self.asked = draws, seed
         return super().predict(h, panel)
-    def answer(self, networks, batch, h)->dict: return _answer(self, networks, batch, h)
+
+    def answer(self, networks, batch, h) -> dict:
+        return _answer(self, networks, batch, h)
+
     def distribution(self, parts, h):
-        paths = Paths(parts["paths"].transpose(0, 1).contiguous(), "real" if self.settings.support == "real" else "nonnegative")
+        paths = Paths(
+            parts["paths"].transpose(0, 1).contiguous(),
+            "real" if self.settings.support == "real" else "nonnegative",
+        )
         return Counts(paths) if self.settings.support == "count" else paths
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #_settle
-def _settle(self, panel)->RNNSettings:
+def _settle(self, panel) -> RNNSettings:
     "Context, lags, link and smallest scale that suit the panel."
     longest = int(panel.length.max())
-    context = max(2, min(max(12, 2*self.horizon), 48, longest - 1)) if self.context is None else self.context
-    given = dict(lags=lags_of(panel.freq, longest), least=max(1, min(13, (longest - self.horizon)//2))) | self.options
-    if not len(given["lags"]): given["lags"] = lags_of(panel.freq, longest)
+    context = (
+        max(2, min(max(12, 2 * self.horizon), 48, longest - 1))
+        if self.context is None
+        else self.context
+    )
+    given = (
+        dict(
+            lags=lags_of(panel.freq, longest),
+            least=max(1, min(13, (longest - self.horizon) // 2)),
+        )
+        | self.options
+    )
+    if not len(given["lags"]):
+        given["lags"] = lags_of(panel.freq, longest)
     given["support"] = support_of(panel, given.get("support", "auto"))
-    if given.get("link", "auto") == "auto": given["link"] = "identity" if given.get("centre") or given["support"] == "real" else "log"
-    if given["link"] == "log" and given["support"] == "real": refuse("link='log' keeps quantiles positive, but the support is real", mend="Pass link='identity', or leave it out")
-    given |= given_scale(panel, given.get("floor", 0.), given.get("centre", False))
+    if given.get("link", "auto") == "auto":
+        given["link"] = (
+            "identity" if given.get("centre") or given["support"] == "real" else "log"
+        )
+    if given["link"] == "log" and given["support"] == "real":
+        refuse(
+            "link='log' keeps quantiles positive, but the support is real",
+            mend="Pass link='identity', or leave it out",
+        )
+    given |= given_scale(panel, given.get("floor", 0.0), given.get("centre", False))
     return RNNSettings(**given | dict(context=context, horizon=self.horizon))
 
-def _answer(self, networks, batch, h, most:int=2**14)->dict:
+
+def _answer(self, networks, batch, h, most: int = 2**14) -> dict:
     "Paths of one chunk of series, (series, draw, step); each member draws its share."
-    draws, seed = self.asked; draws = draws or self.settings.draws; found = []
+    draws, seed = self.asked
+    draws = draws or self.settings.draws
+    found = []
     shares = [len(x) for x in np.array_split(np.arange(draws), len(networks))]
-    for rows in torch.arange(len(batch)).split(max(1, most//draws)):
+    for rows in torch.arange(len(batch)).split(max(1, most // draws)):
         part = batch.part(rows.to(batch.y.device))
-        g = torch.Generator().manual_seed(seed + 7919*int(part.series[0]))
-        found.append(torch.cat([sample_paths(n, part, h, m, g, self.settings.support) for n, m in zip(networks, shares) if m], 1))
+        g = torch.Generator().manual_seed(seed + 7919 * int(part.series[0]))
+        found.append(
+            torch.cat(
+                [
+                    sample_paths(n, part, h, m, g, self.settings.support)
+                    for n, m in zip(networks, shares)
+                    if m
+                ],
+                1,
+            )
+        )
     return dict(paths=torch.cat(found))

@@ -10,98 +10,214 @@ import math
 import torch
 from torch import Tensor
 from ..core.basics import refuse
-from ..core.distributions import QuantileFunction, check_levels, picked, stopped, toward_zero
+from ..core.distributions import QuantileFunction, check_levels, picked
+from ..core.distributions import stopped, toward_zero
 from ..kernels.spline_crps import spline_crps
 
 # %% ../../nbs/quantile/10_spline.ipynb #SplineQuantile
 class SplineQuantile(QuantileFunction):
-    "Straight lines between knots, and a tail beyond each end (Gasthaus et al. 2019; Park et al. 2022)."
+    """Straight lines between knots, and a tail beyond each end (Gasthaus et al.
+
+    2019; Park et al. 2022).
+    """
+
     def __init__(
         self,
         levels,  # (knot,) shared, or (*batch, knot): never decreasing, in [0, 1]
-        values:Tensor,  # (*batch, knot) never decreasing
-        left=None,  # (*batch,) scale of the tail below the first knot; None: none, the levels start at 0
-        right=None,  # (*batch,) scale of the tail above the last knot; None: none, the levels end at 1
+        values: Tensor,  # (*batch, knot) never decreasing
+        # (*batch,) scale of the tail below the first knot; None: none, the levels start
+        # at 0
+        left=None,
+        # (*batch,) scale of the tail above the last knot; None: none, the levels end at
+        # 1
+        right=None,
         left_shape=None,  # (*batch,) Pareto shape in [0, 1); None: exponential
         right_shape=None,  # (*batch,) the same on the right
-        support:str="real",  # "real" or "nonnegative": the left tail stops at 0
-        check:bool=True,  # look for what cannot be; only makers of sound parameters skip it
+        support: str = "real",  # "real" or "nonnegative": the left tail stops at 0
+        # look for what cannot be; only makers of sound parameters skip it
+        check: bool = True,
     ):
-        values = torch.as_tensor(values); self.values = values if values.is_floating_point() else values.float()
+        values = torch.as_tensor(values)
+        self.values = values if values.is_floating_point() else values.float()
         self.levels, self.domain = _tensor(levels, self), support
-        for n, x in dict(left=left, right=right, left_shape=left_shape, right_shape=right_shape).items(): setattr(self, n, _fitted(self, n, x))
-        if check: _check(self)
-        if support == "nonnegative": _from_zero(self)
+        for n, x in dict(
+            left=left, right=right, left_shape=left_shape, right_shape=right_shape
+        ).items():
+            setattr(self, n, _fitted(self, n, x))
+        if check:
+            _check(self)
+        if support == "nonnegative":
+            _from_zero(self)
         super().__init__(self.values.shape[:-1], validate_args=False)
 
     dtype = property(lambda self: self.values.dtype)
     device = property(lambda self: self.values.device)
-    sides = property(lambda self: [s for s in ("left", "right") if getattr(self, s) is not None])
-    def __getitem__(self, which)->"SplineQuantile": return _pick(self, which)
-    def __repr__(self): return _described(self)
+    sides = property(
+        lambda self: [s for s in ("left", "right") if getattr(self, s) is not None]
+    )
 
-    def icdf(self, value): return _spline_icdf(self, value)
-    def quantile(self, levels): return _spline_quantile(self, levels)
-    def slope(self, levels): return _spline_slope(self, levels)
-    def cdf(self, value): return _spline_cdf(self, value)
-    def log_prob(self, value): return _spline_log_prob(self, value)
-    def crps(self, value): return _spline_crps(self, value)
-    def excess(self, stock): return _spline_excess(self, stock)
-    def affine(self, loc, scale)->"SplineQuantile": return _affine(self, loc, scale)
-    def at(self, levels)->"SplineQuantile": return _at(self, levels)
+    def __getitem__(self, which) -> "SplineQuantile":
+        return _pick(self, which)
+
+    def __repr__(self):
+        return _described(self)
+
+    def icdf(self, value):
+        return _spline_icdf(self, value)
+
+    def quantile(self, levels):
+        return _spline_quantile(self, levels)
+
+    def slope(self, levels):
+        return _spline_slope(self, levels)
+
+    def cdf(self, value):
+        return _spline_cdf(self, value)
+
+    def log_prob(self, value):
+        return _spline_log_prob(self, value)
+
+    def crps(self, value):
+        return _spline_crps(self, value)
+
+    def excess(self, stock):
+        return _spline_excess(self, stock)
+
+    def affine(self, loc, scale) -> "SplineQuantile":
+        return _affine(self, loc, scale)
+
+    def at(self, levels) -> "SplineQuantile":
+        return _at(self, levels)
+
     @property
-    def mean(self)->Tensor: return _spline_mean(self)
+    def mean(self) -> Tensor:
+        return _spline_mean(self)
 
 # %% ../../nbs/quantile/10_spline.ipynb #_tensor
-def _tensor(x, d): return (x if torch.is_tensor(x) else torch.as_tensor(x, dtype=torch.float64)).to(d.values)
+def _tensor(x, d):
+    return (x if torch.is_tensor(x) else torch.as_tensor(x, dtype=torch.float64)).to(
+        d.values
+    )
+
 
 def _fitted(d, name, x):
     "A tail parameter as (*batch,), or None."
-    if x is None: return None
+    if x is None:
+        return None
     x, shape = _tensor(x, d), d.values.shape[:-1]
-    try: return x.expand(shape)
-    except RuntimeError: refuse(f"{name} of shape {tuple(x.shape)} does not fit a batch of shape {tuple(shape)}")
+    try:
+        return x.expand(shape)
+    except RuntimeError:
+        refuse(
+            f"{name} of shape {tuple(x.shape)} does not fit a batch of shape"
+            f" {tuple(shape)}"
+        )
+
 
 def _check(d):
     "Refuse what is no quantile function, naming the parameter."
     a, v, need = d.levels, d.values, "Check the model's inputs and learning rate"
-    if d.domain not in ("real", "nonnegative"): refuse("unknown support", [d.domain], "Choose 'real' or 'nonnegative'")
+    if d.domain not in ("real", "nonnegative"):
+        refuse("unknown support", [d.domain], "Choose 'real' or 'nonnegative'")
     if v.dim() < 1 or v.shape[-1] < 2 or a.shape not in (v.shape[-1:], v.shape):
-        refuse(f"levels of shape {tuple(a.shape)} do not fit values of shape {tuple(v.shape)}", mend="Pass one level a knot, at least 2, shared or for each element")
+        refuse(
+            f"levels of shape {tuple(a.shape)} do not fit values of shape"
+            f" {tuple(v.shape)}",
+            mend="Pass one level a knot, at least 2, shared or for each element",
+        )
     for side in ("left", "right"):
-        if getattr(d, side) is None and getattr(d, f"{side}_shape") is not None: refuse(f"{side}_shape is given without a scale", mend=f"Pass {side}= too")
+        if getattr(d, side) is None and getattr(d, f"{side}_shape") is not None:
+            refuse(f"{side}_shape is given without a scale", mend=f"Pass {side}= too")
     for n in ("levels", "values", "left", "right", "left_shape", "right_shape"):
         x = getattr(d, n)
-        if x is not None and not torch.isfinite(x).all(): refuse(f"{int((~torch.isfinite(x)).sum()):,} of {x.numel():,} {n} are NaN or infinite", mend=need)
-        if x is not None and n not in ("levels", "values") and (bad := x[(x < 0) | (x >= 1) if "shape" in n else x < 0]).numel():
-            refuse(f"{n} must be " + ("in [0, 1), so that there is a mean" if "shape" in n else "0 or more"), bad.tolist(), need)
-    if (bad := a[(a < 0) | (a > 1)]).numel(): refuse("levels of knots must lie in [0, 1]", bad.tolist())
+        if x is not None and not torch.isfinite(x).all():
+            refuse(
+                f"{int((~torch.isfinite(x)).sum()):,} of {x.numel():,} {n} are NaN or"
+                " infinite",
+                mend=need,
+            )
+        if (
+            x is not None
+            and n not in ("levels", "values")
+            and (bad := x[(x < 0) | (x >= 1) if "shape" in n else x < 0]).numel()
+        ):
+            refuse(
+                f"{n} must be "
+                + (
+                    "in [0, 1), so that there is a mean"
+                    if "shape" in n
+                    else "0 or more"
+                ),
+                bad.tolist(),
+                need,
+            )
+    if (bad := a[(a < 0) | (a > 1)]).numel():
+        refuse("levels of knots must lie in [0, 1]", bad.tolist())
     for n, x in (("levels", a), ("values", v)):
-        if (bad := (x.diff() < 0).any(-1)).any(): refuse(f"{n} decrease in {int(bad.sum()):,} of {bad.numel():,} elements", [tuple(i) for i in bad.nonzero()[:6].tolist()] if bad.dim() else (), "Sort them")
-    if d.left is None and d.domain == "real" and (a[..., 0] > 0).any(): refuse("levels start above 0 and there is no left tail", mend="Pass left=, or let the first knot have level 0")
-    if d.right is None and (a[..., -1] < 1).any(): refuse("levels end below 1 and there is no right tail", mend="Pass right=, or let the last knot have level 1")
+        if (bad := (x.diff() < 0).any(-1)).any():
+            refuse(
+                f"{n} decrease in {int(bad.sum()):,} of {bad.numel():,} elements",
+                [tuple(i) for i in bad.nonzero()[:6].tolist()] if bad.dim() else (),
+                "Sort them",
+            )
+    if d.left is None and d.domain == "real" and (a[..., 0] > 0).any():
+        refuse(
+            "levels start above 0 and there is no left tail",
+            mend="Pass left=, or let the first knot have level 0",
+        )
+    if d.right is None and (a[..., -1] < 1).any():
+        refuse(
+            "levels end below 1 and there is no right tail",
+            mend="Pass right=, or let the last knot have level 1",
+        )
 
 # %% ../../nbs/quantile/10_spline.ipynb #_from_zero
 def _from_zero(d):
-    "Values at least 0; the left tail, with a knot at each halving of the level, stops at 0."
+    """Values at least 0; the left tail, with a knot at each halving of the level, stops
+    at 0.
+    """
     a, v = d.levels, d.values.clamp(min=0)
     if d.left is not None:
         levels, k = toward_zero(a[..., :1])
-        tail = d.values[..., :1] - d.left[..., None]*_stretch(k*math.log(2), None if d.left_shape is None else d.left_shape[..., None])
+        tail = d.values[..., :1] - d.left[..., None] * _stretch(
+            k * math.log(2), None if d.left_shape is None else d.left_shape[..., None]
+        )
         a, v = torch.cat([levels, a], -1), torch.cat([stopped(tail), v], -1)
-    elif (a[..., 0] > 0).any(): a, v = (torch.cat([torch.zeros_like(x[..., :1]), x], -1) for x in (a, v))      # nothing known: a line to 0
+    # nothing known: a line to 0
+    elif (a[..., 0] > 0).any():
+        a, v = (torch.cat([torch.zeros_like(x[..., :1]), x], -1) for x in (a, v))
     d.levels, d.values, d.left, d.left_shape = a, v, None, None
+
 
 def _pick(d, which):
     "Some elements of the batch."
     part = lambda x: None if x is None else x[which]
-    return SplineQuantile(d.levels if d.levels.dim() == 1 else picked(d.levels, which), picked(d.values, which), part(d.left), part(d.right), part(d.left_shape), part(d.right_shape), d.domain, check=False)
+    return SplineQuantile(
+        d.levels if d.levels.dim() == 1 else picked(d.levels, which),
+        picked(d.values, which),
+        part(d.left),
+        part(d.right),
+        part(d.left_shape),
+        part(d.right_shape),
+        d.domain,
+        check=False,
+    )
+
 
 def _described(d):
     "One line about the family."
-    kind = lambda s: "no" if getattr(d, s) is None else "exponential" if getattr(d, f"{s}_shape") is None else "Pareto"
+    kind = lambda s: (
+        "no"
+        if getattr(d, s) is None
+        else "exponential"
+        if getattr(d, f"{s}_shape") is None
+        else "Pareto"
+    )
     knots = f"{d.values.shape[-1]} {'shared' if d.levels.dim() == 1 else 'free'} knots"
-    return f"SplineQuantile(batch {tuple(d.batch_shape)}, {knots}, {kind('left')} left tail, {kind('right')} right tail, {d.domain})"
+    return (
+        f"SplineQuantile(batch {tuple(d.batch_shape)}, {knots}, {kind('left')} left"
+        f" tail, {kind('right')} right tail, {d.domain})"
+    )
 
 # %% ../../nbs/quantile/10_spline.ipynb #_ends
 def _ends(x, at):
@@ -109,65 +225,124 @@ def _ends(x, at):
     x, i = x.reshape(-1), at.reshape(-1)
     return x.index_select(0, i - 1).view(at.shape), x.index_select(0, i).view(at.shape)
 
-def _gap(x0, x1): return (x1 - x0).clamp(min=torch.finfo(x0.dtype).tiny**.5)  # what to divide by
+
+def _gap(x0, x1):  # what to divide by
+    return (x1 - x0).clamp(min=torch.finfo(x0.dtype).tiny ** 0.5)
+
 
 def _line(u, a0, a1, v0, v1):
-    "Quantity on the line from (a0, v0) to (a1, v1), exactly within [v0, v1] and monotone in u."
-    return torch.minimum(v0 + (v1 - v0)*((u.clamp(a0, a1) - a0)/_gap(a0, a1)), v1)
+    """Quantity on the line from (a0, v0) to (a1, v1), exactly within [v0, v1] and
+    monotone in u.
+    """
+    return torch.minimum(v0 + (v1 - v0) * ((u.clamp(a0, a1) - a0) / _gap(a0, a1)), v1)
 
 # %% ../../nbs/quantile/10_spline.ipynb #_starts
-def _starts(x): return torch.arange(0, x.numel(), x.shape[-1], device=x.device).view(*x.shape[:-1], 1)  # place of each element's first knot
+def _starts(x):  # place of each element's first knot
+    return torch.arange(0, x.numel(), x.shape[-1], device=x.device).view(
+        *x.shape[:-1], 1
+    )
 
-def _piece(a, u, right:bool=False):
-    "Place of the knot that ends the piece holding each of the shared levels u: (level,) in shared, (n, level) in free knots."
+
+def _piece(a, u, right: bool = False):
+    """Place of the knot that ends the piece holding each of the shared levels u:
+
+    (level,) in shared, (n, level) in free knots.
+    """
     K, a, u = a.shape[-1], a.detach(), u.detach()
-    if a.dim() == 1: return torch.searchsorted(a, u, right=right).clamp(1, K - 1)
+    if a.dim() == 1:
+        return torch.searchsorted(a, u, right=right).clamp(1, K - 1)
     below = (lambda x: x <= u) if right else (lambda x: x < u)
-    first, last = (below(x[:, None])[1:-1].sum(0) + 1 for x in (a.amax(0), a.amin(0)))     # (level,) bounds over the batch
-    size = int((last - first).max()); at = _starts(a).int() + first.clamp(max=K - 1 - size).int()
+    # (level,) bounds over the batch
+    first, last = (below(x[:, None])[1:-1].sum(0) + 1 for x in (a.amax(0), a.amin(0)))
+    size = int((last - first).max())
+    at = _starts(a).int() + first.clamp(max=K - 1 - size).int()
     while size > 0:
-        half = (size + 1)//2
-        found = a.reshape(-1).index_select(0, (at + (half - 1) if half > 1 else at).view(-1)).view(at.shape)
-        at = at.add(below(found), alpha=half); size //= 2
+        half = (size + 1) // 2
+        found = (
+            a.reshape(-1)
+            .index_select(0, (at + (half - 1) if half > 1 else at).view(-1))
+            .view(at.shape)
+        )
+        at = at.add(below(found), alpha=half)
+        size //= 2
     return at
 
 # %% ../../nbs/quantile/10_spline.ipynb #_stretch
 _SMALL = 1e-4  # below this shape, series: (e^x - 1)/xi loses digits in its gradient
 
+
 def _stretch(w, xi):
-    "(exp(xi w) - 1)/xi, the distance in scales of what is exp(-w) as likely as the knot; w itself where there is no shape."
-    if xi is None: return w
-    if (xi >= _SMALL).all(): return torch.expm1(xi*w)/xi
-    x, small = xi*w, xi.clamp(max=_SMALL)*w
-    return torch.where(xi < _SMALL, w*(1 + small/2*(1 + small/3*(1 + small/4*(1 + small/5)))), torch.expm1(x)/xi.clamp(min=_SMALL))
+    """(exp(xi w) - 1)/xi, the distance in scales of what is exp(-w) as likely as the
+    knot; w itself where there is no shape.
+    """
+    if xi is None:
+        return w
+    if (xi >= _SMALL).all():
+        return torch.expm1(xi * w) / xi
+    x, small = xi * w, xi.clamp(max=_SMALL) * w
+    return torch.where(
+        xi < _SMALL,
+        w * (1 + small / 2 * (1 + small / 3 * (1 + small / 4 * (1 + small / 5)))),
+        torch.expm1(x) / xi.clamp(min=_SMALL),
+    )
+
 
 def _shrink(y, xi):
     "ln(1 + xi y)/xi, the inverse of `_stretch`."
-    if xi is None: return y
-    near = y.clamp(max=800.); small = xi.clamp(max=_SMALL)*near
-    return torch.where(xi < _SMALL, near*(1 - small*(1/2 - small*(1/3 - small*(1/4 - small*(1/5 - small/6))))), torch.log1p(xi*y)/xi.clamp(min=_SMALL))
+    if xi is None:
+        return y
+    near = y.clamp(max=800.0)
+    small = xi.clamp(max=_SMALL) * near
+    return torch.where(
+        xi < _SMALL,
+        near
+        * (
+            1
+            - small
+            * (1 / 2 - small * (1 / 3 - small * (1 / 4 - small * (1 / 5 - small / 6))))
+        ),
+        torch.log1p(xi * y) / xi.clamp(min=_SMALL),
+    )
 
 # %% ../../nbs/quantile/10_spline.ipynb #_tail
 def _tail(d, side):
-    "Mass beyond the outer knot, its quantity, scale and shape; each (*batch, 1) or broadcasting to it."
+    """Mass beyond the outer knot, its quantity, scale and shape; each (*batch, 1) or
+    broadcasting to it.
+    """
     k = 0 if side == "left" else -1
     mass = d.levels[..., k] if side == "left" else 1 - d.levels[..., k]
     shape = getattr(d, f"{side}_shape")
-    return mass[..., None], d.values[..., k, None], getattr(d, side)[..., None], None if shape is None else shape[..., None]
+    return (
+        mass[..., None],
+        d.values[..., k, None],
+        getattr(d, side)[..., None],
+        None if shape is None else shape[..., None],
+    )
+
 
 def _bend(d, u, y):
-    "Replace the lines y (*batch, level) by the tails where levels u lie beyond the outer knots, in place where levels are shared."
+    """Replace the lines y (*batch, level) by the tails where levels u lie beyond the
+    outer knots, in place where levels are shared.
+    """
     tiny = torch.finfo(y.dtype).tiny
     for side in d.sides:
-        p, edge, s, xi = _tail(d, side); mass = u if side == "left" else 1 - u
-        at = mass < p.max() if u.dim() == 1 else ...                                      # shared levels: only those concerned
-        if u.dim() == 1 and not at.any(): continue
-        if p.numel() and (p == p.flatten()[0]).all(): p = p.flatten()[0]                     # one outer level: one logarithm a level
-        m = mass[at]; w = -torch.log(torch.minimum(m, p).clamp(min=tiny)/p.clamp(min=tiny))
-        far = s*_stretch(w, xi)
-        if (m <= 0).any(): far = torch.where(m > 0, far, torch.inf)
+        p, edge, s, xi = _tail(d, side)
+        mass = u if side == "left" else 1 - u
+        # shared levels: only those concerned
+        at = mass < p.max() if u.dim() == 1 else ...
+        if u.dim() == 1 and not at.any():
+            continue
+        # one outer level: one logarithm a level
+        if p.numel() and (p == p.flatten()[0]).all():
+            p = p.flatten()[0]
+        m = mass[at]
+        w = -torch.log(torch.minimum(m, p).clamp(min=tiny) / p.clamp(min=tiny))
+        far = s * _stretch(w, xi)
+        if (m <= 0).any():
+            far = torch.where(m > 0, far, torch.inf)
         bent = edge - far if side == "left" else edge + far
-        if (m >= p).any(): bent = torch.where(m < p, bent, y[..., at])
+        if (m >= p).any():
+            bent = torch.where(m < p, bent, y[..., at])
         y = bent if u.dim() > 1 else y.index_copy_(-1, at.nonzero()[:, 0], bent)
     return y
 
@@ -175,86 +350,186 @@ def _bend(d, u, y):
 def _columns(d, x):
     "What broadcasts against the batch as (*batch, column), and the way back."
     x, n = _tensor(x, d), len(d.batch_shape)
-    try: shape = torch.broadcast_shapes(x.shape, d.batch_shape)
-    except RuntimeError: shape = ()
-    if shape[len(shape) - n:] != d.batch_shape: refuse(f"shape {tuple(x.shape)} does not fit a batch of shape {tuple(d.batch_shape)}", mend="Pass the batch shape, or more dimensions in front of it")
+    try:
+        shape = torch.broadcast_shapes(x.shape, d.batch_shape)
+    except RuntimeError:
+        shape = ()
+    if shape[len(shape) - n :] != d.batch_shape:
+        refuse(
+            f"shape {tuple(x.shape)} does not fit a batch of shape"
+            f" {tuple(d.batch_shape)}",
+            mend="Pass the batch shape, or more dimensions in front of it",
+        )
     columns = x.expand(shape).reshape(-1, *d.batch_shape).movedim(0, -1).contiguous()
     return columns, lambda y: y.movedim(-1, 0).reshape(shape)
 
-def _spline_icdf(d, value):
-    "(*sample, *batch) quantities at levels in [0, 1]; infinite at 0 and 1 where there is a tail."
-    u, back = _columns(d, value)
-    if (bad := u[~((u >= 0) & (u <= 1))]).numel(): refuse("levels must lie in [0, 1]", bad.tolist(), "For 95 % write 0.95")
-    j = torch.searchsorted(d.levels.detach(), u.detach()).clamp(1, d.levels.shape[-1] - 1)
-    y = _line(u, *_ends(d.levels, j if d.levels.dim() == 1 else j + _starts(d.levels)), *_ends(d.values, j + _starts(d.values)))
-    return back(_bend(d, u if u.dim() > 1 else u[None], y if u.dim() > 1 else y[None]).view(u.shape))
 
-def _spline_quantile(d, levels, block:int=2**15):
+def _spline_icdf(d, value):
+    """(*sample, *batch) quantities at levels in [0, 1]; infinite at 0 and 1 where there
+    is a tail.
+    """
+    u, back = _columns(d, value)
+    if (bad := u[~((u >= 0) & (u <= 1))]).numel():
+        refuse("levels must lie in [0, 1]", bad.tolist(), "For 95 % write 0.95")
+    j = torch.searchsorted(d.levels.detach(), u.detach()).clamp(
+        1, d.levels.shape[-1] - 1
+    )
+    y = _line(
+        u,
+        *_ends(d.levels, j if d.levels.dim() == 1 else j + _starts(d.levels)),
+        *_ends(d.values, j + _starts(d.values)),
+    )
+    return back(
+        _bend(d, u if u.dim() > 1 else u[None], y if u.dim() > 1 else y[None]).view(
+            u.shape
+        )
+    )
+
+
+def _spline_quantile(d, levels, block: int = 2**15):
     "(*batch, level) quantities at shared levels."
     eps, rows, shape = torch.finfo(d.dtype), d.batch_shape.numel(), d.batch_shape
-    u = check_levels(levels).to(d.values).clamp(eps.tiny, 1 - eps.eps/2)                  # float32 rounds 1 - 1e-9 to 1
-    if not rows: return d.values.new_zeros(*shape, len(u))
-    d, step = _flat(d), max(1, (block - 1)//len(u)) if d.device.type == "cpu" else rows
-    part = lambda x, i: x if x.dim() == 1 or step >= rows else x[i:i + step]               # blocks that stay in the processor's cache
-    return _bend(d, u, torch.cat([_lines(part(d.levels, i), d.values[i:i + step], u) for i in range(0, rows, step)])).view(*shape, -1)
+    # float32 rounds 1 - 1e-9 to 1
+    u = check_levels(levels).to(d.values).clamp(eps.tiny, 1 - eps.eps / 2)
+    if not rows:
+        return d.values.new_zeros(*shape, len(u))
+    d, step = (
+        _flat(d),
+        max(1, (block - 1) // len(u)) if d.device.type == "cpu" else rows,
+    )
+    # blocks that stay in the processor's cache
+    part = lambda x, i: x if x.dim() == 1 or step >= rows else x[i : i + step]
+    return _bend(
+        d,
+        u,
+        torch.cat(
+            [
+                _lines(part(d.levels, i), d.values[i : i + step], u)
+                for i in range(0, rows, step)
+            ]
+        ),
+    ).view(*shape, -1)
+
 
 def _lines(a, v, u):
     "(n, level) quantities on the lines."
     at = _piece(a, u)
-    low, high = _ends(v, at) if at.dim() > 1 else (v.index_select(-1, at - 1), v.index_select(-1, at))
+    low, high = (
+        _ends(v, at)
+        if at.dim() > 1
+        else (v.index_select(-1, at - 1), v.index_select(-1, at))
+    )
     return _line(u, *_ends(a, at), low, high)
+
 
 def _flat(d):
     "The same with one batch dimension."
     part = lambda x: None if x is None else x.reshape(-1)
-    levels = d.levels if d.levels.dim() == 1 else d.levels.reshape(-1, d.levels.shape[-1])
-    return SplineQuantile(levels, d.values.reshape(-1, d.values.shape[-1]), part(d.left), part(d.right), part(d.left_shape), part(d.right_shape), d.domain, check=False)
+    levels = (
+        d.levels if d.levels.dim() == 1 else d.levels.reshape(-1, d.levels.shape[-1])
+    )
+    return SplineQuantile(
+        levels,
+        d.values.reshape(-1, d.values.shape[-1]),
+        part(d.left),
+        part(d.right),
+        part(d.left_shape),
+        part(d.right_shape),
+        d.domain,
+        check=False,
+    )
 
 # %% ../../nbs/quantile/10_spline.ipynb #_spline_slope
 def _spline_slope(d, levels):
-    "(*batch, level) derivative of the quantile function at shared levels, to the right of knots."
-    u, shape, d, tiny = check_levels(levels).to(d.values), d.batch_shape, _flat(d), torch.finfo(d.dtype).tiny
-    at = _piece(d.levels, u, right=True); (a0, a1), (v0, v1) = _ends(d.levels, at), _ends(d.values, at if at.dim() > 1 else at + _starts(d.values))
-    slope = (v1 - v0)/_gap(a0, a1)
+    """(*batch, level) derivative of the quantile function at shared levels, to the
+    right of knots.
+    """
+    u, shape, d, tiny = (
+        check_levels(levels).to(d.values),
+        d.batch_shape,
+        _flat(d),
+        torch.finfo(d.dtype).tiny,
+    )
+    at = _piece(d.levels, u, right=True)
+    (a0, a1), (v0, v1) = (
+        _ends(d.levels, at),
+        _ends(d.values, at if at.dim() > 1 else at + _starts(d.values)),
+    )
+    slope = (v1 - v0) / _gap(a0, a1)
     for side in d.sides:
-        p, _, s, xi = _tail(d, side); mass = u if side == "left" else 1 - u
-        w = -torch.log(torch.minimum(mass, p).clamp(min=tiny)/p.clamp(min=tiny))
-        slope = torch.where(mass < p if side == "left" else mass <= p, (s if xi is None else s*torch.exp(xi*w))/mass, slope)
+        p, _, s, xi = _tail(d, side)
+        mass = u if side == "left" else 1 - u
+        w = -torch.log(torch.minimum(mass, p).clamp(min=tiny) / p.clamp(min=tiny))
+        slope = torch.where(
+            mass < p if side == "left" else mass <= p,
+            (s if xi is None else s * torch.exp(xi * w)) / mass,
+            slope,
+        )
     return slope.view(*shape, -1)
 
 # %% ../../nbs/quantile/10_spline.ipynb #_beyond
 def _beyond(d, side, y):
-    "How much rarer than the outer knot, as w >= 0, what lies past y is; also the tail's parameters."
-    p, edge, s, xi = _tail(d, side); floor = torch.finfo(y.dtype).tiny**.5
-    far, wide = (edge - y if side == "left" else y - edge).clamp(min=0), s.clamp(min=floor)
-    return _shrink(torch.minimum(far, wide/floor)/wide, xi), p, s, xi
+    """How much rarer than the outer knot, as w >= 0, what lies past y is; also the
+    tail's parameters.
+    """
+    p, edge, s, xi = _tail(d, side)
+    floor = torch.finfo(y.dtype).tiny ** 0.5
+    far, wide = (
+        (edge - y if side == "left" else y - edge).clamp(min=0),
+        s.clamp(min=floor),
+    )
+    return _shrink(torch.minimum(far, wide / floor) / wide, xi), p, s, xi
+
 
 def _below(d, y):
-    "(*batch, column) number of knots not above y, and the piece: its levels and quantities."
-    n = torch.searchsorted(d.values.detach().contiguous(), y.detach(), right=True); j = n.clamp(1, d.values.shape[-1] - 1)
-    return n, *_ends(d.levels, j if d.levels.dim() == 1 else j + _starts(d.levels)), *_ends(d.values, j + _starts(d.values))
+    """(*batch, column) number of knots not above y, and the piece:
+
+    its levels and quantities.
+    """
+    n = torch.searchsorted(d.values.detach().contiguous(), y.detach(), right=True)
+    j = n.clamp(1, d.values.shape[-1] - 1)
+    return (
+        n,
+        *_ends(d.levels, j if d.levels.dim() == 1 else j + _starts(d.levels)),
+        *_ends(d.values, j + _starts(d.values)),
+    )
+
 
 def _spline_cdf(d, value):
     "(*sample, *batch) probability of at most value."
-    y, back = _columns(d, value); last = d.values.shape[-1]
+    y, back = _columns(d, value)
+    last = d.values.shape[-1]
     n, a0, a1, v0, v1 = _below(d, y)
-    F = torch.minimum(a0 + (a1 - a0)*((y.clamp(v0, v1) - v0)/_gap(v0, v1)), a1)
+    F = torch.minimum(a0 + (a1 - a0) * ((y.clamp(v0, v1) - v0) / _gap(v0, v1)), a1)
     F = torch.where(n == 0, 0, torch.where(n == last, 1, F))
     for side in d.sides:
-        w, p, s, _ = _beyond(d, side, y); rest = p*torch.where(s > 0, torch.exp(-w), 0)     # no width: a jump
-        F = torch.where(n == 0, rest, F) if side == "left" else torch.where(n == last, 1 - rest, F)
+        # no width: a jump
+        w, p, s, _ = _beyond(d, side, y)
+        rest = p * torch.where(s > 0, torch.exp(-w), 0)
+        F = (
+            torch.where(n == 0, rest, F)
+            if side == "left"
+            else torch.where(n == last, 1 - rest, F)
+        )
     return back(torch.where(y.isnan(), y, F))
 
 # %% ../../nbs/quantile/10_spline.ipynb #_spline_log_prob
 def _spline_log_prob(d, value):
     "(*sample, *batch) log density; minus infinity where there is no probability."
-    y, back = _columns(d, value); tiny, last = torch.finfo(d.dtype).tiny, d.values.shape[-1]
+    y, back = _columns(d, value)
+    tiny, last = torch.finfo(d.dtype).tiny, d.values.shape[-1]
     ln = lambda x: x.clamp(min=tiny).log()
     n, a0, a1, v0, v1 = _below(d, y)
-    f = torch.where((n > 0) & (n < last) & (a1 > a0), ln(a1 - a0) - ln(v1 - v0), -torch.inf)
+    f = torch.where(
+        (n > 0) & (n < last) & (a1 > a0), ln(a1 - a0) - ln(v1 - v0), -torch.inf
+    )
     for side in d.sides:
         w, p, s, xi = _beyond(d, side, y)
-        tail = torch.where((s > 0) & (p > 0), ln(p) - ln(s) - (w if xi is None else (1 + xi)*w), -torch.inf)
+        tail = torch.where(
+            (s > 0) & (p > 0),
+            ln(p) - ln(s) - (w if xi is None else (1 + xi) * w),
+            -torch.inf,
+        )
         f = torch.where(n == (0 if side == "left" else last), tail, f)
     return back(torch.where(y.isnan(), y, f))
 
@@ -264,63 +539,134 @@ def _spline_mean(d):
     total = torch.trapezoid(d.values, d.levels.expand(d.values.shape), dim=-1)
     for side in d.sides:
         p, edge, s, xi = (x if x is None else x[..., 0] for x in _tail(d, side))
-        far = s if xi is None else s/(1 - xi)
-        total = total + p*(edge - far if side == "left" else edge + far)
+        far = s if xi is None else s / (1 - xi)
+        total = total + p * (edge - far if side == "left" else edge + far)
     return total
 
 # %% ../../nbs/quantile/10_spline.ipynb #_spline_crps
 def _spline_crps(d, value):
     "(*sample, *batch) CRPS, by the kernel."
-    z = _tensor(value, d); _, back = _columns(d, z)
-    if d.domain == "nonnegative" and (bad := z[z < 0]).numel(): refuse(f"{len(bad):,} targets are negative, but the support is nonnegative", bad.tolist(), "Clean the targets, or declare support='real'")
+    z = _tensor(value, d)
+    _, back = _columns(d, z)
+    if d.domain == "nonnegative" and (bad := z[z < 0]).numel():
+        refuse(
+            f"{len(bad):,} targets are negative, but the support is nonnegative",
+            bad.tolist(),
+            "Clean the targets, or declare support='real'",
+        )
     shape = torch.broadcast_shapes(z.shape, d.batch_shape)
-    flat = lambda x, *knot: None if x is None else x.expand((*shape, *knot)).reshape(-1, *knot)
-    K = d.values.shape[-1]; levels = d.levels if d.levels.dim() == 1 else flat(d.levels, K)
-    return spline_crps(levels, flat(d.values, K), *(flat(x) for x in (d.left, d.right, d.left_shape, d.right_shape, z))).view(shape)
+    flat = lambda x, *knot: (
+        None if x is None else x.expand((*shape, *knot)).reshape(-1, *knot)
+    )
+    K = d.values.shape[-1]
+    levels = d.levels if d.levels.dim() == 1 else flat(d.levels, K)
+    return spline_crps(
+        levels,
+        flat(d.values, K),
+        *(flat(x) for x in (d.left, d.right, d.left_shape, d.right_shape, z)),
+    ).view(shape)
 
 # %% ../../nbs/quantile/10_spline.ipynb #_far
 def _far(d, side):
-    "(*batch, 1) what the tail holds beyond its knot, in expectation, and 1 - shape; 0 where there is no tail."
-    if side not in d.sides: return torch.zeros_like(d.values[..., :1]), 1.
-    p, _, s, xi = _tail(d, side); thin = 1. if xi is None else 1 - xi
-    return p*s/thin, thin
+    """(*batch, 1) what the tail holds beyond its knot, in expectation, and 1 - shape; 0
+    where there is no tail.
+    """
+    if side not in d.sides:
+        return torch.zeros_like(d.values[..., :1]), 1.0
+    p, _, s, xi = _tail(d, side)
+    thin = 1.0 if xi is None else 1 - xi
+    return p * s / thin, thin
+
 
 def _spline_excess(d, stock):
     "(*sample, *batch) expectation of what Y exceeds a stock by, 0 where it does not."
-    c, back = _columns(d, stock); c = c.expand(*d.batch_shape, -1); a, v = d.levels, d.values; over, thin = _far(d, "right")
-    steps = v.diff()*((1 - a[..., :-1]) + (1 - a[..., 1:]))/2
-    above = torch.cat([steps.flip(-1).cumsum(-1).flip(-1) + over, over.expand(v.shape[:-1] + (1,))], -1)       # (*batch, knot) the excess at each knot
-    n, a0, a1, v0, v1 = _below(d, c); end = n.clamp(1, v.shape[-1] - 1) + _starts(v); y = c.clamp(v0, v1)
-    F = torch.minimum(a0 + (a1 - a0)*((y - v0)/_gap(v0, v1)), a1)
-    E = _ends(above, end)[1] + (v1 - y)*((1 - a1) + (1 - F))/2 + (v[..., :1] - c).clamp(min=0)
-    if "right" in d.sides: E = torch.where(n == v.shape[-1], over*torch.exp(-thin*_beyond(d, "right", c)[0]), E)
-    if "left" in d.sides: under, thin = _far(d, "left"); E = torch.where(n == 0, E + under*torch.expm1(-thin*_beyond(d, "left", c)[0]), E)
+    c, back = _columns(d, stock)
+    c = c.expand(*d.batch_shape, -1)
+    a, v = d.levels, d.values
+    over, thin = _far(d, "right")
+    steps = v.diff() * ((1 - a[..., :-1]) + (1 - a[..., 1:])) / 2
+    # (*batch, knot) the excess at each knot
+    above = torch.cat(
+        [steps.flip(-1).cumsum(-1).flip(-1) + over, over.expand(v.shape[:-1] + (1,))],
+        -1,
+    )
+    n, a0, a1, v0, v1 = _below(d, c)
+    end = n.clamp(1, v.shape[-1] - 1) + _starts(v)
+    y = c.clamp(v0, v1)
+    F = torch.minimum(a0 + (a1 - a0) * ((y - v0) / _gap(v0, v1)), a1)
+    E = (
+        _ends(above, end)[1]
+        + (v1 - y) * ((1 - a1) + (1 - F)) / 2
+        + (v[..., :1] - c).clamp(min=0)
+    )
+    if "right" in d.sides:
+        E = torch.where(
+            n == v.shape[-1], over * torch.exp(-thin * _beyond(d, "right", c)[0]), E
+        )
+    if "left" in d.sides:
+        under, thin = _far(d, "left")
+        E = torch.where(
+            n == 0, E + under * torch.expm1(-thin * _beyond(d, "left", c)[0]), E
+        )
     return back(E)
 
 # %% ../../nbs/quantile/10_spline.ipynb #_affine
 def _affine(d, loc, scale):
     "The distribution of loc + scale Y."
     loc, scale = (_tensor(x, d).expand(d.batch_shape) for x in (loc, scale))
-    if not (scale > 0).all(): refuse("scales must be above 0", scale[~(scale > 0)].tolist())
-    left, right = (None if x is None else x*scale for x in (d.left, d.right))
+    if not (scale > 0).all():
+        refuse("scales must be above 0", scale[~(scale > 0)].tolist())
+    left, right = (None if x is None else x * scale for x in (d.left, d.right))
     domain = "real" if (loc < 0).any() else d.domain
-    return SplineQuantile(d.levels, d.values*scale[..., None] + loc[..., None], left, right, d.left_shape, d.right_shape, domain, check=False)
+    return SplineQuantile(
+        d.levels,
+        d.values * scale[..., None] + loc[..., None],
+        left,
+        right,
+        d.left_shape,
+        d.right_shape,
+        domain,
+        check=False,
+    )
+
 
 def _mirror(d):
     "The distribution of -Y."
-    return SplineQuantile(1 - d.levels.flip(-1), -d.values.flip(-1), d.right, d.left, d.right_shape, d.left_shape, check=False)
+    return SplineQuantile(
+        1 - d.levels.flip(-1),
+        -d.values.flip(-1),
+        d.right,
+        d.left,
+        d.right_shape,
+        d.left_shape,
+        check=False,
+    )
 
 # %% ../../nbs/quantile/10_spline.ipynb #_at
 def _at(d, levels):
     "The curve through its own quantiles at shared levels."
-    u = check_levels(levels, increasing=True).to(d.values); q, tails = d.quantile(u), {}
+    u = check_levels(levels, increasing=True).to(d.values)
+    q, tails = d.quantile(u), {}
     for side in ("left", "right"):
         k, e = (0, d.levels[..., 0]) if side == "left" else (-1, d.levels[..., -1])
         if side in d.sides:
-            mass = u[0] if side == "left" else 1 - u[-1]; shape = getattr(d, f"{side}_shape")
-            excess = _mirror(d).excess(-q[..., 0]) if side == "left" else d.excess(q[..., -1])
-            tails |= {side: excess/mass*(1 if shape is None else 1 - shape), f"{side}_shape": shape}
+            mass = u[0] if side == "left" else 1 - u[-1]
+            shape = getattr(d, f"{side}_shape")
+            excess = (
+                _mirror(d).excess(-q[..., 0])
+                if side == "left"
+                else d.excess(q[..., -1])
+            )
+            tails |= {
+                side: excess / mass * (1 if shape is None else 1 - shape),
+                f"{side}_shape": shape,
+            }
         else:
-            end = u.new_zeros(1) if side == "left" else u.new_ones(1); v = d.values[..., k, None]
-            u, q = (torch.cat([end, u]), torch.cat([v, q], -1)) if side == "left" else (torch.cat([u, end]), torch.cat([q, v], -1))
+            end = u.new_zeros(1) if side == "left" else u.new_ones(1)
+            v = d.values[..., k, None]
+            u, q = (
+                (torch.cat([end, u]), torch.cat([v, q], -1))
+                if side == "left"
+                else (torch.cat([u, end]), torch.cat([q, v], -1))
+            )
     return SplineQuantile(u, q, support=d.domain, check=False, **tails)

@@ -22,118 +22,227 @@ from .xrlinear import XRLinear
 # %% ../../nbs/ranking/78_alike.ipynb #price_words
 def price_words(
     price,  # (product,) positive prices
-    width:float=.25,  # of a band, in logarithms: .25 is a step of 28 %
-)->np.ndarray:  # (product,) three words each
+    width: float = 0.25,  # of a band, in logarithms: .25 is a step of 28 %
+) -> np.ndarray:  # (product,) three words each
     "Words for the price band of each product and the bands beside it."
     p = np.asarray(price, float)
-    if (bad := ~np.isfinite(p) | (p <= 0)).any(): refuse("prices must be positive numbers, at", np.flatnonzero(bad).tolist(), "Fill what is unknown by the median")
-    return np.array([" ".join(f"price{1000 + b + d}" for d in (-1, 0, 1)) for b in np.floor(np.log(p)/width).astype(int)])
+    if (bad := ~np.isfinite(p) | (p <= 0)).any():
+        refuse(
+            "prices must be positive numbers, at",
+            np.flatnonzero(bad).tolist(),
+            "Fill what is unknown by the median",
+        )
+    return np.array(
+        [
+            " ".join(f"price{1000 + b + d}" for d in (-1, 0, 1))
+            for b in np.floor(np.log(p) / width).astype(int)
+        ]
+    )
 
 # %% ../../nbs/ranking/78_alike.ipynb #bought_with
 def bought_with(
     basket,  # (line,) invoice of each line
     product,  # (line,) product of each line, as a number
-    products:int,  # how many there are
-    most:int=3,  # partners kept
-)->sparse.csr_matrix:  # (product, product) up to `most` partners in each row, the best first
+    products: int,  # how many there are
+    most: int = 3,  # partners kept
+    # (product, product) up to `most` partners in each row, the best first
+) -> sparse.csr_matrix:
     "Who is bought with whom."
-    lines = pd.DataFrame(dict(b=pd.factorize(np.asarray(basket))[0], p=np.asarray(product))).drop_duplicates()
-    if not len(lines): return sparse.csr_matrix((products, products), dtype=np.float32)
-    B = sparse.csr_matrix((np.ones(len(lines)), (lines.b, lines.p)), shape=(lines.b.max() + 1, products))
-    B = sparse.diags(1/B.getnnz(1)) @ B; weight = np.asarray(B.sum(0)).ravel()
-    pairs = (B.T @ B @ sparse.diags(1/np.sqrt(np.maximum(weight, 1e-9)))).tocsr(); pairs.setdiag(0); pairs.eliminate_zeros()
+    lines = pd.DataFrame(
+        dict(b=pd.factorize(np.asarray(basket))[0], p=np.asarray(product))
+    ).drop_duplicates()
+    if not len(lines):
+        return sparse.csr_matrix((products, products), dtype=np.float32)
+    B = sparse.csr_matrix(
+        (np.ones(len(lines)), (lines.b, lines.p)), shape=(lines.b.max() + 1, products)
+    )
+    B = sparse.diags(1 / B.getnnz(1)) @ B
+    weight = np.asarray(B.sum(0)).ravel()
+    pairs = (B.T @ B @ sparse.diags(1 / np.sqrt(np.maximum(weight, 1e-9)))).tocsr()
+    pairs.setdiag(0)
+    pairs.eliminate_zeros()
     return ordered(pairs.astype(np.float32), most)
 
 # %% ../../nbs/ranking/78_alike.ipynb #sold_alike
 def sold_alike(
     level,  # (instance,) what each sold, in logarithms
     launched,  # (label,) what the launches sold, in logarithms
-    most:int=30,  # positives of an instance
-    seed:int=0,  # decides between equals
-)->sparse.csr_matrix:  # (instance, label) float32 ones
+    most: int = 30,  # positives of an instance
+    seed: int = 0,  # decides between equals
+) -> sparse.csr_matrix:  # (instance, label) float32 ones
     "Labels of the nearest level."
-    gap = np.abs(np.asarray(level)[:, None] - np.asarray(launched)[None]); most = min(most, gap.shape[1])
-    gap = gap + 1e-6*np.random.default_rng(seed).random(gap.shape); near = np.argpartition(gap, most - 1, 1)[:, :most]
-    Y = sparse.csr_matrix((np.ones(near.size, np.float32), (np.repeat(np.arange(len(gap)), most), near.ravel())), shape=gap.shape); Y.sort_indices()
+    gap = np.abs(np.asarray(level)[:, None] - np.asarray(launched)[None])
+    most = min(most, gap.shape[1])
+    gap = gap + 1e-6 * np.random.default_rng(seed).random(gap.shape)
+    near = np.argpartition(gap, most - 1, 1)[:, :most]
+    Y = sparse.csr_matrix(
+        (
+            np.ones(near.size, np.float32),
+            (np.repeat(np.arange(len(gap)), most), near.ravel()),
+        ),
+        shape=gap.shape,
+    )
+    Y.sort_indices()
     return Y
+
 
 def same_rank(
     level,  # (k,) levels on one scale
     launched,  # (label,) levels on another
-)->np.ndarray:  # (k,) on the other scale
+) -> np.ndarray:  # (k,) on the other scale
     "Levels moved to another scale by their rank."
     rank = pd.Series(np.asarray(level)).rank(method="first").to_numpy()
-    return np.quantile(launched, (rank - .5)/max(len(rank), 1)) if len(rank) else np.zeros(0)
+    return (
+        np.quantile(launched, (rank - 0.5) / max(len(rank), 1))
+        if len(rank)
+        else np.zeros(0)
+    )
 
 # %% ../../nbs/ranking/78_alike.ipynb #rank_texts
 def rank_texts(
     texts,  # (instance,) strings
     Y,  # (instance, label) csr of positives
     new,  # (product,) strings
-    C:float=.1,  # what a loss costs
-    branches:int=8, leaf:int=50,  # of the tree
-    post:str="l3-hinge",  # margin to score
-)->sparse.csr_matrix:  # (product, label) scores, rows of sum 1
+    C: float = 0.1,  # what a loss costs
+    branches: int = 8,
+    leaf: int = 50,  # of the tree
+    post: str = "l3-hinge",  # margin to score
+) -> sparse.csr_matrix:  # (product, label) scores, rows of sum 1
     "Train on texts, rank new ones against all labels."
-    texts, new = list(map(str, texts)), list(map(str, new)); vectorizer = Vectorizer().fit(texts)
-    model = XRLinear.train(vectorizer.transform(texts), Y, branches=branches, leaf=leaf, solver=LinearSettings(Cp=C, Cn=C), progress=False, threads=1)
-    P = model.predict(vectorizer.transform(new), k=Y.shape[1], beam=10_000, post=post, threads=1)
-    return (sparse.diags(1/np.maximum(np.asarray(P.sum(1)).ravel(), 1e-30)) @ P).tocsr()
+    texts, new = list(map(str, texts)), list(map(str, new))
+    vectorizer = Vectorizer().fit(texts)
+    model = XRLinear.train(
+        vectorizer.transform(texts),
+        Y,
+        branches=branches,
+        leaf=leaf,
+        solver=LinearSettings(Cp=C, Cn=C),
+        progress=False,
+        threads=1,
+    )
+    P = model.predict(
+        vectorizer.transform(new), k=Y.shape[1], beam=10_000, post=post, threads=1
+    )
+    return (
+        sparse.diags(1 / np.maximum(np.asarray(P.sum(1)).ravel(), 1e-30)) @ P
+    ).tocsr()
 
 # %% ../../nbs/ranking/78_alike.ipynb #Shop
 @dataclass
 class Shop:
     "Weekly sales with the first text and price of every product."
+
     panel: Panel  # from each product's first sale on
     text: np.ndarray  # (product,) as on the first invoice line
     price: np.ndarray  # (product,) of the first line
-    lines: pd.DataFrame = None  # product, step, text, basket; None where there are no invoices
+    # product, step, text, basket; None where there are no invoices
+    lines: pd.DataFrame = None
     horizon: int = 8  # steps that make a launch
     since: int = 4  # whoever sold in the first so many steps was there before
 
-    def __post_init__(self): self.words = np.array([f"{t} {p}" for t, p in zip(self.text, price_words(self.price))])
-    def eve(self, step): return Eve(self, step)
-    def __repr__(self): return f"Shop of {len(self.panel):,} products over {len(self.panel.calendar)} weeks, {'no' if self.lines is None else f'{len(self.lines):,}'} invoice lines, {int((self.panel.start >= self.since).sum()):,} launches"
+    def __post_init__(self):
+        self.words = np.array(
+            [f"{t} {p}" for t, p in zip(self.text, price_words(self.price))]
+        )
+
+    def eve(self, step):
+        return Eve(self, step)
+
+    def __repr__(self):
+        return (
+            f"Shop of {len(self.panel):,} products over {len(self.panel.calendar)}"
+            f" weeks, {'no' if self.lines is None else f'{len(self.lines):,}'} invoice"
+            f" lines, {int((self.panel.start >= self.since).sum()):,} launches"
+        )
+
 
 class Eve:
     "What a shop knows before a step."
+
     def __init__(self, shop, step):
-        over = shop.panel.start + shop.horizon <= step; self.shop, self.step = shop, step
-        self.launched, self.others = np.flatnonzero(over & (shop.panel.start >= shop.since)), np.flatnonzero(over & (shop.panel.start < shop.since))
-        if len(self.launched) < 2: refuse(f"fewer than two launches were over before step {step}", mend="Ask for a later step, or lower `since`")
+        over = shop.panel.start + shop.horizon <= step
+        self.shop, self.step = shop, step
+        self.launched, self.others = (
+            np.flatnonzero(over & (shop.panel.start >= shop.since)),
+            np.flatnonzero(over & (shop.panel.start < shop.since)),
+        )
+        if len(self.launched) < 2:
+            refuse(
+                f"fewer than two launches were over before step {step}",
+                mend="Ask for a later step, or lower `since`",
+            )
         self.lines = None if shop.lines is None else shop.lines[shop.lines.step < step]
-    def level(self, products, start): return np.log1p(np.nansum(self.shop.panel.select(products).actual(np.broadcast_to(start, len(products)) - 1, self.shop.horizon), 1))
+
+    def level(self, products, start):
+        return np.log1p(
+            np.nansum(
+                self.shop.panel.select(products).actual(
+                    np.broadcast_to(start, len(products)) - 1, self.shop.horizon
+                ),
+                1,
+            )
+        )
 
 # %% ../../nbs/ranking/78_alike.ipynb #reads_alike
 def reads_alike(
-    eve:Eve,
+    eve: Eve,
     new,  # (product,) positions in the shop
-    partners:int=3,  # names of so many products that are bought with it; 0 for none
-    C:float=.1,  # what a loss costs; more finds the very words, less spreads over many products
-)->sparse.csr_matrix:  # (new, product) scores of launched products
+    partners: int = 3,  # names of so many products that are bought with it; 0 for none
+    # what a loss costs; more finds the very words, less spreads over many products
+    C: float = 0.1,
+) -> sparse.csr_matrix:  # (new, product) scores of launched products
     "Scores of the ranker that knows each product by its names and its company."
-    s, at = eve.shop, eve.launched; texts, label = [s.words[at]], [np.arange(len(at))]; n = len(s.panel)
+    s, at = eve.shop, eve.launched
+    texts, label = [s.words[at]], [np.arange(len(at))]
+    n = len(s.panel)
     if eve.lines is not None:
-        code = np.full(n, -1); code[at] = np.arange(len(at)); prices = price_words(s.price)
-        own = eve.lines[["product", "text"]][code[eve.lines["product"]] >= 0].drop_duplicates()
-        texts.append(np.array([f"{t} {prices[p]}" for p, t in zip(own["product"], own.text)], object)); label.append(code[own["product"]])
+        code = np.full(n, -1)
+        code[at] = np.arange(len(at))
+        prices = price_words(s.price)
+        own = eve.lines[["product", "text"]][
+            code[eve.lines["product"]] >= 0
+        ].drop_duplicates()
+        texts.append(
+            np.array(
+                [f"{t} {prices[p]}" for p, t in zip(own["product"], own.text)], object
+            )
+        )
+        label.append(code[own["product"]])
         if partners:
-            P = bought_with(eve.lines.basket, eve.lines["product"], n, partners)[at]; texts.append(s.words[P.indices]); label.append(np.repeat(np.arange(len(at)), np.diff(P.indptr)))
-    label = np.concatenate(label); Y = sparse.csr_matrix((np.ones(len(label), np.float32), (np.arange(len(label)), label)), shape=(len(label), len(at)))
+            P = bought_with(eve.lines.basket, eve.lines["product"], n, partners)[at]
+            texts.append(s.words[P.indices])
+            label.append(np.repeat(np.arange(len(at)), np.diff(P.indptr)))
+    label = np.concatenate(label)
+    Y = sparse.csr_matrix(
+        (np.ones(len(label), np.float32), (np.arange(len(label)), label)),
+        shape=(len(label), len(at)),
+    )
     return _spread(rank_texts(np.concatenate(texts), Y, s.words[new], C), at, n)
 
+
 def sells_alike(
-    eve:Eve,
+    eve: Eve,
     new,  # (product,) positions in the shop
-    most:int=30,  # launches that count as alike
-    catalogue:bool=True,  # also learn from products whose launch was not seen
-)->sparse.csr_matrix:  # (new, product) scores of launched products
+    most: int = 30,  # launches that count as alike
+    catalogue: bool = True,  # also learn from products whose launch was not seen
+) -> sparse.csr_matrix:  # (new, product) scores of launched products
     "Scores of the ranker that has learned which words sell how much."
-    s, at = eve.shop, eve.launched; launched = eve.level(at, s.panel.start[at]); texts, level = s.words[at], launched
+    s, at = eve.shop, eve.launched
+    launched = eve.level(at, s.panel.start[at])
+    texts, level = s.words[at], launched
     if catalogue and len(eve.others):
-        now = eve.level(eve.others, eve.step - s.horizon); alive = now > 0
-        texts, level = np.r_[texts, s.words[eve.others[alive]]], np.r_[level, same_rank(now[alive], launched)]
-    return _spread(rank_texts(texts, sold_alike(level, launched, most), s.words[new]), at, len(s.panel))
+        now = eve.level(eve.others, eve.step - s.horizon)
+        alive = now > 0
+        texts, level = (
+            np.r_[texts, s.words[eve.others[alive]]],
+            np.r_[level, same_rank(now[alive], launched)],
+        )
+    return _spread(
+        rank_texts(texts, sold_alike(level, launched, most), s.words[new]),
+        at,
+        len(s.panel),
+    )
+
 
 def _spread(P, at, n):
     "Columns of labels as columns of products."
@@ -141,37 +250,87 @@ def _spread(P, at, n):
 
 # %% ../../nbs/ranking/78_alike.ipynb #as_launched
 def as_launched(
-    shop:Shop,
+    shop: Shop,
     make,  # function of (eve, new) -> (new, product) scores
-    first:int=20,  # step of the first cohort
-    width:int=8,  # steps of a cohort
-)->sparse.csr_matrix:  # (product, product) scores, empty rows before `first`
+    first: int = 20,  # step of the first cohort
+    width: int = 8,  # steps of a cohort
+) -> sparse.csr_matrix:  # (product, product) scores, empty rows before `first`
     "Scores of every launch, each from its own cohort's eve."
     n, rows, parts = len(shop.panel), [], []
     for step in range(first, len(shop.panel.calendar), width):
-        new = np.flatnonzero((shop.panel.start >= step) & (shop.panel.start < step + width))
-        if len(new): rows.append(new); parts.append(make(shop.eve(step), new))
-    if not rows: refuse(f"nothing was launched from step {first} on")
-    return (sparse.csr_matrix((np.ones(sum(map(len, rows))), (np.concatenate(rows), np.arange(sum(map(len, rows))))), shape=(n, sum(map(len, rows)))) @ sparse.vstack(parts)).tocsr()
+        new = np.flatnonzero(
+            (shop.panel.start >= step) & (shop.panel.start < step + width)
+        )
+        if len(new):
+            rows.append(new)
+            parts.append(make(shop.eve(step), new))
+    if not rows:
+        refuse(f"nothing was launched from step {first} on")
+    return (
+        sparse.csr_matrix(
+            (
+                np.ones(sum(map(len, rows))),
+                (np.concatenate(rows), np.arange(sum(map(len, rows)))),
+            ),
+            shape=(n, sum(map(len, rows))),
+        )
+        @ sparse.vstack(parts)
+    ).tocsr()
 
 # %% ../../nbs/ranking/78_alike.ipynb #load_shop
 def load_shop(
-    name:str=None,  # "online_retail_ii" or "online_retail"; None takes the first where it is here
-)->Shop:
+    # "online_retail_ii" or "online_retail"; None takes the first where it is here
+    name: str = None,
+) -> Shop:
     "The gift shop, whole or its embedded thousand items."
-    name = name or ("online_retail_ii" if datasets.check("online_retail_ii").ok.all() else "online_retail")
-    if name == "online_retail": return _small_shop()
-    if name != "online_retail_ii": refuse("unknown shop", [name], "There are online_retail_ii and online_retail")
-    lines = pd.read_csv(datasets.get(name)/"online_retail.csv.xz", dtype={"StockCode": str, "Invoice": str})
-    goods = datasets.clean(lines); goods["Description"] = goods.Description.str.strip()
-    rows = datasets.sales(goods).rename(columns={"StockCode": "unique_id", "units": "y"})[["unique_id", "ds", "y"]]
-    panel = Panel.from_frame(datasets.grid(rows, "W-SUN", to_end=True).fillna({"y": 0}), freq="W-SUN")
-    day = pd.to_datetime(goods.InvoiceDate, format="%m/%d/%Y %H:%M"); first = goods.assign(day=day).sort_values("day", kind="stable").groupby("StockCode").first().loc[panel.ids]
+    name = name or (
+        "online_retail_ii"
+        if datasets.check("online_retail_ii").ok.all()
+        else "online_retail"
+    )
+    if name == "online_retail":
+        return _small_shop()
+    if name != "online_retail_ii":
+        refuse("unknown shop", [name], "There are online_retail_ii and online_retail")
+    lines = pd.read_csv(
+        datasets.get(name) / "online_retail.csv.xz",
+        dtype={"StockCode": str, "Invoice": str},
+    )
+    goods = datasets.clean(lines)
+    goods["Description"] = goods.Description.str.strip()
+    rows = datasets.sales(goods).rename(
+        columns={"StockCode": "unique_id", "units": "y"}
+    )[["unique_id", "ds", "y"]]
+    panel = Panel.from_frame(
+        datasets.grid(rows, "W-SUN", to_end=True).fillna({"y": 0}), freq="W-SUN"
+    )
+    day = pd.to_datetime(goods.InvoiceDate, format="%m/%d/%Y %H:%M")
+    first = (
+        goods.assign(day=day)
+        .sort_values("day", kind="stable")
+        .groupby("StockCode")
+        .first()
+        .loc[panel.ids]
+    )
     code = pd.Series(np.arange(len(panel)), panel.ids)
-    lines = pd.DataFrame(dict(product=code[goods.StockCode].to_numpy(), step=panel.calendar.get_indexer(goods.ds), text=goods.Description.to_numpy(), basket=goods.Invoice.to_numpy()))
+    lines = pd.DataFrame(
+        dict(
+            product=code[goods.StockCode].to_numpy(),
+            step=panel.calendar.get_indexer(goods.ds),
+            text=goods.Description.to_numpy(),
+            basket=goods.Invoice.to_numpy(),
+        )
+    )
     return Shop(panel, first.Description.to_numpy(str), first.Price.to_numpy(), lines)
+
 
 def _small_shop():
     "The embedded items: the commonest text, the price of the first week, no invoices."
-    source = datasets.load("online_retail"); panel = source.panel(); text = source.static.set_index("unique_id").description.loc[panel.ids]
-    return Shop(panel, text.to_numpy(str), np.maximum(panel.past["price"][panel.indptr[:-1]], .01))
+    source = datasets.load("online_retail")
+    panel = source.panel()
+    text = source.static.set_index("unique_id").description.loc[panel.ids]
+    return Shop(
+        panel,
+        text.to_numpy(str),
+        np.maximum(panel.past["price"][panel.indptr[:-1]], 0.01),
+    )

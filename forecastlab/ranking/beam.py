@@ -18,64 +18,170 @@ from .chunks import LANES, _answer, _ask, _each, _margins, _questions
 from .sparse import arrays, as_features, cores
 
 # %% ../../nbs/ranking/32_beam.ipynb #_post
-POSTS = {"noop": (0, False), "sigmoid": (-1, True), "log-sigmoid": (-1, False), **{f"{log}l{p}-hinge": (p, not log) for p in range(1, 5) for log in ("", "log-")}}
-POSTS |= {True: POSTS["l3-hinge"], False: POSTS["noop"], None: POSTS["noop"]}  # name -> (power, whether scores multiply)
+POSTS = {
+    "noop": (0, False),
+    "sigmoid": (-1, True),
+    "log-sigmoid": (-1, False),
+    **{f"{log}l{p}-hinge": (p, not log) for p in range(1, 5) for log in ("", "log-")},
+}
+# name -> (power, whether scores multiply)
+POSTS |= {True: POSTS["l3-hinge"], False: POSTS["noop"], None: POSTS["noop"]}
+
 
 def _post(post):
     "Power of a post-processor, and whether its scores multiply."
-    if not isinstance(post, (str, bool, type(None))) or post not in POSTS: refuse("unknown post-processor", [post], "Choose one of " + ", ".join(p for p in POSTS if isinstance(p, str)))
+    if not isinstance(post, (str, bool, type(None))) or post not in POSTS:
+        refuse(
+            "unknown post-processor",
+            [post],
+            "Choose one of " + ", ".join(p for p in POSTS if isinstance(p, str)),
+        )
     return POSTS[post]
+
 
 @njit(cache=True, nogil=True)
 def _key(v, parent, power):
-    "The logarithm of a score, from its margin and its parent's key; or the margin itself."
-    if power == 0: return v
-    if power < 0: return parent + min(v, np.float32(0)) - np.float32(math.log1p(math.exp(-abs(v))))
-    z = max(np.float32(1) - v, np.float32(0)); x = z
-    if power > 1: x *= z
-    if power > 2: x *= z
-    if power > 3: x *= z
+    """The logarithm of a score, from its margin and its parent's key; or the margin
+    itself.
+    """
+    if power == 0:
+        return v
+    if power < 0:
+        return (
+            parent + min(v, np.float32(0)) - np.float32(math.log1p(math.exp(-abs(v))))
+        )
+    z = max(np.float32(1) - v, np.float32(0))
+    x = z
+    if power > 1:
+        x *= z
+    if power > 2:
+        x *= z
+    if power > 3:
+        x *= z
     return parent - x
 
 # %% ../../nbs/ranking/32_beam.ipynb #_insert_best
 @njit(cache=True, nogil=True)
-def _insert_best(lo, hi, ptr, cluster, key, start, out, peak, child_ptr, child, power, end, node, score):
+def _insert_best(
+    lo,
+    hi,
+    ptr,
+    cluster,
+    key,
+    start,
+    out,
+    peak,
+    child_ptr,
+    child,
+    power,
+    end,
+    node,
+    score,
+):
     "The best children of queries lo to hi, each list kept in order."
     for i in range(lo, hi):
         base, most, m, least = end[i], end[i + 1] - end[i], 0, np.float32(-np.inf)
         for q in range(ptr[i], ptr[i + 1]):
-            parent, a, width = key[q], child_ptr[cluster[q]], child_ptr[cluster[q] + 1] - child_ptr[cluster[q]]
-            if m == most and power != 0 and parent <= least: continue
+            parent, a, width = (
+                key[q],
+                child_ptr[cluster[q]],
+                child_ptr[cluster[q] + 1] - child_ptr[cluster[q]],
+            )
+            if m == most and power != 0 and parent <= least:
+                continue
             for p in range(start[q], start[q + 1]):
-                if m == most and _key(peak[p], parent, power) <= least: continue
-                j = (p - start[q])*LANES
+                if m == most and _key(peak[p], parent, power) <= least:
+                    continue
+                j = (p - start[q]) * LANES
                 for o in range(min(LANES, width - j)):
-                    s = _key(out[p*LANES + o], parent, power)
+                    s = _key(out[p * LANES + o], parent, power)
                     if s > least or m < most:
                         t = base + min(m, most - 1)
-                        while t > base and score[t - 1] < s: score[t] = score[t - 1]; node[t] = node[t - 1]; t -= 1
-                        score[t] = s; node[t] = child[a + j + o]; m = min(m + 1, most)
-                        if m == most: least = score[base + most - 1]
+                        while t > base and score[t - 1] < s:
+                            score[t] = score[t - 1]
+                            node[t] = node[t - 1]
+                            t -= 1
+                        score[t] = s
+                        node[t] = child[a + j + o]
+                        m = min(m + 1, most)
+                        if m == most:
+                            least = score[base + most - 1]
 
 # %% ../../nbs/ranking/32_beam.ipynb #_sort_best
 @njit(cache=True, nogil=True)
-def _sort_best(lo, hi, ptr, cluster, key, start, out, child_ptr, child, power, end, node, score):
+def _sort_best(
+    lo, hi, ptr, cluster, key, start, out, child_ptr, child, power, end, node, score
+):
     "The best children of queries lo to hi, from all of them in order."
     for i in range(lo, hi):
         total, m = np.int64(0), 0
-        for q in range(ptr[i], ptr[i + 1]): total += child_ptr[cluster[q] + 1] - child_ptr[cluster[q]]
+        for q in range(ptr[i], ptr[i + 1]):
+            total += child_ptr[cluster[q] + 1] - child_ptr[cluster[q]]
         nodes, keys = np.empty(total, np.int32), np.empty(total, np.float32)
         for q in range(ptr[i], ptr[i + 1]):
             a = child_ptr[cluster[q]]
-            for o in range(child_ptr[cluster[q] + 1] - a): nodes[m] = child[a + o]; keys[m] = -_key(out[start[q]*LANES + o], key[q], power); m += 1
+            for o in range(child_ptr[cluster[q] + 1] - a):
+                nodes[m] = child[a + o]
+                keys[m] = -_key(out[start[q] * LANES + o], key[q], power)
+                m += 1
         order = np.argsort(keys, kind="mergesort")
-        for t in range(end[i + 1] - end[i]): node[end[i] + t] = nodes[order[t]]; score[end[i] + t] = -keys[order[t]]
+        for t in range(end[i + 1] - end[i]):
+            node[end[i] + t] = nodes[order[t]]
+            score[end[i] + t] = -keys[order[t]]
+
 
 @njit(cache=True, nogil=True)
-def _best(lo, hi, ptr, cluster, key, start, out, peak, child_ptr, child, power, keep, end, node, score):
+def _best(
+    lo,
+    hi,
+    ptr,
+    cluster,
+    key,
+    start,
+    out,
+    peak,
+    child_ptr,
+    child,
+    power,
+    keep,
+    end,
+    node,
+    score,
+):
     "The best children of queries lo to hi, best first, ties by position."
-    if keep > 64: _sort_best(lo, hi, ptr, cluster, key, start, out, child_ptr, child, power, end, node, score)
-    else: _insert_best(lo, hi, ptr, cluster, key, start, out, peak, child_ptr, child, power, end, node, score)
+    if keep > 64:
+        _sort_best(
+            lo,
+            hi,
+            ptr,
+            cluster,
+            key,
+            start,
+            out,
+            child_ptr,
+            child,
+            power,
+            end,
+            node,
+            score,
+        )
+    else:
+        _insert_best(
+            lo,
+            hi,
+            ptr,
+            cluster,
+            key,
+            start,
+            out,
+            peak,
+            child_ptr,
+            child,
+            power,
+            end,
+            node,
+            score,
+        )
 
 # %% ../../nbs/ranking/32_beam.ipynb #_ends
 @njit(cache=True, nogil=True)
@@ -84,61 +190,134 @@ def _ends(ptr, cluster, child_ptr, keep):
     end = np.zeros(len(ptr), np.int64)
     for i in range(len(ptr) - 1):
         n = np.int64(0)
-        for q in range(ptr[i], ptr[i + 1]): n += child_ptr[cluster[q] + 1] - child_ptr[cluster[q]]
+        for q in range(ptr[i], ptr[i + 1]):
+            n += child_ptr[cluster[q] + 1] - child_ptr[cluster[q]]
         end[i + 1] = end[i] + min(n, keep)
     return end
+
 
 def _step(c, x, ptr, cluster, key, keep, power, threads, pool):
     "From the clusters that each query kept to the best of their children."
     out, peak, start = _margins(c, x, ptr, cluster, threads, pool)
-    end = _ends(ptr, cluster, c.child_ptr, keep); node, score = np.empty(end[-1], np.int32), np.empty(end[-1], np.float32)
-    _each(lambda lo, hi: _best(lo, hi, ptr, cluster, key, start, out, peak, c.child_ptr, c.child, power, keep, end, node, score), len(ptr) - 1, threads, pool)
+    end = _ends(ptr, cluster, c.child_ptr, keep)
+    node, score = np.empty(end[-1], np.int32), np.empty(end[-1], np.float32)
+    _each(
+        lambda lo, hi: _best(
+            lo,
+            hi,
+            ptr,
+            cluster,
+            key,
+            start,
+            out,
+            peak,
+            c.child_ptr,
+            c.child,
+            power,
+            keep,
+            end,
+            node,
+            score,
+        ),
+        len(ptr) - 1,
+        threads,
+        pool,
+    )
     return end, node, score
 
 # %% ../../nbs/ranking/32_beam.ipynb #_check
 def _check(layers, X):
     "Queries that fit the layers, and layers that fit each other."
-    if not len(layers): refuse("there are no layers", mend="Pass at least one")
-    if bad := [t for t in range(1, len(layers)) if layers[t].clusters != layers[t - 1].nodes or layers[t].features != layers[0].features]:
-        refuse("layers do not follow the one above them", bad, "A layer has a cluster for each node above it, and the same features")
+    if not len(layers):
+        refuse("there are no layers", mend="Pass at least one")
+    if bad := [
+        t
+        for t in range(1, len(layers))
+        if layers[t].clusters != layers[t - 1].nodes
+        or layers[t].features != layers[0].features
+    ]:
+        refuse(
+            "layers do not follow the one above them",
+            bad,
+            "A layer has a cluster for each node above it, and the same features",
+        )
     return as_features(X, features=layers[0].features)
+
 
 def _widths(layers, beam, k):
     "Nodes kept in each layer."
-    widths = list(beam) if np.ndim(beam) else [beam]*len(layers)
-    if len(widths) != len(layers): refuse(f"{len(widths)} beam widths for {len(layers)} layers", mend="Pass one number, or one a layer")
+    widths = list(beam) if np.ndim(beam) else [beam] * len(layers)
+    if len(widths) != len(layers):
+        refuse(
+            f"{len(widths)} beam widths for {len(layers)} layers",
+            mend="Pass one number, or one a layer",
+        )
     widths[-1] = k
-    if bad := [w for w in widths if w != int(w) or w < 1]: refuse("beam and k must be whole numbers, 1 or more", bad)
+    if bad := [w for w in widths if w != int(w) or w < 1]:
+        refuse("beam and k must be whole numbers, 1 or more", bad)
     return [int(w) for w in widths]
+
 
 def _begin(layers, n, start, multiplies):
     "The clusters of the first layer that each query keeps, and their keys."
     if start is None:
-        if layers[0].clusters != 1: refuse(f"the first layer has {layers[0].clusters:,} clusters and no root", mend="Pass start, the scores of its clusters")
+        if layers[0].clusters != 1:
+            refuse(
+                f"the first layer has {layers[0].clusters:,} clusters and no root",
+                mend="Pass start, the scores of its clusters",
+            )
         return np.arange(n + 1), np.zeros(n, np.int32), np.zeros(n, np.float32)
     start = sp.csr_matrix(start)
-    if start.shape != (n, layers[0].clusters): refuse(f"start has shape {start.shape}, not {(n, layers[0].clusters)}", mend="One row a query, one column a cluster of the first layer")
+    if start.shape != (n, layers[0].clusters):
+        refuse(
+            f"start has shape {start.shape}, not {(n, layers[0].clusters)}",
+            mend="One row a query, one column a cluster of the first layer",
+        )
     ptr, cluster, key = arrays(start)
-    if not multiplies: return ptr, cluster, key
-    if len(bad := key[key < 0]): refuse("start holds negative scores, which cannot be multiplied", bad, "Use a post-processor that adds, or noop")
-    with np.errstate(divide="ignore"): return ptr, cluster, np.log(key)
+    if not multiplies:
+        return ptr, cluster, key
+    if len(bad := key[key < 0]):
+        refuse(
+            "start holds negative scores, which cannot be multiplied",
+            bad,
+            "Use a post-processor that adds, or noop",
+        )
+    with np.errstate(divide="ignore"):
+        return ptr, cluster, np.log(key)
 
 # %% ../../nbs/ranking/32_beam.ipynb #_blocks
 _ROOM = 1 << 21  # panels of 64 bytes
 
+
 def _blocks(X, layers, widths, first):
-    "(from, to, CSR arrays) of queries whose margins fit in the room; first: most clusters that a query starts with."
-    panels = max(int(np.sort((np.diff(c.child_ptr) + LANES - 1)//LANES)[::-1][:w].sum()) for c, w in zip(layers, [first, *widths]))
-    step = max(1, _ROOM//max(1, panels))
+    """(from, to, CSR arrays) of queries whose margins fit in the room; first:
+
+    most clusters that a query starts with.
+    """
+    panels = max(
+        int(np.sort((np.diff(c.child_ptr) + LANES - 1) // LANES)[::-1][:w].sum())
+        for c, w in zip(layers, [first, *widths])
+    )
+    step = max(1, _ROOM // max(1, panels))
     for lo in range(0, X.shape[0], step):
-        part = X if step >= X.shape[0] else X[lo:lo + step]
-        yield lo, min(lo + step, X.shape[0]), arrays(part if sp.issparse(part) else sp.csr_matrix(part))
+        part = X if step >= X.shape[0] else X[lo : lo + step]
+        yield (
+            lo,
+            min(lo + step, X.shape[0]),
+            arrays(part if sp.issparse(part) else sp.csr_matrix(part)),
+        )
+
 
 def _joined(parts, multiplies, shape):
     "Blocks of results as one matrix."
     ends = np.cumsum([0, *(p[0][-1] for p in parts)])
-    ptr = np.concatenate([np.zeros(1, np.int64), *(p[0][1:] + e for p, e in zip(parts, ends))])
-    node, key = (np.concatenate([np.zeros(0, kind), *(p[i] for p in parts)]) for i, kind in ((1, np.int32), (2, np.float32)))
+    ptr = np.concatenate(
+        [np.zeros(1, np.int64), *(p[0][1:] + e for p, e in zip(parts, ends))]
+    )
+    node, key = (
+        np.concatenate([np.zeros(0, kind), *(p[i] for p in parts)])
+        for i, kind in ((1, np.int32), (2, np.float32))
+    )
     return sp.csr_matrix((np.exp(key) if multiplies else key, node, ptr), shape=shape)
 
 # %% ../../nbs/ranking/32_beam.ipynb #beam_search
@@ -146,18 +325,36 @@ def beam_search(
     X,  # (n, d) sparse or dense queries
     layers,  # list of Chunks, root first
     beam=10,  # nodes kept in each layer but the last; one number, or one a layer
-    k:int=20,  # nodes kept in the last layer
+    k: int = 20,  # nodes kept in the last layer
     post="l3-hinge",  # post-processor, a name in POSTS
-    start=None,  # (n, clusters of the first layer) CSR: scores from a model above, in its order; None: start at the root
-    threads:int|None=None,  # None: all cores
-)->sp.csr_matrix:  # (n, nodes of the last layer) scores, every row best first; a score of 0 is stored too
-    "The best k nodes of the last layer for every query (Prabhu et al. 2018; Yu et al. 2022)."
-    X = _check(layers, X); widths, (power, multiplies), threads = _widths(layers, beam, k), _post(post), cores(threads)
-    ptr, cluster, key = _begin(layers, X.shape[0], start, multiplies); parts = []
+    # (n, clusters of the first layer) CSR: scores from a model above, in its order;
+    # None: start at the root
+    start=None,
+    threads: int | None = None,  # None: all cores
+    # (n, nodes of the last layer) scores, every row best first; a score of 0 is stored
+    # too
+) -> sp.csr_matrix:
+    """The best k nodes of the last layer for every query (Prabhu et al.
+
+    2018; Yu et al. 2022).
+    """
+    X = _check(layers, X)
+    widths, (power, multiplies), threads = (
+        _widths(layers, beam, k),
+        _post(post),
+        cores(threads),
+    )
+    ptr, cluster, key = _begin(layers, X.shape[0], start, multiplies)
+    parts = []
     with ThreadPoolExecutor(threads) as pool:
         for lo, hi, x in _blocks(X, layers, widths, int(np.diff(ptr).max(initial=0))):
-            state = ptr[lo:hi + 1] - ptr[lo], cluster[ptr[lo]:ptr[hi]], key[ptr[lo]:ptr[hi]]
-            for c, width in zip(layers, widths): state = _step(c, x, *state, width, power, threads, pool)
+            state = (
+                ptr[lo : hi + 1] - ptr[lo],
+                cluster[ptr[lo] : ptr[hi]],
+                key[ptr[lo] : ptr[hi]],
+            )
+            for c, width in zip(layers, widths):
+                state = _step(c, x, *state, width, power, threads, pool)
             parts.append(state)
     return _joined(parts, multiplies, (X.shape[0], layers[-1].nodes))
 
@@ -166,17 +363,36 @@ def beam_search(
 def _take(pair, offset, key, start, out, power):
     "Keys of the wanted nodes."
     wanted = np.empty(len(pair), np.float32)
-    for e in range(len(pair)): wanted[e] = _key(out[start[pair[e]]*LANES + offset[e]], key[pair[e]], power)
+    for e in range(len(pair)):
+        wanted[e] = _key(out[start[pair[e]] * LANES + offset[e]], key[pair[e]], power)
     return wanted
 
+
 def _climb(c, ptr, node):
-    "From wanted nodes to their pairs: (ptr, cluster) of the parents, and where each node is found among them."
-    parent, offset = np.full(c.nodes, -1), np.zeros(c.nodes, np.int64); width = np.diff(c.child_ptr)
-    parent[c.child], offset[c.child] = np.repeat(np.arange(c.clusters), width), np.arange(len(c.child)) - np.repeat(c.child_ptr[:-1], width)
-    if len(lost := np.unique(node[parent[node] < 0])): refuse("wanted nodes have no parent in the tree", lost, "They were cut off; leave them out")
+    """From wanted nodes to their pairs:
+
+    (ptr, cluster) of the parents, and where each node is found among them.
+    """
+    parent, offset = np.full(c.nodes, -1), np.zeros(c.nodes, np.int64)
+    width = np.diff(c.child_ptr)
+    parent[c.child], offset[c.child] = (
+        np.repeat(np.arange(c.clusters), width),
+        np.arange(len(c.child)) - np.repeat(c.child_ptr[:-1], width),
+    )
+    if len(lost := np.unique(node[parent[node] < 0])):
+        refuse(
+            "wanted nodes have no parent in the tree",
+            lost,
+            "They were cut off; leave them out",
+        )
     query = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
-    pairs, pair = np.unique(query*c.clusters + parent[node], return_inverse=True)
-    return np.searchsorted(pairs, np.arange(len(ptr))*c.clusters), (pairs % c.clusters).astype(np.int32), pair, offset[node]
+    pairs, pair = np.unique(query * c.clusters + parent[node], return_inverse=True)
+    return (
+        np.searchsorted(pairs, np.arange(len(ptr)) * c.clusters),
+        (pairs % c.clusters).astype(np.int32),
+        pair,
+        offset[node],
+    )
 
 # %% ../../nbs/ranking/32_beam.ipynb #score_selected
 def score_selected(
@@ -184,79 +400,196 @@ def score_selected(
     layers,  # list of Chunks, root first
     wanted,  # (n, nodes of the last layer) sparse: its stored entries are asked for
     post="l3-hinge",  # post-processor, a name in POSTS
-    threads:int|None=None,  # None: all cores
-)->sp.csr_matrix:  # (n, nodes of the last layer) their scores, stored as `wanted` is
+    threads: int | None = None,  # None: all cores
+) -> sp.csr_matrix:  # (n, nodes of the last layer) their scores, stored as `wanted` is
     "Scores of given nodes: the path to each is scored, without a beam."
-    X = _check(layers, X); wanted, (power, multiplies), threads = sp.csr_matrix(wanted), _post(post), cores(threads)
-    if wanted.shape != (X.shape[0], layers[-1].nodes): refuse(f"wanted has shape {wanted.shape}, not {(X.shape[0], layers[-1].nodes)}")
-    ptr, node, _ = arrays(wanted); size = max(c.child_ptr[-1]//max(1, c.clusters)//LANES + 1 for c in layers); scores = np.empty(len(node), np.float32)
-    step = max(1, _ROOM//max(1, int(size*np.diff(ptr).max(initial=1))))
+    X = _check(layers, X)
+    wanted, (power, multiplies), threads = (
+        sp.csr_matrix(wanted),
+        _post(post),
+        cores(threads),
+    )
+    if wanted.shape != (X.shape[0], layers[-1].nodes):
+        refuse(f"wanted has shape {wanted.shape}, not {(X.shape[0], layers[-1].nodes)}")
+    ptr, node, _ = arrays(wanted)
+    size = max(c.child_ptr[-1] // max(1, c.clusters) // LANES + 1 for c in layers)
+    scores = np.empty(len(node), np.float32)
+    step = max(1, _ROOM // max(1, int(size * np.diff(ptr).max(initial=1))))
     with ThreadPoolExecutor(threads) as pool:
         for lo in range(0, X.shape[0], step):
-            part, way, p = X[lo:lo + step], [], (ptr[lo:lo + step + 1] - ptr[lo], node[ptr[lo]:ptr[min(lo + step, X.shape[0])]])
-            for c in reversed(layers): way.append((c, *_climb(c, *p))); p = way[-1][1:3]
-            x, key = arrays(part if sp.issparse(part) else sp.csr_matrix(part)), np.zeros(len(p[1]), np.float32)
+            part, way, p = (
+                X[lo : lo + step],
+                [],
+                (
+                    ptr[lo : lo + step + 1] - ptr[lo],
+                    node[ptr[lo] : ptr[min(lo + step, X.shape[0])]],
+                ),
+            )
+            for c in reversed(layers):
+                way.append((c, *_climb(c, *p)))
+                p = way[-1][1:3]
+            x, key = (
+                arrays(part if sp.issparse(part) else sp.csr_matrix(part)),
+                np.zeros(len(p[1]), np.float32),
+            )
             for c, at, cluster, pair, offset in reversed(way):
-                out, _, start = _margins(c, x, at, cluster, threads, pool); key = _take(pair, offset, key, start, out, power)
-            scores[ptr[lo]:ptr[lo] + len(key)] = np.exp(key) if multiplies else key
-    return sp.csr_matrix((scores, wanted.indices.copy(), wanted.indptr.copy()), shape=wanted.shape)
+                out, _, start = _margins(c, x, at, cluster, threads, pool)
+                key = _take(pair, offset, key, start, out, power)
+            scores[ptr[lo] : ptr[lo] + len(key)] = np.exp(key) if multiplies else key
+    return sp.csr_matrix(
+        (scores, wanted.indices.copy(), wanted.indptr.copy()), shape=wanted.shape
+    )
 
 # %% ../../nbs/ranking/32_beam.ipynb #_pointer
 @intrinsic
 def _pointer(typing, address):
     "An address as a pointer."
-    def code(context, builder, sig, args): return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    def code(context, builder, sig, args):
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
     return types.voidptr(address), code
+
 
 @njit(cache=True, nogil=True)
 def _descend(table, bias, x, v, power):
-    "Beam search for one query; the last value is how many of its features do not exist."
+    """Beam search for one query; the last value is how many of its features do not
+    exist.
+    """
     cluster, key, d = np.zeros(1, np.int32), np.zeros(1, np.float32), table[0, 11]
     wrong = 0
-    for f in x: wrong += f < 0 or f >= d
-    if wrong: return cluster, key, wrong
+    for f in x:
+        wrong += f < 0 or f >= d
+    if wrong:
+        return cluster, key, wrong
     for t in range(len(table)):
         clusters, children, rows, entries, features, keep = table[t, 7:]
-        child_ptr, child = carray(_pointer(table[t, 0]), clusters + 1, np.int64), carray(_pointer(table[t, 1]), children, np.int32)
-        row_ptr, row, entry_ptr = carray(_pointer(table[t, 2]), clusters + 1, np.int64), carray(_pointer(table[t, 3]), rows, np.int32), carray(_pointer(table[t, 4]), rows + 1, np.int64)
-        column, value = carray(_pointer(table[t, 5]), entries, np.int32), carray(_pointer(table[t, 6]), entries, np.float32)
+        child_ptr, child = (
+            carray(_pointer(table[t, 0]), clusters + 1, np.int64),
+            carray(_pointer(table[t, 1]), children, np.int32),
+        )
+        row_ptr, row, entry_ptr = (
+            carray(_pointer(table[t, 2]), clusters + 1, np.int64),
+            carray(_pointer(table[t, 3]), rows, np.int32),
+            carray(_pointer(table[t, 4]), rows + 1, np.int64),
+        )
+        column, value = (
+            carray(_pointer(table[t, 5]), entries, np.int32),
+            carray(_pointer(table[t, 6]), entries, np.float32),
+        )
         start, total = np.zeros(len(cluster) + 1, np.int64), np.int64(0)
-        for q in range(len(cluster)): width = child_ptr[cluster[q] + 1] - child_ptr[cluster[q]]; total += width; start[q + 1] = start[q] + (width + LANES - 1)//LANES
-        out, peak, questions, asked = np.empty(start[-1]*LANES, np.float32), np.empty(start[-1], np.float32), _questions(min(1024, len(cluster)*(len(x) + 1) + 1)), 0
-        for q in range(len(cluster)): asked = _ask(asked, questions, cluster[q], start[q], start[q + 1] - start[q], x, v, row_ptr, row, entry_ptr, column, value, bias[t], features, out, peak)
+        for q in range(len(cluster)):
+            width = child_ptr[cluster[q] + 1] - child_ptr[cluster[q]]
+            total += width
+            start[q + 1] = start[q] + (width + LANES - 1) // LANES
+        out, peak, questions, asked = (
+            np.empty(start[-1] * LANES, np.float32),
+            np.empty(start[-1], np.float32),
+            _questions(min(1024, len(cluster) * (len(x) + 1) + 1)),
+            0,
+        )
+        for q in range(len(cluster)):
+            asked = _ask(
+                asked,
+                questions,
+                cluster[q],
+                start[q],
+                start[q + 1] - start[q],
+                x,
+                v,
+                row_ptr,
+                row,
+                entry_ptr,
+                column,
+                value,
+                bias[t],
+                features,
+                out,
+                peak,
+            )
         _answer(asked, questions, row, entry_ptr, column, value, out)
-        ptr, end = np.array([0, len(cluster)]), np.array([0, min(keep, total)]); node, score = np.empty(end[1], np.int32), np.empty(end[1], np.float32)
-        _best(0, 1, ptr, cluster, key, start, out, peak, child_ptr, child, power, keep, end, node, score)
+        ptr, end = np.array([0, len(cluster)]), np.array([0, min(keep, total)])
+        node, score = np.empty(end[1], np.int32), np.empty(end[1], np.float32)
+        _best(
+            0,
+            1,
+            ptr,
+            cluster,
+            key,
+            start,
+            out,
+            peak,
+            child_ptr,
+            child,
+            power,
+            keep,
+            end,
+            node,
+            score,
+        )
         cluster, key = node, score
     return cluster, key, wrong
 
 # %% ../../nbs/ranking/32_beam.ipynb #Query
 class Query:
     "Beam search for single queries; make it once, call it often, from any thread."
+
     def __init__(
         self,
         layers,  # list of Chunks, root first
         beam=10,  # nodes kept in each layer but the last; one number, or one a layer
-        k:int=20,  # nodes kept in the last layer
+        k: int = 20,  # nodes kept in the last layer
         post="l3-hinge",  # post-processor, a name in POSTS
     ):
-        _check(layers, np.zeros((0, layers[0].features))); _begin(layers, 0, None, True)
-        self.layers = tuple(layers); self.power, self.multiplies = _post(post)                                  # kept alive: the table holds addresses
+        _check(layers, np.zeros((0, layers[0].features)))
+        _begin(layers, 0, None, True)
+        # kept alive: the table holds addresses
+        self.layers = tuple(layers)
+        self.power, self.multiplies = _post(post)
         names = "child_ptr child row_ptr row entry_ptr column value".split()
         self.arrays = [[getattr(c, n) for n in names] for c in layers]
-        self.table = np.array([[*(a.ctypes.data for a in arrays), c.clusters, len(c.child), len(c.row), len(c.value), c.features, w]
-                               for c, arrays, w in zip(layers, self.arrays, _widths(layers, beam, k))])
+        self.table = np.array(
+            [
+                [
+                    *(a.ctypes.data for a in arrays),
+                    c.clusters,
+                    len(c.child),
+                    len(c.row),
+                    len(c.value),
+                    c.features,
+                    w,
+                ]
+                for c, arrays, w in zip(layers, self.arrays, _widths(layers, beam, k))
+            ]
+        )
         self.bias = np.array([float(c.bias) for c in layers])
 
     def __call__(
         self,
-        indices,  # (features,) int32, the query's features; one that comes twice counts as the sum
+        # (features,) int32, the query's features; one that comes twice counts as the
+        # sum
+        indices,
         values,  # (features,) float32
-    )->tuple:  # ((k,) int32 nodes, (k,) float32 scores), best first
+    ) -> tuple:  # ((k,) int32 nodes, (k,) float32 scores), best first
         "The best k nodes of the last layer."
-        x, v = np.ascontiguousarray(indices, np.int32), np.ascontiguousarray(values, np.float32)
-        if x.shape != v.shape or x.ndim != 1: refuse(f"indices of shape {x.shape} do not fit values of shape {v.shape}")
-        if not (math.isfinite(v @ v) or np.isfinite(v).all()): refuse("values that are NaN or infinite, of the features", x[~np.isfinite(v)], "Clean the query, or leave these out")
+        x, v = (
+            np.ascontiguousarray(indices, np.int32),
+            np.ascontiguousarray(values, np.float32),
+        )
+        if x.shape != v.shape or x.ndim != 1:
+            refuse(f"indices of shape {x.shape} do not fit values of shape {v.shape}")
+        if not (math.isfinite(v @ v) or np.isfinite(v).all()):
+            refuse(
+                "values that are NaN or infinite, of the features",
+                x[~np.isfinite(v)],
+                "Clean the query, or leave these out",
+            )
         node, key, wrong = _descend(self.table, self.bias, x, v, self.power)
-        if wrong: d = self.layers[0].features; refuse("features that the model does not have", x[(x < 0) | (x >= d)], f"They are numbered from 0 to {d - 1:,}")
+        if wrong:
+            d = self.layers[0].features
+            refuse(
+                "features that the model does not have",
+                x[(x < 0) | (x >= d)],
+                f"They are numbered from 0 to {d - 1:,}",
+            )
         return node, np.exp(key) if self.multiplies else key

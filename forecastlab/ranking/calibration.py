@@ -7,7 +7,8 @@ __all__ = ['reliability', 'ece', 'brier', 'log_loss', 'plot_reliability', 'platt
            'pairs_of', 'keep', 'best_threshold']
 
 # %% ../../nbs/ranking/55_calibration.ipynb #7ee18580
-import copy, json
+import copy
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
@@ -22,296 +23,538 @@ from .sparse import as_features, as_labels, binary, ordered
 def _promised(p, y):
     "Probabilities and outcomes as float64, or a clear refusal."
     p, y = (np.asarray(x, dtype=np.float64).ravel() for x in (p, y))
-    if p.shape != y.shape: refuse(f"{len(p):,} probabilities, {len(y):,} outcomes", mend="Pass one outcome for each probability")
-    if not len(p): refuse("there are no pairs to judge", mend="Pass at least one probability")
-    if len(bad := p[~((p >= 0) & (p <= 1))]): refuse("probabilities must lie in [0, 1]", bad.tolist(), "Calibrate the scores first")
-    if len(bad := y[~((y >= 0) & (y <= 1))]): refuse("outcomes must lie in [0, 1]", bad.tolist())
+    if p.shape != y.shape:
+        refuse(
+            f"{len(p):,} probabilities, {len(y):,} outcomes",
+            mend="Pass one outcome for each probability",
+        )
+    if not len(p):
+        refuse("there are no pairs to judge", mend="Pass at least one probability")
+    if len(bad := p[~((p >= 0) & (p <= 1))]):
+        refuse(
+            "probabilities must lie in [0, 1]",
+            bad.tolist(),
+            "Calibrate the scores first",
+        )
+    if len(bad := y[~((y >= 0) & (y <= 1))]):
+        refuse("outcomes must lie in [0, 1]", bad.tolist())
     return p, y
+
 
 def reliability(
     p,  # (pair,) probabilities
     y,  # (pair,) 1 where it came true
-    bins:int=15,  # number of bins; fewer where p has fewer values
-    by:str="mass",  # "mass": as many pairs in each; "width": equal steps of p
-)->pd.DataFrame:  # one row a bin: pairs, promised, observed, low, high
+    bins: int = 15,  # number of bins; fewer where p has fewer values
+    by: str = "mass",  # "mass": as many pairs in each; "width": equal steps of p
+) -> pd.DataFrame:  # one row a bin: pairs, promised, observed, low, high
     "What was promised, what came, and between which shares chance could have put it."
     p, y = _promised(p, y)
-    if by not in ("mass", "width"): refuse("unknown kind of bins", [by], "Choose 'mass' or 'width'")
-    edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])) if by == "mass" else np.arange(1, bins)/bins
-    bin = np.searchsorted(edges, p, side="right"); n = np.bincount(bin, minlength=len(edges) + 1); full = n > 0
-    n, promised, observed = n[full], *(np.bincount(bin, x, minlength=len(edges) + 1)[full]/n[full] for x in (p, y))
-    z = 1.96; middle = (observed + z*z/2/n)/(1 + z*z/n); half = z*np.sqrt(observed*(1 - observed)/n + z*z/4/n/n)/(1 + z*z/n)
-    return pd.DataFrame(dict(pairs=n, promised=promised, observed=observed, low=(middle - half).clip(0, 1), high=(middle + half).clip(0, 1)))
+    if by not in ("mass", "width"):
+        refuse("unknown kind of bins", [by], "Choose 'mass' or 'width'")
+    edges = (
+        np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1]))
+        if by == "mass"
+        else np.arange(1, bins) / bins
+    )
+    bin = np.searchsorted(edges, p, side="right")
+    n = np.bincount(bin, minlength=len(edges) + 1)
+    full = n > 0
+    n, promised, observed = (
+        n[full],
+        *(
+            np.bincount(bin, x, minlength=len(edges) + 1)[full] / n[full]
+            for x in (p, y)
+        ),
+    )
+    z = 1.96
+    middle = (observed + z * z / 2 / n) / (1 + z * z / n)
+    half = (
+        z * np.sqrt(observed * (1 - observed) / n + z * z / 4 / n / n) / (1 + z * z / n)
+    )
+    return pd.DataFrame(
+        dict(
+            pairs=n,
+            promised=promised,
+            observed=observed,
+            low=(middle - half).clip(0, 1),
+            high=(middle + half).clip(0, 1),
+        )
+    )
 
 # %% ../../nbs/ranking/55_calibration.ipynb #ece
 def ece(
     p,  # (pair,) probabilities
     y,  # (pair,) outcomes
-    bins:int=15,  # see `reliability`
-    by:str="mass",  # see `reliability`
-)->float:  # 0 is perfect
+    bins: int = 15,  # see `reliability`
+    by: str = "mass",  # see `reliability`
+) -> float:  # 0 is perfect
     "Expected calibration error."
     t = reliability(p, y, bins, by)
-    return float((t.pairs*(t.promised - t.observed).abs()).sum()/t.pairs.sum())
+    return float((t.pairs * (t.promised - t.observed).abs()).sum() / t.pairs.sum())
+
 
 def brier(
     p,  # (pair,) probabilities
     y,  # (pair,) outcomes
-)->float:  # mean square, 0 is perfect
+) -> float:  # mean square, 0 is perfect
     "Brier's score."
     p, y = _promised(p, y)
-    return float(((p - y)**2).mean())
+    return float(((p - y) ** 2).mean())
+
 
 def log_loss(
     p,  # (pair,) probabilities
     y,  # (pair,) outcomes
-    least:float=1e-15,  # probabilities are kept this far from 0 and 1
-)->float:  # nats, 0 is perfect
+    least: float = 1e-15,  # probabilities are kept this far from 0 and 1
+) -> float:  # nats, 0 is perfect
     "Mean surprise."
-    p, y = _promised(p, y); p = p.clip(least, 1 - least)
-    return float(-(y*np.log(p) + (1 - y)*np.log1p(-p)).mean())
+    p, y = _promised(p, y)
+    p = p.clip(least, 1 - least)
+    return float(-(y * np.log(p) + (1 - y) * np.log1p(-p)).mean())
 
 # %% ../../nbs/ranking/55_calibration.ipynb #plot_reliability
 def plot_reliability(
-    table:pd.DataFrame,  # from `reliability`
+    table: pd.DataFrame,  # from `reliability`
     ax,  # matplotlib axes
-    label:str="",  # name in the legend
+    label: str = "",  # name in the legend
     **style,  # for the line
 ):  # the axes
     "Promised against observed, with the intervals of chance."
     ax.axline((0, 0), slope=1, color="0.7", lw=1, zorder=0)
-    ax.errorbar(table.promised, table.observed, [table.observed - table.low, table.high - table.observed], fmt=".-", lw=1, capsize=0, label=label, **style)
+    ax.errorbar(
+        table.promised,
+        table.observed,
+        [table.observed - table.low, table.high - table.observed],
+        fmt=".-",
+        lw=1,
+        capsize=0,
+        label=label,
+        **style,
+    )
     ax.set(xlabel="promised", ylabel="observed")
     return ax
 
 # %% ../../nbs/ranking/55_calibration.ipynb #_likelihood
 def _likelihood(z, log_c, rest):
-    "log P and log(1 - P) of P = c sigmoid(z), and log(1 - sigmoid); rest is log(1 - c)."
+    """log P and log(1 - P) of P = c sigmoid(z), and log(1 - sigmoid); rest is log(1 -
+    c).
+    """
     up, down = -np.logaddexp(0, -z), -np.logaddexp(0, z)
     return log_c + up, np.logaddexp(down, rest + up), down
+
 
 def _fit_sigmoid(
     margin,  # (pair,)
     target,  # (pair,) in [0, 1]
-    log_c=0.,  # (pair,) log of the known factor, at most 0; or one number
-)->tuple:  # slope a and offset b
+    log_c=0.0,  # (pair,) log of the known factor, at most 0; or one number
+) -> tuple:  # slope a and offset b
     "Fisher scoring for P = c sigmoid(a v + b)."
-    v, t = (np.asarray(x, dtype=np.float64) for x in (margin, target)); centre, scale = v.mean(), v.std() or 1.; v = (v - centre)/scale
-    with np.errstate(divide="ignore"): rest = np.log(-np.expm1(np.minimum(log_c, 0.)))
-    look = lambda w: _likelihood(w[0]*v + w[1], log_c, rest); loss = lambda now: -(t*now[0] + (1 - t)*now[1]).mean()
-    w = np.array([0., np.log((t.mean() + 1e-9)/(1 - t.mean() + 1e-9))]); now = look(w); best = loss(now)
+    v, t = (np.asarray(x, dtype=np.float64) for x in (margin, target))
+    centre, scale = v.mean(), v.std() or 1.0
+    v = (v - centre) / scale
+    with np.errstate(divide="ignore"):
+        rest = np.log(-np.expm1(np.minimum(log_c, 0.0)))
+    look = lambda w: _likelihood(w[0] * v + w[1], log_c, rest)
+    loss = lambda now: -(t * now[0] + (1 - t) * now[1]).mean()
+    w = np.array([0.0, np.log((t.mean() + 1e-9) / (1 - t.mean() + 1e-9))])
+    now = look(w)
+    best = loss(now)
     for _ in range(100):
-        P, Q, s = (np.exp(x) for x in now); r, h = (t - P)/Q*s, P/Q*s*s
-        g = np.array([(r*v).mean(), r.mean()]); H = np.array([[(h*v*v).mean(), (h*v).mean()], [(h*v).mean(), h.mean()]]) + 1e-14*np.eye(2)
-        step = np.linalg.solve(H, g); gain = g@step; size = 1.
-        if gain < 1e-16: break
-        while (value := loss(new := look(w + size*step))) > best - 1e-4*size*gain and size > 1e-8: size /= 2
-        if size <= 1e-8: break                                                                  # as good as floats allow
-        w, now, best = w + size*step, new, value
-    return float(w[0]/scale), float(w[1] - w[0]*centre/scale)
+        P, Q, s = (np.exp(x) for x in now)
+        r, h = (t - P) / Q * s, P / Q * s * s
+        g = np.array([(r * v).mean(), r.mean()])
+        H = np.array(
+            [[(h * v * v).mean(), (h * v).mean()], [(h * v).mean(), h.mean()]]
+        ) + 1e-14 * np.eye(2)
+        step = np.linalg.solve(H, g)
+        gain = g @ step
+        size = 1.0
+        if gain < 1e-16:
+            break
+        while (
+            value := loss(new := look(w + size * step))
+        ) > best - 1e-4 * size * gain and size > 1e-8:
+            size /= 2
+        # as good as floats allow
+        if size <= 1e-8:
+            break
+        w, now, best = w + size * step, new, value
+    return float(w[0] / scale), float(w[1] - w[0] * centre / scale)
 
 # %% ../../nbs/ranking/55_calibration.ipynb #platt
 def platt(
     scores,  # (pair,) margins, any real numbers
     targets,  # (pair,) 0 or 1, or known probabilities
-    smooth=None,  # Platt's targets instead of 0 and 1; None: where all targets are 0 or 1
-)->tuple:  # A, B of P = 1/(1 + exp(A score + B))
+    # Platt's targets instead of 0 and 1; None: where all targets are 0 or 1
+    smooth=None,
+) -> tuple:  # A, B of P = 1/(1 + exp(A score + B))
     "Platt's sigmoid by Newton's method (Lin, Lin and Weng, 2007)."
     v, t = (np.asarray(x).ravel() for x in (scores, targets))
-    if v.shape != t.shape or not len(v): refuse(f"{len(v):,} scores, {len(t):,} targets", mend="Pass one target for each score, at least one")
-    if not np.isfinite(v).all(): refuse(f"{int((~np.isfinite(v)).sum()):,} scores are NaN or infinite", np.flatnonzero(~np.isfinite(v)))
+    if v.shape != t.shape or not len(v):
+        refuse(
+            f"{len(v):,} scores, {len(t):,} targets",
+            mend="Pass one target for each score, at least one",
+        )
+    if not np.isfinite(v).all():
+        refuse(
+            f"{int((~np.isfinite(v)).sum()):,} scores are NaN or infinite",
+            np.flatnonzero(~np.isfinite(v)),
+        )
     _promised(t, t)
-    a, b = _fit_sigmoid(v, _smoothed(t) if smooth or (smooth is None and np.isin(t, (0, 1)).all()) else t)
+    a, b = _fit_sigmoid(
+        v,
+        _smoothed(t) if smooth or (smooth is None and np.isin(t, (0, 1)).all()) else t,
+    )
     return -a, -b
+
 
 def _smoothed(t):
     "Platt's targets: what Laplace's rule says after N0 zeros and N1 ones."
-    t = np.asarray(t, dtype=np.float64); ones = t.sum(); low, high = 1/(len(t) - ones + 2), (ones + 1)/(ones + 2)
-    return low + t*(high - low)
+    t = np.asarray(t, dtype=np.float64)
+    ones = t.sum()
+    low, high = 1 / (len(t) - ones + 2), (ones + 1) / (ones + 2)
+    return low + t * (high - low)
 
 # %% ../../nbs/ranking/55_calibration.ipynb #Steps
 @dataclass
 class Steps:
     "An increasing map through corners, flat beyond them."
-    score:np.ndarray  # (corner,) rising
-    value:np.ndarray  # (corner,) never falling, in [0, 1]
-    def __call__(self, scores): return np.interp(scores, self.score, self.value)
+
+    score: np.ndarray  # (corner,) rising
+    value: np.ndarray  # (corner,) never falling, in [0, 1]
+
+    def __call__(self, scores):
+        return np.interp(scores, self.score, self.value)
+
 
 def isotonic(
     scores,  # (pair,)
     targets,  # (pair,) in [0, 1]
-)->Steps:  # a map from scores to probabilities
+) -> Steps:  # a map from scores to probabilities
     "The best increasing map, by scikit-learn."
     p, t = (np.asarray(x, dtype=np.float64).ravel() for x in (scores, targets))
-    if p.shape != t.shape or not len(p): refuse(f"{len(p):,} scores, {len(t):,} targets", mend="Pass one target for each score, at least one")
+    if p.shape != t.shape or not len(p):
+        refuse(
+            f"{len(p):,} scores, {len(t):,} targets",
+            mend="Pass one target for each score, at least one",
+        )
     _promised(t, t)
-    if not np.isfinite(p).all(): refuse(f"{int((~np.isfinite(p)).sum()):,} scores are NaN or infinite", np.flatnonzero(~np.isfinite(p)))
+    if not np.isfinite(p).all():
+        refuse(
+            f"{int((~np.isfinite(p)).sum()):,} scores are NaN or infinite",
+            np.flatnonzero(~np.isfinite(p)),
+        )
     fit = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(p, t)
     return Steps(fit.X_thresholds_, fit.y_thresholds_)
 
 # %% ../../nbs/ranking/55_calibration.ipynb #_parents
 def _parents(chunks):
     "(nodes,) the cluster of every node, -1 for a node that is in none."
-    parent = np.full(chunks.nodes, -1, np.int64); parent[chunks.child] = np.repeat(np.arange(chunks.clusters), np.diff(chunks.child_ptr))
+    parent = np.full(chunks.nodes, -1, np.int64)
+    parent[chunks.child] = np.repeat(
+        np.arange(chunks.clusters), np.diff(chunks.child_ptr)
+    )
     return parent
+
 
 def _values(A, row, column):
     "Stored values of A at (row, column), 0 where nothing is stored."
-    A = A.sorted_indices(); here = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))*A.shape[1] + A.indices; wanted = row*A.shape[1] + column
+    A = A.sorted_indices()
+    here = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr)) * A.shape[1] + A.indices
+    wanted = row * A.shape[1] + column
     at = np.minimum(np.searchsorted(here, wanted), max(len(here) - 1, 0))
-    return np.where(here[at] == wanted, A.data[at], 0) if len(here) else np.zeros(len(wanted))
+    return (
+        np.where(here[at] == wanted, A.data[at], 0)
+        if len(here)
+        else np.zeros(len(wanted))
+    )
+
 
 def _layer_pairs(
     X,  # (n, d) held-out instances
-    chunks:Chunks,  # the layer
+    chunks: Chunks,  # the layer
     parents,  # (n, clusters) csr, probability of every parent that is looked at
     truth,  # (n, nodes) csr, relevant nodes
-):  # margins as a matrix (n, nodes), parent's probability and truth of every stored entry
+    # margins as a matrix (n, nodes), parent's probability and truth of every stored
+    # entry
+):
     "All children of the parents that were reached."
-    M = layer_scores(X, chunks, parents); row = np.repeat(np.arange(M.shape[0]), np.diff(M.indptr))
-    return M, _values(parents, row, _parents(chunks)[M.indices]).astype(np.float64), _values(truth, row, M.indices) > 0
+    M = layer_scores(X, chunks, parents)
+    row = np.repeat(np.arange(M.shape[0]), np.diff(M.indptr))
+    return (
+        M,
+        _values(parents, row, _parents(chunks)[M.indices]).astype(np.float64),
+        _values(truth, row, M.indices) > 0,
+    )
 
 # %% ../../nbs/ranking/55_calibration.ipynb #Calibration
 @dataclass
 class Calibration:
-    "A sigmoid for every layer, and an increasing map for what the product still misses."
-    slope:list  # (layer,) a
-    offset:list  # (layer,) b
-    last:Steps|None=None  # from path products to probabilities; None: the products themselves
-    facts:dict=field(default_factory=dict)  # rows used, and pairs of each layer
+    """A sigmoid for every layer, and an increasing map for what the product still
+    misses.
+    """
+
+    slope: list  # (layer,) a
+    offset: list  # (layer,) b
+    # from path products to probabilities; None: the products themselves
+    last: Steps | None = None
+    facts: dict = field(default_factory=dict)  # rows used, and pairs of each layer
+
     @classmethod
-    def fit(cls, model, X, Y, **settings)->"Calibration": return _fit(cls, model, X, Y, **settings)
-    def apply(self, model): return _apply(self, model)
-    def probabilities(self, P)->sparse.csr_matrix: return _finished(self, P)
-    def predict(self, model, X, k=None, **options)->sparse.csr_matrix: return self.probabilities(self.apply(model).predict(X, k=k, **options))
-    def save(self, path): _save(self, path)
+    def fit(cls, model, X, Y, **settings) -> "Calibration":
+        return _fit(cls, model, X, Y, **settings)
+
+    def apply(self, model):
+        return _apply(self, model)
+
+    def probabilities(self, P) -> sparse.csr_matrix:
+        return _finished(self, P)
+
+    def predict(self, model, X, k=None, **options) -> sparse.csr_matrix:
+        return self.probabilities(self.apply(model).predict(X, k=k, **options))
+
+    def save(self, path):
+        _save(self, path)
+
     @classmethod
-    def load(cls, path)->"Calibration": return _load(cls, path)
+    def load(cls, path) -> "Calibration":
+        return _load(cls, path)
 
 # %% ../../nbs/ranking/55_calibration.ipynb #fold
 def fold(
-    chunks:Chunks,  # a layer with margins v
-    slope:float,  # a
-    offset:float,  # b
-)->Chunks:  # a layer with margins a v + b
+    chunks: Chunks,  # a layer with margins v
+    slope: float,  # a
+    offset: float,  # b
+) -> Chunks:  # a layer with margins a v + b
     "An affine map of the margins, put into the weights."
-    if chunks.bias <= 0: refuse("a layer without a bias cannot take an offset", [f"bias {chunks.bias}"], "Train the model with bias=1")
-    W = sparse.csr_matrix(chunks.to_csc(), dtype=np.float64)*slope
-    bias = sparse.csr_matrix(W[-1].toarray() + offset/chunks.bias)
-    return Chunks.from_csc(sparse.csc_matrix(sparse.vstack([W[:-1], bias]), dtype=np.float32), chunks.C, chunks.bias)
+    if chunks.bias <= 0:
+        refuse(
+            "a layer without a bias cannot take an offset",
+            [f"bias {chunks.bias}"],
+            "Train the model with bias=1",
+        )
+    W = sparse.csr_matrix(chunks.to_csc(), dtype=np.float64) * slope
+    bias = sparse.csr_matrix(W[-1].toarray() + offset / chunks.bias)
+    return Chunks.from_csc(
+        sparse.csc_matrix(sparse.vstack([W[:-1], bias]), dtype=np.float32),
+        chunks.C,
+        chunks.bias,
+    )
+
 
 def _apply(calibration, model):
     "The model with every layer's sigmoid in its weights."
     if len(calibration.slope) != len(model.layers):
-        refuse(f"{len(calibration.slope)} layers were calibrated, the model has {len(model.layers)}", mend="Fit the calibration on this model")
-    new = copy.copy(model); new.post = "sigmoid"
-    new.layers = [fold(c, a, b) for c, a, b in zip(model.layers, calibration.slope, calibration.offset)]
+        refuse(
+            f"{len(calibration.slope)} layers were calibrated, the model has"
+            f" {len(model.layers)}",
+            mend="Fit the calibration on this model",
+        )
+    new = copy.copy(model)
+    new.post = "sigmoid"
+    new.layers = [
+        fold(c, a, b)
+        for c, a, b in zip(model.layers, calibration.slope, calibration.offset)
+    ]
     return new
 
 # %% ../../nbs/ranking/55_calibration.ipynb #_fit
 def _fit(
-    cls, model,  # has layers (list of Chunks), chain (list of csc) and predict(X, k=)
+    cls,
+    model,  # has layers (list of Chunks), chain (list of csc) and predict(X, k=)
     X,  # (n, d) held-out instances, none of them trained on
     Y,  # (n, L) their labels
-    pairs:str="reached",  # "reached" by the beam, or with a truly "relevant" parent
+    pairs: str = "reached",  # "reached" by the beam, or with a truly "relevant" parent
     last="isotonic",  # or None
-    beam:int=10,  # nodes kept in every layer
-    k:int=20,  # labels a row, for the last map
-    most:int=5000,  # rows used at most, drawn by seed
-    seed:int=0,  # of that draw
+    beam: int = 10,  # nodes kept in every layer
+    k: int = 20,  # labels a row, for the last map
+    most: int = 5000,  # rows used at most, drawn by seed
+    seed: int = 0,  # of that draw
 ):
     "Fit the layers from the root down, then what is left."
     if pairs not in ("reached", "relevant") or last not in ("isotonic", None):
-        refuse("unknown setting", [pairs, last], "Choose pairs='reached' or 'relevant', last='isotonic' or None")
+        refuse(
+            "unknown setting",
+            [pairs, last],
+            "Choose pairs='reached' or 'relevant', last='isotonic' or None",
+        )
     X, Y = _held_out(model, X, Y, most, seed)
-    found = cls([], [], None, dict(rows=X.shape[0], pairs=[])); truth = _truths(Y, model.chain)
-    parents = sparse.csr_matrix(np.ones((X.shape[0], model.layers[0].clusters), np.float32))
+    found = cls([], [], None, dict(rows=X.shape[0], pairs=[]))
+    truth = _truths(Y, model.chain)
+    parents = sparse.csr_matrix(
+        np.ones((X.shape[0], model.layers[0].clusters), np.float32)
+    )
     for t, chunks in enumerate(model.layers):
-        if pairs == "relevant" and t: parents = binary(truth[t - 1])
+        if pairs == "relevant" and t:
+            parents = binary(truth[t - 1])
         M, c, y = _layer_pairs(X, chunks, parents, truth[t])
         a, b = _fit_sigmoid(M.data, _smoothed(y), np.log(np.maximum(c, 1e-30)))
-        found.slope.append(a); found.offset.append(b); found.facts["pairs"].append(len(y))
-        p = c*np.exp(-np.logaddexp(0, -(a*M.data.astype(np.float64) + b)))
-        parents = ordered(sparse.csr_matrix((p.astype(np.float32), M.indices, M.indptr), M.shape), beam)
-    if last: p, y, _ = pairs_of(Y, found.apply(model).predict(X, k=k, beam=beam)); found.last = isotonic(p, y)
+        found.slope.append(a)
+        found.offset.append(b)
+        found.facts["pairs"].append(len(y))
+        p = c * np.exp(-np.logaddexp(0, -(a * M.data.astype(np.float64) + b)))
+        parents = ordered(
+            sparse.csr_matrix((p.astype(np.float32), M.indices, M.indptr), M.shape),
+            beam,
+        )
+    if last:
+        p, y, _ = pairs_of(Y, found.apply(model).predict(X, k=k, beam=beam))
+        found.last = isotonic(p, y)
     return found
+
 
 def _held_out(model, X, Y, most, seed):
     "Checked instances and labels, at most so many."
-    X, Y = as_features(X, features=model.layers[0].features), as_labels(Y); labels = model.layers[-1].nodes
+    X, Y = as_features(X, features=model.layers[0].features), as_labels(Y)
+    labels = model.layers[-1].nodes
     if X.shape[0] != Y.shape[0] or Y.shape[1] != labels:
-        refuse(f"labels of shape {Y.shape} do not fit {X.shape[0]:,} instances and {labels:,} labels", mend="Pass the held-out rows of both")
-    if not Y.nnz: refuse("no held-out row has a label", mend="Pass rows with labels")
+        refuse(
+            f"labels of shape {Y.shape} do not fit {X.shape[0]:,} instances and"
+            f" {labels:,} labels",
+            mend="Pass the held-out rows of both",
+        )
+    if not Y.nnz:
+        refuse("no held-out row has a label", mend="Pass rows with labels")
     rows = np.sort(np.random.default_rng(seed).permutation(X.shape[0])[:most])
     return X[rows], Y[rows]
+
 
 def _truths(Y, chain):
     "Relevant nodes of every layer, top first."
     out = [Y]
-    for C in chain[:0:-1]: out.insert(0, binary(sparse.csr_matrix(out[0]@C)))
+    for C in chain[:0:-1]:
+        out.insert(0, binary(sparse.csr_matrix(out[0] @ C)))
     return out
 
 # %% ../../nbs/ranking/55_calibration.ipynb #pairs_of
 def pairs_of(
     Y,  # (n, L) truth
     P,  # (n, L) predictions, sparse
-)->tuple:  # probabilities, outcomes, and how many true labels no list holds
+) -> tuple:  # probabilities, outcomes, and how many true labels no list holds
     "The predicted pairs in a row."
     Y, P = as_labels(Y), sparse.csr_matrix(P)
-    if Y.shape != P.shape: refuse(f"truth of shape {Y.shape} does not fit predictions of shape {P.shape}")
+    if Y.shape != P.shape:
+        refuse(f"truth of shape {Y.shape} does not fit predictions of shape {P.shape}")
     y = _values(Y, np.repeat(np.arange(P.shape[0]), np.diff(P.indptr)), P.indices) > 0
     return P.data.astype(np.float64), y.astype(np.float64), int(Y.nnz - y.sum())
 
+
 def _finished(calibration, P):
     "The last map on every stored entry, in the same order."
-    P = sparse.csr_matrix(P); p = P.data if calibration.last is None else calibration.last(P.data)
-    return sparse.csr_matrix((np.clip(p, 0, 1).astype(np.float32), P.indices, P.indptr), P.shape)
+    P = sparse.csr_matrix(P)
+    p = P.data if calibration.last is None else calibration.last(P.data)
+    return sparse.csr_matrix(
+        (np.clip(p, 0, 1).astype(np.float32), P.indices, P.indptr), P.shape
+    )
 
 # %% ../../nbs/ranking/55_calibration.ipynb #keep
 def keep(
     P,  # (n, L) probabilities, rows best first
-    rule:str="f",  # "threshold", "precision", "f" or "count"
-    value:float|None=None,  # threshold or precision, .5 unless told; beta, 1 unless told
-)->sparse.csr_matrix:  # (n, L) the labels that are kept, best first
+    rule: str = "f",  # "threshold", "precision", "f" or "count"
+    # threshold or precision, .5 unless told; beta, 1 unless told
+    value: float | None = None,
+) -> sparse.csr_matrix:  # (n, L) the labels that are kept, best first
     "Cut every list where the rule says."
-    if rule not in ("threshold", "precision", "f", "count"): refuse("unknown rule", [rule], "Choose one of threshold, precision, f, count")
-    P = ordered(sparse.csr_matrix(P)); p, n = P.data.astype(np.float64), np.diff(P.indptr); _promised(p, p) if len(p) else None
-    value = {"threshold": .5, "precision": .5, "f": 1., "count": 0.}[rule] if value is None else value
-    row = np.repeat(np.arange(P.shape[0]), n); place = np.arange(len(p)) - P.indptr[row] + 1
-    running = np.concatenate([[0], np.cumsum(p)]); head = running[1:] - running[P.indptr[row]]; total = (running[P.indptr[1:]] - running[P.indptr[:-1]])
-    if rule == "threshold": good = p >= value
-    elif rule == "precision": good = head/place >= value - 1e-12
-    elif rule == "count": good = place <= np.rint(total)[row]
+    if rule not in ("threshold", "precision", "f", "count"):
+        refuse("unknown rule", [rule], "Choose one of threshold, precision, f, count")
+    P = ordered(sparse.csr_matrix(P))
+    p, n = P.data.astype(np.float64), np.diff(P.indptr)
+    _promised(p, p) if len(p) else None
+    value = (
+        {"threshold": 0.5, "precision": 0.5, "f": 1.0, "count": 0.0}[rule]
+        if value is None
+        else value
+    )
+    row = np.repeat(np.arange(P.shape[0]), n)
+    place = np.arange(len(p)) - P.indptr[row] + 1
+    running = np.concatenate([[0], np.cumsum(p)])
+    head = running[1:] - running[P.indptr[row]]
+    total = running[P.indptr[1:]] - running[P.indptr[:-1]]
+    if rule == "threshold":
+        good = p >= value
+    elif rule == "precision":
+        good = head / place >= value - 1e-12
+    elif rule == "count":
+        good = place <= np.rint(total)[row]
     else:
-        f = (1 + value**2)*head/(place + value**2*total[row]); top = np.zeros(P.shape[0]); np.maximum.at(top, row, f); good = (f == top[row]) & (f > 0)
-    last = np.zeros(P.shape[0], np.int64); np.maximum.at(last, row[good], place[good]); chosen = place <= last[row]
-    return sparse.csr_matrix((P.data[chosen], P.indices[chosen], np.concatenate([[0], np.cumsum(last)])), P.shape)
+        f = (1 + value**2) * head / (place + value**2 * total[row])
+        top = np.zeros(P.shape[0])
+        np.maximum.at(top, row, f)
+        good = (f == top[row]) & (f > 0)
+    last = np.zeros(P.shape[0], np.int64)
+    np.maximum.at(last, row[good], place[good])
+    chosen = place <= last[row]
+    return sparse.csr_matrix(
+        (P.data[chosen], P.indices[chosen], np.concatenate([[0], np.cumsum(last)])),
+        P.shape,
+    )
 
 # %% ../../nbs/ranking/55_calibration.ipynb #best_threshold
 def best_threshold(
     Y,  # (n, L) truth of held-out rows
     P,  # (n, L) their scores, of any kind
-    beta:float=1.,  # weight of recall in F
-)->tuple:  # threshold, and F of all pairs there
+    beta: float = 1.0,  # weight of recall in F
+) -> tuple:  # threshold, and F of all pairs there
     "The one threshold that maximises micro F."
-    p, y, missed = pairs_of(Y, P); order = np.argsort(-p, kind="stable"); p, right = p[order], y[order].cumsum()
-    if not len(p): refuse("there are no predictions", mend="Predict the held-out rows first")
-    F = (1 + beta**2)*right/(np.arange(1, len(p) + 1) + beta**2*(y.sum() + missed)); F[:-1][p[:-1] == p[1:]] = -1     # equal scores stay together
+    p, y, missed = pairs_of(Y, P)
+    order = np.argsort(-p, kind="stable")
+    p, right = p[order], y[order].cumsum()
+    if not len(p):
+        refuse("there are no predictions", mend="Predict the held-out rows first")
+    # equal scores stay together
+    F = (
+        (1 + beta**2)
+        * right
+        / (np.arange(1, len(p) + 1) + beta**2 * (y.sum() + missed))
+    )
+    F[:-1][p[:-1] == p[1:]] = -1
     return float(p[F.argmax()]), float(F.max())
 
 # %% ../../nbs/ranking/55_calibration.ipynb #_save
 def _save(calibration, path):
     "Write JSON."
-    last = None if calibration.last is None else dict(score=[float(x) for x in calibration.last.score], value=[float(x) for x in calibration.last.value])
-    with atomic(path) as f: f.write_text(json.dumps(dict(format=1, slope=calibration.slope, offset=calibration.offset, last=last, facts=calibration.facts)))
+    last = (
+        None
+        if calibration.last is None
+        else dict(
+            score=[float(x) for x in calibration.last.score],
+            value=[float(x) for x in calibration.last.value],
+        )
+    )
+    with atomic(path) as f:
+        f.write_text(
+            json.dumps(
+                dict(
+                    format=1,
+                    slope=calibration.slope,
+                    offset=calibration.offset,
+                    last=last,
+                    facts=calibration.facts,
+                )
+            )
+        )
+
 
 def _load(cls, path):
     "Read what `_save` wrote."
-    if not Path(path).is_file(): refuse("there is no such calibration", [path], kind=FileNotFoundError)
+    if not Path(path).is_file():
+        refuse("there is no such calibration", [path], kind=FileNotFoundError)
     try:
-        d = json.loads(Path(path).read_text()); last = d["last"] and Steps(*(np.array(d["last"][n], dtype=np.float64) for n in ("score", "value")))
-        found = cls([float(a) for a in d["slope"]], [float(b) for b in d["offset"]], last, dict(d["facts"]))
-    except (ValueError, KeyError, TypeError) as e: refuse(f"the calibration cannot be read ({e})", [path], "Save it again")
-    crooked = last and (len(last.score) != len(last.value) or (np.diff(last.score) < 0).any())
-    if crooked or len(found.slope) != len(found.offset): refuse("the calibration is damaged", [path], "Save it again")
+        d = json.loads(Path(path).read_text())
+        last = d["last"] and Steps(
+            *(np.array(d["last"][n], dtype=np.float64) for n in ("score", "value"))
+        )
+        found = cls(
+            [float(a) for a in d["slope"]],
+            [float(b) for b in d["offset"]],
+            last,
+            dict(d["facts"]),
+        )
+    except (ValueError, KeyError, TypeError) as e:
+        refuse(f"the calibration cannot be read ({e})", [path], "Save it again")
+    crooked = last and (
+        len(last.score) != len(last.value) or (np.diff(last.score) < 0).any()
+    )
+    if crooked or len(found.slope) != len(found.offset):
+        refuse("the calibration is damaged", [path], "Save it again")
     return found

@@ -6,7 +6,8 @@
 __all__ = ['LANES', 'Chunks', 'layer_scores']
 
 # %% ../../nbs/ranking/30_chunks.ipynb #196041ce
-import ctypes, json
+import ctypes
+import json
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -19,38 +20,75 @@ from ..core.basics import atomic, refuse
 from .sparse import arrays, as_features
 
 # %% ../../nbs/ranking/30_chunks.ipynb #Chunks
-_ARRAYS = dict(child_ptr=np.int64, child=np.int32, row_ptr=np.int64, row=np.int32, entry_ptr=np.int64, column=np.int32, value=np.float32)
+_ARRAYS = dict(
+    child_ptr=np.int64,
+    child=np.int32,
+    row_ptr=np.int64,
+    row=np.int32,
+    entry_ptr=np.int64,
+    column=np.int32,
+    value=np.float32,
+)
+
 
 @dataclass(eq=False)
 class Chunks:
-    "The weights of one layer: the children of a cluster form a chunk, stored by feature (Etter et al. 2021)."
+    """The weights of one layer:
+
+    the children of a cluster form a chunk, stored by feature (Etter et al. 2021).
+    """
+
     features: int  # d; the bias is row d
     bias: float  # value of the bias feature; 0 or less: there is none
-    child_ptr: np.ndarray  # (clusters + 1,) int64: children of cluster c are child[child_ptr[c]:child_ptr[c+1]]
+    # (clusters + 1,) int64: children of cluster c are
+    # child[child_ptr[c]:child_ptr[c+1]]
+    child_ptr: np.ndarray
     child: np.ndarray  # (children,) int32 node numbers, in the tree layer's order
     row_ptr: np.ndarray  # (clusters + 1,) int64: rows of chunk c
     row: np.ndarray  # (rows,) int32 feature of a row, ascending inside a chunk
     entry_ptr: np.ndarray  # (rows + 1,) int64: weights of a row
-    column: np.ndarray  # (weights,) int32 which child of the cluster, ascending inside a row
+    # (weights,) int32 which child of the cluster, ascending inside a row
+    column: np.ndarray
     value: np.ndarray  # (weights,) float32
     nodes: int  # K, the layer's nodes, with those that no cluster has
 
     def __post_init__(self):
-        for name, kind in _ARRAYS.items(): setattr(self, name, np.ascontiguousarray(getattr(self, name), kind))   # compiled code expects these types
+        # compiled code expects these types
+        for name, kind in _ARRAYS.items():
+            setattr(self, name, np.ascontiguousarray(getattr(self, name), kind))
 
     clusters = property(lambda self: len(self.child_ptr) - 1)
     shape = property(lambda self: (self.features + (self.bias > 0), self.nodes))
     C = property(lambda self: _tree_layer(self))
+
     @classmethod
-    def from_csc(cls, W, C, bias:float=1.)->"Chunks": return _from_csc(W, C, bias)
+    def from_csc(cls, W, C, bias: float = 1.0) -> "Chunks":
+        return _from_csc(W, C, bias)
+
     @classmethod
-    def pack(cls, parts, C, features:int, bias:float=1.)->"Chunks": return _pack(parts, C, features, bias)
-    def to_csc(self)->sp.csc_matrix: return _to_csc(self)
-    def save(self, folder): return _save(self, folder)
+    def pack(cls, parts, C, features: int, bias: float = 1.0) -> "Chunks":
+        return _pack(parts, C, features, bias)
+
+    def to_csc(self) -> sp.csc_matrix:
+        return _to_csc(self)
+
+    def save(self, folder):
+        return _save(self, folder)
+
     @classmethod
-    def load(cls, folder, mmap:bool=True, check:bool=None)->"Chunks": return _load(folder, mmap, check)
-    def check(self, where:str="this layer"): _sound(self, where); return self
-    def __repr__(self): return f"Chunks({self.clusters:,} clusters, {self.nodes:,} nodes, {self.features:,} features, {len(self.value):,} weights in {len(self.row):,} rows)"
+    def load(cls, folder, mmap: bool = True, check: bool = None) -> "Chunks":
+        return _load(folder, mmap, check)
+
+    def check(self, where: str = "this layer"):
+        _sound(self, where)
+        return self
+
+    def __repr__(self):
+        return (
+            f"Chunks({self.clusters:,} clusters, {self.nodes:,} nodes,"
+            f" {self.features:,} features, {len(self.value):,} weights in"
+            f" {len(self.row):,} rows)"
+        )
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_count_rows
 @njit(cache=True, nogil=True)
@@ -59,38 +97,67 @@ def _count_rows(indptr, indices, child_ptr, child, features):
     seen, row_ptr = np.full(features, -1, np.int32), np.zeros(len(child_ptr), np.int64)
     for c in range(len(child_ptr) - 1):
         row_ptr[c + 1] = row_ptr[c]
-        for j in child[child_ptr[c]:child_ptr[c + 1]]:
-            for f in indices[indptr[j]:indptr[j + 1]]:
-                if seen[f] != c: seen[f] = c; row_ptr[c + 1] += 1
+        for j in child[child_ptr[c] : child_ptr[c + 1]]:
+            for f in indices[indptr[j] : indptr[j + 1]]:
+                if seen[f] != c:
+                    seen[f] = c
+                    row_ptr[c + 1] += 1
     return row_ptr
+
 
 @njit(cache=True, nogil=True)
 def _regroup(indptr, indices, data, child_ptr, child, row_ptr, features):
     "Columns to chunks: rows ascending, and in each row the children ascending."
-    row, entry_ptr = np.empty(row_ptr[-1], np.int32), np.zeros(row_ptr[-1] + 1, np.int64)
+    row, entry_ptr = (
+        np.empty(row_ptr[-1], np.int32),
+        np.zeros(row_ptr[-1] + 1, np.int64),
+    )
     total = np.int64(0)
-    for j in child: total += indptr[j + 1] - indptr[j]
-    column, value, count, end = np.empty(total, np.int32), np.empty(total, np.float32), np.zeros(features, np.int64), np.int64(0)
+    for j in child:
+        total += indptr[j + 1] - indptr[j]
+    column, value, count, end = (
+        np.empty(total, np.int32),
+        np.empty(total, np.float32),
+        np.zeros(features, np.int64),
+        np.int64(0),
+    )
     for c in range(len(child_ptr) - 1):
-        nodes, first, r = child[child_ptr[c]:child_ptr[c + 1]], row_ptr[c], row_ptr[c]
+        nodes, first, r = child[child_ptr[c] : child_ptr[c + 1]], row_ptr[c], row_ptr[c]
         for j in nodes:
-            for f in indices[indptr[j]:indptr[j + 1]]:
-                if count[f] == 0: row[r] = f; r += 1
+            for f in indices[indptr[j] : indptr[j + 1]]:
+                if count[f] == 0:
+                    row[r] = f
+                    r += 1
                 count[f] += 1
         row[first:r] = np.sort(row[first:r])
-        for s in range(first, r): f = row[s]; end += count[f]; entry_ptr[s + 1] = end; count[f] = end - count[f]
+        for s in range(first, r):
+            f = row[s]
+            end += count[f]
+            entry_ptr[s + 1] = end
+            count[f] = end - count[f]
         for o in range(len(nodes)):
             for k in range(indptr[nodes[o]], indptr[nodes[o] + 1]):
-                e = count[indices[k]]; column[e] = o; value[e] = data[k]; count[indices[k]] = e + 1
-        for s in range(first, r): count[row[s]] = 0
+                e = count[indices[k]]
+                column[e] = o
+                value[e] = data[k]
+                count[indices[k]] = e + 1
+        for s in range(first, r):
+            count[row[s]] = 0
     return row, entry_ptr, column, value
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_tree
 def _tree(C):
     "Children of every cluster, from the (nodes, clusters) tree layer."
-    C = sp.csc_matrix(C); child_ptr, child, _ = arrays(C)
-    if len(twice := np.flatnonzero(np.bincount(child, minlength=C.shape[0]) > 1)): refuse("nodes have more than one parent", twice, "In a tree, each row of C has one entry at most")
+    C = sp.csc_matrix(C)
+    child_ptr, child, _ = arrays(C)
+    if len(twice := np.flatnonzero(np.bincount(child, minlength=C.shape[0]) > 1)):
+        refuse(
+            "nodes have more than one parent",
+            twice,
+            "In a tree, each row of C has one entry at most",
+        )
     return child_ptr, child, C.shape[0]
+
 
 def _from_csc(
     W,  # (d + 1, K) weights, the bias in the last row; (d, K) without a bias
@@ -98,13 +165,32 @@ def _from_csc(
     bias,  # value of the bias feature; 0 or less: there is none
 ):
     "Chunks from a matrix of weights."
-    W = sp.csc_matrix(W, dtype=np.float32); child_ptr, child, nodes = _tree(C)
-    if W.shape[1] != nodes: refuse(f"weights of {W.shape[1]:,} nodes do not fit a tree layer of {nodes:,}", mend="W has one column, and C one row, for each node")
-    if not np.isfinite(W.data).all(): refuse(f"{int((~np.isfinite(W.data)).sum()):,} weights are NaN or infinite", mend="Train the layer again, and look at its features")
-    if not W.has_canonical_format: W = W.copy(); W.sum_duplicates()
+    W = sp.csc_matrix(W, dtype=np.float32)
+    child_ptr, child, nodes = _tree(C)
+    if W.shape[1] != nodes:
+        refuse(
+            f"weights of {W.shape[1]:,} nodes do not fit a tree layer of {nodes:,}",
+            mend="W has one column, and C one row, for each node",
+        )
+    if not np.isfinite(W.data).all():
+        refuse(
+            f"{int((~np.isfinite(W.data)).sum()):,} weights are NaN or infinite",
+            mend="Train the layer again, and look at its features",
+        )
+    if not W.has_canonical_format:
+        W = W.copy()
+        W.sum_duplicates()
     indptr, indices, data = arrays(W)
     row_ptr = _count_rows(indptr, indices, child_ptr, child, W.shape[0])
-    return Chunks(W.shape[0] - (bias > 0), float(bias), child_ptr, child, row_ptr, *_regroup(indptr, indices, data, child_ptr, child, row_ptr, W.shape[0]), nodes)
+    return Chunks(
+        W.shape[0] - (bias > 0),
+        float(bias),
+        child_ptr,
+        child,
+        row_ptr,
+        *_regroup(indptr, indices, data, child_ptr, child, row_ptr, W.shape[0]),
+        nodes,
+    )
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_pack
 def _pack(
@@ -115,137 +201,358 @@ def _pack(
 ):
     "Chunks from those of single clusters, such as a trainer makes them."
     child_ptr, child, nodes = _tree(C)
-    if len(parts) != len(child_ptr) - 1: refuse(f"{len(parts):,} parts do not fit {len(child_ptr) - 1:,} clusters")
+    if len(parts) != len(child_ptr) - 1:
+        refuse(f"{len(parts):,} parts do not fit {len(child_ptr) - 1:,} clusters")
     ends = lambda sizes: np.cumsum([0, *sizes], dtype=np.int64)
-    join = lambda i, kind: np.concatenate([np.zeros(0, kind), *(np.asarray(p[i], kind) for p in parts)])
+    join = lambda i, kind: np.concatenate(
+        [np.zeros(0, kind), *(np.asarray(p[i], kind) for p in parts)]
+    )
     row_ptr, first = ends(len(p[0]) for p in parts), ends(len(p[2]) for p in parts)
-    entry_ptr = np.concatenate([np.zeros(1, np.int64), *(np.asarray(p[1], np.int64)[1:] + e for p, e in zip(parts, first))])
-    return Chunks(int(features), float(bias), child_ptr, child, row_ptr, join(0, np.int32), entry_ptr, join(2, np.int32), join(3, np.float32), nodes)
+    entry_ptr = np.concatenate(
+        [
+            np.zeros(1, np.int64),
+            *(np.asarray(p[1], np.int64)[1:] + e for p, e in zip(parts, first)),
+        ]
+    )
+    return Chunks(
+        int(features),
+        float(bias),
+        child_ptr,
+        child,
+        row_ptr,
+        join(0, np.int32),
+        entry_ptr,
+        join(2, np.int32),
+        join(3, np.float32),
+        nodes,
+    )
 
-def _tree_layer(c): return sp.csc_matrix((np.ones(len(c.child), np.float32), c.child, c.child_ptr), shape=(c.nodes, c.clusters))
+
+def _tree_layer(c):
+    return sp.csc_matrix(
+        (np.ones(len(c.child), np.float32), c.child, c.child_ptr),
+        shape=(c.nodes, c.clusters),
+    )
+
 
 def _to_csc(c):
     "The weights as a matrix again."
-    cluster, length = np.repeat(np.arange(c.clusters), np.diff(c.row_ptr)), np.diff(c.entry_ptr)
+    cluster, length = (
+        np.repeat(np.arange(c.clusters), np.diff(c.row_ptr)),
+        np.diff(c.entry_ptr),
+    )
     node = c.child[np.repeat(c.child_ptr[cluster], length) + c.column]
-    W = sp.csc_matrix((c.value, (np.repeat(c.row, length), node)), shape=c.shape); W.sort_indices()
+    W = sp.csc_matrix((c.value, (np.repeat(c.row, length), node)), shape=c.shape)
+    W.sort_indices()
     return W
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_fault
 @njit(cache=True, nogil=True)
 def _fault(child_ptr, child, row_ptr, row, entry_ptr, column, rows, nodes):
     "0 where all numbers point inside; else which array does not."
-    for number, ptr, size in ((1, child_ptr, len(child)), (2, row_ptr, len(row)), (3, entry_ptr, len(column))):
-        if len(ptr) == 0 or ptr[0] != 0 or ptr[-1] != size: return number
+    for number, ptr, size in (
+        (1, child_ptr, len(child)),
+        (2, row_ptr, len(row)),
+        (3, entry_ptr, len(column)),
+    ):
+        if len(ptr) == 0 or ptr[0] != 0 or ptr[-1] != size:
+            return number
         for c in range(len(ptr) - 1):
-            if ptr[c + 1] < ptr[c]: return number
+            if ptr[c + 1] < ptr[c]:
+                return number
     for k in child:
-        if k < 0 or k >= nodes: return 4
+        if k < 0 or k >= nodes:
+            return 4
     for c in range(len(row_ptr) - 1):
         width, before = child_ptr[c + 1] - child_ptr[c], -1
         for s in range(row_ptr[c], row_ptr[c + 1]):
-            if row[s] <= before or row[s] >= rows: return 5
+            if row[s] <= before or row[s] >= rows:
+                return 5
             before = row[s]
             for e in range(entry_ptr[s], entry_ptr[s + 1]):
-                if column[e] < 0 or column[e] >= width: return 6
+                if column[e] < 0 or column[e] >= width:
+                    return 6
     return 0
+
 
 def _sound(c, where):
     "Refuse arrays that point outside of each other: compiled code would follow them."
-    if c.features < 0 or c.nodes < 0 or not (len(c.child_ptr) == len(c.row_ptr) and len(c.entry_ptr) == len(c.row) + 1 and len(c.column) == len(c.value)): fault = "the lengths"
-    else: fault = ("", "child_ptr", "row_ptr", "entry_ptr", "child", "row", "column")[_fault(c.child_ptr, c.child, c.row_ptr, c.row, c.entry_ptr, c.column, c.features + (c.bias > 0), c.nodes)]
-    if fault: refuse(f"the arrays of {where} do not fit together", [fault], "The files are damaged, or of two models: save the layer again")
+    if (
+        c.features < 0
+        or c.nodes < 0
+        or not (
+            len(c.child_ptr) == len(c.row_ptr)
+            and len(c.entry_ptr) == len(c.row) + 1
+            and len(c.column) == len(c.value)
+        )
+    ):
+        fault = "the lengths"
+    else:
+        fault = ("", "child_ptr", "row_ptr", "entry_ptr", "child", "row", "column")[
+            _fault(
+                c.child_ptr,
+                c.child,
+                c.row_ptr,
+                c.row,
+                c.entry_ptr,
+                c.column,
+                c.features + (c.bias > 0),
+                c.nodes,
+            )
+        ]
+    if fault:
+        refuse(
+            f"the arrays of {where} do not fit together",
+            [fault],
+            "The files are damaged, or of two models: save the layer again",
+        )
+
 
 def _mapped(path):
     "A .npy file as an array, read when it is touched."
     a = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not a.size: return np.array(a)
-    memory = (ctypes.c_byte*a.nbytes).from_address(a.ctypes.data); memory.kept = a                      # the map lives as long as the view
+    if not a.size:
+        return np.array(a)
+    # the map lives as long as the view
+    memory = (ctypes.c_byte * a.nbytes).from_address(a.ctypes.data)
+    memory.kept = a
     return np.frombuffer(memory, a.dtype).reshape(a.shape)
+
 
 def _save(c, folder):
     "One .npy file an array, then chunks.json, whose presence says that all are there."
-    folder = Path(folder); (folder/"chunks.json").unlink(missing_ok=True)
+    folder = Path(folder)
+    (folder / "chunks.json").unlink(missing_ok=True)
     for name, kind in _ARRAYS.items():
-        with atomic(folder/f"{name}.npy") as tmp, open(tmp, "wb") as f: np.save(f, np.asarray(getattr(c, name), kind), allow_pickle=False)
-    with atomic(folder/"chunks.json") as tmp: tmp.write_text(json.dumps(dict(format=1, features=int(c.features), bias=float(c.bias), nodes=int(c.nodes))))
+        with atomic(folder / f"{name}.npy") as tmp, open(tmp, "wb") as f:
+            np.save(f, np.asarray(getattr(c, name), kind), allow_pickle=False)
+    with atomic(folder / "chunks.json") as tmp:
+        tmp.write_text(
+            json.dumps(
+                dict(
+                    format=1,
+                    features=int(c.features),
+                    bias=float(c.bias),
+                    nodes=int(c.nodes),
+                )
+            )
+        )
+
 
 def _load(folder, mmap, check):
-    "Chunks from a folder; mapped arrays come from the disk when they are touched, the pointers and numbers among them once for the check."
+    """Chunks from a folder; mapped arrays come from the disk when they are touched, the
+    pointers and numbers among them once for the check.
+    """
     folder, again = Path(folder), "Save the layer again"
     try:
-        about = json.loads((folder/"chunks.json").read_text()); features, bias, nodes = int(about["features"]), float(about["bias"]), int(about["nodes"])
-        a = {n: _mapped(folder/f"{n}.npy") if mmap else np.load(folder/f"{n}.npy", allow_pickle=False) for n in _ARRAYS}
-    except FileNotFoundError as e: refuse(f"{folder} holds no whole layer", [f"{Path(e.filename).name} is missing"], again, FileNotFoundError)
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as e: refuse(f"{folder} holds no whole layer", [f"{type(e).__name__}: {e}"], again)
-    if bad := [n for n, kind in _ARRAYS.items() if a[n].dtype != kind or a[n].ndim != 1]: refuse(f"arrays of another type in {folder}", bad, again)
-    ends = dict(child=a["child_ptr"], row=a["row_ptr"], column=a["entry_ptr"], value=a["entry_ptr"])
-    if bad := [n for n, p in ends.items() if not len(p) or p[-1] != len(a[n])] + ["entry_ptr"]*(len(a["entry_ptr"]) != len(a["row"]) + 1): refuse(f"arrays of another length in {folder}", bad, again)
+        about = json.loads((folder / "chunks.json").read_text())
+        features, bias, nodes = (
+            int(about["features"]),
+            float(about["bias"]),
+            int(about["nodes"]),
+        )
+        a = {
+            n: (
+                _mapped(folder / f"{n}.npy")
+                if mmap
+                else np.load(folder / f"{n}.npy", allow_pickle=False)
+            )
+            for n in _ARRAYS
+        }
+    except FileNotFoundError as e:
+        refuse(
+            f"{folder} holds no whole layer",
+            [f"{Path(e.filename).name} is missing"],
+            again,
+            FileNotFoundError,
+        )
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as e:
+        refuse(f"{folder} holds no whole layer", [f"{type(e).__name__}: {e}"], again)
+    if bad := [
+        n for n, kind in _ARRAYS.items() if a[n].dtype != kind or a[n].ndim != 1
+    ]:
+        refuse(f"arrays of another type in {folder}", bad, again)
+    ends = dict(
+        child=a["child_ptr"],
+        row=a["row_ptr"],
+        column=a["entry_ptr"],
+        value=a["entry_ptr"],
+    )
+    if bad := [n for n, p in ends.items() if not len(p) or p[-1] != len(a[n])] + [
+        "entry_ptr"
+    ] * (len(a["entry_ptr"]) != len(a["row"]) + 1):
+        refuse(f"arrays of another length in {folder}", bad, again)
     c = Chunks(features, bias, *a.values(), nodes)
-    if check is None: check = not mmap or sum((folder/f"{n}.npy").stat().st_size for n in _ARRAYS) < 1 << 30
+    if check is None:
+        check = (
+            not mmap
+            or sum((folder / f"{n}.npy").stat().st_size for n in _ARRAYS) < 1 << 30
+        )
     return c.check(str(folder)) if check else c
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_panel
 LANES = 16  # margins that one instruction computes, a panel
 
+
 @intrinsic
 def _panel(typing, out, o, work, bias, rows, place, factor, lo, hi):
-    "out[o:o+16] = sum of factor[t]*work[rows+place[t]:][:16], t from lo to hi in fours, + work[bias:bias+16]; returns the largest."
+    """out[o:o+16] = sum of factor[t]*work[rows+place[t]:][:16], t from lo to hi in
+    fours, + work[bias:bias+16]; returns the largest.
+    """
+
     def code(context, builder, sig, args):
-        long, lane = ir.IntType(64), ir.IntType(32); vector = ir.VectorType(ir.FloatType(), LANES)
-        none, shuffle = ir.Constant(vector, ir.Undefined), lambda x, order: builder.shuffle_vector(x, none, ir.Constant(ir.VectorType(lane, LANES), order))
+        long, lane = ir.IntType(64), ir.IntType(32)
+        vector = ir.VectorType(ir.FloatType(), LANES)
+        none, shuffle = (
+            ir.Constant(vector, ir.Undefined),
+            lambda x, order: builder.shuffle_vector(
+                x, none, ir.Constant(ir.VectorType(lane, LANES), order)
+            ),
+        )
         data = lambda k: context.make_array(sig.args[k])(context, builder, args[k]).data
-        at = lambda base, i: builder.bitcast(builder.gep(base, [i]), vector.as_pointer())
+        at = lambda base, i: builder.bitcast(
+            builder.gep(base, [i]), vector.as_pointer()
+        )
         table = builder.gep(data(2), [args[4]])
-        total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.]*LANES))
-        with cgutils.for_range_slice(builder, args[7], args[8], ir.Constant(long, 4)) as (t, _):
+        total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * LANES))
+        with cgutils.for_range_slice(
+            builder, args[7], args[8], ir.Constant(long, 4)
+        ) as (t, _):
             x = builder.load(total)
             for u in range(4):
                 i = [builder.add(t, ir.Constant(long, u))]
-                w = builder.load(at(table, builder.sext(builder.load(builder.gep(data(5), i)), long)), align=4)
-                f = shuffle(builder.insert_element(none, builder.load(builder.gep(data(6), i)), ir.Constant(lane, 0)), [0]*LANES)
+                w = builder.load(
+                    at(
+                        table, builder.sext(builder.load(builder.gep(data(5), i)), long)
+                    ),
+                    align=4,
+                )
+                f = shuffle(
+                    builder.insert_element(
+                        none,
+                        builder.load(builder.gep(data(6), i)),
+                        ir.Constant(lane, 0),
+                    ),
+                    [0] * LANES,
+                )
                 x = builder.fadd(x, builder.fmul(w, f))
             builder.store(x, total)
-        x = builder.fadd(builder.load(total), builder.load(at(data(2), args[3]), align=4)); builder.store(x, at(data(0), args[1]), align=4)
+        x = builder.fadd(
+            builder.load(total), builder.load(at(data(2), args[3]), align=4)
+        )
+        builder.store(x, at(data(0), args[1]), align=4)
         for half in (8, 4, 2, 1):
-            y = shuffle(x, [(j + half) % LANES for j in range(LANES)]); x = builder.select(builder.fcmp_ordered(">", x, y), x, y)
+            y = shuffle(x, [(j + half) % LANES for j in range(LANES)])
+            x = builder.select(builder.fcmp_ordered(">", x, y), x, y)
         return builder.extract_element(x, ir.Constant(lane, 0))
-    return types.float32(out, types.int64, work, types.int64, types.int64, place, factor, types.int64, types.int64), code
+
+    return (
+        types.float32(
+            out,
+            types.int64,
+            work,
+            types.int64,
+            types.int64,
+            place,
+            factor,
+            types.int64,
+            types.int64,
+        ),
+        code,
+    )
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_used_rows
 @njit(cache=True, nogil=True)
-def _used_rows(lo, hi, query, xp, xi, first, last, row, features, stamp, seen, used, cursor, entry_ptr):
-    "Rows first to last whose feature one of the queries has, and the bias; cursor starts at their weights."
-    m = np.int64(0); seen[features] = stamp
+def _used_rows(
+    lo,
+    hi,
+    query,
+    xp,
+    xi,
+    first,
+    last,
+    row,
+    features,
+    stamp,
+    seen,
+    used,
+    cursor,
+    entry_ptr,
+):
+    """Rows first to last whose feature one of the queries has, and the bias; cursor
+    starts at their weights.
+    """
+    m = np.int64(0)
+    seen[features] = stamp
     for q in range(lo, hi):
-        for f in xi[xp[query[q]]:xp[query[q] + 1]]: seen[f] = stamp
-    for s in range(first, last): used[m] = s; m += seen[row[s]] == stamp
-    for j in range(m): cursor[j] = entry_ptr[used[j]]
+        for f in xi[xp[query[q]] : xp[query[q] + 1]]:
+            seen[f] = stamp
+    for s in range(first, last):
+        used[m] = s
+        m += seen[row[s]] == stamp
+    for j in range(m):
+        cursor[j] = entry_ptr[used[j]]
     return m
 
+
 @njit(cache=True, nogil=True)
-def _spread(work, first, count, used, m, row, entry_ptr, column, value, cursor, slot, bias, features):
-    "Panels first to first + count of a chunk, each a dense (2 + m, 16) block: zeros, the bias, the rows. cursor remembers where a row's next panel starts."
-    size, last = (2 + m)*LANES, (first + count)*LANES
-    work[:count*size] = 0
+def _spread(
+    work,
+    first,
+    count,
+    used,
+    m,
+    row,
+    entry_ptr,
+    column,
+    value,
+    cursor,
+    slot,
+    bias,
+    features,
+):
+    """Panels first to first + count of a chunk, each a dense (2 + m, 16) block:
+
+    zeros, the bias, the rows. cursor remembers where a row's next panel starts.
+    """
+    size, last = (2 + m) * LANES, (first + count) * LANES
+    work[: count * size] = 0
     for j in range(m):
-        s, o, scale = used[j], (j + 2)*LANES, np.float32(1)
-        if row[s] == features: o, scale = LANES, np.float32(bias)
-        else: slot[row[s]] = o
+        s, o, scale = used[j], (j + 2) * LANES, np.float32(1)
+        if row[s] == features:
+            o, scale = LANES, np.float32(bias)
+        else:
+            slot[row[s]] = o
         k, end = cursor[j], entry_ptr[s + 1]
-        while k < end and column[k] < last: h = column[k] - first*LANES; work[(h >> 4)*size + o + (h & 15)] = scale*value[k]; k += 1
+        while k < end and column[k] < last:
+            h = column[k] - first * LANES
+            work[(h >> 4) * size + o + (h & 15)] = scale * value[k]
+            k += 1
         cursor[j] = k
+
 
 @njit(cache=True, nogil=True)
 def _collect(lo, hi, query, xp, xi, xv, slot, begin, place, factor):
-    "For as many queries from lo as there is room: where the rows of their features lie, padded to fours. Returns the first query left out."
+    """For as many queries from lo as there is room:
+
+    where the rows of their features lie, padded to fours. Returns the first query left
+    out.
+    """
     m = np.int64(0)
     for q in range(lo, hi):
         i = query[q]
-        if q - lo == len(begin) - 1 or m + xp[i + 1] - xp[i] + 4 > len(place): return q
+        if q - lo == len(begin) - 1 or m + xp[i + 1] - xp[i] + 4 > len(place):
+            return q
         begin[q - lo] = m
-        for t in range(xp[i], xp[i + 1]): p = slot[xi[t]]; place[m] = p; factor[m] = xv[t]; m += p > 0
-        while m & 3: place[m] = 0; factor[m] = 0; m += 1
+        for t in range(xp[i], xp[i + 1]):
+            p = slot[xi[t]]
+            place[m] = p
+            factor[m] = xv[t]
+            m += p > 0
+        while m & 3:
+            place[m] = 0
+            factor[m] = 0
+            m += 1
         begin[q - lo + 1] = m
     return hi
 
@@ -253,104 +560,327 @@ def _collect(lo, hi, query, xp, xi, xv, slot, begin, place, factor):
 @intrinsic
 def _prefetch(typing, a, i):
     "Ask the memory for a[i] without waiting for it."
+
     def code(context, builder, sig, args):
         byte, number = cgutils.voidptr_t, ir.IntType(32)
-        fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number]))
-        place = builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]])
-        builder.call(fetch, [builder.bitcast(place, byte)] + [ir.Constant(number, k) for k in (0, 3, 1)])
+        fetch = builder.module.declare_intrinsic(
+            "llvm.prefetch",
+            [byte],
+            ir.FunctionType(ir.VoidType(), [byte, number, number, number]),
+        )
+        place = builder.gep(
+            context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]]
+        )
+        builder.call(
+            fetch,
+            [builder.bitcast(place, byte)]
+            + [ir.Constant(number, k) for k in (0, 3, 1)],
+        )
         return context.get_dummy_value()
+
     return types.void(a, types.int64), code
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_answer
 @njit(cache=True, nogil=True)
 def _answer(asked, questions, row, entry_ptr, column, value, out):
     "Search the rows of all questions side by side, then add them to their margins."
-    feature, factor, place, left, target = questions; most = np.int64(0)
-    for j in range(asked): most = max(most, left[j])
+    feature, factor, place, left, target = questions
+    most = np.int64(0)
+    for j in range(asked):
+        most = max(most, left[j])
     while most > 1:
         most -= most >> 1
-        for j in range(asked): half = left[j] >> 1; place[j] += half*(row[place[j] + half] <= feature[j]); left[j] -= half
+        for j in range(asked):
+            half = left[j] >> 1
+            place[j] += half * (row[place[j] + half] <= feature[j])
+            left[j] -= half
     found = 0
     for j in range(asked):
-        if row[place[j]] == feature[j]: _prefetch(entry_ptr, place[j]); place[found] = place[j]; factor[found] = factor[j]; target[found] = target[j]; found += 1
+        if row[place[j]] == feature[j]:
+            _prefetch(entry_ptr, place[j])
+            place[found] = place[j]
+            factor[found] = factor[j]
+            target[found] = target[j]
+            found += 1
     for j in range(found):
-        for k in (entry_ptr[place[j]], entry_ptr[place[j]] + LANES): _prefetch(column, k); _prefetch(value, k)
+        for k in (entry_ptr[place[j]], entry_ptr[place[j]] + LANES):
+            _prefetch(column, k)
+            _prefetch(value, k)
     for j in range(found):
-        for k in range(entry_ptr[place[j]], entry_ptr[place[j] + 1]): out[target[j] + column[k]] += factor[j]*value[k]
+        for k in range(entry_ptr[place[j]], entry_ptr[place[j] + 1]):
+            out[target[j] + column[k]] += factor[j] * value[k]
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_ask
 @njit(cache=True, nogil=True)
-def _ask(asked, questions, c, panel, panels, x, v, row_ptr, row, entry_ptr, column, value, bias, features, out, peak):
-    "Zero the margins of one pair, and note which rows they need. Returns the number of questions that are open."
+def _ask(
+    asked,
+    questions,
+    c,
+    panel,
+    panels,
+    x,
+    v,
+    row_ptr,
+    row,
+    entry_ptr,
+    column,
+    value,
+    bias,
+    features,
+    out,
+    peak,
+):
+    """Zero the margins of one pair, and note which rows they need.
+
+    Returns the number of questions that are open.
+    """
     feature, factor, place, left, target = questions
-    out[panel*LANES:(panel + panels)*LANES] = 0; peak[panel:panel + panels] = np.inf
-    if row_ptr[c] == row_ptr[c + 1]: return asked
+    out[panel * LANES : (panel + panels) * LANES] = 0
+    peak[panel : panel + panels] = np.inf
+    if row_ptr[c] == row_ptr[c + 1]:
+        return asked
     for t in range(len(x) + 1):
-        last = t == len(x); j = asked; asked += 1
-        feature[j] = features if last else x[t]; factor[j] = np.float32(bias) if last else v[t]
-        place[j] = row_ptr[c]; left[j] = row_ptr[c + 1] - row_ptr[c]; target[j] = panel*LANES
-        if asked == len(feature): _answer(asked, questions, row, entry_ptr, column, value, out); asked = 0
+        last = t == len(x)
+        j = asked
+        asked += 1
+        feature[j] = features if last else x[t]
+        factor[j] = np.float32(bias) if last else v[t]
+        place[j] = row_ptr[c]
+        left[j] = row_ptr[c + 1] - row_ptr[c]
+        target[j] = panel * LANES
+        if asked == len(feature):
+            _answer(asked, questions, row, entry_ptr, column, value, out)
+            asked = 0
     return asked
 
+
 @njit(cache=True, nogil=True)
-def _questions(n): return np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+def _questions(n):
+    return (
+        np.empty(n, np.int32),
+        np.empty(n, np.float32),
+        np.empty(n, np.int64),
+        np.empty(n, np.int64),
+        np.empty(n, np.int64),
+    )
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_multiply
 @njit(cache=True, nogil=True)
-def _multiply(lo, hi, cluster, query, panel, xp, xi, xv, child_ptr, row_ptr, row, entry_ptr, column, value, bias, features, room, out, peak):
+def _multiply(
+    lo,
+    hi,
+    cluster,
+    query,
+    panel,
+    xp,
+    xi,
+    xv,
+    child_ptr,
+    row_ptr,
+    row,
+    entry_ptr,
+    column,
+    value,
+    bias,
+    features,
+    room,
+    out,
+    peak,
+):
     "Margins of pairs (query, cluster) lo to hi, which are sorted by cluster."
-    work, used, cursor, begin, stamp = np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(4097, np.int64), 0
-    slot, seen, place, factor, questions, asked = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32), _questions(1024), 0
+    work, used, cursor, begin, stamp = (
+        np.empty(0, np.float32),
+        np.empty(0, np.int64),
+        np.empty(0, np.int64),
+        np.empty(4097, np.int64),
+        0,
+    )
+    slot, seen, place, factor, questions, asked = (
+        np.empty(0, np.int32),
+        np.empty(0, np.int32),
+        np.empty(0, np.int32),
+        np.empty(0, np.float32),
+        _questions(1024),
+        0,
+    )
     while lo < hi:
         c, end, looks = cluster[lo], lo, np.int64(0)
-        while end < hi and cluster[end] == c: looks += xp[query[end] + 1] - xp[query[end]]; end += 1
-        rows, panels = row_ptr[c + 1] - row_ptr[c], (child_ptr[c + 1] - child_ptr[c] + LANES - 1)//LANES
-        if looks*16 < rows:
+        while end < hi and cluster[end] == c:
+            looks += xp[query[end] + 1] - xp[query[end]]
+            end += 1
+        rows, panels = (
+            row_ptr[c + 1] - row_ptr[c],
+            (child_ptr[c + 1] - child_ptr[c] + LANES - 1) // LANES,
+        )
+        if looks * 16 < rows:
             for q in range(lo, end):
-                i = query[q]; asked = _ask(asked, questions, c, panel[q], panels, xi[xp[i]:xp[i + 1]], xv[xp[i]:xp[i + 1]], row_ptr, row, entry_ptr, column, value, bias, features, out, peak)
+                i = query[q]
+                asked = _ask(
+                    asked,
+                    questions,
+                    c,
+                    panel[q],
+                    panels,
+                    xi[xp[i] : xp[i + 1]],
+                    xv[xp[i] : xp[i + 1]],
+                    row_ptr,
+                    row,
+                    entry_ptr,
+                    column,
+                    value,
+                    bias,
+                    features,
+                    out,
+                    peak,
+                )
         else:
-            if not len(slot): slot, seen, place, factor = np.zeros(features + 1, np.int32), np.zeros(features + 1, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
-            if len(used) < rows + 1: used, cursor = np.empty(rows + 1, np.int64), np.empty(rows + 1, np.int64)
-            stamp += 1; m = _used_rows(lo, end, query, xp, xi, row_ptr[c], row_ptr[c + 1], row, features, stamp, seen, used, cursor, entry_ptr)
-            size = (m + 2)*LANES; group = max(1, min(panels, (1 << 20)//size))
-            if len(work) < group*size: work = np.empty(group*size, np.float32)
+            if not len(slot):
+                slot, seen, place, factor = (
+                    np.zeros(features + 1, np.int32),
+                    np.zeros(features + 1, np.int32),
+                    np.empty(room, np.int32),
+                    np.empty(room, np.float32),
+                )
+            if len(used) < rows + 1:
+                used, cursor = (
+                    np.empty(rows + 1, np.int64),
+                    np.empty(rows + 1, np.int64),
+                )
+            stamp += 1
+            m = _used_rows(
+                lo,
+                end,
+                query,
+                xp,
+                xi,
+                row_ptr[c],
+                row_ptr[c + 1],
+                row,
+                features,
+                stamp,
+                seen,
+                used,
+                cursor,
+                entry_ptr,
+            )
+            size = (m + 2) * LANES
+            group = max(1, min(panels, (1 << 20) // size))
+            if len(work) < group * size:
+                work = np.empty(group * size, np.float32)
             for g in range(0, panels, group):
-                some, q = min(group, panels - g), lo; _spread(work, g, some, used, m, row, entry_ptr, column, value, cursor, slot, bias, features)
+                some, q = min(group, panels - g), lo
+                _spread(
+                    work,
+                    g,
+                    some,
+                    used,
+                    m,
+                    row,
+                    entry_ptr,
+                    column,
+                    value,
+                    cursor,
+                    slot,
+                    bias,
+                    features,
+                )
                 while q < end:
-                    stop = _collect(q, end, query, xp, xi, xv, slot, begin, place, factor)
+                    stop = _collect(
+                        q, end, query, xp, xi, xv, slot, begin, place, factor
+                    )
                     for p in range(some):
                         for u in range(q, stop):
-                            peak[panel[u] + g + p] = _panel(out, (panel[u] + g + p)*LANES, work, p*size + LANES, p*size, place, factor, begin[u - q], begin[u - q + 1])
+                            peak[panel[u] + g + p] = _panel(
+                                out,
+                                (panel[u] + g + p) * LANES,
+                                work,
+                                p * size + LANES,
+                                p * size,
+                                place,
+                                factor,
+                                begin[u - q],
+                                begin[u - q + 1],
+                            )
                     q = stop
-            for j in range(m): slot[row[used[j]]] = 0
+            for j in range(m):
+                slot[row[used[j]]] = 0
         lo = end
     _answer(asked, questions, row, entry_ptr, column, value, out)
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_pairs
 @njit(cache=True, nogil=True)
 def _pairs(ptr, cluster, child_ptr):
-    "The pairs (query, cluster) in the order of clusters, and the panels of each: counting sort."
+    """The pairs (query, cluster) in the order of clusters, and the panels of each:
+
+    counting sort.
+    """
     n, clusters = len(ptr) - 1, len(child_ptr) - 1
     start, end = np.zeros(clusters + 1, np.int64), np.zeros(len(cluster) + 1, np.int64)
-    for q in range(len(cluster)): c = cluster[q]; start[c + 1] += 1; end[q + 1] = end[q] + (child_ptr[c + 1] - child_ptr[c] + LANES - 1)//LANES
-    for c in range(clusters): start[c + 1] += start[c]
-    by_cluster, query, panel = np.empty(len(cluster), np.int32), np.empty(len(cluster), np.int32), np.empty(len(cluster), np.int64)
+    for q in range(len(cluster)):
+        c = cluster[q]
+        start[c + 1] += 1
+        end[q + 1] = end[q] + (child_ptr[c + 1] - child_ptr[c] + LANES - 1) // LANES
+    for c in range(clusters):
+        start[c + 1] += start[c]
+    by_cluster, query, panel = (
+        np.empty(len(cluster), np.int32),
+        np.empty(len(cluster), np.int32),
+        np.empty(len(cluster), np.int64),
+    )
     for i in range(n):
-        for q in range(ptr[i], ptr[i + 1]): c = cluster[q]; s = start[c]; by_cluster[s] = c; query[s] = i; panel[s] = end[q]; start[c] = s + 1
+        for q in range(ptr[i], ptr[i + 1]):
+            c = cluster[q]
+            s = start[c]
+            by_cluster[s] = c
+            query[s] = i
+            panel[s] = end[q]
+            start[c] = s + 1
     return by_cluster, query, panel, end
+
 
 def _each(job, total, threads, pool):
     "job(lo, hi) over parts of range(total)."
-    if threads == 1 or total < 256: return job(0, total)
-    cut = np.linspace(0, total, 2*threads + 1).astype(np.int64)
+    if threads == 1 or total < 256:
+        return job(0, total)
+    cut = np.linspace(0, total, 2 * threads + 1).astype(np.int64)
     list(pool.map(job, cut[:-1], cut[1:]))
 
+
 def _margins(c, x, ptr, cluster, threads=1, pool=None):
-    "Margins of all children of the clusters that each query keeps: (panels*16,) out, its largest by panel, (pairs + 1,) first panel of a pair."
-    xp, xi, xv = x; by_cluster, query, panel, start = _pairs(ptr, cluster, c.child_ptr)
-    out, peak = np.empty(start[-1]*LANES, np.float32), np.empty(start[-1], np.float32); room = max(1 << 16, int(np.diff(xp).max(initial=0)) + 4)
-    _each(lambda lo, hi: _multiply(lo, hi, by_cluster, query, panel, xp, xi, xv, c.child_ptr, c.row_ptr, c.row, c.entry_ptr, c.column, c.value, c.bias, c.features, room, out, peak),
-          len(cluster), threads, pool)
+    """Margins of all children of the clusters that each query keeps:
+
+    (panels*16,) out, its largest by panel, (pairs + 1,) first panel of a pair.
+    """
+    xp, xi, xv = x
+    by_cluster, query, panel, start = _pairs(ptr, cluster, c.child_ptr)
+    out, peak = np.empty(start[-1] * LANES, np.float32), np.empty(start[-1], np.float32)
+    room = max(1 << 16, int(np.diff(xp).max(initial=0)) + 4)
+    _each(
+        lambda lo, hi: _multiply(
+            lo,
+            hi,
+            by_cluster,
+            query,
+            panel,
+            xp,
+            xi,
+            xv,
+            c.child_ptr,
+            c.row_ptr,
+            c.row,
+            c.entry_ptr,
+            c.column,
+            c.value,
+            c.bias,
+            c.features,
+            room,
+            out,
+            peak,
+        ),
+        len(cluster),
+        threads,
+        pool,
+    )
     return out, peak, start
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_unpack
@@ -358,26 +888,49 @@ def _margins(c, x, ptr, cluster, threads=1, pool=None):
 def _unpack(ptr, cluster, start, out, child_ptr, child):
     "Margins without the padding of panels, and their nodes."
     total, end = np.int64(0), np.zeros(len(ptr), np.int64)
-    for c in cluster: total += child_ptr[c + 1] - child_ptr[c]
-    node, margin, m = np.empty(total, np.int32), np.empty(total, np.float32), np.int64(0)
+    for c in cluster:
+        total += child_ptr[c + 1] - child_ptr[c]
+    node, margin, m = (
+        np.empty(total, np.int32),
+        np.empty(total, np.float32),
+        np.int64(0),
+    )
     for i in range(len(ptr) - 1):
         for q in range(ptr[i], ptr[i + 1]):
-            c = cluster[q]; width = child_ptr[c + 1] - child_ptr[c]
-            node[m:m + width] = child[child_ptr[c]:child_ptr[c + 1]]; margin[m:m + width] = out[start[q]*LANES:start[q]*LANES + width]; m += width
+            c = cluster[q]
+            width = child_ptr[c + 1] - child_ptr[c]
+            node[m : m + width] = child[child_ptr[c] : child_ptr[c + 1]]
+            margin[m : m + width] = out[start[q] * LANES : start[q] * LANES + width]
+            m += width
         end[i + 1] = m
     return end, node, margin
 
+
 def layer_scores(
     X,  # (n, d) sparse or dense queries
-    chunks:Chunks,  # a layer
-    parents=None,  # (n, clusters) sparse: the clusters each query keeps, stored zeros included; None: all
-)->sp.csr_matrix:  # (n, nodes) margins of their children, in the order of parents and of the tree
+    chunks: Chunks,  # a layer
+    # (n, clusters) sparse: the clusters each query keeps, stored zeros included; None:
+    # all
+    parents=None,
+    # (n, nodes) margins of their children, in the order of parents and of the tree
+) -> sp.csr_matrix:
     "Raw margins of one layer: (X W) where M C' has entries."
-    X = as_features(X, features=chunks.features); n = X.shape[0]
-    if parents is None: ptr, cluster = np.arange(n + 1)*chunks.clusters, np.tile(np.arange(chunks.clusters, dtype=np.int32), n)
+    X = as_features(X, features=chunks.features)
+    n = X.shape[0]
+    if parents is None:
+        ptr, cluster = (
+            np.arange(n + 1) * chunks.clusters,
+            np.tile(np.arange(chunks.clusters, dtype=np.int32), n),
+        )
     else:
-        parents = sp.csr_matrix(parents); ptr, cluster, _ = arrays(parents)
-        if parents.shape != (n, chunks.clusters): refuse(f"parents have shape {parents.shape}, not {(n, chunks.clusters)}")
-    out, _, start = _margins(chunks, arrays(X if sp.issparse(X) else sp.csr_matrix(X)), ptr, cluster)
-    end, node, margin = _unpack(ptr, cluster, start, out, chunks.child_ptr, chunks.child)
+        parents = sp.csr_matrix(parents)
+        ptr, cluster, _ = arrays(parents)
+        if parents.shape != (n, chunks.clusters):
+            refuse(f"parents have shape {parents.shape}, not {(n, chunks.clusters)}")
+    out, _, start = _margins(
+        chunks, arrays(X if sp.issparse(X) else sp.csr_matrix(X)), ptr, cluster
+    )
+    end, node, margin = _unpack(
+        ptr, cluster, start, out, chunks.child_ptr, chunks.child
+    )
     return sp.csr_matrix((margin, node, end), shape=(n, chunks.nodes))

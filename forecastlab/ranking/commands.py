@@ -7,7 +7,12 @@ __all__ = ['SOLVERS', 'NEGATIVES', 'ELSEWHERE', 'COMMANDS', 'skeleton', 'read_pa
            'answers', 'main']
 
 # %% ../../nbs/ranking/95_commands.ipynb #97329b3d
-import argparse, difflib, hashlib, json, os, sys
+import argparse
+import difflib
+import hashlib
+import json
+import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -20,233 +25,826 @@ from .index import hierarchical_kmeans, load_chain, save_chain
 from .labels import label_embedding
 from .linear import LinearSettings
 from .metrics import evaluate
-from .sparse import as_features, as_labels, load_matrix, ordered, save_matrix, vstack
+from .sparse import as_features, as_labels, load_matrix, ordered
+from .sparse import save_matrix, vstack
 from .text import Vectorizer
 from .xrlinear import XRLinear
 
 # %% ../../nbs/ranking/95_commands.ipynb #_truth
-SOLVERS = {"L2R_L2LOSS_SVC_DUAL": "l2-svm", "L2R_L1LOSS_SVC_DUAL": "l1-svm", "L2R_LR_DUAL": "logistic", "L2R_L2LOSS_SVC_PRIMAL": "l2-svm-primal"}
+SOLVERS = {
+    "L2R_L2LOSS_SVC_DUAL": "l2-svm",
+    "L2R_L1LOSS_SVC_DUAL": "l1-svm",
+    "L2R_LR_DUAL": "logistic",
+    "L2R_L2LOSS_SVC_PRIMAL": "l2-svm-primal",
+}
 NEGATIVES = ("tfn", "man", "tfn+man", "usn", "usn+tfn", "usn+man", "usn+tfn+man")
+
 
 def _truth(word):
     "true or false, as a word."
-    if word.lower() in ("true", "1", "yes"): return True
-    if word.lower() in ("false", "0", "no"): return False
+    if word.lower() in ("true", "1", "yes"):
+        return True
+    if word.lower() in ("false", "0", "no"):
+        return False
     raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+
 
 def _with_tree(add):
     "How the tree is built."
-    add("--nr-splits", type=int, default=16, metavar="INT", help="children of a node, best a power of 2 (16)")
-    add("--max-leaf-size", type=int, default=100, metavar="INT", help="labels of a last cluster, at most (100)")
-    add("--spherical", type=_truth, default=True, metavar="true|false", help="centres of length 1 (true)")
-    add("--seed", type=int, default=0, metavar="INT", help="the same seed, the same tree (0)")
-    add("--kmeans-max-iter", type=int, default=20, metavar="INT", help="iterations of a split, at most (20)")
+    add(
+        "--nr-splits",
+        type=int,
+        default=16,
+        metavar="INT",
+        help="children of a node, best a power of 2 (16)",
+    )
+    add(
+        "--max-leaf-size",
+        type=int,
+        default=100,
+        metavar="INT",
+        help="labels of a last cluster, at most (100)",
+    )
+    add(
+        "--spherical",
+        type=_truth,
+        default=True,
+        metavar="true|false",
+        help="centres of length 1 (true)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="INT",
+        help="the same seed, the same tree (0)",
+    )
+    add(
+        "--kmeans-max-iter",
+        type=int,
+        default=20,
+        metavar="INT",
+        help="iterations of a split, at most (20)",
+    )
 
 # %% ../../nbs/ranking/95_commands.ipynb #_with_rankers
 def _with_rankers(add):
     "How the rankers are trained."
-    add("-s", "--solver-type", choices=list(SOLVERS), default="L2R_L2LOSS_SVC_DUAL", metavar="STR", help=f"{', '.join(SOLVERS)} (the first)")
-    add("--Cp", type=float, default=1., metavar="VAL", help="what the loss of a positive costs (1)")
-    add("--Cn", type=float, default=1., metavar="VAL", help="what the loss of a negative costs (1)")
-    add("--bias", type=float, default=1., metavar="VAL", help="value of the constant feature; 0: none (1)")
-    add("-ns", "--negative-sampling", dest="neg_mining_chain", choices=NEGATIVES, default="tfn", metavar="STR", help=f"{', '.join(NEGATIVES)} (tfn)")
-    add("-t", "--threshold", type=float, default=.1, metavar="VAL", help="smaller weights are dropped (0.1)")
-    add("-z", "--max-nonzeros-per-label", type=int, default=0, metavar="INT", help="weights that a label keeps; 0: all (0)")
-    add("--rel-norm", choices=["l1", "l2", "max", "no-norm"], default="no-norm", metavar="STR", help="l1, l2, max, no-norm: norm of a row of relevance (no-norm)")
-    add("--rel-mode", choices=["disable", "induce", "ranker-only"], default="disable", metavar="STR", help="disable, induce, ranker-only: which layers use relevance (disable)")
-    add("--order", choices=["shared", "libpecos"], default="shared", metavar="STR", help="shared: labels of a cluster are solved together; libpecos: its very digits, slower (shared)")
-    add("--eps", type=float, default=.1, metavar="VAL", help="tolerance of the solver (0.1)")
-    add("--max-iter", type=int, default=100, metavar="INT", help="passes of the solver, at most (100)")
+    add(
+        "-s",
+        "--solver-type",
+        choices=list(SOLVERS),
+        default="L2R_L2LOSS_SVC_DUAL",
+        metavar="STR",
+        help=f"{', '.join(SOLVERS)} (the first)",
+    )
+    add(
+        "--Cp",
+        type=float,
+        default=1.0,
+        metavar="VAL",
+        help="what the loss of a positive costs (1)",
+    )
+    add(
+        "--Cn",
+        type=float,
+        default=1.0,
+        metavar="VAL",
+        help="what the loss of a negative costs (1)",
+    )
+    add(
+        "--bias",
+        type=float,
+        default=1.0,
+        metavar="VAL",
+        help="value of the constant feature; 0: none (1)",
+    )
+    add(
+        "-ns",
+        "--negative-sampling",
+        dest="neg_mining_chain",
+        choices=NEGATIVES,
+        default="tfn",
+        metavar="STR",
+        help=f"{', '.join(NEGATIVES)} (tfn)",
+    )
+    add(
+        "-t",
+        "--threshold",
+        type=float,
+        default=0.1,
+        metavar="VAL",
+        help="smaller weights are dropped (0.1)",
+    )
+    add(
+        "-z",
+        "--max-nonzeros-per-label",
+        type=int,
+        default=0,
+        metavar="INT",
+        help="weights that a label keeps; 0: all (0)",
+    )
+    add(
+        "--rel-norm",
+        choices=["l1", "l2", "max", "no-norm"],
+        default="no-norm",
+        metavar="STR",
+        help="l1, l2, max, no-norm: norm of a row of relevance (no-norm)",
+    )
+    add(
+        "--rel-mode",
+        choices=["disable", "induce", "ranker-only"],
+        default="disable",
+        metavar="STR",
+        help="disable, induce, ranker-only: which layers use relevance (disable)",
+    )
+    add(
+        "--order",
+        choices=["shared", "libpecos"],
+        default="shared",
+        metavar="STR",
+        help=(
+            "shared: labels of a cluster are solved together; libpecos: its very"
+            " digits, slower (shared)"
+        ),
+    )
+    add(
+        "--eps",
+        type=float,
+        default=0.1,
+        metavar="VAL",
+        help="tolerance of the solver (0.1)",
+    )
+    add(
+        "--max-iter",
+        type=int,
+        default=100,
+        metavar="INT",
+        help="passes of the solver, at most (100)",
+    )
 
 # %% ../../nbs/ranking/95_commands.ipynb #_with_prediction
 def _with_prediction(add, beam, what):
     "What a prediction returns."
     posts = [p for p in POSTS if isinstance(p, str)]
-    add("-k", "--only-topk", type=int, metavar="INT", help=f"labels returned ({what or 20})")
-    add("-b", "--beam-size", type=int, default=beam, metavar="INT", help=f"nodes kept in a layer ({what or beam})")
-    add("-pp", "--post-processor", choices=posts, metavar="STR", help=f"{', '.join(posts)} ({what or 'l3-hinge'})")
+    add(
+        "-k",
+        "--only-topk",
+        type=int,
+        metavar="INT",
+        help=f"labels returned ({what or 20})",
+    )
+    add(
+        "-b",
+        "--beam-size",
+        type=int,
+        default=beam,
+        metavar="INT",
+        help=f"nodes kept in a layer ({what or beam})",
+    )
+    add(
+        "-pp",
+        "--post-processor",
+        choices=posts,
+        metavar="STR",
+        help=f"{', '.join(posts)} ({what or 'l3-hinge'})",
+    )
+
 
 def _with_house(add):
     "Options that every training has."
-    add("-n", "--threads", type=int, default=-1, metavar="INT", help="-1: all cores (-1)")
-    add("--verbose-level", type=int, choices=[0, 1, 2, 3], default=1, metavar="INT", help="0: say nothing, 1: say what was done, 2 and 3: with progress bars (1)")
-    add("--params-path", metavar="PATH", help="JSON with options, in libpecos' form; the command line wins")
-    add("--generate-params-skeleton", action="store_true", help="print such a JSON with all defaults, and stop")
+    add(
+        "-n",
+        "--threads",
+        type=int,
+        default=-1,
+        metavar="INT",
+        help="-1: all cores (-1)",
+    )
+    add(
+        "--verbose-level",
+        type=int,
+        choices=[0, 1, 2, 3],
+        default=1,
+        metavar="INT",
+        help="0: say nothing, 1: say what was done, 2 and 3: with progress bars (1)",
+    )
+    add(
+        "--params-path",
+        metavar="PATH",
+        help="JSON with options, in libpecos' form; the command line wins",
+    )
+    add(
+        "--generate-params-skeleton",
+        action="store_true",
+        help="print such a JSON with all defaults, and stop",
+    )
 
 # %% ../../nbs/ranking/95_commands.ipynb #_train_options
 def _train_options(add):
-    add("-x", "--inst-path", required=True, metavar="PATH", help="features, (instance, feature): .npz or .npy")
-    add("-y", "--label-path", required=True, metavar="PATH", help="labels, (instance, label): .npz")
-    add("-m", "--model-folder", required=True, metavar="DIR", help="folder to write; a model that is there is replaced")
-    add("-f", "--label-feat-path", metavar="PATH", help="features of labels to build the tree from, instead of PIFA")
-    add("-c", "--code-path", metavar="PATH", help="the tree: a folder with a chain, or an .npz (label, cluster)")
-    add("-r", "--rel-path", metavar="PATH", help="relevance, (instance, label), where labels are; needs --rel-mode")
-    add("-um", "--usn-match-path", metavar="PATH", help="further negatives, (instance, cluster), for usn")
-    add("-uy", "--usn-label-path", metavar="PATH", help="further negatives, (instance, label), for usn")
-    _with_tree(add); _with_rankers(add); _with_prediction(add, 10, ""); _with_house(add)
+    add(
+        "-x",
+        "--inst-path",
+        required=True,
+        metavar="PATH",
+        help="features, (instance, feature): .npz or .npy",
+    )
+    add(
+        "-y",
+        "--label-path",
+        required=True,
+        metavar="PATH",
+        help="labels, (instance, label): .npz",
+    )
+    add(
+        "-m",
+        "--model-folder",
+        required=True,
+        metavar="DIR",
+        help="folder to write; a model that is there is replaced",
+    )
+    add(
+        "-f",
+        "--label-feat-path",
+        metavar="PATH",
+        help="features of labels to build the tree from, instead of PIFA",
+    )
+    add(
+        "-c",
+        "--code-path",
+        metavar="PATH",
+        help="the tree: a folder with a chain, or an .npz (label, cluster)",
+    )
+    add(
+        "-r",
+        "--rel-path",
+        metavar="PATH",
+        help="relevance, (instance, label), where labels are; needs --rel-mode",
+    )
+    add(
+        "-um",
+        "--usn-match-path",
+        metavar="PATH",
+        help="further negatives, (instance, cluster), for usn",
+    )
+    add(
+        "-uy",
+        "--usn-label-path",
+        metavar="PATH",
+        help="further negatives, (instance, label), for usn",
+    )
+    _with_tree(add)
+    _with_rankers(add)
+    _with_prediction(add, 10, "")
+    _with_house(add)
 
 # %% ../../nbs/ranking/95_commands.ipynb #_predict_options
 def _predict_options(add):
-    add("-x", "--inst-path", required=True, metavar="PATH", help="features, (instance, feature): .npz or .npy")
-    add("-m", "--model-folder", required=True, metavar="DIR", help="of train, or of libpecos")
+    add(
+        "-x",
+        "--inst-path",
+        required=True,
+        metavar="PATH",
+        help="features, (instance, feature): .npz or .npy",
+    )
+    add(
+        "-m",
+        "--model-folder",
+        required=True,
+        metavar="DIR",
+        help="of train, or of libpecos",
+    )
     _with_prediction(add, None, "the model's")
-    add("-y", "--label-path", metavar="PATH", help="true labels: also print precision and recall")
-    add("-o", "--save-pred-path", metavar="PATH", help="predictions to write, .npz, best first in each row")
-    add("-B", "--max-pred-chunk", type=int, default=10**7, metavar="INT", help="instances at a time (10000000)")
-    add("-n", "--threads", type=int, default=-1, metavar="INT", help="-1: all cores (-1)")
-    add("-so", "--selected-output", metavar="PATH", help="(instance, label): score exactly these; -k and -b do not matter")
+    add(
+        "-y",
+        "--label-path",
+        metavar="PATH",
+        help="true labels: also print precision and recall",
+    )
+    add(
+        "-o",
+        "--save-pred-path",
+        metavar="PATH",
+        help="predictions to write, .npz, best first in each row",
+    )
+    add(
+        "-B",
+        "--max-pred-chunk",
+        type=int,
+        default=10**7,
+        metavar="INT",
+        help="instances at a time (10000000)",
+    )
+    add(
+        "-n",
+        "--threads",
+        type=int,
+        default=-1,
+        metavar="INT",
+        help="-1: all cores (-1)",
+    )
+    add(
+        "-so",
+        "--selected-output",
+        metavar="PATH",
+        help="(instance, label): score exactly these; -k and -b do not matter",
+    )
+
 
 def _evaluate_options(add):
     add("-y", "--truth-path", required=True, metavar="PATH", help="true labels, .npz")
     add("-p", "--pred-path", required=True, metavar="PATH", help="predictions, .npz")
-    add("-k", "--topk", "--only-topk", dest="topk", type=int, default=10, metavar="INT", help="places (10)")
+    add(
+        "-k",
+        "--topk",
+        "--only-topk",
+        dest="topk",
+        type=int,
+        default=10,
+        metavar="INT",
+        help="places (10)",
+    )
 
 # %% ../../nbs/ranking/95_commands.ipynb #_text_train_options
 def _text_train_options(add):
-    add("-i", "--input-text-path", required=True, metavar="PATH", help="lines: id,id,...<tab>text, or id::relevance,...<tab>text")
-    add("-q", "--output-item-path", required=True, metavar="PATH", help="names: line n is the item with id n, from 0")
-    add("-m", "--model-folder", required=True, metavar="DIR", help="folder to write; a model that is there is replaced")
-    add("--workspace-folder", metavar="DIR", help="keeps features, labels and trees for the next training with the same settings")
+    add(
+        "-i",
+        "--input-text-path",
+        required=True,
+        metavar="PATH",
+        help="lines: id,id,...<tab>text, or id::relevance,...<tab>text",
+    )
+    add(
+        "-q",
+        "--output-item-path",
+        required=True,
+        metavar="PATH",
+        help="names: line n is the item with id n, from 0",
+    )
+    add(
+        "-m",
+        "--model-folder",
+        required=True,
+        metavar="DIR",
+        help="folder to write; a model that is there is replaced",
+    )
+    add(
+        "--workspace-folder",
+        metavar="DIR",
+        help=(
+            "keeps features, labels and trees for the next training with the same"
+            " settings"
+        ),
+    )
     add("--vectorizer-config-path", metavar="PATH", help="JSON file: the vectorizer")
-    add("--vectorizer-config-json", metavar="JSON", help='the vectorizer ({"type":"tfidf","kwargs":{}})')
-    add("--label-embed-type", default="pifa", metavar="STR", help="pifa, pii, pifa_lf_concat::Z=PATH, pifa_lf_convex_combine::Z=PATH::alpha=VAL (pifa)")
-    _with_tree(add); _with_rankers(add); _with_prediction(add, 10, ""); _with_house(add)
+    add(
+        "--vectorizer-config-json",
+        metavar="JSON",
+        help='the vectorizer ({"type":"tfidf","kwargs":{}})',
+    )
+    add(
+        "--label-embed-type",
+        default="pifa",
+        metavar="STR",
+        help=(
+            "pifa, pii, pifa_lf_concat::Z=PATH,"
+            " pifa_lf_convex_combine::Z=PATH::alpha=VAL (pifa)"
+        ),
+    )
+    _with_tree(add)
+    _with_rankers(add)
+    _with_prediction(add, 10, "")
+    _with_house(add)
 
 # %% ../../nbs/ranking/95_commands.ipynb #_text_predict_options
 def _text_predict_options(add):
-    add("-m", "--model-folder", required=True, metavar="DIR", help="of text2text-train, or of libpecos where its vectorizer is tfidf")
-    add("-i", "--input-text-path", default="-", metavar="PATH", help="a text in each line, after the last tab; -: standard input, answered line by line (-)")
-    add("-o", "--predicted-output-item-path", default="-", metavar="PATH", help="JSON lines; -: standard output (-)")
-    add("--output-to-keep-path", metavar="PATH", help="names, one a line: answer with these only")
+    add(
+        "-m",
+        "--model-folder",
+        required=True,
+        metavar="DIR",
+        help="of text2text-train, or of libpecos where its vectorizer is tfidf",
+    )
+    add(
+        "-i",
+        "--input-text-path",
+        default="-",
+        metavar="PATH",
+        help=(
+            "a text in each line, after the last tab; -: standard input, answered line"
+            " by line (-)"
+        ),
+    )
+    add(
+        "-o",
+        "--predicted-output-item-path",
+        default="-",
+        metavar="PATH",
+        help="JSON lines; -: standard output (-)",
+    )
+    add(
+        "--output-to-keep-path",
+        metavar="PATH",
+        help="names, one a line: answer with these only",
+    )
     _with_prediction(add, None, "the model's")
-    add("-B", "--batch-size", type=int, default=2048, metavar="INT", help="lines at a time (2048)")
-    add("-T", "--threshold", type=float, metavar="VAL", help="drop items that do not score more")
-    add("--meta-info-path", metavar="PATH", help="a line for each text, repeated in its answer")
+    add(
+        "-B",
+        "--batch-size",
+        type=int,
+        default=2048,
+        metavar="INT",
+        help="lines at a time (2048)",
+    )
+    add(
+        "-T",
+        "--threshold",
+        type=float,
+        metavar="VAL",
+        help="drop items that do not score more",
+    )
+    add(
+        "--meta-info-path",
+        metavar="PATH",
+        help="a line for each text, repeated in its answer",
+    )
+
 
 def _text_evaluate_options(add):
-    add("-p", "--pred-path", required=True, metavar="PATH", help="answers of text2text-predict")
-    add("-y", "--truth-path", required=True, metavar="PATH", help="a line each: names with tabs between them; with -q: id,id,...<tab>text")
+    add(
+        "-p",
+        "--pred-path",
+        required=True,
+        metavar="PATH",
+        help="answers of text2text-predict",
+    )
+    add(
+        "-y",
+        "--truth-path",
+        required=True,
+        metavar="PATH",
+        help="a line each: names with tabs between them; with -q: id,id,...<tab>text",
+    )
     add("-q", "--text-item-path", metavar="PATH", help="names of the items")
-    add("-k", "--topk", "--only-topk", dest="topk", type=int, default=10, metavar="INT", help="places (10)")
+    add(
+        "-k",
+        "--topk",
+        "--only-topk",
+        dest="topk",
+        type=int,
+        default=10,
+        metavar="INT",
+        help="places (10)",
+    )
 
 # %% ../../nbs/ranking/95_commands.ipynb #_Parser
-_TRANSFORMER = "XR-Transformer is trained by `forecastlab run xmr_train`, or in Python by forecastlab.ranking.xrtransformer"
+_TRANSFORMER = (
+    "XR-Transformer is trained by `forecastlab run xmr_train`, or in Python by"
+    " forecastlab.ranking.xrtransformer"
+)
 _MPI = "there is no MPI here: a training uses all cores of one machine"
-ELSEWHERE = {"--model-shortcut": _TRANSFORMER, "--trn-text-path": _TRANSFORMER, "--do-fine-tune": _TRANSFORMER, "--max-match-clusters": _TRANSFORMER, "--bootstrap-method": _TRANSFORMER,
-             "--max-active-matching-labels": "it never had an effect in libpecos either", "--min-codes": "it belongs to libpecos' X-Transformer; in Python: hierarchical_kmeans(min_codes=...)",
-             "--min-n-sub-tree": _MPI, "--main-workload-factor": _MPI, "--meta-label-embedding-method": _MPI, "--sub-label-embedding-method": _MPI, "--hostfile": _MPI,
-             "--metric-type": "nearest-neighbour graphs (pecos.ann) are another product", "--efC": "nearest-neighbour graphs (pecos.ann) are another product"}
+ELSEWHERE = {
+    "--model-shortcut": _TRANSFORMER,
+    "--trn-text-path": _TRANSFORMER,
+    "--do-fine-tune": _TRANSFORMER,
+    "--max-match-clusters": _TRANSFORMER,
+    "--bootstrap-method": _TRANSFORMER,
+    "--max-active-matching-labels": "it never had an effect in libpecos either",
+    "--min-codes": (
+        "it belongs to libpecos' X-Transformer; in Python:"
+        " hierarchical_kmeans(min_codes=...)"
+    ),
+    "--min-n-sub-tree": _MPI,
+    "--main-workload-factor": _MPI,
+    "--meta-label-embedding-method": _MPI,
+    "--sub-label-embedding-method": _MPI,
+    "--hostfile": _MPI,
+    "--metric-type": "nearest-neighbour graphs (pecos.ann) are another product",
+    "--efC": "nearest-neighbour graphs (pecos.ann) are another product",
+}
+
 
 class _Parser(argparse.ArgumentParser):
     "Names the option that it does not know, and why."
+
     def error(self, message):
-        wrong = [w for w in message.partition("unrecognized arguments: ")[2].split() if w.startswith("-")]
+        wrong = [
+            w
+            for w in message.partition("unrecognized arguments: ")[2].split()
+            if w.startswith("-")
+        ]
         if wrong:
-            known = [o for a in self._actions for o in a.option_strings]; word = wrong[0].partition("=")[0]; near = difflib.get_close_matches(word, known, 1, .75)
-            message = f"unknown option {word}: {ELSEWHERE.get(word) or (f'did you mean {near[0]}?' if near else 'see --help for those there are')}"
+            known = [o for a in self._actions for o in a.option_strings]
+            word = wrong[0].partition("=")[0]
+            near = difflib.get_close_matches(word, known, 1, 0.75)
+            message = (
+                f"unknown option {word}:"
+                f" {ELSEWHERE.get(word) or (f'did you mean {near[0]}?' if near else 'see --help for those there are')}"
+            )
         self.exit(2, f"{self.prog}: {message}\n")
+
     def parse_known_args(self, args=None, namespace=None):
         found, rest = super().parse_known_args(args, namespace)
-        if rest: self.error("unrecognized arguments: " + " ".join(rest))           # here, while self is the command's own parser
+        # here, while self is the command's own parser
+        if rest:
+            self.error("unrecognized arguments: " + " ".join(rest))
         return found, rest
 
 # %% ../../nbs/ranking/95_commands.ipynb #skeleton
-_FIXED = {"mode": ("full-model",), "ranker_level": (1,), "shallow": (False,), "do_sample": (False,), "min_codes": (None,), "newton_eps": (.01,)}
-_IDLE = {"__meta__", "class_fullname", "verbose", "threads", "min_sample_rate", "max_sample_rate", "warmup_ratio"}
+_FIXED = {
+    "mode": ("full-model",),
+    "ranker_level": (1,),
+    "shallow": (False,),
+    "do_sample": (False,),
+    "min_codes": (None,),
+    "newton_eps": (0.01,),
+}
+_IDLE = {
+    "__meta__",
+    "class_fullname",
+    "verbose",
+    "threads",
+    "min_sample_rate",
+    "max_sample_rate",
+    "warmup_ratio",
+}
 _INDEX = ("nr_splits", "max_leaf_size", "spherical", "seed", "kmeans_max_iter")
-_MODEL = ("threshold", "max_nonzeros_per_label", "solver_type", "Cp", "Cn", "bias", "eps", "max_iter")
+_MODEL = (
+    "threshold",
+    "max_nonzeros_per_label",
+    "solver_type",
+    "Cp",
+    "Cn",
+    "bias",
+    "eps",
+    "max_iter",
+)
+
 
 def skeleton(
     a,  # options with their values
-)->dict:
+) -> dict:
     "Options as libpecos' parameter file."
     some = lambda names: {n: getattr(a, n) for n in names}
-    return dict(train_params=some(["rel_mode", "rel_norm"]) | {"hlm_args": {"neg_mining_chain": a.neg_mining_chain, "model_chain": some(_MODEL)}},
-                pred_params={"hlm_args": {"model_chain": {"only_topk": 20 if a.only_topk is None else a.only_topk, "post_processor": a.post_processor or "l3-hinge"}}}, indexer_params=some(_INDEX))
+    return dict(
+        train_params=some(["rel_mode", "rel_norm"])
+        | {
+            "hlm_args": {
+                "neg_mining_chain": a.neg_mining_chain,
+                "model_chain": some(_MODEL),
+            }
+        },
+        pred_params={
+            "hlm_args": {
+                "model_chain": {
+                    "only_topk": 20 if a.only_topk is None else a.only_topk,
+                    "post_processor": a.post_processor or "l3-hinge",
+                }
+            }
+        },
+        indexer_params=some(_INDEX),
+    )
+
 
 def _leaves(node):
     "(name, value) of everything below; a list of dictionaries gives lists."
     for name, value in node.items():
-        if isinstance(value, dict): yield from _leaves(value)
-        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value): yield from ((key, [v.get(key) for v in value]) for key in value[0])
-        else: yield name, value
+        if isinstance(value, dict):
+            yield from _leaves(value)
+        elif (
+            isinstance(value, list)
+            and value
+            and all(isinstance(v, dict) for v in value)
+        ):
+            yield from ((key, [v.get(key) for v in value]) for key in value[0])
+        else:
+            yield name, value
 
 # %% ../../nbs/ranking/95_commands.ipynb #read_params
 def read_params(
     path,  # JSON
-)->dict:  # option -> value
+) -> dict:  # option -> value
     "Options from libpecos' parameter file."
-    try: found = list(_leaves(json.loads(Path(path).read_text(encoding="utf-8"))))
-    except (ValueError, AttributeError) as e: refuse(f"{path} is no parameter file", [e], "--generate-params-skeleton prints one")
+    try:
+        found = list(_leaves(json.loads(Path(path).read_text(encoding="utf-8"))))
+    except (ValueError, AttributeError) as e:
+        refuse(
+            f"{path} is no parameter file", [e], "--generate-params-skeleton prints one"
+        )
     options = {}
     for name, value in found:
-        if name in _IDLE: continue
-        if isinstance(value, list) and name == "only_topk": options["beam_size"], value = value[:-1] or None, value[-1]
+        if name in _IDLE:
+            continue
+        if isinstance(value, list) and name == "only_topk":
+            options["beam_size"], value = value[:-1] or None, value[-1]
         elif isinstance(value, list) and name != "neg_mining_chain":
-            if len(set(map(str, value))) > 1: refuse(f"{path}: {name} differs from layer to layer", value, "Give all layers the same, or train in Python")
+            if len(set(map(str, value))) > 1:
+                refuse(
+                    f"{path}: {name} differs from layer to layer",
+                    value,
+                    "Give all layers the same, or train in Python",
+                )
             value = value[0]
-        if name in _FIXED and value in _FIXED[name]: continue
-        if name not in {*_INDEX, *_MODEL, "rel_mode", "rel_norm", "neg_mining_chain", "only_topk", "post_processor", "beam_size"}:
-            refuse(f"{path}: {name} = {value!r} is not supported", mend=f"Leave it at {_FIXED[name][0]!r}" if name in _FIXED else "Take it out")
-        if value is not None: options[name] = value
+        if name in _FIXED and value in _FIXED[name]:
+            continue
+        if name not in {
+            *_INDEX,
+            *_MODEL,
+            "rel_mode",
+            "rel_norm",
+            "neg_mining_chain",
+            "only_topk",
+            "post_processor",
+            "beam_size",
+        }:
+            refuse(
+                f"{path}: {name} = {value!r} is not supported",
+                mend=(
+                    f"Leave it at {_FIXED[name][0]!r}"
+                    if name in _FIXED
+                    else "Take it out"
+                ),
+            )
+        if value is not None:
+            options[name] = value
     return options
 
 # %% ../../nbs/ranking/95_commands.ipynb #usable
 def usable(
     folder,  # where a model shall go
-    sign:str="ranker/param.json",  # a file that models have
-)->Path:  # the folder
+    sign: str = "ranker/param.json",  # a file that models have
+) -> Path:  # the folder
     "Refuse to write over something that is no model."
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir(): refuse(f"{folder} is a file", mend="Name a folder", kind=FileExistsError)
-    if folder.exists() and any(folder.iterdir()) and not (folder/sign).exists():
-        refuse(f"{folder} holds something that is no model", mend="Choose another folder, or empty it", kind=FileExistsError)
+    if folder.exists() and not folder.is_dir():
+        refuse(f"{folder} is a file", mend="Name a folder", kind=FileExistsError)
+    if folder.exists() and any(folder.iterdir()) and not (folder / sign).exists():
+        refuse(
+            f"{folder} holds something that is no model",
+            mend="Choose another folder, or empty it",
+            kind=FileExistsError,
+        )
     return folder
 
+
 def _lines(path):
-    "Lines of a text file; only a line feed ends one, so that numbers of lines are libpecos'."
+    """Lines of a text file; only a line feed ends one, so that numbers of lines are
+    libpecos'.
+    """
     text = Path(path).read_text(encoding="utf-8")
     return text.removesuffix("\n").split("\n") if text else []
 
-def _threads(a): return a.threads if a.threads > 0 else None
+
+def _threads(a):
+    return a.threads if a.threads > 0 else None
+
+
 def _positive(a):
     "Refuse -b and -k below 1 before any work is done."
-    for option, value in (("-b, --beam-size", a.beam_size), ("-k, --only-topk", a.only_topk)):
-        if value is not None and np.min(value) < 1: refuse(f"{option} must be at least 1", np.ravel(value).tolist())
+    for option, value in (
+        ("-b, --beam-size", a.beam_size),
+        ("-k, --only-topk", a.only_topk),
+    ):
+        if value is not None and np.min(value) < 1:
+            refuse(f"{option} must be at least 1", np.ravel(value).tolist())
     return a
-def _say(a, text): print(text, file=sys.stderr) if a.verbose_level > 0 else None
-def _matrix(path): return load_matrix(path) if path else None
 
-def _tree(a, Z): return hierarchical_kmeans(Z, a.nr_splits, a.max_leaf_size, a.spherical, a.seed, a.kmeans_max_iter, threads=_threads(a))
+
+def _say(a, text):
+    print(text, file=sys.stderr) if a.verbose_level > 0 else None
+
+
+def _matrix(path):
+    return load_matrix(path) if path else None
+
+
+def _tree(a, Z):
+    return hierarchical_kmeans(
+        Z,
+        a.nr_splits,
+        a.max_leaf_size,
+        a.spherical,
+        a.seed,
+        a.kmeans_max_iter,
+        threads=_threads(a),
+    )
+
 
 def _fit(a, X, Y, chain, R=None, given=None):
     "A model with the options of the command."
-    solver = LinearSettings(SOLVERS[a.solver_type], a.Cp, a.Cn, a.bias, a.eps, a.max_iter, a.threshold, a.max_nonzeros_per_label, a.order)
-    return XRLinear.train(X, Y, chain, negatives=a.neg_mining_chain, user_negatives=given, R=R, rel_mode=a.rel_mode, rel_norm=a.rel_norm, solver=solver,
-                          beam=10 if a.beam_size is None else a.beam_size, k=20 if a.only_topk is None else a.only_topk, post=a.post_processor or "l3-hinge", threads=_threads(a), progress=a.verbose_level > 1)
+    solver = LinearSettings(
+        SOLVERS[a.solver_type],
+        a.Cp,
+        a.Cn,
+        a.bias,
+        a.eps,
+        a.max_iter,
+        a.threshold,
+        a.max_nonzeros_per_label,
+        a.order,
+    )
+    return XRLinear.train(
+        X,
+        Y,
+        chain,
+        negatives=a.neg_mining_chain,
+        user_negatives=given,
+        R=R,
+        rel_mode=a.rel_mode,
+        rel_norm=a.rel_norm,
+        solver=solver,
+        beam=10 if a.beam_size is None else a.beam_size,
+        k=20 if a.only_topk is None else a.only_topk,
+        post=a.post_processor or "l3-hinge",
+        threads=_threads(a),
+        progress=a.verbose_level > 1,
+    )
 
 # %% ../../nbs/ranking/95_commands.ipynb #_train
 def _train(a):
     "forecastlab-xr train"
-    _positive(a); folder, X, Y = usable(a.model_folder), as_features(load_matrix(a.inst_path), a.inst_path), as_labels(load_matrix(a.label_path), name=a.label_path)
-    if X.shape[0] != Y.shape[0]: refuse(f"{a.inst_path} has {X.shape[0]:,} rows, {a.label_path} has {Y.shape[0]:,}")
-    if a.rel_path and a.rel_mode == "disable": refuse("--rel-path is given, and --rel-mode is disable", mend="Say --rel-mode induce; libpecos would have left the file unused")
-    if a.code_path: chain = load_chain(a.code_path, a.nr_splits)
-    else: chain = _tree(a, load_matrix(a.label_feat_path) if a.label_feat_path else label_embedding("pifa", Y, X, threads=_threads(a)))
-    given = {level: as_labels(load_matrix(path), X.shape[0], path) for level, path in enumerate([a.usn_label_path, a.usn_match_path]) if path}
-    if given and "usn" not in str(a.neg_mining_chain): _say(a, "the user's negatives are not used: add usn to --negative-sampling")
-    model = _fit(a, X, Y, chain, _matrix(a.rel_path), given if given and "usn" in str(a.neg_mining_chain) else None)
-    model.save(folder, overwrite=True); _say(a, f"{model} in {folder}")
+    _positive(a)
+    folder, X, Y = (
+        usable(a.model_folder),
+        as_features(load_matrix(a.inst_path), a.inst_path),
+        as_labels(load_matrix(a.label_path), name=a.label_path),
+    )
+    if X.shape[0] != Y.shape[0]:
+        refuse(
+            f"{a.inst_path} has {X.shape[0]:,} rows, {a.label_path} has {Y.shape[0]:,}"
+        )
+    if a.rel_path and a.rel_mode == "disable":
+        refuse(
+            "--rel-path is given, and --rel-mode is disable",
+            mend="Say --rel-mode induce; libpecos would have left the file unused",
+        )
+    if a.code_path:
+        chain = load_chain(a.code_path, a.nr_splits)
+    else:
+        chain = _tree(
+            a,
+            (
+                load_matrix(a.label_feat_path)
+                if a.label_feat_path
+                else label_embedding("pifa", Y, X, threads=_threads(a))
+            ),
+        )
+    given = {
+        level: as_labels(load_matrix(path), X.shape[0], path)
+        for level, path in enumerate([a.usn_label_path, a.usn_match_path])
+        if path
+    }
+    if given and "usn" not in str(a.neg_mining_chain):
+        _say(a, "the user's negatives are not used: add usn to --negative-sampling")
+    model = _fit(
+        a,
+        X,
+        Y,
+        chain,
+        _matrix(a.rel_path),
+        given if given and "usn" in str(a.neg_mining_chain) else None,
+    )
+    model.save(folder, overwrite=True)
+    _say(a, f"{model} in {folder}")
+
 
 def _predict(a):
     "forecastlab-xr predict"
-    _positive(a); model, X, selected = XRLinear.load(a.model_folder), load_matrix(a.inst_path), _matrix(a.selected_output)
-    if a.max_pred_chunk < 1: refuse("--max-pred-chunk must be at least 1", [a.max_pred_chunk])
-    if selected is not None and selected.shape[0] != X.shape[0]: refuse(f"{a.selected_output} has {selected.shape[0]:,} rows, {a.inst_path} has {X.shape[0]:,}")
-    parts = [slice(i, i + a.max_pred_chunk) for i in range(0, max(X.shape[0], 1), a.max_pred_chunk)]; wanted = lambda rows: None if selected is None else selected.tocsr()[rows]
-    parts = [model.predict(X[rows], a.only_topk, a.beam_size, a.post_processor, wanted(rows), threads=_threads(a)) for rows in parts]; P = parts[0] if len(parts) == 1 else vstack(parts)
-    if a.save_pred_path: save_matrix(a.save_pred_path, P)
-    if a.label_path: print(evaluate(load_matrix(a.label_path), P, 10))
+    _positive(a)
+    model, X, selected = (
+        XRLinear.load(a.model_folder),
+        load_matrix(a.inst_path),
+        _matrix(a.selected_output),
+    )
+    if a.max_pred_chunk < 1:
+        refuse("--max-pred-chunk must be at least 1", [a.max_pred_chunk])
+    if selected is not None and selected.shape[0] != X.shape[0]:
+        refuse(
+            f"{a.selected_output} has {selected.shape[0]:,} rows, {a.inst_path} has"
+            f" {X.shape[0]:,}"
+        )
+    parts = [
+        slice(i, i + a.max_pred_chunk)
+        for i in range(0, max(X.shape[0], 1), a.max_pred_chunk)
+    ]
+    wanted = lambda rows: None if selected is None else selected.tocsr()[rows]
+    parts = [
+        model.predict(
+            X[rows],
+            a.only_topk,
+            a.beam_size,
+            a.post_processor,
+            wanted(rows),
+            threads=_threads(a),
+        )
+        for rows in parts
+    ]
+    P = parts[0] if len(parts) == 1 else vstack(parts)
+    if a.save_pred_path:
+        save_matrix(a.save_pred_path, P)
+    if a.label_path:
+        print(evaluate(load_matrix(a.label_path), P, 10))
+
 
 def _evaluate(a):
     "forecastlab-xr evaluate"
@@ -255,197 +853,443 @@ def _evaluate(a):
 # %% ../../nbs/ranking/95_commands.ipynb #Text2Text
 class Text2Text:
     "Texts in, names out."
+
     def __init__(
         self,
-        vectorizer:Vectorizer,
-        models:list,  # XRLinear, averaged
-        items:list,  # (label,) names
+        vectorizer: Vectorizer,
+        models: list,  # XRLinear, averaged
+        items: list,  # (label,) names
     ):
-        if wrong := [m.labels for m in models if m.labels != len(items)]: refuse(f"there are {len(items):,} names for models with other numbers of labels", wrong)
+        if wrong := [m.labels for m in models if m.labels != len(items)]:
+            refuse(
+                f"there are {len(items):,} names for models with other numbers of"
+                " labels",
+                wrong,
+            )
         self.vectorizer, self.models, self.items = vectorizer, models, items
-    def __repr__(self): return f"Text2Text({self.vectorizer}, {', '.join(map(str, self.models))})"
-    def predict(self, texts, k=None, beam=None, post=None, threshold=None, threads=None): return _ranked(self, texts, k, beam, post, threshold, threads)
-    def constrained(self, names): return _constrained(self, names)
-    def save(self, folder): _save(self, usable(folder, "output_items.json"))
+
+    def __repr__(self):
+        return f"Text2Text({self.vectorizer}, {', '.join(map(str, self.models))})"
+
+    def predict(
+        self, texts, k=None, beam=None, post=None, threshold=None, threads=None
+    ):
+        return _ranked(self, texts, k, beam, post, threshold, threads)
+
+    def constrained(self, names):
+        return _constrained(self, names)
+
+    def save(self, folder):
+        _save(self, usable(folder, "output_items.json"))
+
     @classmethod
-    def load(cls, folder): return _load(cls, Path(folder))
+    def load(cls, folder):
+        return _load(cls, Path(folder))
+
 
 def _ranked(model, texts, k, beam, post, threshold, threads):
     "(text, label) scores, best first."
-    X = model.vectorizer.transform(texts); P = [m.predict(X, k, beam, post, threads=threads) for m in model.models]
+    X = model.vectorizer.transform(texts)
+    P = [m.predict(X, k, beam, post, threads=threads) for m in model.models]
     P = P[0] if len(P) == 1 else ordered(average(P), k)
-    if threshold is None: return P
-    keep = P.data > threshold; ends = np.concatenate([[0], np.cumsum(keep)])[P.indptr]
+    if threshold is None:
+        return P
+    keep = P.data > threshold
+    ends = np.concatenate([[0], np.cumsum(keep)])[P.indptr]
     return sparse.csr_matrix((P.data[keep], P.indices[keep], ends), shape=P.shape)
 
 # %% ../../nbs/ranking/95_commands.ipynb #_constrained
 def _constrained(model, names):
     "The model that answers with these names only; a name may belong to several labels."
-    names = set(names); labels = [i for i, item in enumerate(model.items) if item in names]
-    if unknown := sorted(names - set(model.items)): print(f"{len(unknown):,} names are no items of this model: {', '.join(unknown[:3])}", file=sys.stderr)
-    return Text2Text(model.vectorizer, [m.constrained(labels) for m in model.models], model.items)
+    names = set(names)
+    labels = [i for i, item in enumerate(model.items) if item in names]
+    if unknown := sorted(names - set(model.items)):
+        print(
+            f"{len(unknown):,} names are no items of this model:"
+            f" {', '.join(unknown[:3])}",
+            file=sys.stderr,
+        )
+    return Text2Text(
+        model.vectorizer, [m.constrained(labels) for m in model.models], model.items
+    )
+
 
 def _save(model, folder):
     "Write the folder, whole or not at all."
     with atomic_folder(folder, "output_items.json", True) as new:
-        model.vectorizer.save(new/"preprocessor")
-        for i, m in enumerate(model.models): m.save(new/"xlinear_ensemble"/str(i))
-        (new/"xlinear_ensemble"/"config.json").write_text(json.dumps({"nr_ensembles": len(model.models), "kwargs": [{} for _ in model.models]}))
-        (new/"output_items.json").write_text(json.dumps(model.items))
+        model.vectorizer.save(new / "preprocessor")
+        for i, m in enumerate(model.models):
+            m.save(new / "xlinear_ensemble" / str(i))
+        (new / "xlinear_ensemble" / "config.json").write_text(
+            json.dumps(
+                {
+                    "nr_ensembles": len(model.models),
+                    "kwargs": [{} for _ in model.models],
+                }
+            )
+        )
+        (new / "output_items.json").write_text(json.dumps(model.items))
+
 
 def _json(path):
     "What a JSON file of the folder says, or one error."
-    try: return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError: refuse(f"{path} is missing", mend="This is no whole text2text model: train it again, or copy it again", kind=FileNotFoundError)
-    except ValueError as e: refuse(f"{path} is damaged", [e], "Copy the folder again")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        refuse(
+            f"{path} is missing",
+            mend="This is no whole text2text model: train it again, or copy it again",
+            kind=FileNotFoundError,
+        )
+    except ValueError as e:
+        refuse(f"{path} is damaged", [e], "Copy the folder again")
+
 
 def _load(cls, folder):
     "Read the folder, ours or libpecos'."
-    items, count = _json(folder/"output_items.json"), _json(folder/"xlinear_ensemble"/"config.json").get("nr_ensembles", 1)
-    return cls(Vectorizer.load(folder/"preprocessor"), [XRLinear.load(folder/"xlinear_ensemble"/str(i)) for i in range(count)], items)
+    items, count = (
+        _json(folder / "output_items.json"),
+        _json(folder / "xlinear_ensemble" / "config.json").get("nr_ensembles", 1),
+    )
+    return cls(
+        Vectorizer.load(folder / "preprocessor"),
+        [XRLinear.load(folder / "xlinear_ensemble" / str(i)) for i in range(count)],
+        items,
+    )
 
 # %% ../../nbs/ranking/95_commands.ipynb #digest
 def digest(
     *parts,  # plain values and Paths
-)->str:  # 24 letters
+) -> str:  # 24 letters
     "A name for what is made from these: a Path stands for the contents of its file."
     h = hashlib.sha256()
-    for p in parts: h.update(hashlib.sha256(p.read_bytes() if isinstance(p, Path) else json.dumps(p, sort_keys=True).encode()).digest())
+    for p in parts:
+        h.update(
+            hashlib.sha256(
+                p.read_bytes()
+                if isinstance(p, Path)
+                else json.dumps(p, sort_keys=True).encode()
+            ).digest()
+        )
     return h.hexdigest()[:24]
+
 
 def kept(
     workspace,  # folder or None
-    name:str,  # of the part
+    name: str,  # of the part
     make,  # () -> value
-    save, load,  # (path, value), path -> value
+    save,
+    load,  # (path, value), path -> value
 ):  # the value
     "What the workspace has, or what is made now and kept."
-    if not workspace: return make()
-    path = Path(workspace)/name
-    if path.exists(): return load(path)
-    value, new = make(), path.with_name(f".{os.getpid()}.{path.name}"); path.parent.mkdir(parents=True, exist_ok=True)
-    save(new, value); os.replace(new, path)
+    if not workspace:
+        return make()
+    path = Path(workspace) / name
+    if path.exists():
+        return load(path)
+    value, new = make(), path.with_name(f".{os.getpid()}.{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(new, value)
+    os.replace(new, path)
     return value
 
 # %% ../../nbs/ranking/95_commands.ipynb #_label_vectors
 def _label_vectors(a, Y, X):
     "Label vectors by a word such as pifa_lf_convex_combine::Z=file::alpha=0.5."
-    name, *more = a.label_embed_type.split("::"); settings = dict(m.partition("=")[::2] for m in more)
-    if bad := set(settings) - {"Z", "alpha"}: refuse("unknown settings in --label-embed-type", bad, "There are Z=PATH and alpha=VALUE")
-    if "Z" in settings: settings["Z"] = load_matrix(settings["Z"])
+    name, *more = a.label_embed_type.split("::")
+    settings = dict(m.partition("=")[::2] for m in more)
+    if bad := set(settings) - {"Z", "alpha"}:
+        refuse(
+            "unknown settings in --label-embed-type",
+            bad,
+            "There are Z=PATH and alpha=VALUE",
+        )
+    if "Z" in settings:
+        settings["Z"] = load_matrix(settings["Z"])
     if "alpha" in settings:
-        try: settings["alpha"] = float(settings["alpha"])
-        except ValueError: refuse("alpha in --label-embed-type is no number", [settings["alpha"]])
+        try:
+            settings["alpha"] = float(settings["alpha"])
+        except ValueError:
+            refuse("alpha in --label-embed-type is no number", [settings["alpha"]])
     return label_embedding(name, Y, X, threads=_threads(a), **settings)
+
 
 def _text_train(a):
     "forecastlab-xr text2text-train"
-    _positive(a); folder, config = usable(a.model_folder, "output_items.json"), a.vectorizer_config_path or a.vectorizer_config_json or '{"type": "tfidf", "kwargs": {}}'
+    _positive(a)
+    folder, config = (
+        usable(a.model_folder, "output_items.json"),
+        a.vectorizer_config_path
+        or a.vectorizer_config_json
+        or '{"type": "tfidf", "kwargs": {}}',
+    )
     items = [line.strip() for line in _lines(a.output_item_path)]
-    Y, texts, R = read_text2text(a.input_text_path, len(items)); words = Vectorizer(config); files = digest(Path(a.input_text_path), words.config)
-    vectors = a.label_embed_type, *(Path(p.removeprefix("Z=")) for p in a.label_embed_type.split("::") if p.startswith("Z="))
-    words = kept(a.workspace_folder, f"vectorizer/{files}", lambda: words.fit(texts), lambda p, v: v.save(p), Vectorizer.load)
-    X = kept(a.workspace_folder, f"X/{files}.npz", lambda: words.transform(texts), save_matrix, load_matrix)
-    chain = kept(a.workspace_folder, f"C/{digest(files, len(items), *vectors, [getattr(a, n) for n in _INDEX])}", lambda: _tree(a, _label_vectors(a, Y, X)), save_chain, load_chain)
-    if R is not None and a.rel_mode == "disable": _say(a, "the relevance in the text file is not used: see --rel-mode")
-    model = Text2Text(words, [_fit(a, X, Y, chain, None if a.rel_mode == "disable" else R)], items)
-    model.save(folder); _say(a, f"{model} in {folder}")
+    Y, texts, R = read_text2text(a.input_text_path, len(items))
+    words = Vectorizer(config)
+    files = digest(Path(a.input_text_path), words.config)
+    vectors = (
+        a.label_embed_type,
+        *(
+            Path(p.removeprefix("Z="))
+            for p in a.label_embed_type.split("::")
+            if p.startswith("Z=")
+        ),
+    )
+    words = kept(
+        a.workspace_folder,
+        f"vectorizer/{files}",
+        lambda: words.fit(texts),
+        lambda p, v: v.save(p),
+        Vectorizer.load,
+    )
+    X = kept(
+        a.workspace_folder,
+        f"X/{files}.npz",
+        lambda: words.transform(texts),
+        save_matrix,
+        load_matrix,
+    )
+    chain = kept(
+        a.workspace_folder,
+        f"C/{digest(files, len(items), *vectors, [getattr(a, n) for n in _INDEX])}",
+        lambda: _tree(a, _label_vectors(a, Y, X)),
+        save_chain,
+        load_chain,
+    )
+    if R is not None and a.rel_mode == "disable":
+        _say(a, "the relevance in the text file is not used: see --rel-mode")
+    model = Text2Text(
+        words, [_fit(a, X, Y, chain, None if a.rel_mode == "disable" else R)], items
+    )
+    model.save(folder)
+    _say(a, f"{model} in {folder}")
 
 # %% ../../nbs/ranking/95_commands.ipynb #answers
 def answers(
     P,  # (text, label) scores, best first
-    items:list,  # (label,) names
+    items: list,  # (label,) names
     about=None,  # (text,) notes to repeat
-)->list:  # a JSON string for each text
+) -> list:  # a JSON string for each text
     "libpecos' output lines: scores have five digits."
     lines = []
     for i, (begin, end) in enumerate(zip(P.indptr, P.indptr[1:])):
-        data = [[items[j], float(f"{s:.5g}")] for j, s in zip(P.indices[begin:end], P.data[begin:end])]
-        lines.append(json.dumps({"schema": ["output_item", "score"], "data": data} | ({} if about is None else {"meta_info": about[i]})))
+        data = [
+            [items[j], float(f"{s:.5g}")]
+            for j, s in zip(P.indices[begin:end], P.data[begin:end])
+        ]
+        lines.append(
+            json.dumps(
+                {"schema": ["output_item", "score"], "data": data}
+                | ({} if about is None else {"meta_info": about[i]})
+            )
+        )
     return lines
+
 
 @contextmanager
 def _output(path):
     "A file that appears when it is whole, or standard output."
-    if path == "-": yield sys.stdout; return
-    with atomic(path) as tmp, open(tmp, "w", encoding="utf-8") as f: yield f
+    if path == "-":
+        yield sys.stdout
+        return
+    with atomic(path) as tmp, open(tmp, "w", encoding="utf-8") as f:
+        yield f
 
 # %% ../../nbs/ranking/95_commands.ipynb #_text_predict
 def _text_predict(a):
     "forecastlab-xr text2text-predict"
     stdin = _positive(a).input_text_path == "-"
-    if stdin and a.meta_info_path: refuse("--meta-info-path needs a file of texts", mend="Give one with -i")
-    if a.batch_size < 1: refuse("--batch-size must be at least 1", [a.batch_size])
-    texts, about = sys.stdin if stdin else _lines(a.input_text_path), _lines(a.meta_info_path) if a.meta_info_path else None
-    if about and len(about) != len(texts): refuse(f"{a.meta_info_path} has {len(about):,} lines, {a.input_text_path} has {len(texts):,}")
+    if stdin and a.meta_info_path:
+        refuse("--meta-info-path needs a file of texts", mend="Give one with -i")
+    if a.batch_size < 1:
+        refuse("--batch-size must be at least 1", [a.batch_size])
+    texts, about = (
+        sys.stdin if stdin else _lines(a.input_text_path),
+        _lines(a.meta_info_path) if a.meta_info_path else None,
+    )
+    if about and len(about) != len(texts):
+        refuse(
+            f"{a.meta_info_path} has {len(about):,} lines, {a.input_text_path} has"
+            f" {len(texts):,}"
+        )
     model = Text2Text.load(a.model_folder)
-    if a.output_to_keep_path: model = model.constrained(line.strip() for line in _lines(a.output_to_keep_path))
-    rank = lambda lines: model.predict([line.rstrip("\n").split("\t")[-1] for line in lines], a.only_topk, a.beam_size, a.post_processor, a.threshold)
+    if a.output_to_keep_path:
+        model = model.constrained(
+            line.strip() for line in _lines(a.output_to_keep_path)
+        )
+    rank = lambda lines: model.predict(
+        [line.rstrip("\n").split("\t")[-1] for line in lines],
+        a.only_topk,
+        a.beam_size,
+        a.post_processor,
+        a.threshold,
+    )
     with _output(a.predicted_output_item_path) as out:
-        parts = [slice(i, i + a.batch_size) for i in range(0, 0 if stdin else len(texts), a.batch_size)]
-        for batch, notes in (([line], None) for line in texts) if stdin else ((texts[rows], about and about[rows]) for rows in parts):
-            out.write("\n".join(answers(rank(batch), model.items, notes)) + "\n"); out.flush()
+        parts = [
+            slice(i, i + a.batch_size)
+            for i in range(0, 0 if stdin else len(texts), a.batch_size)
+        ]
+        for batch, notes in (
+            (([line], None) for line in texts)
+            if stdin
+            else ((texts[rows], about and about[rows]) for rows in parts)
+        ):
+            out.write("\n".join(answers(rank(batch), model.items, notes)) + "\n")
+            out.flush()
 
 # %% ../../nbs/ranking/95_commands.ipynb #_numbered
 def _numbered(rows, values, number):
     "CSR from lists of names, with a column for each name in `number`, which grows."
-    columns = [number.setdefault(name, len(number)) if isinstance(name, str) else name for row in rows for name in row]
-    return np.array(columns, np.int64), np.concatenate([np.zeros(0), *values]), np.cumsum([0, *map(len, rows)])
+    columns = [
+        number.setdefault(name, len(number)) if isinstance(name, str) else name
+        for row in rows
+        for name in row
+    ]
+    return (
+        np.array(columns, np.int64),
+        np.concatenate([np.zeros(0), *values]),
+        np.cumsum([0, *map(len, rows)]),
+    )
+
 
 def _text_evaluate(a):
     "forecastlab-xr text2text-evaluate"
-    number = {} if a.text_item_path is None else {name: i for i, name in enumerate(_lines(a.text_item_path))}
+    number = (
+        {}
+        if a.text_item_path is None
+        else {name: i for i, name in enumerate(_lines(a.text_item_path))}
+    )
     try:
-        if a.text_item_path is None: true = [[name for name in line.strip().split("\t") if name] for line in _lines(a.truth_path)]
-        else: true = [[int(i) for i in line.partition("\t")[0].split(",") if i] for line in _lines(a.truth_path)]
-        given = [[name for name, _ in json.loads(line)["data"]] for line in _lines(a.pred_path)]
-    except (ValueError, KeyError, TypeError) as e: refuse(f"{a.truth_path} or {a.pred_path} cannot be read", [f"{type(e).__name__}: {e}"], "See --help for their forms")
-    if len(true) != len(given): refuse(f"{a.truth_path} has {len(true):,} lines, {a.pred_path} has {len(given):,}")
-    Y = _numbered(true, [np.ones(len(row)) for row in true], number); P = _numbered(given, [1/np.arange(1., len(row) + 1) for row in given], number)
-    if Y[0].max(initial=0) >= len(number): refuse(f"{a.truth_path} names item {Y[0].max()}, there are {len(number):,}")
-    Y, P = (sparse.csr_matrix((value, column, ptr), shape=(len(true), len(number))) for column, value, ptr in (Y, P))
+        if a.text_item_path is None:
+            true = [
+                [name for name in line.strip().split("\t") if name]
+                for line in _lines(a.truth_path)
+            ]
+        else:
+            true = [
+                [int(i) for i in line.partition("\t")[0].split(",") if i]
+                for line in _lines(a.truth_path)
+            ]
+        given = [
+            [name for name, _ in json.loads(line)["data"]]
+            for line in _lines(a.pred_path)
+        ]
+    except (ValueError, KeyError, TypeError) as e:
+        refuse(
+            f"{a.truth_path} or {a.pred_path} cannot be read",
+            [f"{type(e).__name__}: {e}"],
+            "See --help for their forms",
+        )
+    if len(true) != len(given):
+        refuse(
+            f"{a.truth_path} has {len(true):,} lines, {a.pred_path} has {len(given):,}"
+        )
+    Y = _numbered(true, [np.ones(len(row)) for row in true], number)
+    P = _numbered(given, [1 / np.arange(1.0, len(row) + 1) for row in given], number)
+    if Y[0].max(initial=0) >= len(number):
+        refuse(f"{a.truth_path} names item {Y[0].max()}, there are {len(number):,}")
+    Y, P = (
+        sparse.csr_matrix((value, column, ptr), shape=(len(true), len(number)))
+        for column, value, ptr in (Y, P)
+    )
     print(evaluate(Y, P, a.topk))
 
 # %% ../../nbs/ranking/95_commands.ipynb #_parsers
-COMMANDS = {"train": (_train, _train_options, "train an XR-Linear model"),
-            "predict": (_predict, _predict_options, "predict with it"),
-            "evaluate": (_evaluate, _evaluate_options, "precision and recall of predictions"),
-            "text2text-train": (_text_train, _text_train_options, "train from a file of texts"),
-            "text2text-predict": (_text_predict, _text_predict_options, "answer texts with names"),
-            "text2text-evaluate": (_text_evaluate, _text_evaluate_options, "precision and recall of answers")}
+COMMANDS = {
+    "train": (_train, _train_options, "train an XR-Linear model"),
+    "predict": (_predict, _predict_options, "predict with it"),
+    "evaluate": (_evaluate, _evaluate_options, "precision and recall of predictions"),
+    "text2text-train": (_text_train, _text_train_options, "train from a file of texts"),
+    "text2text-predict": (
+        _text_predict,
+        _text_predict_options,
+        "answer texts with names",
+    ),
+    "text2text-evaluate": (
+        _text_evaluate,
+        _text_evaluate_options,
+        "precision and recall of answers",
+    ),
+}
+
 
 def _parsers():
     "The parser, and the parser of each command."
-    top = _Parser("forecastlab-xr", description="Extreme multi-label ranking, with the options of libpecos.", allow_abbrev=False)
-    subs, each = top.add_subparsers(title="commands", metavar="COMMAND", required=True), {}
+    top = _Parser(
+        "forecastlab-xr",
+        description="Extreme multi-label ranking, with the options of libpecos.",
+        allow_abbrev=False,
+    )
+    subs, each = (
+        top.add_subparsers(title="commands", metavar="COMMAND", required=True),
+        {},
+    )
     for name, (action, options, help) in COMMANDS.items():
-        each[name] = p = subs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False)
-        options(p.add_argument); p.add_argument("--debug", action="store_true", help="show the traceback of an error"); p.set_defaults(action=action)
+        each[name] = p = subs.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            allow_abbrev=False,
+        )
+        options(p.add_argument)
+        p.add_argument(
+            "--debug", action="store_true", help="show the traceback of an error"
+        )
+        p.set_defaults(action=action)
     return top, each
+
 
 def _after(argv, option):
     "The value of an option, before the words are parsed."
-    return next((w.partition("=")[2] if "=" in w else argv[i+1] for i, w in enumerate(argv) if w == option and i + 1 < len(argv) or w.startswith(option + "=")), None)
+    return next(
+        (
+            w.partition("=")[2] if "=" in w else argv[i + 1]
+            for i, w in enumerate(argv)
+            if w == option and i + 1 < len(argv) or w.startswith(option + "=")
+        ),
+        None,
+    )
 
 # %% ../../nbs/ranking/95_commands.ipynb #main
 def main(
-    argv:list|None=None,  # words of the command, default those of the process
-)->int:  # exit code
+    argv: list | None = None,  # words of the command, default those of the process
+) -> int:  # exit code
     "The `forecastlab-xr` command."
-    argv = list(sys.argv[1:] if argv is None else argv); top, each = _parsers()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    top, each = _parsers()
     try:
         if argv and argv[0] in ("train", "text2text-train"):
             p = each[argv[0]]
-            if path := _after(argv, "--params-path"): p.set_defaults(**read_params(path))
-            defaults = argparse.Namespace(**{x.dest: p.get_default(x.dest) for x in p._actions})
-            if "--generate-params-skeleton" in argv: print(json.dumps(skeleton(defaults), indent=1)); return 0
-        a = top.parse_args(argv); a.action(a); return 0
-    except SystemExit as e: return e.code or 0
-    except KeyboardInterrupt: return 130
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 0
+            if path := _after(argv, "--params-path"):
+                p.set_defaults(**read_params(path))
+            defaults = argparse.Namespace(
+                **{x.dest: p.get_default(x.dest) for x in p._actions}
+            )
+            if "--generate-params-skeleton" in argv:
+                print(json.dumps(skeleton(defaults), indent=1))
+                return 0
+        a = top.parse_args(argv)
+        a.action(a)
+        return 0
+    except SystemExit as e:
+        return e.code or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as e:
-        if "--debug" in argv: raise
+        if "--debug" in argv:
+            raise
         usual = isinstance(e, (ValueError, OSError, TypeError))
-        print(f"forecastlab-xr: {' '.join(str(e).split())}" + ("" if usual else f" ({type(e).__name__}; --debug shows where)"), file=sys.stderr); return 2
+        print(
+            f"forecastlab-xr: {' '.join(str(e).split())}"
+            + ("" if usual else f" ({type(e).__name__}; --debug shows where)"),
+            file=sys.stderr,
+        )
+        return 2
 
-if __name__ == "__main__" and __package__: sys.exit(main())                          # python -m forecastlab.ranking.commands, and no notebook
+
+# python -m forecastlab.ranking.commands, and no notebook
+if __name__ == "__main__" and __package__:
+    sys.exit(main())

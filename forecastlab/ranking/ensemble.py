@@ -16,36 +16,53 @@ from .sparse import ordered, softmax_rows
 # %% ../../nbs/ranking/45_ensemble.ipynb #_checked
 def _checked(
     predictions,  # matrices (n, L), one a model
-)->list:  # csr matrices of one shape, at least one
+) -> list:  # csr matrices of one shape, at least one
     "The predictions as csr, or a clear refusal."
     predictions = [sparse.csr_matrix(P) for P in predictions]
-    if not predictions: refuse("there is nothing to combine", mend="Pass a list with at least one prediction matrix")
+    if not predictions:
+        refuse(
+            "there is nothing to combine",
+            mend="Pass a list with at least one prediction matrix",
+        )
     if len(shapes := {P.shape for P in predictions}) > 1:
-        refuse("predictions differ in shape", sorted(shapes), "Predict the same instances with models of the same labels")
+        refuse(
+            "predictions differ in shape",
+            sorted(shapes),
+            "Predict the same instances with models of the same labels",
+        )
     for i, P in enumerate(predictions):
         if len(bad := np.flatnonzero(~np.isfinite(P.data))):
-            refuse(f"prediction {i} has NaN or infinite scores in rows", np.unique(_rows(P)[bad]), "Look at that model's features and weights")
+            refuse(
+                f"prediction {i} has NaN or infinite scores in rows",
+                np.unique(_rows(P)[bad]),
+                "Look at that model's features and weights",
+            )
     return predictions
+
 
 def _rows(
     P,  # (n, L) csr
-)->np.ndarray:  # (entry,) the row of every stored entry
+) -> np.ndarray:  # (entry,) the row of every stored entry
     "Row numbers beside `P.indices`."
     return np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_merged
 def _merged(
-    predictions:list,  # matrices (n, L), one a model
-    scores:list,  # arrays (entry,), the new scores of each one's stored entries
+    predictions: list,  # matrices (n, L), one a model
+    scores: list,  # arrays (entry,), the new scores of each one's stored entries
     reduce=np.add,  # ufunc that makes one score of several
-    share:float=1.,  # factor at the end
-)->sparse.csr_matrix:  # (n, L), rows best first, ties by label
+    share: float = 1.0,  # factor at the end
+) -> sparse.csr_matrix:  # (n, L), rows best first, ties by label
     "Reduce entries with the same row and label to one."
-    (n, L), dtype = predictions[0].shape, np.result_type(np.float32, *(P.dtype for P in predictions))
-    key = np.concatenate([_rows(P)*L + P.indices for P in predictions]); by_key = np.argsort(key, kind="stable")
+    (n, L), dtype = (
+        predictions[0].shape,
+        np.result_type(np.float32, *(P.dtype for P in predictions)),
+    )
+    key = np.concatenate([_rows(P) * L + P.indices for P in predictions])
+    by_key = np.argsort(key, kind="stable")
     key, score = key[by_key], np.concatenate(scores).astype(np.float64)[by_key]
     start = np.flatnonzero(np.diff(key, prepend=-1))
-    score = share*reduce.reduceat(score, start) if len(key) else score
+    score = share * reduce.reduceat(score, start) if len(key) else score
     row, label = np.divmod(key[start], max(L, 1))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))])
     return ordered(sparse.csr_matrix((score.astype(dtype), label, indptr), (n, L)))
@@ -53,115 +70,220 @@ def _merged(
 # %% ../../nbs/ranking/45_ensemble.ipynb #average
 def average(
     predictions,  # matrices (n, L), one a model
-)->sparse.csr_matrix:  # (n, L), rows best first
+) -> sparse.csr_matrix:  # (n, L), rows best first
     "Mean score; a label that a model does not list has score 0 there."
     P = _checked(predictions)
-    return _merged(P, [p.data for p in P], share=1/len(P))
+    return _merged(P, [p.data for p in P], share=1 / len(P))
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_places
 def _places(
     P,  # (n, L) csr
-    width:int,  # places of the longest list
-)->np.ndarray:  # (entry,) width for the best of a row, then one less each
+    width: int,  # places of the longest list
+) -> np.ndarray:  # (entry,) width for the best of a row, then one less each
     "Points of every stored entry by its place in the row."
-    row = _rows(P); sorted_already = ((np.diff(P.data) <= 0) | (np.diff(row) > 0)).all()
-    best = slice(None) if sorted_already else np.lexsort((-P.data.astype(np.float64), row))
-    points = np.empty(len(row)); points[best] = width - (np.arange(len(row)) - P.indptr[row])
+    row = _rows(P)
+    sorted_already = ((np.diff(P.data) <= 0) | (np.diff(row) > 0)).all()
+    best = (
+        slice(None) if sorted_already else np.lexsort((-P.data.astype(np.float64), row))
+    )
+    points = np.empty(len(row))
+    points[best] = width - (np.arange(len(row)) - P.indptr[row])
     return points
 
-def _width(P): return max(int(np.diff(p.indptr).max(initial=0)) for p in P)
+
+def _width(P):
+    return max(int(np.diff(p.indptr).max(initial=0)) for p in P)
+
 
 def rank_average(
     predictions,  # matrices (n, L), one a model
-)->sparse.csr_matrix:  # (n, L), rows best first
-    "Mean of places, counted from the end of the longest list: for models with different scales."
-    P = _checked(predictions); width = _width(P)
-    return _merged(P, [_places(p, width) for p in P], share=1/len(P))
+) -> sparse.csr_matrix:  # (n, L), rows best first
+    """Mean of places, counted from the end of the longest list:
+
+    for models with different scales.
+    """
+    P = _checked(predictions)
+    width = _width(P)
+    return _merged(P, [_places(p, width) for p in P], share=1 / len(P))
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #sigmoid_average
 def sigmoid_average(
     predictions,  # matrices (n, L) of logits, one a model
-)->sparse.csr_matrix:  # (n, L), rows best first
+) -> sparse.csr_matrix:  # (n, L), rows best first
     "Mean of 1/(1 + exp(-score)) over the models; the inputs stay as they are."
     P = _checked(predictions)
-    return _merged(P, [.5 + .5*np.tanh(.5*p.data.astype(np.float64)) for p in P], share=1/len(P))
+    return _merged(
+        P,
+        [0.5 + 0.5 * np.tanh(0.5 * p.data.astype(np.float64)) for p in P],
+        share=1 / len(P),
+    )
+
 
 def softmax_average(
     predictions,  # matrices (n, L) of logits, one a model
-)->sparse.csr_matrix:  # (n, L), rows best first
+) -> sparse.csr_matrix:  # (n, L), rows best first
     "Mean of softmaxes, each over the stored entries of a row."
     P = _checked(predictions)
-    return _merged(P, [softmax_rows(p).data for p in P], share=1/len(P))
+    return _merged(P, [softmax_rows(p).data for p in P], share=1 / len(P))
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #round_robin
 def round_robin(
     predictions,  # matrices (n, L), one a model, the most trusted one first
-)->sparse.csr_matrix:  # (n, L), rows best first
+) -> sparse.csr_matrix:  # (n, L), rows best first
     "The models take turns in choosing labels."
-    P = _checked(predictions); m, width = len(P), _width(P)
-    return _merged(P, [_places(p, width) + (m - i)/(m + 1) for i, p in enumerate(P)], np.maximum, 1/m)
+    P = _checked(predictions)
+    m, width = len(P), _width(P)
+    return _merged(
+        P,
+        [_places(p, width) + (m - i) / (m + 1) for i, p in enumerate(P)],
+        np.maximum,
+        1 / m,
+    )
 
-COMBINE = dict(average=average, rank_average=rank_average, sigmoid_average=sigmoid_average, softmax_average=softmax_average, round_robin=round_robin)
+
+COMBINE = dict(
+    average=average,
+    rank_average=rank_average,
+    sigmoid_average=sigmoid_average,
+    softmax_average=softmax_average,
+    round_robin=round_robin,
+)
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #Ensemble
 class Ensemble:
     "Models whose predictions are combined by one of `COMBINE`."
+
     def __init__(
         self,
         models,  # objects with predict(X, k=...) over the same labels
-        how="average",  # a name in COMBINE, or a function from a list of matrices to one
-        k:int=20,  # labels asked of every member, and given where predict is not told
+        # a name in COMBINE, or a function from a list of matrices to one
+        how="average",
+        # labels asked of every member, and given where predict is not told
+        k: int = 20,
     ):
         self.models, self.how, self.k = list(models), how, k
-        if not self.models: refuse("an ensemble needs at least one model", mend="Pass a list of models")
-        if not callable(how) and how not in COMBINE: refuse("unknown way to combine", [how], f"Choose one of {', '.join(COMBINE)}, or pass a function")
-        if bad := [type(m).__name__ for m in self.models if not callable(getattr(m, "predict", None))]:
+        if not self.models:
+            refuse("an ensemble needs at least one model", mend="Pass a list of models")
+        if not callable(how) and how not in COMBINE:
+            refuse(
+                "unknown way to combine",
+                [how],
+                f"Choose one of {', '.join(COMBINE)}, or pass a function",
+            )
+        if bad := [
+            type(m).__name__
+            for m in self.models
+            if not callable(getattr(m, "predict", None))
+        ]:
             refuse("members cannot predict", bad, "Pass models with predict(X, k=...)")
         if len(labels := {m.labels for m in self.models if hasattr(m, "labels")}) > 1:
-            refuse("members differ in their number of labels", sorted(labels), "Train them on the same label matrix")
+            refuse(
+                "members differ in their number of labels",
+                sorted(labels),
+                "Train them on the same label matrix",
+            )
 
     labels = property(lambda self: self.models[0].labels)
     features = property(lambda self: self.models[0].features)
-    def __len__(self): return len(self.models)
-    def __repr__(self): return f"Ensemble({len(self)} models, {self.how if isinstance(self.how, str) else self.how.__name__})"
-    def predict(self, X, k=None, **options)->sparse.csr_matrix: return _predict(self, X, k, options)
-    def save(self, folder, overwrite=False): return _save(self, folder, overwrite)
+
+    def __len__(self):
+        return len(self.models)
+
+    def __repr__(self):
+        return (
+            f"Ensemble({len(self)} models,"
+            f" {self.how if isinstance(self.how, str) else self.how.__name__})"
+        )
+
+    def predict(self, X, k=None, **options) -> sparse.csr_matrix:
+        return _predict(self, X, k, options)
+
+    def save(self, folder, overwrite=False):
+        return _save(self, folder, overwrite)
+
     @classmethod
-    def load(cls, folder, load=None)->"Ensemble": return _load(cls, folder, load)
+    def load(cls, folder, load=None) -> "Ensemble":
+        return _load(cls, folder, load)
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_predict
 def _predict(
     ensemble,  # an Ensemble
     X,  # (n, d) what the members take
-    k,  # labels a row; None: the ensemble's own number, or all where `selected` names them
-    options:dict,  # passed on to every member
-)->sparse.csr_matrix:  # (n, L), rows best first, at most k entries a row
+    # labels a row; None: the ensemble's own number, or all where `selected` names them
+    k,
+    options: dict,  # passed on to every member
+) -> sparse.csr_matrix:  # (n, L), rows best first, at most k entries a row
     "Ask every member, combine, cut."
     chosen = options.get("selected") is not None
-    if k is None and not chosen: k = ensemble.k
-    if k is not None and k < 1: refuse("k must be 1 or more", [k])
+    if k is None and not chosen:
+        k = ensemble.k
+    if k is not None and k < 1:
+        refuse("k must be 1 or more", [k])
     asked = {} if chosen else dict(k=max(k, ensemble.k))
-    P = (ensemble.how if callable(ensemble.how) else COMBINE[ensemble.how])([m.predict(X, **asked, **options) for m in ensemble.models])
+    P = (ensemble.how if callable(ensemble.how) else COMBINE[ensemble.how])(
+        [m.predict(X, **asked, **options) for m in ensemble.models]
+    )
     return P if k is None else ordered(P, k)
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_save
 def _save(ensemble, folder, overwrite):
     "Write ensemble.json and a numbered folder for every member."
-    if callable(ensemble.how): refuse("a function cannot be saved", [ensemble.how.__name__], f"Use one of {', '.join(COMBINE)}")
-    if bad := [type(m).__name__ for m in ensemble.models if not hasattr(m, "save")]: refuse("members cannot be saved", bad, "Give their class a save(folder)")
+    if callable(ensemble.how):
+        refuse(
+            "a function cannot be saved",
+            [ensemble.how.__name__],
+            f"Use one of {', '.join(COMBINE)}",
+        )
+    if bad := [type(m).__name__ for m in ensemble.models if not hasattr(m, "save")]:
+        refuse("members cannot be saved", bad, "Give their class a save(folder)")
     with atomic_folder(folder, "ensemble.json", overwrite) as new:
-        for i, m in enumerate(ensemble.models): m.save(new/str(i))
-        with atomic(new/"ensemble.json") as f:
-            f.write_text(json.dumps(dict(format=1, how=ensemble.how, k=ensemble.k, members=[type(m).__name__ for m in ensemble.models]), indent=1))
+        for i, m in enumerate(ensemble.models):
+            m.save(new / str(i))
+        with atomic(new / "ensemble.json") as f:
+            f.write_text(
+                json.dumps(
+                    dict(
+                        format=1,
+                        how=ensemble.how,
+                        k=ensemble.k,
+                        members=[type(m).__name__ for m in ensemble.models],
+                    ),
+                    indent=1,
+                )
+            )
+
 
 def _load(cls, folder, load):
-    "Read what `_save` wrote; `load` turns a member's folder into a model, default XRLinear.load."
-    folder = Path(folder); about = folder/"ensemble.json"
-    if not about.exists(): refuse("this is no saved ensemble", [folder], "Its ensemble.json is missing", FileNotFoundError)
-    try: d = json.loads(about.read_text()); members, how, k = list(d["members"]), str(d["how"]), int(d["k"])
-    except (ValueError, KeyError, TypeError) as e: refuse(f"ensemble.json cannot be read ({e})", [about], "Save the ensemble again")
-    if lost := [i for i in range(len(members)) if not (folder/str(i)).is_dir()]:
-        refuse(f"{folder} lacks members", lost, "Save the ensemble again", FileNotFoundError)
-    if load is None: from forecastlab.ranking.xrlinear import XRLinear; load = XRLinear.load
-    one = lambda f: cls.load(f, load) if (f/"ensemble.json").exists() else load(f)           # an ensemble may be a member
-    return cls([one(folder/str(i)) for i in range(len(members))], how, k)
+    """Read what `_save` wrote; `load` turns a member's folder into a model, default
+    XRLinear.load.
+    """
+    folder = Path(folder)
+    about = folder / "ensemble.json"
+    if not about.exists():
+        refuse(
+            "this is no saved ensemble",
+            [folder],
+            "Its ensemble.json is missing",
+            FileNotFoundError,
+        )
+    try:
+        d = json.loads(about.read_text())
+        members, how, k = list(d["members"]), str(d["how"]), int(d["k"])
+    except (ValueError, KeyError, TypeError) as e:
+        refuse(
+            f"ensemble.json cannot be read ({e})", [about], "Save the ensemble again"
+        )
+    if lost := [i for i in range(len(members)) if not (folder / str(i)).is_dir()]:
+        refuse(
+            f"{folder} lacks members",
+            lost,
+            "Save the ensemble again",
+            FileNotFoundError,
+        )
+    if load is None:
+        from forecastlab.ranking.xrlinear import XRLinear
+
+        load = XRLinear.load
+    # an ensemble may be a member
+    one = lambda f: cls.load(f, load) if (f / "ensemble.json").exists() else load(f)
+    return cls([one(folder / str(i)) for i in range(len(members))], how, k)

@@ -6,7 +6,9 @@
 __all__ = ['is_texts', 'is_lists', 'label_lists', 'label_matrix', 'frame_labels', 'ExtremeClassifier', 'add']
 
 # %% ../../nbs/ranking/70_estimator.ipynb #e0a46ba7
-import json, math, numbers
+import json
+import math
+import numbers
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -16,7 +18,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from ..core.basics import atomic_folder, refuse
 from .beam import POSTS
-from .calibration import Calibration, best_threshold, isotonic, pairs_of
+from .calibration import Calibration, best_threshold, isotonic
+from .calibration import pairs_of
 from .ensemble import COMBINE, Ensemble
 from .explain import explain
 from .index import hierarchical_kmeans
@@ -27,308 +30,770 @@ from .text import Vectorizer
 from .xrlinear import XRLinear, negatives_of
 
 # %% ../../nbs/ranking/70_estimator.ipynb #is_texts
-def is_texts(X)->bool:
+def is_texts(X) -> bool:
     "Is X a list (array, series) of strings?"
-    return not sparse.issparse(X) and getattr(X, "ndim", 1) == 1 and len(X) > 0 and all(isinstance(t, str) for t in X)
+    return (
+        not sparse.issparse(X)
+        and getattr(X, "ndim", 1) == 1
+        and len(X) > 0
+        and all(isinstance(t, str) for t in X)
+    )
 
-def is_lists(y)->bool:
+
+def is_lists(y) -> bool:
     "Is y a list of lists of labels, and not a matrix?"
-    return not sparse.issparse(y) and not (isinstance(y, (np.ndarray, pd.DataFrame)) and y.ndim == 2)
+    return not sparse.issparse(y) and not (
+        isinstance(y, (np.ndarray, pd.DataFrame)) and y.ndim == 2
+    )
 
-def _plain(l): return l.item() if isinstance(l, np.generic) or isinstance(l, np.ndarray) and l.ndim == 0 else l
-def _sound(l): return isinstance(l, str) or isinstance(l, numbers.Real) and not isinstance(l, bool) and math.isfinite(l)
-def _order(l): return str(type(l)), l
+
+def _plain(l):
+    return (
+        l.item()
+        if isinstance(l, np.generic) or isinstance(l, np.ndarray) and l.ndim == 0
+        else l
+    )
+
+
+def _sound(l):
+    return (
+        isinstance(l, str)
+        or isinstance(l, numbers.Real)
+        and not isinstance(l, bool)
+        and math.isfinite(l)
+    )
+
+
+def _order(l):
+    return str(type(l)), l
+
 
 def _named(labels):
     "An object array of labels, whatever they are."
-    out = np.empty(len(labels), object); out[:] = labels
+    out = np.empty(len(labels), object)
+    out[:] = labels
     return out
+
 
 def label_lists(
     y,  # (instance,) labels, or lists of labels
-)->list:  # (instance,) lists of strings and Python numbers
+) -> list:  # (instance,) lists of strings and Python numbers
     "Every row as a list of labels, or a refusal that names the rows."
-    if isinstance(y, (str, bytes, dict)) or not hasattr(y, "__iter__"): refuse(f"y is one {type(y).__name__}", mend="Pass a list with the labels of each row")
-    rows = [_plain(r) for r in y]; lists = [[_plain(l) for l in r] if isinstance(r, (list, tuple, set, frozenset, np.ndarray, pd.Series)) else [r] for r in rows]
+    if isinstance(y, (str, bytes, dict)) or not hasattr(y, "__iter__"):
+        refuse(
+            f"y is one {type(y).__name__}",
+            mend="Pass a list with the labels of each row",
+        )
+    rows = [_plain(r) for r in y]
+    lists = [
+        (
+            [_plain(l) for l in r]
+            if isinstance(r, (list, tuple, set, frozenset, np.ndarray, pd.Series))
+            else [r]
+        )
+        for r in rows
+    ]
     if bad := [i for i, ls in enumerate(lists) if not all(map(_sound, ls))]:
         what = sorted({f"{l!r}" for i in bad for l in lists[i] if not _sound(l)})[:3]
-        refuse(f"labels must be strings or finite numbers, not {', '.join(what)}, in rows", bad, "Rows without labels are empty lists")
-    several = len(lists) > 1 and len({len(ls) for ls in lists}) == 1 and len(lists[0]) > 1
-    if several and all(l in (0, 1) for ls in lists for l in ls): refuse("y could be lists of the labels 0 and 1, or an indicator matrix", mend="Say np.array(y) if it is a matrix")
+        refuse(
+            f"labels must be strings or finite numbers, not {', '.join(what)}, in rows",
+            bad,
+            "Rows without labels are empty lists",
+        )
+    several = (
+        len(lists) > 1 and len({len(ls) for ls in lists}) == 1 and len(lists[0]) > 1
+    )
+    if several and all(l in (0, 1) for ls in lists for l in ls):
+        refuse(
+            "y could be lists of the labels 0 and 1, or an indicator matrix",
+            mend="Say np.array(y) if it is a matrix",
+        )
     return lists
 
 # %% ../../nbs/ranking/70_estimator.ipynb #label_matrix
 def label_matrix(
     y,  # (instance,) lists of labels
     classes=None,  # (label,) names that exist; None: those that occur, sorted
-    unknown:str="refuse",  # labels that are not in classes: "refuse" or "drop"
+    unknown: str = "refuse",  # labels that are not in classes: "refuse" or "drop"
 ):  # ((instance, label) csr, (label,) names)
     "Lists of labels as a matrix."
     lists = label_lists(y)
-    if classes is None: classes = _named(sorted({l for ls in lists for l in ls}, key=_order))
-    index = {_plain(l): i for i, l in enumerate(classes)}; strange = sorted({str(l) for ls in lists for l in ls if l not in index})
-    if strange and unknown == "refuse": refuse("labels that were not there in fit", strange, "Drop them, or add them with `add`")
-    lists = [[index[l] for l in ls if l in index] for ls in lists]; rows = np.repeat(np.arange(len(lists)), [len(ls) for ls in lists])
-    Y = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, [j for ls in lists for j in ls])), shape=(len(lists), len(classes))); Y.data[:] = 1
+    if classes is None:
+        classes = _named(sorted({l for ls in lists for l in ls}, key=_order))
+    index = {_plain(l): i for i, l in enumerate(classes)}
+    strange = sorted({str(l) for ls in lists for l in ls if l not in index})
+    if strange and unknown == "refuse":
+        refuse(
+            "labels that were not there in fit",
+            strange,
+            "Drop them, or add them with `add`",
+        )
+    lists = [[index[l] for l in ls if l in index] for ls in lists]
+    rows = np.repeat(np.arange(len(lists)), [len(ls) for ls in lists])
+    Y = sparse.csr_matrix(
+        (np.ones(len(rows), np.float32), (rows, [j for ls in lists for j in ls])),
+        shape=(len(lists), len(classes)),
+    )
+    Y.data[:] = 1
     return as_labels(Y), classes
+
 
 def frame_labels(
     y,  # (instance, label) DataFrame of zeros and ones
 ):  # ((instance, label) csr, (label,) names)
     "A table with a column for each label."
     names = [_plain(c) for c in y.columns]
-    if bad := [repr(c) for c in names if not _sound(c)]: refuse("columns of y must be strings or numbers", bad)
-    if not y.columns.is_unique: refuse("columns of y come twice", sorted(map(str, set(y.columns[y.columns.duplicated()]))))
-    if bad := [str(c) for c, t in y.dtypes.items() if not pd.api.types.is_numeric_dtype(t)]: refuse("y is a table and must hold zeros and ones; these columns do not", bad, "Give one column of lists: y[column]")
+    if bad := [repr(c) for c in names if not _sound(c)]:
+        refuse("columns of y must be strings or numbers", bad)
+    if not y.columns.is_unique:
+        refuse(
+            "columns of y come twice",
+            sorted(map(str, set(y.columns[y.columns.duplicated()]))),
+        )
+    if bad := [
+        str(c) for c, t in y.dtypes.items() if not pd.api.types.is_numeric_dtype(t)
+    ]:
+        refuse(
+            "y is a table and must hold zeros and ones; these columns do not",
+            bad,
+            "Give one column of lists: y[column]",
+        )
     return as_labels(y.to_numpy(dtype=np.float32)), _named(names)
+
 
 def _targets(y):
     "Any y as a matrix, its names and whether there are names."
-    if isinstance(y, pd.DataFrame): return *frame_labels(y), True
-    if is_lists(y): return *label_matrix(y), True
-    Y = as_labels(y); return Y, np.arange(Y.shape[1]), False
+    if isinstance(y, pd.DataFrame):
+        return *frame_labels(y), True
+    if is_lists(y):
+        return *label_matrix(y), True
+    Y = as_labels(y)
+    return Y, np.arange(Y.shape[1]), False
 
 # %% ../../nbs/ranking/70_estimator.ipynb #_texts
-def _texts(X)->bool:
+def _texts(X) -> bool:
     "Does X hold texts? What is neither texts nor a matrix is refused."
-    if isinstance(X, (str, bytes)): refuse("X is one text, not a list of texts", mend="Pass [text]")
-    if sparse.issparse(X) or getattr(X, "ndim", 1) != 1: return False
-    X = list(X); kind = [isinstance(t, str) for t in X]
-    if not X: refuse("X is empty", mend="Pass at least one text or row")
-    if any(kind) and not all(kind) or all(t is None or isinstance(t, (float, bytes)) for t in X): refuse("X has rows that are no texts", [i for i, k in enumerate(kind) if not k], "Pass strings; an empty one is ''")
+    if isinstance(X, (str, bytes)):
+        refuse("X is one text, not a list of texts", mend="Pass [text]")
+    if sparse.issparse(X) or getattr(X, "ndim", 1) != 1:
+        return False
+    X = list(X)
+    kind = [isinstance(t, str) for t in X]
+    if not X:
+        refuse("X is empty", mend="Pass at least one text or row")
+    if (
+        any(kind)
+        and not all(kind)
+        or all(t is None or isinstance(t, (float, bytes)) for t in X)
+    ):
+        refuse(
+            "X has rows that are no texts",
+            [i for i, k in enumerate(kind) if not k],
+            "Pass strings; an empty one is ''",
+        )
     return all(kind)
+
 
 def _columns(X):
     "(feature,) names of a table's columns, or None."
     names = list(X.columns) if isinstance(X, pd.DataFrame) else []
     return _named(names) if names and all(isinstance(c, str) for c in names) else None
 
+
 def _encoded(model, X):
     "Features of texts or of a matrix."
     if _texts(X):
-        if model.vectorizer_ is None: refuse("texts were given to a model that was fitted on features", mend="Give the features, or fit on texts")
+        if model.vectorizer_ is None:
+            refuse(
+                "texts were given to a model that was fitted on features",
+                mend="Give the features, or fit on texts",
+            )
         return model.vectorizer_.transform(list(X))
-    if model.vectorizer_ is not None and not sparse.issparse(X) and getattr(X, "ndim", 1) == 1: refuse("X holds something else than strings", mend="Give a list of strings")
+    if (
+        model.vectorizer_ is not None
+        and not sparse.issparse(X)
+        and getattr(X, "ndim", 1) == 1
+    ):
+        refuse("X holds something else than strings", mend="Give a list of strings")
     known, now = getattr(model, "feature_names_in_", None), _columns(X)
     if known is not None and now is not None and list(known) != list(now):
-        odd = sorted(set(known) ^ set(now)); refuse("the columns of X differ from those in fit" if odd else "the columns of X stand in another order than in fit", odd, "Say X[list(model.feature_names_in_)]")
+        odd = sorted(set(known) ^ set(now))
+        refuse(
+            (
+                "the columns of X differ from those in fit"
+                if odd
+                else "the columns of X stand in another order than in fit"
+            ),
+            odd,
+            "Say X[list(model.feature_names_in_)]",
+        )
     return as_features(X, features=model.n_features_in_)
+
 
 def _labels(model, y, unknown="refuse"):
     "y as a matrix of the model's labels."
     if isinstance(y, pd.DataFrame):
-        Y, names = frame_labels(y); y = [[names[j] for j in Y.indices[a:b]] for a, b in zip(Y.indptr, Y.indptr[1:])] if model.names_ else Y
+        Y, names = frame_labels(y)
+        y = (
+            [[names[j] for j in Y.indices[a:b]] for a, b in zip(Y.indptr, Y.indptr[1:])]
+            if model.names_
+            else Y
+        )
     Y = label_matrix(y, model.classes_, unknown)[0] if is_lists(y) else as_labels(y)
-    if Y.shape[1] != len(model.classes_): refuse(f"y has {Y.shape[1]:,} columns, the model {len(model.classes_):,} labels", mend="Give a column for each label of fit")
+    if Y.shape[1] != len(model.classes_):
+        refuse(
+            f"y has {Y.shape[1]:,} columns, the model {len(model.classes_):,} labels",
+            mend="Give a column for each label of fit",
+        )
     return Y
 
 # %% ../../nbs/ranking/70_estimator.ipynb #ExtremeClassifier
 class ExtremeClassifier(ClassifierMixin, BaseEstimator):
     "An ensemble of XR-Linear trees with scikit-learn's interface."
+
     def __init__(
         self,
-        trees:int=3,  # trees, averaged
-        C:float=.5,  # what a loss costs; less regularises more
-        branches:int=16, leaf:int=100,  # of the trees
-        negatives:str="tfn",  # who trains with whom, see XRLinear
-        solver:str="l2-svm", threshold:float=.1,  # of the rankers; weights below the threshold are dropped
-        post:str="l3-hinge",  # margin to score
-        beam:int=10, k:int=20,  # nodes kept on the way down; labels ranked
-        how:str="average",  # how trees are combined, see Ensemble
-        calibrate:bool=True,  # learn probabilities on held-out rows; without, predict_proba is refused
+        trees: int = 3,  # trees, averaged
+        C: float = 0.5,  # what a loss costs; less regularises more
+        branches: int = 16,
+        leaf: int = 100,  # of the trees
+        negatives: str = "tfn",  # who trains with whom, see XRLinear
+        # of the rankers; weights below the threshold are dropped
+        solver: str = "l2-svm",
+        threshold: float = 0.1,
+        post: str = "l3-hinge",  # margin to score
+        beam: int = 10,
+        k: int = 20,  # nodes kept on the way down; labels ranked
+        how: str = "average",  # how trees are combined, see Ensemble
+        # learn probabilities on held-out rows; without, predict_proba is refused
+        calibrate: bool = True,
         text=None,  # settings of the Vectorizer, for texts
-        seed:int=0, threads:int=None, progress:bool=False,
+        seed: int = 0,
+        threads: int = None,
+        progress: bool = False,
     ):
         for name, value in list(locals().items()):
-            if name not in ("self", "__class__"): setattr(self, name, value)
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
 
-    def fit(self, X, y, label_features=None, R=None): return _fit(self, X, y, label_features, R)
-    def rank(self, X, k=None, threads=None, **options): return _rank(self, X, k, threads, options)
-    def top(self, X, k=5): return _top(self, X, k)
-    def predict_proba(self, X, k=None, beam=None, threads=None): return _probabilities(self, X, k, beam, threads)
-    def predict(self, X): return _predict(self, X)
-    def score(self, X, y, sample_weight=None): return _score(self, X, y, sample_weight)
-    def _features(self, X): return _encoded(_ready(self), X)
-    def _matrix(self, y): return _labels(_ready(self), y)
-    def explain(self, x, label, tree=0, **options): return _explain(self, x, label, tree, options)
-    def save(self, folder, overwrite=False): _save(self, folder, overwrite)
+    def fit(self, X, y, label_features=None, R=None):
+        return _fit(self, X, y, label_features, R)
+
+    def rank(self, X, k=None, threads=None, **options):
+        return _rank(self, X, k, threads, options)
+
+    def top(self, X, k=5):
+        return _top(self, X, k)
+
+    def predict_proba(self, X, k=None, beam=None, threads=None):
+        return _probabilities(self, X, k, beam, threads)
+
+    def predict(self, X):
+        return _predict(self, X)
+
+    def score(self, X, y, sample_weight=None):
+        return _score(self, X, y, sample_weight)
+
+    def _features(self, X):
+        return _encoded(_ready(self), X)
+
+    def _matrix(self, y):
+        return _labels(_ready(self), y)
+
+    def explain(self, x, label, tree=0, **options):
+        return _explain(self, x, label, tree, options)
+
+    def save(self, folder, overwrite=False):
+        _save(self, folder, overwrite)
+
     @classmethod
-    def load(cls, folder): return _load(cls, folder)
-    def __sklearn_is_fitted__(self): return hasattr(self, "model_")
-    def __sklearn_tags__(self): return _tags(super().__sklearn_tags__())
+    def load(cls, folder):
+        return _load(cls, folder)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "model_")
+
+    def __sklearn_tags__(self):
+        return _tags(super().__sklearn_tags__())
+
 
 def _tags(tags):
     "What scikit-learn may give us: several labels a row, sparse matrices, texts."
-    tags.classifier_tags.multi_label = tags.target_tags.multi_output = tags.input_tags.sparse = tags.input_tags.string = tags.input_tags.one_d_array = True
+    tags.classifier_tags.multi_label = tags.target_tags.multi_output = (
+        tags.input_tags.sparse
+    ) = tags.input_tags.string = tags.input_tags.one_d_array = True
     return tags
+
 
 def _ready(model):
     "The fitted model, or scikit-learn's error."
-    if not hasattr(model, "model_"): raise NotFittedError("this ExtremeClassifier has not been fitted. Call fit(X, y) first")
+    if not hasattr(model, "model_"):
+        raise NotFittedError(
+            "this ExtremeClassifier has not been fitted. Call fit(X, y) first"
+        )
     return model
 
 # %% ../../nbs/ranking/70_estimator.ipynb #_count
 def _count(name, value, least=1):
     "A whole number of at least so many, as a Python number."
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral) or value < least: refuse(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, numbers.Integral)
+        or value < least
+    ):
+        refuse(f"{name} must be a whole number of at least {least}, got {value!r}")
     return int(value)
+
 
 def _threads(model, own=None):
     "Threads of one call: its own, or the model's; None is all cores."
     own = model.threads if own is None else own
     return None if own is None or own == -1 else _count("threads", own)
 
+
 def _checked(model):
     "Refuse settings that no tree can be trained or asked with; the rankers' settings."
-    for name in ("trees", "leaf", "beam", "k"): _count(name, getattr(model, name))
-    _count("branches", model.branches, 2); _count("seed", model.seed, 0); _threads(model)
-    if isinstance(model.C, bool) or not isinstance(model.C, numbers.Real) or not 0 < model.C < np.inf: refuse(f"C must be a number above 0, got {model.C!r}")
-    if not isinstance(model.post, str) or model.post not in POSTS: refuse("unknown post-processor", [model.post], f"Choose one of {', '.join(p for p in POSTS if isinstance(p, str))}")
-    if not callable(model.how) and model.how not in COMBINE: refuse("unknown way to combine", [model.how], f"Choose one of {', '.join(COMBINE)}")
-    if isinstance(model.negatives, str): negatives_of(model.negatives, 1)
-    return LinearSettings(model.solver, float(model.C), float(model.C), threshold=model.threshold)
+    for name in ("trees", "leaf", "beam", "k"):
+        _count(name, getattr(model, name))
+    _count("branches", model.branches, 2)
+    _count("seed", model.seed, 0)
+    _threads(model)
+    if (
+        isinstance(model.C, bool)
+        or not isinstance(model.C, numbers.Real)
+        or not 0 < model.C < np.inf
+    ):
+        refuse(f"C must be a number above 0, got {model.C!r}")
+    if not isinstance(model.post, str) or model.post not in POSTS:
+        refuse(
+            "unknown post-processor",
+            [model.post],
+            f"Choose one of {', '.join(p for p in POSTS if isinstance(p, str))}",
+        )
+    if not callable(model.how) and model.how not in COMBINE:
+        refuse(
+            "unknown way to combine", [model.how], f"Choose one of {', '.join(COMBINE)}"
+        )
+    if isinstance(model.negatives, str):
+        negatives_of(model.negatives, 1)
+    return LinearSettings(
+        model.solver, float(model.C), float(model.C), threshold=model.threshold
+    )
 
 # %% ../../nbs/ranking/70_estimator.ipynb #_fit
 def _fit(model, X, y, label_features, R):
     "Check, vectorise, number the labels, calibrate, train, and only then remember."
-    solver, columns = _checked(model), _columns(X); texts = _texts(X)
-    Y, classes, named = _targets(y); n = len(X) if texts else np.shape(X)[0]
-    if Y.shape[0] != n: refuse(f"X has {n:,} rows, y has {Y.shape[0]:,}")
-    if not Y.nnz: refuse("no row has a label", mend="y needs at least one")
+    solver, columns = _checked(model), _columns(X)
+    texts = _texts(X)
+    Y, classes, named = _targets(y)
+    n = len(X) if texts else np.shape(X)[0]
+    if Y.shape[0] != n:
+        refuse(f"X has {n:,} rows, y has {Y.shape[0]:,}")
+    if not Y.nnz:
+        refuse("no row has a label", mend="y needs at least one")
     R = None if R is None else as_labels(R, n, "R")
-    if R is not None and R.shape != Y.shape: refuse(f"R has shape {R.shape}, the labels have {Y.shape}", mend="Each positive has its relevance in the label's column, sorted")
-    if label_features is not None and label_features.shape[0] != Y.shape[1]: refuse(f"label_features has {label_features.shape[0]:,} rows, there are {Y.shape[1]:,} labels")
-    vectorizer = Vectorizer(model.text).fit(list(X)) if texts else None; X = vectorizer.transform(list(X)) if texts else as_features(X)
-    train = lambda rows: _trees(model, solver, X[rows], Y[rows], None if R is None else R[rows], label_features)
-    calibration, last, threshold = _calibrate(model, X, Y, train) if model.calibrate else (None, None, None)
+    if R is not None and R.shape != Y.shape:
+        refuse(
+            f"R has shape {R.shape}, the labels have {Y.shape}",
+            mend="Each positive has its relevance in the label's column, sorted",
+        )
+    if label_features is not None and label_features.shape[0] != Y.shape[1]:
+        refuse(
+            f"label_features has {label_features.shape[0]:,} rows, there are"
+            f" {Y.shape[1]:,} labels"
+        )
+    vectorizer = Vectorizer(model.text).fit(list(X)) if texts else None
+    X = vectorizer.transform(list(X)) if texts else as_features(X)
+    train = lambda rows: _trees(
+        model, solver, X[rows], Y[rows], None if R is None else R[rows], label_features
+    )
+    calibration, last, threshold = (
+        _calibrate(model, X, Y, train) if model.calibrate else (None, None, None)
+    )
     trees = Ensemble(train(slice(None)), model.how, model.k)
-    for old in ("calibrated_", "feature_names_in_"): model.__dict__.pop(old, None)
-    if columns is not None: model.feature_names_in_ = columns
-    model.vectorizer_, model.classes_, model.names_, model.n_features_in_ = vectorizer, classes, named, X.shape[1]
-    model.calibration_, model.last_, model.threshold_, model.model_ = calibration, last, threshold, trees
+    for old in ("calibrated_", "feature_names_in_"):
+        model.__dict__.pop(old, None)
+    if columns is not None:
+        model.feature_names_in_ = columns
+    model.vectorizer_, model.classes_, model.names_, model.n_features_in_ = (
+        vectorizer,
+        classes,
+        named,
+        X.shape[1],
+    )
+    model.calibration_, model.last_, model.threshold_, model.model_ = (
+        calibration,
+        last,
+        threshold,
+        trees,
+    )
     return model
+
 
 def _trees(model, solver, X, Y, R, label_features):
     "Train every tree on these rows."
-    Z = pifa(Y, X) if label_features is None else label_features; threads = _threads(model); costs = {} if R is None else dict(R=R, rel_mode="induce")
-    return [XRLinear.train(X, Y, hierarchical_kmeans(Z, model.branches, model.leaf, seed=model.seed + i, threads=threads), negatives=model.negatives, solver=solver, beam=model.beam,
-                           k=model.k, post=model.post, threads=threads, progress=model.progress, **costs) for i in range(model.trees)]
+    Z = pifa(Y, X) if label_features is None else label_features
+    threads = _threads(model)
+    costs = {} if R is None else dict(R=R, rel_mode="induce")
+    return [
+        XRLinear.train(
+            X,
+            Y,
+            hierarchical_kmeans(
+                Z, model.branches, model.leaf, seed=model.seed + i, threads=threads
+            ),
+            negatives=model.negatives,
+            solver=solver,
+            beam=model.beam,
+            k=model.k,
+            post=model.post,
+            threads=threads,
+            progress=model.progress,
+            **costs,
+        )
+        for i in range(model.trees)
+    ]
 
 # %% ../../nbs/ranking/70_estimator.ipynb #_parts
 def _parts(n, seed):
-    "Held-out rows: a tenth (5,000 at most), or five parts in turn where that is less than 50."
+    """Held-out rows:
+
+    a tenth (5,000 at most), or five parts in turn where that is less than 50.
+    """
     order = np.random.default_rng(seed).permutation(n)
-    if n < 20: refuse(f"{n} rows are too few to calibrate on", mend="Say calibrate=False, or give more rows")
-    return [np.sort(order[:min(n//10, 5000)])] if n >= 500 else [np.sort(order[i::5]) for i in range(5)]
+    if n < 20:
+        refuse(
+            f"{n} rows are too few to calibrate on",
+            mend="Say calibrate=False, or give more rows",
+        )
+    return (
+        [np.sort(order[: min(n // 10, 5000)])]
+        if n >= 500
+        else [np.sort(order[i::5]) for i in range(5)]
+    )
+
 
 def _calibrate(model, X, Y, train):
-    "Learn each layer's sigmoid, the last map and the threshold on rows that the trees did not see."
+    """Learn each layer's sigmoid, the last map and the threshold on rows that the trees
+    did not see.
+    """
     parts, found, forests = _parts(X.shape[0], model.seed), [], []
-    if not all(Y[held].nnz for held in parts): refuse("a held-out part has no labels, the rows are too few to calibrate on", mend="Say calibrate=False, or give more rows with labels")
+    if not all(Y[held].nnz for held in parts):
+        refuse(
+            "a held-out part has no labels, the rows are too few to calibrate on",
+            mend="Say calibrate=False, or give more rows with labels",
+        )
     for held in parts:
         forests.append(train(np.setdiff1d(np.arange(X.shape[0]), held)))
-        found.append([Calibration.fit(t, X[held], Y[held], last=None, beam=model.beam, k=model.k, seed=model.seed) for t in forests[-1]])
-    middle = lambda cs, name: [float(m) for m in np.median([getattr(c, name) for c in cs], axis=0)]
-    calibration = [Calibration(middle(cs, "slope"), middle(cs, "offset"), None, dict(rows=sum(map(len, parts)), folds=len(parts))) for cs in zip(*found)]
-    P = sparse.vstack([Ensemble([c.apply(t) for c, t in zip(calibration, trees)], model.how, model.k).predict(X[held], threads=_threads(model)) for trees, held in zip(forests, parts)], format="csr")
-    truth = Y[np.concatenate(parts)]; p, right, _ = pairs_of(truth, P); last = isotonic(p, right)
+        found.append(
+            [
+                Calibration.fit(
+                    t,
+                    X[held],
+                    Y[held],
+                    last=None,
+                    beam=model.beam,
+                    k=model.k,
+                    seed=model.seed,
+                )
+                for t in forests[-1]
+            ]
+        )
+    middle = lambda cs, name: [
+        float(m) for m in np.median([getattr(c, name) for c in cs], axis=0)
+    ]
+    calibration = [
+        Calibration(
+            middle(cs, "slope"),
+            middle(cs, "offset"),
+            None,
+            dict(rows=sum(map(len, parts)), folds=len(parts)),
+        )
+        for cs in zip(*found)
+    ]
+    P = sparse.vstack(
+        [
+            Ensemble(
+                [c.apply(t) for c, t in zip(calibration, trees)], model.how, model.k
+            ).predict(X[held], threads=_threads(model))
+            for trees, held in zip(forests, parts)
+        ],
+        format="csr",
+    )
+    truth = Y[np.concatenate(parts)]
+    p, right, _ = pairs_of(truth, P)
+    last = isotonic(p, right)
     return calibration, last, best_threshold(truth, _mapped(last, P))[0]
+
 
 def _mapped(last, P):
     "The last map on every stored score."
-    return sparse.csr_matrix((np.clip(last(P.data), 0, 1).astype(np.float32), P.indices, P.indptr), P.shape)
+    return sparse.csr_matrix(
+        (np.clip(last(P.data), 0, 1).astype(np.float32), P.indices, P.indptr), P.shape
+    )
 
 # %% ../../nbs/ranking/70_estimator.ipynb #_rank
 def _rank(model, X, k, threads, options):
     "Labels by score; all that were asked for where `selected` names them."
-    k = None if k is None and options.get("selected") is not None else _count("k", _ready(model).k if k is None else k)
-    if options.get("beam", 0) is None: options = {n: v for n, v in options.items() if n != "beam"}
-    return model.model_.predict(_encoded(model, X), k=k, threads=_threads(model, threads), **options)
+    k = (
+        None
+        if k is None and options.get("selected") is not None
+        else _count("k", _ready(model).k if k is None else k)
+    )
+    if options.get("beam", 0) is None:
+        options = {n: v for n, v in options.items() if n != "beam"}
+    return model.model_.predict(
+        _encoded(model, X), k=k, threads=_threads(model, threads), **options
+    )
+
 
 def _score(model, X, y, weight):
     "P@1, rows weighted."
-    P = model.rank(X, 1); Y = _labels(model, y, "drop"); P.data[:] = 1
-    if Y.shape[0] != P.shape[0]: refuse(f"X has {P.shape[0]:,} rows, y has {Y.shape[0]:,}")
+    P = model.rank(X, 1)
+    Y = _labels(model, y, "drop")
+    P.data[:] = 1
+    if Y.shape[0] != P.shape[0]:
+        refuse(f"X has {P.shape[0]:,} rows, y has {Y.shape[0]:,}")
     weight = np.ones(P.shape[0]) if weight is None else np.asarray(weight, float)
-    if weight.shape != P.shape[:1] or not (np.isfinite(weight) & (weight >= 0)).all() or not weight.sum(): refuse("sample_weight must hold a number of at least 0 for each row, and not only zeros")
-    return float(np.average(np.asarray((Y > 0).multiply(P).sum(1)).ravel() > 0, weights=weight))
+    if (
+        weight.shape != P.shape[:1]
+        or not (np.isfinite(weight) & (weight >= 0)).all()
+        or not weight.sum()
+    ):
+        refuse(
+            "sample_weight must hold a number of at least 0 for each row, and not only"
+            " zeros"
+        )
+    return float(
+        np.average(np.asarray((Y > 0).multiply(P).sum(1)).ravel() > 0, weights=weight)
+    )
+
 
 def _probabilities(model, X, k, beam, threads):
-    if _ready(model).calibration_ is None: refuse("this model was fitted with calibrate=False: it has scores, no probabilities", mend="Fit it with calibrate=True, or use rank(X)")
-    k, options = _count("k", model.k if k is None else k), {} if beam is None else dict(beam=beam)
-    if not hasattr(model, "calibrated_"): model.calibrated_ = Ensemble([c.apply(t) for c, t in zip(model.calibration_, model.model_.models)], model.how, model.k)
-    return ordered(_mapped(model.last_, model.calibrated_.predict(_encoded(model, X), k=k, threads=_threads(model, threads), **options)), k)
+    if _ready(model).calibration_ is None:
+        refuse(
+            "this model was fitted with calibrate=False: it has scores, no"
+            " probabilities",
+            mend="Fit it with calibrate=True, or use rank(X)",
+        )
+    k, options = (
+        _count("k", model.k if k is None else k),
+        {} if beam is None else dict(beam=beam),
+    )
+    if not hasattr(model, "calibrated_"):
+        model.calibrated_ = Ensemble(
+            [c.apply(t) for c, t in zip(model.calibration_, model.model_.models)],
+            model.how,
+            model.k,
+        )
+    return ordered(
+        _mapped(
+            model.last_,
+            model.calibrated_.predict(
+                _encoded(model, X), k=k, threads=_threads(model, threads), **options
+            ),
+        ),
+        k,
+    )
+
 
 def _predict(model, X):
     "An indicator matrix, or lists where lists were given."
-    P = model.predict_proba(X) if _ready(model).calibration_ is not None else model.rank(X, 1)
-    if model.calibration_ is not None: P = _at_least_one(P, model.threshold_)
+    P = (
+        model.predict_proba(X)
+        if _ready(model).calibration_ is not None
+        else model.rank(X, 1)
+    )
+    if model.calibration_ is not None:
+        P = _at_least_one(P, model.threshold_)
     P = sparse.csr_matrix((np.ones(P.nnz, np.float32), P.indices, P.indptr), P.shape)
-    return [[model.classes_[j] for j in P.indices[a:b]] for a, b in zip(P.indptr, P.indptr[1:])] if model.names_ else P
+    return (
+        [
+            [model.classes_[j] for j in P.indices[a:b]]
+            for a, b in zip(P.indptr, P.indptr[1:])
+        ]
+        if model.names_
+        else P
+    )
+
 
 def _at_least_one(P, threshold):
     "Entries from the threshold up, and each row's first."
-    first = np.zeros(P.nnz, bool); first[P.indptr[:-1][np.diff(P.indptr) > 0]] = True; chosen = first | (P.data >= threshold)
-    return sparse.csr_matrix((P.data[chosen], P.indices[chosen], np.append(0, np.cumsum(chosen))[P.indptr]), P.shape)
+    first = np.zeros(P.nnz, bool)
+    first[P.indptr[:-1][np.diff(P.indptr) > 0]] = True
+    chosen = first | (P.data >= threshold)
+    return sparse.csr_matrix(
+        (P.data[chosen], P.indices[chosen], np.append(0, np.cumsum(chosen))[P.indptr]),
+        P.shape,
+    )
 
 # %% ../../nbs/ranking/70_estimator.ipynb #_top
 def _top(model, X, k):
     "A table: a row for each instance and place."
-    P = model.predict_proba(X, k) if _ready(model).calibration_ is not None else model.rank(X, k)
+    P = (
+        model.predict_proba(X, k)
+        if _ready(model).calibration_ is not None
+        else model.rank(X, k)
+    )
     row = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
-    return pd.DataFrame(dict(row=row, place=np.arange(P.nnz) - P.indptr[row] + 1, label=model.classes_[P.indices], score=P.data))
+    return pd.DataFrame(
+        dict(
+            row=row,
+            place=np.arange(P.nnz) - P.indptr[row] + 1,
+            label=model.classes_[P.indices],
+            score=P.data,
+        )
+    )
+
 
 def _explain(model, x, label, tree, options):
     "One tree's explanation; label by its name."
-    at = [i for i, l in enumerate(_ready(model).classes_) if l == label]; trees = model.model_.models
-    if not at: refuse(f"there is no label {label!r}")
-    if not isinstance(tree, numbers.Integral) or not 0 <= tree < len(trees): refuse(f"there is no tree {tree!r}", mend=f"The trees are 0..{len(trees) - 1}")
-    words = model.vectorizer_.names if model.vectorizer_ is not None and model.vectorizer_.kind != "sklearnhashing" else None
-    found = explain(trees[tree], _encoded(model, [x] if isinstance(x, str) else x), at[0], words, **dict(name=f"'{label}'" if isinstance(label, str) else f"label {label}") | options)
-    return replace(found, verdict=f"Tree {tree} of {len(trees)} (counted from 0): {found.verdict}")
+    at = [i for i, l in enumerate(_ready(model).classes_) if l == label]
+    trees = model.model_.models
+    if not at:
+        refuse(f"there is no label {label!r}")
+    if not isinstance(tree, numbers.Integral) or not 0 <= tree < len(trees):
+        refuse(f"there is no tree {tree!r}", mend=f"The trees are 0..{len(trees) - 1}")
+    words = (
+        model.vectorizer_.names
+        if model.vectorizer_ is not None and model.vectorizer_.kind != "sklearnhashing"
+        else None
+    )
+    found = explain(
+        trees[tree],
+        _encoded(model, [x] if isinstance(x, str) else x),
+        at[0],
+        words,
+        **dict(name=f"'{label}'" if isinstance(label, str) else f"label {label}")
+        | options,
+    )
+    return replace(
+        found, verdict=f"Tree {tree} of {len(trees)} (counted from 0): {found.verdict}"
+    )
 
 # %% ../../nbs/ranking/70_estimator.ipynb #add
 def add(
-    model:ExtremeClassifier,
+    model: ExtremeClassifier,
     X,  # all training instances: texts or features
     y,  # their labels, the new ones among them
-)->ExtremeClassifier:  # a new model; the old one is untouched
+) -> ExtremeClassifier:  # a new model; the old one is untouched
     "Teach a fitted model labels that it did not know."
     import copy
     from forecastlab.ranking.growth import add_labels
-    if not _ready(model).names_: refuse("labels are numbers of columns here", mend="Use ranking.growth.add_labels on the trees, or fit with lists of labels")
-    lists = label_lists(y); fresh = sorted({l for ls in lists for l in ls} - set(model.classes_), key=_order)
-    if not fresh: refuse("y has no new label")
-    Y, classes = label_matrix(lists, _named([*model.classes_, *fresh])); X = _encoded(model, X); old = len(model.classes_)
-    new = copy.copy(model); new.classes_ = classes; new.__dict__.pop("calibrated_", None)
+
+    if not _ready(model).names_:
+        refuse(
+            "labels are numbers of columns here",
+            mend=(
+                "Use ranking.growth.add_labels on the trees, or fit with lists of"
+                " labels"
+            ),
+        )
+    lists = label_lists(y)
+    fresh = sorted({l for ls in lists for l in ls} - set(model.classes_), key=_order)
+    if not fresh:
+        refuse("y has no new label")
+    Y, classes = label_matrix(lists, _named([*model.classes_, *fresh]))
+    X = _encoded(model, X)
+    old = len(model.classes_)
+    new = copy.copy(model)
+    new.classes_ = classes
+    new.__dict__.pop("calibrated_", None)
     solver = LinearSettings(model.solver, model.C, model.C, threshold=model.threshold)
-    new.model_ = Ensemble([add_labels(t, X, Y[:, :old], Y[:, old:], solver=solver, threads=_threads(model)).model for t in model.model_.models], model.how, model.k)
+    new.model_ = Ensemble(
+        [
+            add_labels(
+                t, X, Y[:, :old], Y[:, old:], solver=solver, threads=_threads(model)
+            ).model
+            for t in model.model_.models
+        ],
+        model.how,
+        model.k,
+    )
     return new
 
 # %% ../../nbs/ranking/70_estimator.ipynb #_save
 def _save(model, folder, overwrite):
     "estimator.json, vectorizer/, trees/."
-    _ready(model); names = model.classes_.tolist() if model.names_ else None; columns = getattr(model, "feature_names_in_", None)
-    settings = {n: _plain(v) for n, v in model.get_params().items() if n != "threads"}                    # threads are of the machine, not of the model
-    try: about = json.dumps(dict(format=1, settings=settings, names=names, columns=None if columns is None else list(columns), labels=len(model.classes_), features=model.n_features_in_, threshold=model.threshold_,
-                                 last=None if model.last_ is None else dict(score=list(map(float, model.last_.score)), value=list(map(float, model.last_.value)))))
-    except TypeError as e: refuse(f"this model holds something that JSON cannot hold ({e})", mend="Labels must be strings or numbers")
+    _ready(model)
+    names = model.classes_.tolist() if model.names_ else None
+    columns = getattr(model, "feature_names_in_", None)
+    # threads are of the machine, not of the model
+    settings = {n: _plain(v) for n, v in model.get_params().items() if n != "threads"}
+    try:
+        about = json.dumps(
+            dict(
+                format=1,
+                settings=settings,
+                names=names,
+                columns=None if columns is None else list(columns),
+                labels=len(model.classes_),
+                features=model.n_features_in_,
+                threshold=model.threshold_,
+                last=(
+                    None
+                    if model.last_ is None
+                    else dict(
+                        score=list(map(float, model.last_.score)),
+                        value=list(map(float, model.last_.value)),
+                    )
+                ),
+            )
+        )
+    except TypeError as e:
+        refuse(
+            f"this model holds something that JSON cannot hold ({e})",
+            mend="Labels must be strings or numbers",
+        )
     with atomic_folder(folder, "estimator.json", overwrite) as new:
-        model.model_.save(new/"trees")
-        if model.vectorizer_: model.vectorizer_.save(new/"vectorizer")
-        for i, c in enumerate(model.calibration_ or []): c.save(new/f"calibration{i}.json")
-        (new/"estimator.json").write_text(about)
+        model.model_.save(new / "trees")
+        if model.vectorizer_:
+            model.vectorizer_.save(new / "vectorizer")
+        for i, c in enumerate(model.calibration_ or []):
+            c.save(new / f"calibration{i}.json")
+        (new / "estimator.json").write_text(about)
+
 
 def _load(cls, folder):
     from forecastlab.ranking.calibration import Steps
-    folder = Path(folder); path = folder/"estimator.json"
-    if not path.is_file(): refuse(f"{folder} is no saved ExtremeClassifier: estimator.json is missing", kind=FileNotFoundError)
-    try: d = json.loads(path.read_text()); model = cls(**d["settings"])
-    except (ValueError, KeyError, TypeError) as e: refuse(f"{path} cannot be read ({e})", mend="Save the model again")
-    model.names_ = d["names"] is not None; model.classes_ = _named(d["names"]) if model.names_ else np.arange(d["labels"])
-    model.n_features_in_, model.threshold_, model.model_ = d["features"], d["threshold"], Ensemble.load(folder/"trees")
-    if d.get("columns"): model.feature_names_in_ = _named(d["columns"])
-    model.vectorizer_ = Vectorizer.load(folder/"vectorizer") if (folder/"vectorizer").is_dir() else None
-    model.calibration_ = [Calibration.load(folder/f"calibration{i}.json") for i in range(len(model.model_))] if d["last"] else None
-    model.last_ = Steps(np.array(d["last"]["score"]), np.array(d["last"]["value"])) if d["last"] else None
+
+    folder = Path(folder)
+    path = folder / "estimator.json"
+    if not path.is_file():
+        refuse(
+            f"{folder} is no saved ExtremeClassifier: estimator.json is missing",
+            kind=FileNotFoundError,
+        )
+    try:
+        d = json.loads(path.read_text())
+        model = cls(**d["settings"])
+    except (ValueError, KeyError, TypeError) as e:
+        refuse(f"{path} cannot be read ({e})", mend="Save the model again")
+    model.names_ = d["names"] is not None
+    model.classes_ = _named(d["names"]) if model.names_ else np.arange(d["labels"])
+    model.n_features_in_, model.threshold_, model.model_ = (
+        d["features"],
+        d["threshold"],
+        Ensemble.load(folder / "trees"),
+    )
+    if d.get("columns"):
+        model.feature_names_in_ = _named(d["columns"])
+    model.vectorizer_ = (
+        Vectorizer.load(folder / "vectorizer")
+        if (folder / "vectorizer").is_dir()
+        else None
+    )
+    model.calibration_ = (
+        [
+            Calibration.load(folder / f"calibration{i}.json")
+            for i in range(len(model.model_))
+        ]
+        if d["last"]
+        else None
+    )
+    model.last_ = (
+        Steps(np.array(d["last"]["score"]), np.array(d["last"]["value"]))
+        if d["last"]
+        else None
+    )
     return model

@@ -18,107 +18,203 @@ from .xrlinear import XRLinear
 
 # %% ../../nbs/ranking/60_explain.ipynb #parents_of
 def parents_of(
-    model:XRLinear,
-    label:int,
-)->list:  # (layer,) the node of every layer on the path, the label last
+    model: XRLinear,
+    label: int,
+) -> list:  # (layer,) the node of every layer on the path, the label last
     "The path from the root to a label."
-    if not 0 <= label < model.labels: refuse(f"label {label} is not in 0..{model.labels - 1}")
+    if not 0 <= label < model.labels:
+        refuse(f"label {label} is not in 0..{model.labels - 1}")
     path = [int(label)]
     for layer in reversed(model.layers):
         at = np.flatnonzero(layer.child == path[0])
-        if not len(at): refuse(f"node {path[0]} was pruned from the tree: label {label} cannot be answered")
+        if not len(at):
+            refuse(
+                f"node {path[0]} was pruned from the tree: label {label} cannot be"
+                " answered"
+            )
         path.insert(0, int(np.searchsorted(layer.child_ptr, at[0], side="right") - 1))
     return path[1:]
 
+
 def ranker(
-    layer:Chunks,
-    node:int,
-)->tuple:  # (features (m,), weights (m,), bias weight)
+    layer: Chunks,
+    node: int,
+) -> tuple:  # (features (m,), weights (m,), bias weight)
     "The weights of one node."
-    at = np.flatnonzero(layer.child == node)[0]; c = int(np.searchsorted(layer.child_ptr, at, side="right") - 1)
-    rows = slice(layer.row_ptr[c], layer.row_ptr[c+1]); lo, hi = layer.entry_ptr[layer.row_ptr[c]], layer.entry_ptr[layer.row_ptr[c+1]]
+    at = np.flatnonzero(layer.child == node)[0]
+    c = int(np.searchsorted(layer.child_ptr, at, side="right") - 1)
+    rows = slice(layer.row_ptr[c], layer.row_ptr[c + 1])
+    lo, hi = layer.entry_ptr[layer.row_ptr[c]], layer.entry_ptr[layer.row_ptr[c + 1]]
     mine = np.asarray(layer.column[lo:hi]) == at - layer.child_ptr[c]
-    feature = np.repeat(layer.row[rows], np.diff(layer.entry_ptr[layer.row_ptr[c]:layer.row_ptr[c+1] + 1]))[mine]; weight = np.asarray(layer.value[lo:hi])[mine]
-    bias = weight[feature == layer.features].sum()*max(layer.bias, 0)
-    return feature[feature < layer.features], weight[feature < layer.features], float(bias)
+    feature = np.repeat(
+        layer.row[rows],
+        np.diff(layer.entry_ptr[layer.row_ptr[c] : layer.row_ptr[c + 1] + 1]),
+    )[mine]
+    weight = np.asarray(layer.value[lo:hi])[mine]
+    bias = weight[feature == layer.features].sum() * max(layer.bias, 0)
+    return (
+        feature[feature < layer.features],
+        weight[feature < layer.features],
+        float(bias),
+    )
 
 # %% ../../nbs/ranking/60_explain.ipynb #Explanation
 @dataclass
 class Explanation:
     "A label's path for one query."
-    path: pd.DataFrame  # a row for each layer: node, margin, score (of the path so far), rank, last_kept, kept
+
+    # a row for each layer: node, margin, score (of the path so far), rank, last_kept,
+    # kept
+    path: pd.DataFrame
     words: pd.DataFrame  # a row for each layer and word: share of the margin
     verdict: str  # one sentence
     reached: bool  # the label is among the answers
 
-    def __str__(self): return f"{self.verdict}\n\n{self.path.round(3).to_string(index=False)}\n\n{self.words.round(3).to_string(index=False)}"
+    def __str__(self):
+        return f"{self.verdict}\n\n{self.path.round(3).to_string(index=False)}\n\n{self.words.round(3).to_string(index=False)}"
 
     def plot(self, axes=None):
         "One panel of words for each layer."
         import matplotlib.pyplot as plt
+
         layers = self.path.layer.tolist()
-        if axes is None: _, axes = plt.subplots(1, len(layers), figsize=(3*len(layers), 2.6), squeeze=False, dpi=80); axes = axes[0]
+        if axes is None:
+            _, axes = plt.subplots(
+                1, len(layers), figsize=(3 * len(layers), 2.6), squeeze=False, dpi=80
+            )
+            axes = axes[0]
         for t, ax in zip(layers, axes):
-            w = self.words[self.words.layer == t][::-1]; node = self.path[self.path.layer == t].iloc[0]
-            ax.barh(w.word, w.share, color=np.where(w.share < 0, "C3", "C0")); ax.axvline(0, color="k", lw=.5)
-            ax.set_title(f"layer {t}, node {node.node}\nscore {node.score:.3f}, {'rank %d' % node['rank'] if node['rank'] else 'never scored'}", fontsize=9)
+            w = self.words[self.words.layer == t][::-1]
+            node = self.path[self.path.layer == t].iloc[0]
+            ax.barh(w.word, w.share, color=np.where(w.share < 0, "C3", "C0"))
+            ax.axvline(0, color="k", lw=0.5)
+            ax.set_title(
+                f"layer {t}, node {node.node}\nscore {node.score:.3f},"
+                f" {'rank %d' % node['rank'] if node['rank'] else 'never scored'}",
+                fontsize=9,
+            )
         axes[0].figure.tight_layout()
         return axes
 
 # %% ../../nbs/ranking/60_explain.ipynb #explain
 def explain(
-    model:XRLinear,
+    model: XRLinear,
     x,  # (1, feature) one query
-    label:int,  # the label in question
+    label: int,  # the label in question
     words=None,  # (feature,) names of the features; None: their numbers
-    most:int=6,  # words shown for a node
-    k:int=None, beam=None,  # as in predict
-    name:str=None,  # what to call the label in the verdict; None: its number
-)->Explanation:
+    most: int = 6,  # words shown for a node
+    k: int = None,
+    beam=None,  # as in predict
+    name: str = None,  # what to call the label in the verdict; None: its number
+) -> Explanation:
     "The path of a label, what its words say, and where it was lost."
     x = as_features(x, features=model.features)
-    if x.shape[0] != 1: refuse(f"explain takes one query, got {x.shape[0]}")
-    x = sparse.csr_matrix(x); path = parents_of(model, label)
+    if x.shape[0] != 1:
+        refuse(f"explain takes one query, got {x.shape[0]}")
+    x = sparse.csr_matrix(x)
+    path = parents_of(model, label)
     steps = _steps(model, x, path, model.k if k is None else k, beam)
-    table = pd.concat([_shares(layer, node, x, t, words, most) for t, (layer, node) in enumerate(zip(model.layers, path), 1)], ignore_index=True)
-    return Explanation(steps, table, _verdict(steps, f"label {label}" if name is None else str(name)), bool(steps.kept.iloc[-1]))
+    table = pd.concat(
+        [
+            _shares(layer, node, x, t, words, most)
+            for t, (layer, node) in enumerate(zip(model.layers, path), 1)
+        ],
+        ignore_index=True,
+    )
+    return Explanation(
+        steps,
+        table,
+        _verdict(steps, f"label {label}" if name is None else str(name)),
+        bool(steps.kept.iloc[-1]),
+    )
+
 
 def _shares(layer, node, x, t, words, most):
     "The bias and the strongest words of one node."
-    feature, weight, bias = ranker(layer, node); value = np.asarray(x[:, feature].todense()).ravel(); share = value*weight
-    best = np.argsort(-abs(share), kind="stable")[:most]; best = best[share[best] != 0]
+    feature, weight, bias = ranker(layer, node)
+    value = np.asarray(x[:, feature].todense()).ravel()
+    share = value * weight
+    best = np.argsort(-abs(share), kind="stable")[:most]
+    best = best[share[best] != 0]
     name = (lambda j: f"feature {j}") if words is None else lambda j: words[j]
-    return pd.DataFrame([dict(layer=t, node=node, word=name(int(feature[i])), share=float(share[i])) for i in best] + [dict(layer=t, node=node, word="(bias)", share=bias)])
+    return pd.DataFrame(
+        [
+            dict(layer=t, node=node, word=name(int(feature[i])), share=float(share[i]))
+            for i in best
+        ]
+        + [dict(layer=t, node=node, word="(bias)", share=bias)]
+    )
 
 # %% ../../nbs/ranking/60_explain.ipynb #_steps
 def _steps(model, x, path, k, beam):
-    "Margin, score and rank of the path's node in every layer, and the last score that was kept."
-    rows, sent = [], None; widths = [*model.beam, k] if beam is None else [*(beam if np.ndim(beam) else [beam]*(model.depth - 1)), k]
+    """Margin, score and rank of the path's node in every layer, and the last score that
+    was kept.
+    """
+    rows, sent = [], None
+    widths = (
+        [*model.beam, k]
+        if beam is None
+        else [*(beam if np.ndim(beam) else [beam] * (model.depth - 1)), k]
+    )
     so_far = _path_scores(model, x, path)
     for t, (layer, node, width) in enumerate(zip(model.layers, path, widths)):
-        seen = beam_search(x, [layer], k=layer.nodes, post=model.post, start=sent, threads=1)
-        at = np.flatnonzero(seen.indices == node); rank = int(at[0]) + 1 if len(at) else 0
+        seen = beam_search(
+            x, [layer], k=layer.nodes, post=model.post, start=sent, threads=1
+        )
+        at = np.flatnonzero(seen.indices == node)
+        rank = int(at[0]) + 1 if len(at) else 0
         kept = seen.data[:width]
         feature, weight, bias = ranker(layer, node)
-        rows.append(dict(layer=t + 1, node=node, margin=float((x[:, feature] @ weight)[0]) + bias, score=so_far[t], rank=rank, last_kept=float(kept[-1]) if len(kept) else np.nan, kept=0 < rank <= width, beam=width))
-        sent = sparse.csr_matrix((seen.data[:width], seen.indices[:width], [0, len(kept)]), shape=seen.shape)
+        rows.append(
+            dict(
+                layer=t + 1,
+                node=node,
+                margin=float((x[:, feature] @ weight)[0]) + bias,
+                score=so_far[t],
+                rank=rank,
+                last_kept=float(kept[-1]) if len(kept) else np.nan,
+                kept=0 < rank <= width,
+                beam=width,
+            )
+        )
+        sent = sparse.csr_matrix(
+            (seen.data[:width], seen.indices[:width], [0, len(kept)]), shape=seen.shape
+        )
     return pd.DataFrame(rows)
+
 
 def _path_scores(model, x, path):
     "Score of the path down to every layer, beam or not."
     scores, start = [], None
     for layer, node in zip(model.layers, path):
-        P = beam_search(x, [layer], k=layer.nodes, post=model.post, start=start, threads=1)
-        scores.append(float(P[0, node])); start = sparse.csr_matrix(([scores[-1]], [node], [0, 1]), shape=(1, layer.nodes), dtype=np.float32)
+        P = beam_search(
+            x, [layer], k=layer.nodes, post=model.post, start=start, threads=1
+        )
+        scores.append(float(P[0, node]))
+        start = sparse.csr_matrix(
+            ([scores[-1]], [node], [0, 1]), shape=(1, layer.nodes), dtype=np.float32
+        )
     return scores
 
 # %% ../../nbs/ranking/60_explain.ipynb #_verdict
 def _verdict(steps, name):
     "Where the label was lost, and what would have kept it."
-    lost = steps[~steps.kept]; Name = name[:1].upper() + name[1:] if name.startswith("label ") else name
-    if lost.empty: return f"{Name} is answer {int(steps['rank'].iloc[-1])}, with score {steps.score.iloc[-1]:.4f}."
+    lost = steps[~steps.kept]
+    Name = name[:1].upper() + name[1:] if name.startswith("label ") else name
+    if lost.empty:
+        return (
+            f"{Name} is answer {int(steps['rank'].iloc[-1])}, with score"
+            f" {steps.score.iloc[-1]:.4f}."
+        )
     first = lost.iloc[0]
     if first.layer < len(steps):
-        return (f"{Name} was never scored: in layer {first.layer} its ancestor {first.node} took place {first['rank']} with {first.score:.4f}, "
-                f"the beam of {first.beam} ended at {first.last_kept:.4f}. A beam of {first['rank']} would have kept it there.")
-    return f"{Name} was scored and took place {first['rank']} with {first.score:.4f}; the {first.beam} answers end at {first.last_kept:.4f}."
+        return (
+            f"{Name} was never scored: in layer {first.layer} its ancestor {first.node}"
+            f" took place {first['rank']} with {first.score:.4f}, the beam of"
+            f" {first.beam} ended at {first.last_kept:.4f}. A beam of {first['rank']}"
+            " would have kept it there."
+        )
+    return (
+        f"{Name} was scored and took place {first['rank']} with {first.score:.4f}; the"
+        f" {first.beam} answers end at {first.last_kept:.4f}."
+    )

@@ -6,7 +6,8 @@
 __all__ = ['Statistics', 'place', 'Growth', 'add_labels', 'health', 'drop_labels', 'rename_labels']
 
 # %% ../../nbs/ranking/65_growth.ipynb #7ee18580
-import copy, json
+import copy
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -16,379 +17,948 @@ from scipy import sparse
 from ..core.basics import atomic_folder, refuse
 from .beam import beam_search
 from .chunks import Chunks
-from .linear import LinearSettings, _gather, _prune, _shuffle, _solve, _twister
-from .sparse import arrays, as_features, as_labels, load_matrix, save_matrix
+from .linear import LinearSettings, _gather, _prune, _shuffle, _solve
+from .linear import _twister
+from .sparse import arrays, as_features, as_labels, load_matrix
+from .sparse import save_matrix
 from .xrlinear import XRLinear
 
 # %% ../../nbs/ranking/65_growth.ipynb #Statistics
 @dataclass(eq=False)
 class Statistics:
     "What adding labels needs to know of the training set."
-    curvature:list  # (cluster, feature + 1) csr of each layer but the last: sums of squares over the cluster's instances; the count last
-    size:np.ndarray  # (leaf,) instances of a leaf
-    X:sparse.csr_matrix  # (kept, feature) instances of the samples
-    rows:np.ndarray  # (kept,) their numbers in the training set
-    start:np.ndarray  # (leaf + 1,) where a leaf's sample begins
-    sample:np.ndarray  # (sampled,) rows of X, ascending in a leaf
+
+    # (cluster, feature + 1) csr of each layer but the last: sums of squares over the
+    # cluster's instances; the count last
+    curvature: list
+    size: np.ndarray  # (leaf,) instances of a leaf
+    X: sparse.csr_matrix  # (kept, feature) instances of the samples
+    rows: np.ndarray  # (kept,) their numbers in the training set
+    start: np.ndarray  # (leaf + 1,) where a leaf's sample begins
+    sample: np.ndarray  # (sampled,) rows of X, ascending in a leaf
 
     @classmethod
-    def of(cls, model, X, Y, most:int=300, seed:int=0): return _statistics(cls, model, X, Y, most, seed)
-    def save(self, folder, overwrite:bool=False): _save(self, folder, overwrite)
+    def of(cls, model, X, Y, most: int = 300, seed: int = 0):
+        return _statistics(cls, model, X, Y, most, seed)
+
+    def save(self, folder, overwrite: bool = False):
+        _save(self, folder, overwrite)
+
     @classmethod
-    def load(cls, folder): return _load(cls, folder)
-    def __repr__(self): return f"Statistics({len(self.size):,} leaves, {self.size.sum():,} instances in them, {len(self.sample):,} sampled, {len(self.rows):,} kept)"
+    def load(cls, folder):
+        return _load(cls, folder)
+
+    def __repr__(self):
+        return (
+            f"Statistics({len(self.size):,} leaves, {self.size.sum():,} instances in"
+            f" them, {len(self.sample):,} sampled, {len(self.rows):,} kept)"
+        )
+
 
 def _distinct(a):
     "The sorted numbers, each once."
-    a = np.sort(a); return a[np.diff(a, prepend=a[:1] - 1) > 0]
+    a = np.sort(a)
+    return a[np.diff(a, prepend=a[:1] - 1) > 0]
+
 
 def _without(a, b):
     "Sorted numbers a that are not among the sorted b."
-    if not len(b): return a
+    if not len(b):
+        return a
     return a[b[np.minimum(np.searchsorted(b, a), len(b) - 1)] != a]
+
 
 def _parents(layer):
     "(node,) the cluster of each node; -1: none."
-    parent = np.full(layer.nodes, -1); parent[layer.child] = np.repeat(np.arange(layer.clusters), np.diff(layer.child_ptr)); return parent
+    parent = np.full(layer.nodes, -1)
+    parent[layer.child] = np.repeat(np.arange(layer.clusters), np.diff(layer.child_ptr))
+    return parent
+
 
 def _statistics(cls, model, X, Y, most, seed):
-    X = sparse.csr_matrix(as_features(X, features=model.features)); Y = as_labels(Y, X.shape[0]); n = X.shape[0]
-    if Y.shape[1] != model.labels: refuse(f"Y has {Y.shape[1]} labels, the model {model.labels}", mend="Give the labels that the model was trained with")
-    squares = sparse.hstack([X.multiply(X), np.ones((n, 1), np.float32)], format="csr", dtype=np.float32); below, curvature = Y, []
-    for layer in reversed(model.layers):                                        # instances of every cluster, from the leaves up
-        below = sparse.csr_matrix(below @ layer.C); below.data[:] = 1
-        if layer is model.layers[-1]: leaves = sparse.csc_matrix(below)
-        elif layer.clusters > 1: curvature.append(sparse.csr_matrix(below.T @ squares, dtype=np.float32))
-        else: curvature.append(sparse.csr_matrix(squares.sum(0), dtype=np.float32))           # at the root everybody takes part
-    if model.depth == 1: leaves = sparse.csc_matrix(np.ones((n, 1), np.float32))
-    turn = np.random.default_rng(seed).permutation(n); chosen = []
-    for a, b in zip(leaves.indptr, leaves.indptr[1:]): m = leaves.indices[a:b]; chosen.append(np.sort(m[np.argsort(turn[m])[:most]]))
-    flat = np.concatenate([np.zeros(0, int), *chosen]); rows = np.unique(flat)
-    return cls(curvature[::-1], np.diff(leaves.indptr), X[rows], rows, np.cumsum([0, *map(len, chosen)]), np.searchsorted(rows, flat))
+    X = sparse.csr_matrix(as_features(X, features=model.features))
+    Y = as_labels(Y, X.shape[0])
+    n = X.shape[0]
+    if Y.shape[1] != model.labels:
+        refuse(
+            f"Y has {Y.shape[1]} labels, the model {model.labels}",
+            mend="Give the labels that the model was trained with",
+        )
+    squares = sparse.hstack(
+        [X.multiply(X), np.ones((n, 1), np.float32)], format="csr", dtype=np.float32
+    )
+    below, curvature = Y, []
+    # instances of every cluster, from the leaves up
+    for layer in reversed(model.layers):
+        below = sparse.csr_matrix(below @ layer.C)
+        below.data[:] = 1
+        if layer is model.layers[-1]:
+            leaves = sparse.csc_matrix(below)
+        elif layer.clusters > 1:
+            curvature.append(sparse.csr_matrix(below.T @ squares, dtype=np.float32))
+        # at the root everybody takes part
+        else:
+            curvature.append(sparse.csr_matrix(squares.sum(0), dtype=np.float32))
+    if model.depth == 1:
+        leaves = sparse.csc_matrix(np.ones((n, 1), np.float32))
+    turn = np.random.default_rng(seed).permutation(n)
+    chosen = []
+    for a, b in zip(leaves.indptr, leaves.indptr[1:]):
+        m = leaves.indices[a:b]
+        chosen.append(np.sort(m[np.argsort(turn[m])[:most]]))
+    flat = np.concatenate([np.zeros(0, int), *chosen])
+    rows = np.unique(flat)
+    return cls(
+        curvature[::-1],
+        np.diff(leaves.indptr),
+        X[rows],
+        rows,
+        np.cumsum([0, *map(len, chosen)]),
+        np.searchsorted(rows, flat),
+    )
 
 # %% ../../nbs/ranking/65_growth.ipynb #_save
 def _save(s, folder, overwrite):
     "Matrices and arrays; statistics.json says that all are there."
     with atomic_folder(folder, "statistics.json", overwrite) as new:
-        for t, h in enumerate(s.curvature): save_matrix(new/f"curvature{t}.npz", h)
-        save_matrix(new/"X.npz", s.X)
-        for name in ("size", "rows", "start", "sample"): np.save(new/f"{name}.npy", getattr(s, name), allow_pickle=False)
-        (new/"statistics.json").write_text(json.dumps(dict(format=1, layers=len(s.curvature))))
+        for t, h in enumerate(s.curvature):
+            save_matrix(new / f"curvature{t}.npz", h)
+        save_matrix(new / "X.npz", s.X)
+        for name in ("size", "rows", "start", "sample"):
+            np.save(new / f"{name}.npy", getattr(s, name), allow_pickle=False)
+        (new / "statistics.json").write_text(
+            json.dumps(dict(format=1, layers=len(s.curvature)))
+        )
+
 
 def _load(cls, folder):
     "Read what `save` wrote."
     folder = Path(folder)
     try:
-        layers = json.loads((folder/"statistics.json").read_text())["layers"]
-        a = {n: np.load(folder/f"{n}.npy", allow_pickle=False) for n in ("size", "rows", "start", "sample")}
-    except FileNotFoundError as e: refuse(f"{folder} holds no statistics", [f"{Path(e.filename).name} is missing"], "Build them with Statistics.of", FileNotFoundError)
-    except (OSError, ValueError, KeyError, EOFError) as e: refuse(f"{folder} holds no statistics", [e], "Build them with Statistics.of")
-    return cls([sparse.csr_matrix(load_matrix(folder/f"curvature{t}.npz")) for t in range(layers)], a["size"], sparse.csr_matrix(load_matrix(folder/"X.npz")), a["rows"], a["start"], a["sample"])
+        layers = json.loads((folder / "statistics.json").read_text())["layers"]
+        a = {
+            n: np.load(folder / f"{n}.npy", allow_pickle=False)
+            for n in ("size", "rows", "start", "sample")
+        }
+    except FileNotFoundError as e:
+        refuse(
+            f"{folder} holds no statistics",
+            [f"{Path(e.filename).name} is missing"],
+            "Build them with Statistics.of",
+            FileNotFoundError,
+        )
+    except (OSError, ValueError, KeyError, EOFError) as e:
+        refuse(f"{folder} holds no statistics", [e], "Build them with Statistics.of")
+    return cls(
+        [
+            sparse.csr_matrix(load_matrix(folder / f"curvature{t}.npz"))
+            for t in range(layers)
+        ],
+        a["size"],
+        sparse.csr_matrix(load_matrix(folder / "X.npz")),
+        a["rows"],
+        a["start"],
+        a["sample"],
+    )
 
 # %% ../../nbs/ranking/65_growth.ipynb #place
 def place(
-    model:XRLinear,
+    model: XRLinear,
     X,  # (instance, feature) instances of the new labels
     Y,  # (instance, new label)
-    most:int=8,  # instances of a label that vote
+    most: int = 8,  # instances of a label that vote
     threads=None,
-)->np.ndarray:  # (new label,) the leaf of each
-    "The leaf to which the model sends a label's instances; a label without any goes to the smallest leaf."
-    Y = sparse.csc_matrix(Y); last = model.layers[-1]
-    if model.depth == 1: return np.zeros(Y.shape[1], np.int64)
-    length = np.diff(Y.indptr); label = np.repeat(np.arange(Y.shape[1]), length); votes = np.arange(Y.nnz) - np.repeat(Y.indptr[:-1], length) < most
-    asked = _distinct(Y.indices[votes]); at = np.searchsorted(asked, Y.indices[votes])
-    P = beam_search(X[asked], model.layers[:-1], model.beam, model.beam[-1], model.post, threads=threads)
-    if "log" in model.post: P.data = np.exp(P.data)
-    total = sparse.csr_matrix((np.ones(len(at), np.float32), (label[votes], at)), shape=(Y.shape[1], len(asked))) @ P
-    return np.where(np.diff(total.indptr) > 0, np.asarray(total.argmax(1)).ravel(), np.diff(last.child_ptr).argmin()).astype(np.int64)
+) -> np.ndarray:  # (new label,) the leaf of each
+    """The leaf to which the model sends a label's instances; a label without any goes
+    to the smallest leaf.
+    """
+    Y = sparse.csc_matrix(Y)
+    last = model.layers[-1]
+    if model.depth == 1:
+        return np.zeros(Y.shape[1], np.int64)
+    length = np.diff(Y.indptr)
+    label = np.repeat(np.arange(Y.shape[1]), length)
+    votes = np.arange(Y.nnz) - np.repeat(Y.indptr[:-1], length) < most
+    asked = _distinct(Y.indices[votes])
+    at = np.searchsorted(asked, Y.indices[votes])
+    P = beam_search(
+        X[asked],
+        model.layers[:-1],
+        model.beam,
+        model.beam[-1],
+        model.post,
+        threads=threads,
+    )
+    if "log" in model.post:
+        P.data = np.exp(P.data)
+    total = (
+        sparse.csr_matrix(
+            (np.ones(len(at), np.float32), (label[votes], at)),
+            shape=(Y.shape[1], len(asked)),
+        )
+        @ P
+    )
+    return np.where(
+        np.diff(total.indptr) > 0,
+        np.asarray(total.argmax(1)).ravel(),
+        np.diff(last.child_ptr).argmin(),
+    ).astype(np.int64)
 
 # %% ../../nbs/ranking/65_growth.ipynb #_descend
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
 def _descend(w, a, inverse, ptr, ids, val, who, positives, Cp, Cn, bias, eps, passes):
-    "w (features + 1,) and a (who,) move in place: X[who[:positives]] are positives, the others negatives; inverse = 1/h (Hsieh et al. 2008, in the metric h)."
-    n, state, dp, dn, bias = len(who), _twister(0), np.float32(.5/Cp), np.float32(.5/Cn), np.float32(bias); active, partial = n, 0
-    q, order, last, rest = np.zeros(n, np.float32), np.arange(n), len(w) - 1, np.float32(eps/4)
+    """w (features + 1,) and a (who,) move in place:
+
+    X[who[:positives]] are positives, the others negatives; inverse = 1/h (Hsieh et al.
+    2008, in the metric h).
+    """
+    n, state, dp, dn, bias = (
+        len(who),
+        _twister(0),
+        np.float32(0.5 / Cp),
+        np.float32(0.5 / Cn),
+        np.float32(bias),
+    )
+    active, partial = n, 0
+    q, order, last, rest = (
+        np.zeros(n, np.float32),
+        np.arange(n),
+        len(w) - 1,
+        np.float32(eps / 4),
+    )
     for sweep in range(passes):
-        _shuffle(order, active, state); high, low, kept = np.float32(0), np.float32(0), 0
+        _shuffle(order, active, state)
+        high, low, kept = np.float32(0), np.float32(0), 0
         for t in range(active):
-            s = order[t]; lo, hi, m = ptr[who[s]], ptr[who[s]+1], np.float32(0)
-            for k in range(lo, hi): m += w[ids[k]]*val[k]
+            s = order[t]
+            lo, hi, m = ptr[who[s]], ptr[who[s] + 1], np.float32(0)
+            for k in range(lo, hi):
+                m += w[ids[k]] * val[k]
             y, d = (np.float32(1), dp) if s < positives else (np.float32(-1), dn)
-            g = y*(m + w[last]*bias) - np.float32(1) + a[s]*d
-            if a[s] == 0 and g > 0: continue                                    # beyond its margin
-            order[t] = order[kept]; order[kept] = s; kept += 1; high, low = max(high, g), min(low, g)
-            if abs(g) <= rest: continue                                         # settled well within eps
+            g = y * (m + w[last] * bias) - np.float32(1) + a[s] * d
+            # beyond its margin
+            if a[s] == 0 and g > 0:
+                continue
+            order[t] = order[kept]
+            order[kept] = s
+            kept += 1
+            high, low = max(high, g), min(low, g)
+            # settled well within eps
+            if abs(g) <= rest:
+                continue
             if q[s] == 0:
-                q[s] = bias*bias*inverse[last] + d
-                for k in range(lo, hi): q[s] += val[k]*val[k]*inverse[ids[k]]
-            new = max(a[s] - g/q[s], np.float32(0)); step = (new - a[s])*y; a[s] = new
-            for k in range(lo, hi): w[ids[k]] += step*val[k]*inverse[ids[k]]
-            w[last] += step*bias*inverse[last]
-        if high - low <= eps and active == n: return
-        partial = partial + 1 if high - low > eps and partial < 3 else 0; active = kept if partial else n
+                q[s] = bias * bias * inverse[last] + d
+                for k in range(lo, hi):
+                    q[s] += val[k] * val[k] * inverse[ids[k]]
+            new = max(a[s] - g / q[s], np.float32(0))
+            step = (new - a[s]) * y
+            a[s] = new
+            for k in range(lo, hi):
+                w[ids[k]] += step * val[k] * inverse[ids[k]]
+            w[last] += step * bias * inverse[last]
+        if high - low <= eps and active == n:
+            return
+        partial = partial + 1 if high - low > eps and partial < 3 else 0
+        active = kept if partial else n
 
 # %% ../../nbs/ranking/65_growth.ipynb #_spread
 @njit(cache=True, nogil=True)
 def _spread(row, entry_ptr, column, value, width, ptr, ids, who, seat):
-    "A chunk as a table with rows for its features, those of X[who] and the bias: (features, table). seat says where a feature is, -1 where not."
-    for j in row: seat[j] = 0
+    """A chunk as a table with rows for its features, those of X[who] and the bias:
+
+    (features, table). seat says where a feature is, -1 where not.
+    """
+    for j in row:
+        seat[j] = 0
     extra, e, last = np.empty(len(seat), np.int32), 0, len(seat) - 1
-    if seat[last] < 0: seat[last] = 0; extra[0] = last; e = 1
+    if seat[last] < 0:
+        seat[last] = 0
+        extra[0] = last
+        e = 1
     for i in who:
-        for k in range(ptr[i], ptr[i+1]):
-            if seat[ids[k]] < 0: seat[ids[k]] = 0; extra[e] = ids[k]; e += 1
-    extra = np.sort(extra[:e]); feature, a, b = np.empty(len(row) + e, np.int32), 0, 0
+        for k in range(ptr[i], ptr[i + 1]):
+            if seat[ids[k]] < 0:
+                seat[ids[k]] = 0
+                extra[e] = ids[k]
+                e += 1
+    extra = np.sort(extra[:e])
+    feature, a, b = np.empty(len(row) + e, np.int32), 0, 0
     for q in range(len(feature)):
-        if b == e or (a < len(row) and row[a] < extra[b]): feature[q] = row[a]; a += 1
-        else: feature[q] = extra[b]; b += 1
+        if b == e or (a < len(row) and row[a] < extra[b]):
+            feature[q] = row[a]
+            a += 1
+        else:
+            feature[q] = extra[b]
+            b += 1
         seat[feature[q]] = q
     table = np.zeros((len(feature), width), np.float32)
     for r in range(len(row)):
         j = seat[row[r]]
-        for k in range(entry_ptr[r], entry_ptr[r+1]): table[j, column[k]] = value[k]
+        for k in range(entry_ptr[r], entry_ptr[r + 1]):
+            table[j, column[k]] = value[k]
     return feature, table
+
 
 @njit(cache=True, nogil=True)
 def _packed(feature, table):
     "A table as (row, entries of a row, column, value), zeros left out."
-    n, width = table.shape; row, per, r, e = np.empty(n, np.int32), np.empty(n, np.int64), 0, 0; column, value = np.empty(n*width, np.int32), np.empty(n*width, np.float32)
+    n, width = table.shape
+    row, per, r, e = np.empty(n, np.int32), np.empty(n, np.int64), 0, 0
+    column, value = np.empty(n * width, np.int32), np.empty(n * width, np.float32)
     for j in range(n):
         begin = e
         for c in range(width):
-            column[e] = c; value[e] = table[j, c]; e += table[j, c] != 0        # kept only if the next one does not overwrite it
-            if e == n*width: break
-        if e > begin: row[r] = feature[j]; per[r] = e - begin; r += 1
+            # kept only if the next one does not overwrite it
+            column[e] = c
+            value[e] = table[j, c]
+            e += table[j, c] != 0
+            if e == n * width:
+                break
+        if e > begin:
+            row[r] = feature[j]
+            per[r] = e - begin
+            r += 1
     return row[:r], per[:r], column[:e], value[:e]
 
 # %% ../../nbs/ranking/65_growth.ipynb #_nudge_chunk
 @njit(cache=True, nogil=True)
-def _nudge_chunk(row, entry_ptr, column, value, width, columns, who_ptr, who, ptr, ids, val, h_ids, h_val, hold, C, bias, threshold, passes, seat, w, inverse):
-    "Nudge some columns of a chunk: its new (row, entries of a row, column, value). seat is all -1; w and inverse are room for (features + 1,)."
-    feature, table = _spread(row, entry_ptr, column, value, width, ptr, ids, who, seat); last = len(w) - 1; inverse[last] = 1
+def _nudge_chunk(
+    row,
+    entry_ptr,
+    column,
+    value,
+    width,
+    columns,
+    who_ptr,
+    who,
+    ptr,
+    ids,
+    val,
+    h_ids,
+    h_val,
+    hold,
+    C,
+    bias,
+    threshold,
+    passes,
+    seat,
+    w,
+    inverse,
+):
+    """Nudge some columns of a chunk:
+
+    its new (row, entries of a row, column, value). seat is all -1; w and inverse are
+    room for (features + 1,).
+    """
+    feature, table = _spread(row, entry_ptr, column, value, width, ptr, ids, who, seat)
+    last = len(w) - 1
+    inverse[last] = 1
     for i in who:
-        for k in range(ptr[i], ptr[i+1]): inverse[ids[k]] = 1                   # a word that nobody used is free
-    for k in range(len(h_ids)): inverse[h_ids[k]] = 1/(1 + 2*C*hold*h_val[k])
+        # a word that nobody used is free
+        for k in range(ptr[i], ptr[i + 1]):
+            inverse[ids[k]] = 1
+    for k in range(len(h_ids)):
+        inverse[h_ids[k]] = 1 / (1 + 2 * C * hold * h_val[k])
     for c in range(len(columns)):
-        mine, o = who[who_ptr[c]:who_ptr[c+1]], columns[c]; w[last] = table[seat[last], o]
+        mine, o = who[who_ptr[c] : who_ptr[c + 1]], columns[c]
+        w[last] = table[seat[last], o]
         for i in mine:
-            for k in range(ptr[i], ptr[i+1]): w[ids[k]] = table[seat[ids[k]], o]
-        _descend(w, np.zeros(len(mine), np.float32), inverse, ptr, ids, val, mine, len(mine), C, C, bias, 0., passes); table[seat[last], o] = w[last]
+            for k in range(ptr[i], ptr[i + 1]):
+                w[ids[k]] = table[seat[ids[k]], o]
+        _descend(
+            w,
+            np.zeros(len(mine), np.float32),
+            inverse,
+            ptr,
+            ids,
+            val,
+            mine,
+            len(mine),
+            C,
+            C,
+            bias,
+            0.0,
+            passes,
+        )
+        table[seat[last], o] = w[last]
         for i in mine:
-            for k in range(ptr[i], ptr[i+1]): x = w[ids[k]]; table[seat[ids[k]], o] = x if abs(x) >= threshold else np.float32(0)
-    for j in feature: seat[j] = -1
+            for k in range(ptr[i], ptr[i + 1]):
+                x = w[ids[k]]
+                table[seat[ids[k]], o] = x if abs(x) >= threshold else np.float32(0)
+    for j in feature:
+        seat[j] = -1
     return _packed(feature, table)
 
 # %% ../../nbs/ranking/65_growth.ipynb #_strangers
 def _strangers(model, Y, new, leaf):
-    "For every layer but the last, top first: (node, instance) of instances that only a new label puts below the node, by node."
-    pairs = lambda A, home: (home[A.indices], np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))); n, out = max(1, new.shape[0]), []
-    (a, i), (b, j) = pairs(new, leaf), pairs(Y, _parents(model.layers[-1])); j, b = j[b >= 0], b[b >= 0]
+    """For every layer but the last, top first:
+
+    (node, instance) of instances that only a new label puts below the node, by node.
+    """
+    pairs = lambda A, home: (
+        home[A.indices],
+        np.repeat(np.arange(A.shape[0]), np.diff(A.indptr)),
+    )
+    n, out = max(1, new.shape[0]), []
+    (a, i), (b, j) = pairs(new, leaf), pairs(Y, _parents(model.layers[-1]))
+    j, b = j[b >= 0], b[b >= 0]
     for layer in model.layers[-2::-1]:
-        known = np.sort(b*n + j); out.append(np.divmod(_without(_distinct(a*n + i), known), n)); parent = _parents(layer); a, b = parent[a], parent[b]
+        known = np.sort(b * n + j)
+        out.append(np.divmod(_without(_distinct(a * n + i), known), n))
+        parent = _parents(layer)
+        a, b = parent[a], parent[b]
     return out[::-1]
 
 # %% ../../nbs/ranking/65_growth.ipynb #_exchanged
 def _exchanged(
-    layer:Chunks,
-    new:dict,  # cluster -> (rows, entries of a row, column, value)
-)->Chunks:
+    layer: Chunks,
+    new: dict,  # cluster -> (rows, entries of a row, column, value)
+) -> Chunks:
     "The layer with other chunks in some places."
-    parts, done, rows, per_row = ([], [], [], []), 0, np.diff(layer.row_ptr), np.diff(layer.entry_ptr)
+    parts, done, rows, per_row = (
+        ([], [], [], []),
+        0,
+        np.diff(layer.row_ptr),
+        np.diff(layer.entry_ptr),
+    )
     for c in [*sorted(new), layer.clusters]:
-        r = slice(layer.row_ptr[done], layer.row_ptr[c]); e = slice(layer.entry_ptr[r.start], layer.entry_ptr[r.stop])
-        for p, old in zip(parts, (layer.row[r], per_row[r], layer.column[e], layer.value[e])): p.append(old)
-        if c == layer.clusters: break
-        for p, piece in zip(parts, new[c]): p.append(piece)
+        r = slice(layer.row_ptr[done], layer.row_ptr[c])
+        e = slice(layer.entry_ptr[r.start], layer.entry_ptr[r.stop])
+        for p, old in zip(
+            parts, (layer.row[r], per_row[r], layer.column[e], layer.value[e])
+        ):
+            p.append(old)
+        if c == layer.clusters:
+            break
+        for p, piece in zip(parts, new[c]):
+            p.append(piece)
         rows[c], done = len(new[c][0]), c + 1
-    ptr = lambda counts: np.concatenate([[0], np.cumsum(counts)]).astype(np.int64); row, per, column, value = map(np.concatenate, parts)
-    return Chunks(layer.features, layer.bias, layer.child_ptr, layer.child, ptr(rows), row, ptr(per), column, value, layer.nodes)
+    ptr = lambda counts: np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    row, per, column, value = map(np.concatenate, parts)
+    return Chunks(
+        layer.features,
+        layer.bias,
+        layer.child_ptr,
+        layer.child,
+        ptr(rows),
+        row,
+        ptr(per),
+        column,
+        value,
+        layer.nodes,
+    )
+
 
 def _teach(layer, node, who, X, curvature, s, hold, passes=6):
     "A layer whose nodes have learnt that X[who] belong under them."
-    touched = _distinct(node); first = np.searchsorted(node, np.append(touched, layer.nodes)); parent = _parents(layer)[touched]; new, seat, room = {}, np.full(layer.features + 1, -1, np.int32), np.empty((2, layer.features + 1), np.float32)
+    touched = _distinct(node)
+    first = np.searchsorted(node, np.append(touched, layer.nodes))
+    parent = _parents(layer)[touched]
+    new, seat, room = (
+        {},
+        np.full(layer.features + 1, -1, np.int32),
+        np.empty((2, layer.features + 1), np.float32),
+    )
     for c in _distinct(parent):
-        mine = np.flatnonzero(parent == c); child = layer.child[layer.child_ptr[c]:layer.child_ptr[c+1]]; order = np.argsort(child)
-        whose = np.concatenate([who[first[q]:first[q+1]] for q in mine]); whose_ptr = np.append(0, np.cumsum(first[mine+1] - first[mine]))
-        lo, hi = layer.row_ptr[c], layer.row_ptr[c+1]; h = slice(curvature.indptr[c], curvature.indptr[c+1])
-        new[c] = _nudge_chunk(layer.row[lo:hi], layer.entry_ptr[lo:hi+1], layer.column, layer.value, len(child), order[np.searchsorted(child, touched[mine], sorter=order)], whose_ptr, whose,
-                              *X, curvature.indices[h], curvature.data[h], float(hold), float(s.Cp), float(max(s.bias, 0)), float(s.threshold), passes, seat, *room)
+        mine = np.flatnonzero(parent == c)
+        child = layer.child[layer.child_ptr[c] : layer.child_ptr[c + 1]]
+        order = np.argsort(child)
+        whose = np.concatenate([who[first[q] : first[q + 1]] for q in mine])
+        whose_ptr = np.append(0, np.cumsum(first[mine + 1] - first[mine]))
+        lo, hi = layer.row_ptr[c], layer.row_ptr[c + 1]
+        h = slice(curvature.indptr[c], curvature.indptr[c + 1])
+        new[c] = _nudge_chunk(
+            layer.row[lo:hi],
+            layer.entry_ptr[lo : hi + 1],
+            layer.column,
+            layer.value,
+            len(child),
+            order[np.searchsorted(child, touched[mine], sorter=order)],
+            whose_ptr,
+            whose,
+            *X,
+            curvature.indices[h],
+            curvature.data[h],
+            float(hold),
+            float(s.Cp),
+            float(max(s.bias, 0)),
+            float(s.threshold),
+            passes,
+            seat,
+            *room,
+        )
     return _exchanged(layer, new)
 
 # %% ../../nbs/ranking/65_growth.ipynb #_ranker
 @njit(cache=True, nogil=True)
-def _ranker(w, ones, ptr, ids, val, who, positives, a0, Cp, Cn, bias, eps, passes, threshold):
-    "One new ranker: (features, weights), ascending, and its a; a0 are the last ones to start with, w is room for (features + 1,)."
+def _ranker(
+    w, ones, ptr, ids, val, who, positives, a0, Cp, Cn, bias, eps, passes, threshold
+):
+    """One new ranker:
+
+    (features, weights), ascending, and its a; a0 are the last ones to start with, w is
+    room for (features + 1,).
+    """
     last, total = len(w) - 1, 1
     for i in who:
-        total += ptr[i+1] - ptr[i]
-        for k in range(ptr[i], ptr[i+1]): w[ids[k]] = 0
-    a, first, w[last] = np.zeros(len(who), np.float32), len(who) - len(a0), 0; a[first:] = a0
+        total += ptr[i + 1] - ptr[i]
+        for k in range(ptr[i], ptr[i + 1]):
+            w[ids[k]] = 0
+    a, first, w[last] = np.zeros(len(who), np.float32), len(who) - len(a0), 0
+    a[first:] = a0
     for s in range(first, len(who)):
         if a[s] > 0:
-            for k in range(ptr[who[s]], ptr[who[s]+1]): w[ids[k]] -= a[s]*val[k]
-            w[last] -= a[s]*np.float32(bias)
+            for k in range(ptr[who[s]], ptr[who[s] + 1]):
+                w[ids[k]] -= a[s] * val[k]
+            w[last] -= a[s] * np.float32(bias)
     _descend(w, a, ones, ptr, ids, val, who, positives, Cp, Cn, bias, eps, passes)
     feature, weight, n = np.empty(total, np.int32), np.empty(total, np.float32), 0
-    if abs(w[last]) >= threshold and w[last] != 0: feature[0] = last; weight[0] = w[last]; n = 1
+    if abs(w[last]) >= threshold and w[last] != 0:
+        feature[0] = last
+        weight[0] = w[last]
+        n = 1
     for i in who:
-        for k in range(ptr[i], ptr[i+1]):
-            x = w[ids[k]]; w[ids[k]] = 0                                        # collected once
-            if x != 0 and abs(x) >= threshold: feature[n] = ids[k]; weight[n] = x; n += 1
-    order = np.argsort(feature[:n]); return feature[order], weight[order], a
+        for k in range(ptr[i], ptr[i + 1]):
+            # collected once
+            x = w[ids[k]]
+            w[ids[k]] = 0
+            if x != 0 and abs(x) >= threshold:
+                feature[n] = ids[k]
+                weight[n] = x
+                n += 1
+    order = np.argsort(feature[:n])
+    return feature[order], weight[order], a
+
 
 def _ranker_by(X, who, positives, s, seat):
-    "One new ranker by the solver that the settings name, from zero: (features, weights)."
-    rows, at = np.sort(who).astype(np.int32), None; at = np.searchsorted(rows, np.sort(who[:positives])); *problem, feature = _gather(*X, rows, seat, max(s.bias, 0.)); W = np.zeros((len(feature) + 1, 1), np.float32)
-    _solve(problem, len(rows), np.array([0, positives]), at, np.full(positives, float(s.Cp)), s, W); _prune(W, float(s.threshold), 0); kept = np.flatnonzero(W[:, 0])
+    """One new ranker by the solver that the settings name, from zero:
+
+    (features, weights).
+    """
+    rows, at = np.sort(who).astype(np.int32), None
+    at = np.searchsorted(rows, np.sort(who[:positives]))
+    *problem, feature = _gather(*X, rows, seat, max(s.bias, 0.0))
+    W = np.zeros((len(feature) + 1, 1), np.float32)
+    _solve(
+        problem,
+        len(rows),
+        np.array([0, positives]),
+        at,
+        np.full(positives, float(s.Cp)),
+        s,
+        W,
+    )
+    _prune(W, float(s.threshold), 0)
+    kept = np.flatnonzero(W[:, 0])
     return np.append(feature, np.int32(len(seat)))[kept], W[kept, 0]
 
 # %% ../../nbs/ranking/65_growth.ipynb #_rankers
 def _rankers(layer, X, new, leaf, known, rows, s):
     "The new labels' rankers, (features + 1, new labels) csc."
-    d, old, taken = layer.features, known.X.shape[0], np.isin(known.rows, rows); A = arrays(sparse.vstack([known.X, X], format="csr")); new = sparse.csc_matrix(new)
-    room, ones, seat, columns = np.empty(d + 1, np.float32), np.ones(d + 1, np.float32), np.full(d, -1, np.int32), [None]*len(leaf)
+    d, old, taken = layer.features, known.X.shape[0], np.isin(known.rows, rows)
+    A = arrays(sparse.vstack([known.X, X], format="csr"))
+    new = sparse.csc_matrix(new)
+    room, ones, seat, columns = (
+        np.empty(d + 1, np.float32),
+        np.ones(d + 1, np.float32),
+        np.full(d, -1, np.int32),
+        [None] * len(leaf),
+    )
     for c in _distinct(leaf):
-        labels = np.flatnonzero(leaf == c); mine = [old + np.sort(new.indices[new.indptr[l]:new.indptr[l+1]]) for l in labels]; family = _distinct(np.concatenate(mine))
-        sample = known.sample[known.start[c]:known.start[c+1]]; sample = sample[~taken[sample]]; Cn = s.Cn*max(1., known.size[c]/max(1, known.start[c+1] - known.start[c]))
-        rule = float(s.Cp), Cn, float(max(s.bias, 0)), float(s.eps), s.max_iter, float(s.threshold); a0 = _ranker(room, ones, *A, sample, 0, np.zeros(0, np.float32), *rule)[2] if len(labels) > 1 else np.zeros(0, np.float32)
+        labels = np.flatnonzero(leaf == c)
+        mine = [
+            old + np.sort(new.indices[new.indptr[l] : new.indptr[l + 1]])
+            for l in labels
+        ]
+        family = _distinct(np.concatenate(mine))
+        sample = known.sample[known.start[c] : known.start[c + 1]]
+        sample = sample[~taken[sample]]
+        Cn = s.Cn * max(
+            1.0, known.size[c] / max(1, known.start[c + 1] - known.start[c])
+        )
+        rule = (
+            float(s.Cp),
+            Cn,
+            float(max(s.bias, 0)),
+            float(s.eps),
+            s.max_iter,
+            float(s.threshold),
+        )
+        a0 = (
+            _ranker(room, ones, *A, sample, 0, np.zeros(0, np.float32), *rule)[2]
+            if len(labels) > 1
+            else np.zeros(0, np.float32)
+        )
         for l, m in zip(labels, mine):
             who = np.concatenate([m, _without(family, m), sample])
-            if s.solver != "l2-svm": columns[l] = _ranker_by(A, who, len(m), replace(s, Cn=Cn), seat)
-            else: columns[l] = _ranker(room, ones, *A, who, len(m), a0, *rule)[:2]
-    if s.max_nonzeros: columns = [(j[k], w[k]) for j, w in columns for k in [np.sort(np.argsort(-abs(w), kind="stable")[:s.max_nonzeros])]]
-    ids, val = (np.concatenate([np.zeros(0, kind), *(c[q] for c in columns)]) for q, kind in ((0, np.int32), (1, np.float32)))
-    return sparse.csc_matrix((val, ids, np.cumsum([0, *(len(c[0]) for c in columns)])), shape=(d + (layer.bias > 0), len(leaf)))
+            if s.solver != "l2-svm":
+                columns[l] = _ranker_by(A, who, len(m), replace(s, Cn=Cn), seat)
+            else:
+                columns[l] = _ranker(room, ones, *A, who, len(m), a0, *rule)[:2]
+    if s.max_nonzeros:
+        columns = [
+            (j[k], w[k])
+            for j, w in columns
+            for k in [np.sort(np.argsort(-abs(w), kind="stable")[: s.max_nonzeros])]
+        ]
+    ids, val = (
+        np.concatenate([np.zeros(0, kind), *(c[q] for c in columns)])
+        for q, kind in ((0, np.int32), (1, np.float32))
+    )
+    return sparse.csc_matrix(
+        (val, ids, np.cumsum([0, *(len(c[0]) for c in columns)])),
+        shape=(d + (layer.bias > 0), len(leaf)),
+    )
 
 # %% ../../nbs/ranking/65_growth.ipynb #_beside
 @njit(cache=True, nogil=True)
-def _beside(row_ptr, row, entry_ptr, column, value, row_ptr2, row2, entry_ptr2, column2, value2, width, ptr, rows, ends, columns, values):
-    "Two layers chunk by chunk, the second's columns behind the first's, into the last five arrays. Returns the rows that were filled."
-    q, e = 0, 0; ptr[0] = 0; ends[0] = 0
+def _beside(
+    row_ptr,
+    row,
+    entry_ptr,
+    column,
+    value,
+    row_ptr2,
+    row2,
+    entry_ptr2,
+    column2,
+    value2,
+    width,
+    ptr,
+    rows,
+    ends,
+    columns,
+    values,
+):
+    """Two layers chunk by chunk, the second's columns behind the first's, into the last
+    five arrays. Returns the rows that were filled.
+    """
+    q, e = 0, 0
+    ptr[0] = 0
+    ends[0] = 0
     for c in range(len(row_ptr) - 1):
-        a, b, A, B = row_ptr[c], row_ptr2[c], row_ptr[c+1], row_ptr2[c+1]
+        a, b, A, B = row_ptr[c], row_ptr2[c], row_ptr[c + 1], row_ptr2[c + 1]
         while a < A or b < B:
-            stop = a                                                            # rows up to here have nothing beside them: one copy
-            while stop < A and (b == B or row[stop] < row2[b]): stop += 1
-            lo, hi = entry_ptr[a], entry_ptr[stop]; columns[e:e+hi-lo] = column[lo:hi]; values[e:e+hi-lo] = value[lo:hi]
-            rows[q:q+stop-a] = row[a:stop]; ends[q+1:q+1+stop-a] = entry_ptr[a+1:stop+1] + (e - lo); e += hi - lo; q += stop - a; a = stop
-            if b == B: break
+            # rows up to here have nothing beside them: one copy
+            stop = a
+            while stop < A and (b == B or row[stop] < row2[b]):
+                stop += 1
+            lo, hi = entry_ptr[a], entry_ptr[stop]
+            columns[e : e + hi - lo] = column[lo:hi]
+            values[e : e + hi - lo] = value[lo:hi]
+            rows[q : q + stop - a] = row[a:stop]
+            ends[q + 1 : q + 1 + stop - a] = entry_ptr[a + 1 : stop + 1] + (e - lo)
+            e += hi - lo
+            q += stop - a
+            a = stop
+            if b == B:
+                break
             if a < A and row[a] == row2[b]:
-                for k in range(entry_ptr[a], entry_ptr[a+1]): columns[e] = column[k]; values[e] = value[k]; e += 1
+                for k in range(entry_ptr[a], entry_ptr[a + 1]):
+                    columns[e] = column[k]
+                    values[e] = value[k]
+                    e += 1
                 a += 1
-            for k in range(entry_ptr2[b], entry_ptr2[b+1]): columns[e] = column2[k] + width[c]; values[e] = value2[k]; e += 1
-            rows[q] = row2[b]; q += 1; ends[q] = e; b += 1
-        ptr[c+1] = q
+            for k in range(entry_ptr2[b], entry_ptr2[b + 1]):
+                columns[e] = column2[k] + width[c]
+                values[e] = value2[k]
+                e += 1
+            rows[q] = row2[b]
+            q += 1
+            ends[q] = e
+            b += 1
+        ptr[c + 1] = q
     return q
+
 
 def _widened(layer, W, leaf):
     "The layer with the columns of W (features + 1, new) behind those of their leaves."
-    n = len(leaf); new = Chunks.from_csc(W, sparse.csc_matrix((np.ones(n, np.float32), (np.arange(n), leaf)), shape=(n, layer.clusters)), layer.bias); width = np.diff(layer.child_ptr)
-    both = lambda name: np.empty_like(getattr(layer, name), shape=len(getattr(layer, name)) + len(getattr(new, name))); ptr, row, ends, column, value = np.empty_like(layer.row_ptr), both("row"), both("entry_ptr"), both("column"), both("value")
-    q = _beside(*(getattr(m, name) for m in (layer, new) for name in ("row_ptr", "row", "entry_ptr", "column", "value")), width, ptr, row, ends, column, value)
-    child = np.insert(layer.child, np.repeat(layer.child_ptr[1:], np.diff(new.child_ptr)), layer.nodes + new.child)
-    return Chunks(layer.features, layer.bias, layer.child_ptr + new.child_ptr, child, ptr, row[:q], ends[:q+1], column, value, layer.nodes + n)
+    n = len(leaf)
+    new = Chunks.from_csc(
+        W,
+        sparse.csc_matrix(
+            (np.ones(n, np.float32), (np.arange(n), leaf)), shape=(n, layer.clusters)
+        ),
+        layer.bias,
+    )
+    width = np.diff(layer.child_ptr)
+    both = lambda name: np.empty_like(
+        getattr(layer, name), shape=len(getattr(layer, name)) + len(getattr(new, name))
+    )
+    ptr, row, ends, column, value = (
+        np.empty_like(layer.row_ptr),
+        both("row"),
+        both("entry_ptr"),
+        both("column"),
+        both("value"),
+    )
+    q = _beside(
+        *(
+            getattr(m, name)
+            for m in (layer, new)
+            for name in ("row_ptr", "row", "entry_ptr", "column", "value")
+        ),
+        width,
+        ptr,
+        row,
+        ends,
+        column,
+        value,
+    )
+    child = np.insert(
+        layer.child,
+        np.repeat(layer.child_ptr[1:], np.diff(new.child_ptr)),
+        layer.nodes + new.child,
+    )
+    return Chunks(
+        layer.features,
+        layer.bias,
+        layer.child_ptr + new.child_ptr,
+        child,
+        ptr,
+        row[:q],
+        ends[: q + 1],
+        column,
+        value,
+        layer.nodes + n,
+    )
 
 # %% ../../nbs/ranking/65_growth.ipynb #Growth
 @dataclass(eq=False)
 class Growth:
     "What was added, and where."
-    model:XRLinear  # the grown model; the old one is untouched
-    labels:np.ndarray  # (new,) numbers of the new labels
-    leaf:np.ndarray  # (new,) where they went
-    nudged:list  # nodes that were nudged, for each layer but the last
+
+    model: XRLinear  # the grown model; the old one is untouched
+    labels: np.ndarray  # (new,) numbers of the new labels
+    leaf: np.ndarray  # (new,) where they went
+    nudged: list  # nodes that were nudged, for each layer but the last
+
 
 def add_labels(
-    model:XRLinear,
+    model: XRLinear,
     X,  # (instance, feature) instances of the new labels; without statistics: all
     Y,  # (instance, old label) their old labels; None: they have none
     new,  # (instance, new label) their new labels
-    statistics:Statistics=None,  # of the training set; None: made from X and Y
-    rows=None,  # (instance,) numbers in the training set of instances that were there; None: all are new, or X is the training set
-    hold:float=.2,  # how firmly the layers above hold to what they know; None: they are not touched
+    statistics: Statistics = None,  # of the training set; None: made from X and Y
+    # (instance,) numbers in the training set of instances that were there; None: all
+    # are new, or X is the training set
+    rows=None,
+    # how firmly the layers above hold to what they know; None: they are not touched
+    hold: float = 0.2,
     texts=None,  # (new label, feature) of labels that have no instance yet
-    solver:LinearSettings=None,  # as the model was trained; None: the defaults with eps=0.8
+    # as the model was trained; None: the defaults with eps=0.8
+    solver: LinearSettings = None,
     leaf=None,  # (new label,) where to put them; None: `place` decides
     threads=None,
-)->Growth:
+) -> Growth:
     "Give a trained model more labels, without retraining."
     X, Y, new, rows, statistics = _checked(model, X, Y, new, statistics, rows, texts)
-    if hold is not None and not hold >= 0: refuse("hold must be a number of at least 0, or None", [hold])
-    leaf = place(model, X, new, threads=threads) if leaf is None else np.asarray(leaf, np.int64); last, s = model.layers[-1], solver or LinearSettings(bias=model.bias, eps=.8)
-    if len(leaf) != new.shape[1] or leaf.max(initial=0) >= last.clusters or leaf.min(initial=0) < 0: refuse(f"{len(leaf)} leaves for {new.shape[1]} new labels of a tree with {last.clusters} leaves")
-    grown, x, nudged = copy.copy(model), arrays(X), []; grown.layers = list(model.layers); grown.__dict__.pop("_uploaded", None)
-    for t, (node, who) in enumerate(_strangers(model, Y, new, leaf) if hold is not None else []):
-        nudged.append(_distinct(node)); grown.layers[t] = _teach(model.layers[t], node, who, x, statistics.curvature[t], s, hold)
-    grown.layers[-1] = _widened(last, _rankers(last, X, new, leaf, statistics, rows, s), leaf)
+    if hold is not None and not hold >= 0:
+        refuse("hold must be a number of at least 0, or None", [hold])
+    leaf = (
+        place(model, X, new, threads=threads)
+        if leaf is None
+        else np.asarray(leaf, np.int64)
+    )
+    last, s = model.layers[-1], solver or LinearSettings(bias=model.bias, eps=0.8)
+    if (
+        len(leaf) != new.shape[1]
+        or leaf.max(initial=0) >= last.clusters
+        or leaf.min(initial=0) < 0
+    ):
+        refuse(
+            f"{len(leaf)} leaves for {new.shape[1]} new labels of a tree with"
+            f" {last.clusters} leaves"
+        )
+    grown, x, nudged = copy.copy(model), arrays(X), []
+    grown.layers = list(model.layers)
+    grown.__dict__.pop("_uploaded", None)
+    for t, (node, who) in enumerate(
+        _strangers(model, Y, new, leaf) if hold is not None else []
+    ):
+        nudged.append(_distinct(node))
+        grown.layers[t] = _teach(
+            model.layers[t], node, who, x, statistics.curvature[t], s, hold
+        )
+    grown.layers[-1] = _widened(
+        last, _rankers(last, X, new, leaf, statistics, rows, s), leaf
+    )
     return Growth(grown, model.labels + np.arange(new.shape[1]), leaf, nudged)
+
 
 def _checked(model, X, Y, new, statistics, rows, texts):
     "Sound matrices of the instances that carry a new label."
-    X = sparse.csr_matrix(as_features(X, features=model.features)); n = X.shape[0]; new = as_labels(new, n, "new")
-    Y = sparse.csr_matrix((n, model.labels), dtype=np.float32) if Y is None else as_labels(Y, n)
-    if Y.shape[1] != model.labels: refuse(f"Y has {Y.shape[1]} labels, the model {model.labels}", mend="Give the labels that the model was trained with")
-    if statistics is None: statistics, rows = Statistics.of(model, X, Y), np.arange(n)
-    if len(statistics.size) != model.layers[-1].clusters or statistics.X.shape[1] != model.features: refuse("the statistics belong to another model", mend="Build them with Statistics.of(model, X, Y)")
+    X = sparse.csr_matrix(as_features(X, features=model.features))
+    n = X.shape[0]
+    new = as_labels(new, n, "new")
+    Y = (
+        sparse.csr_matrix((n, model.labels), dtype=np.float32)
+        if Y is None
+        else as_labels(Y, n)
+    )
+    if Y.shape[1] != model.labels:
+        refuse(
+            f"Y has {Y.shape[1]} labels, the model {model.labels}",
+            mend="Give the labels that the model was trained with",
+        )
+    if statistics is None:
+        statistics, rows = Statistics.of(model, X, Y), np.arange(n)
+    if (
+        len(statistics.size) != model.layers[-1].clusters
+        or statistics.X.shape[1] != model.features
+    ):
+        refuse(
+            "the statistics belong to another model",
+            mend="Build them with Statistics.of(model, X, Y)",
+        )
     rows = np.full(n, -1) if rows is None else np.asarray(rows)
-    if len(rows) != n: refuse(f"rows has {len(rows):,} numbers, X {n:,} instances")
+    if len(rows) != n:
+        refuse(f"rows has {len(rows):,} numbers, X {n:,} instances")
     carries = np.diff(new.indptr) > 0
-    if not carries.all(): X, Y, new, rows = X[carries], Y[carries], new[carries], rows[carries]
-    if texts is None: return X, Y, new, rows, statistics
+    if not carries.all():
+        X, Y, new, rows = X[carries], Y[carries], new[carries], rows[carries]
+    if texts is None:
+        return X, Y, new, rows, statistics
     texts = sparse.csr_matrix(as_features(texts, "texts", model.features))
-    if texts.shape[0] != new.shape[1]: refuse(f"{texts.shape[0]} texts for {new.shape[1]} new labels", mend="Give each new label a row; an empty one where it has instances")
-    bare = np.flatnonzero((np.bincount(new.indices, minlength=new.shape[1]) == 0) & (np.diff(texts.indptr) > 0)); one = sparse.csr_matrix((np.ones(len(bare), np.float32), bare, np.arange(len(bare) + 1)), (len(bare), new.shape[1]))
-    return sparse.vstack([X, texts[bare]], format="csr"), sparse.vstack([Y, sparse.csr_matrix((len(bare), Y.shape[1]), dtype=np.float32)], format="csr"), sparse.vstack([new, one], format="csr"), np.append(rows, np.full(len(bare), -1)), statistics
+    if texts.shape[0] != new.shape[1]:
+        refuse(
+            f"{texts.shape[0]} texts for {new.shape[1]} new labels",
+            mend="Give each new label a row; an empty one where it has instances",
+        )
+    bare = np.flatnonzero(
+        (np.bincount(new.indices, minlength=new.shape[1]) == 0)
+        & (np.diff(texts.indptr) > 0)
+    )
+    one = sparse.csr_matrix(
+        (np.ones(len(bare), np.float32), bare, np.arange(len(bare) + 1)),
+        (len(bare), new.shape[1]),
+    )
+    return (
+        sparse.vstack([X, texts[bare]], format="csr"),
+        sparse.vstack(
+            [Y, sparse.csr_matrix((len(bare), Y.shape[1]), dtype=np.float32)],
+            format="csr",
+        ),
+        sparse.vstack([new, one], format="csr"),
+        np.append(rows, np.full(len(bare), -1)),
+        statistics,
+    )
 
 # %% ../../nbs/ranking/65_growth.ipynb #health
 def health(
-    model:XRLinear,
-    X, Y,  # (instance, feature), (instance, label)
-    since:int=None,  # labels from here on are new; None: none is
+    model: XRLinear,
+    X,
+    Y,  # (instance, feature), (instance, label)
+    since: int = None,  # labels from here on are new; None: none is
     leaves=None,  # which leaves; None: all
-    most:int=500,  # instances of a leaf that are asked
+    most: int = 500,  # instances of a leaf that are asked
     threads=None,
-)->pd.DataFrame:  # a row for each leaf: labels, new, reach, split (advice)
+) -> pd.DataFrame:  # a row for each leaf: labels, new, reach, split (advice)
     "Per-leaf statistics that say when to re-split."
-    last = model.layers[-1]; sizes = np.diff(last.child_ptr); leaves = np.arange(last.clusters) if leaves is None else np.asarray(leaves); since = model.labels if since is None else since
-    fresh = np.add.reduceat(np.append(last.child >= since, False), np.minimum(last.child_ptr[:-1], len(last.child)))*(sizes > 0)
+    last = model.layers[-1]
+    sizes = np.diff(last.child_ptr)
+    leaves = np.arange(last.clusters) if leaves is None else np.asarray(leaves)
+    since = model.labels if since is None else since
+    fresh = np.add.reduceat(
+        np.append(last.child >= since, False),
+        np.minimum(last.child_ptr[:-1], len(last.child)),
+    ) * (sizes > 0)
     members = _members(sparse.csr_matrix(Y), last, leaves) if len(leaves) else {}
-    ask = {c: m[np.linspace(0, len(m) - 1, min(len(m), most)).astype(int)] for c, m in members.items() if len(m)}
+    ask = {
+        c: m[np.linspace(0, len(m) - 1, min(len(m), most)).astype(int)]
+        for c, m in members.items()
+        if len(m)
+    }
     reach = dict.fromkeys(leaves, np.nan)
     if model.depth > 1 and ask:
-        rows = np.unique(np.concatenate(list(ask.values()))); P = beam_search(as_features(X)[rows], model.layers[:-1], model.beam, model.beam[-1], model.post, threads=threads); P.data[:] = 1
-        P = sparse.csc_matrix(P); reach |= {c: np.isin(m, rows[P.indices[P.indptr[c]:P.indptr[c+1]]]).mean() for c, m in ask.items()}
-    table = pd.DataFrame(dict(leaf=leaves, labels=sizes[leaves], new=fresh[leaves], reach=[reach[c] for c in leaves]))
-    table["split"] = (table.labels > 2*np.median(sizes)) | (table.new > table.labels/2)
+        rows = np.unique(np.concatenate(list(ask.values())))
+        P = beam_search(
+            as_features(X)[rows],
+            model.layers[:-1],
+            model.beam,
+            model.beam[-1],
+            model.post,
+            threads=threads,
+        )
+        P.data[:] = 1
+        P = sparse.csc_matrix(P)
+        reach |= {
+            c: np.isin(m, rows[P.indices[P.indptr[c] : P.indptr[c + 1]]]).mean()
+            for c, m in ask.items()
+        }
+    table = pd.DataFrame(
+        dict(
+            leaf=leaves,
+            labels=sizes[leaves],
+            new=fresh[leaves],
+            reach=[reach[c] for c in leaves],
+        )
+    )
+    table["split"] = (table.labels > 2 * np.median(sizes)) | (
+        table.new > table.labels / 2
+    )
     return table
+
 
 def _members(Y, layer, leaves):
     "Instances of some leaves, by their labels: leaf -> rows."
-    Y = sparse.csc_matrix(Y); labels = {c: layer.child[layer.child_ptr[c]:layer.child_ptr[c+1]] for c in np.unique(leaves)}
-    return {c: np.unique(np.concatenate([Y.indices[:0], *(Y.indices[Y.indptr[j]:Y.indptr[j+1]] for j in js if j < Y.shape[1])])) for c, js in labels.items()}
+    Y = sparse.csc_matrix(Y)
+    labels = {
+        c: layer.child[layer.child_ptr[c] : layer.child_ptr[c + 1]]
+        for c in np.unique(leaves)
+    }
+    return {
+        c: np.unique(
+            np.concatenate(
+                [
+                    Y.indices[:0],
+                    *(
+                        Y.indices[Y.indptr[j] : Y.indptr[j + 1]]
+                        for j in js
+                        if j < Y.shape[1]
+                    ),
+                ]
+            )
+        )
+        for c, js in labels.items()
+    }
 
 # %% ../../nbs/ranking/65_growth.ipynb #drop_labels
 def drop_labels(
-    model:XRLinear,
+    model: XRLinear,
     labels,  # numbers to drop
-    compact:bool=False,  # renumber the rest from 0
+    compact: bool = False,  # renumber the rest from 0
 ):  # XRLinear; with compact also (kept,) the old numbers
     "A model without some labels."
     gone = np.unique(np.asarray(labels, np.int64))
-    if len(gone) and not 0 <= gone[0] <= gone[-1] < model.labels: refuse(f"labels outside 0..{model.labels - 1}", gone[(gone < 0) | (gone >= model.labels)])
-    kept = np.setdiff1d(np.arange(model.labels), gone); small = model.constrained(kept)
-    if not compact: return small
-    last = small.layers[-1]; C = last.C[kept]; C.sort_indices()
-    small.layers[-1] = Chunks.from_csc(last.to_csc()[:, kept], sparse.csc_matrix(C), last.bias)
+    if len(gone) and not 0 <= gone[0] <= gone[-1] < model.labels:
+        refuse(
+            f"labels outside 0..{model.labels - 1}",
+            gone[(gone < 0) | (gone >= model.labels)],
+        )
+    kept = np.setdiff1d(np.arange(model.labels), gone)
+    small = model.constrained(kept)
+    if not compact:
+        return small
+    last = small.layers[-1]
+    C = last.C[kept]
+    C.sort_indices()
+    small.layers[-1] = Chunks.from_csc(
+        last.to_csc()[:, kept], sparse.csc_matrix(C), last.bias
+    )
     return small, kept
 
+
 def rename_labels(
-    names:list,  # (label,) current names
-    new:dict,  # old name -> new name
-)->list:  # (label,)
+    names: list,  # (label,) current names
+    new: dict,  # old name -> new name
+) -> list:  # (label,)
     "The list of names with some changed; unknown and duplicate names are refused."
     unknown = [n for n in new if n not in set(names)]
-    if unknown: refuse("no labels of these names", unknown)
+    if unknown:
+        refuse("no labels of these names", unknown)
     out = [new.get(n, n) for n in names]
     twice = pd.Series(out)[pd.Series(out).duplicated()].tolist()
-    if len(set(out)) < len(out) and len(set(names)) == len(names): refuse("names would stand for two labels", twice, "Choose names that are free")
+    if len(set(out)) < len(out) and len(set(names)) == len(names):
+        refuse("names would stand for two labels", twice, "Choose names that are free")
     return out

@@ -8,7 +8,8 @@ __all__ = ['INDEXERS', 'from_clusters', 'from_leaf_codes', 'check_chain', 'hiera
            'make_chain']
 
 # %% ../../nbs/ranking/25_index.ipynb #7dc83a9b
-import json, math
+import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
@@ -16,59 +17,121 @@ import scipy.sparse as sp
 from numba import njit, uint64
 from ..core.basics import atomic, refuse
 from .labels import label_embedding
-from .sparse import arrays, as_features, as_labels, binary, cores, l2_rows, load_matrix, save_matrix
+from .sparse import arrays, as_features, as_labels, binary, cores
+from .sparse import l2_rows, load_matrix, save_matrix
 
 # %% ../../nbs/ranking/25_index.ipynb #_member
 def _member(parent, clusters):
     "CSC of ones: row i in column parent[i]."
-    n = len(parent); order = np.argsort(parent, kind="stable")
-    return sp.csc_matrix((np.ones(n, np.float32), order.astype(np.int32), np.searchsorted(parent[order], np.arange(clusters + 1)).astype(np.int32)), shape=(n, clusters))
+    n = len(parent)
+    order = np.argsort(parent, kind="stable")
+    return sp.csc_matrix(
+        (
+            np.ones(n, np.float32),
+            order.astype(np.int32),
+            np.searchsorted(parent[order], np.arange(clusters + 1)).astype(np.int32),
+        ),
+        shape=(n, clusters),
+    )
+
 
 def from_clusters(
     clusters,  # (L, K) label-to-cluster matrix, or a list of matrices from the top down
-    branches:int=16,  # children of a node in the layers that are put above
-    shallow:bool=False,  # put nothing above
-    min_codes:int|None=None,  # nodes under the root at most; None: branches
-)->list:  # chain
+    branches: int = 16,  # children of a node in the layers that are put above
+    shallow: bool = False,  # put nothing above
+    min_codes: int | None = None,  # nodes under the root at most; None: branches
+) -> list:  # chain
     "A chain from its lower layers; those above group neighbours."
-    if branches < 2: refuse("a tree needs at least 2 branches", [branches])
+    if branches < 2:
+        refuse("a tree needs at least 2 branches", [branches])
     chain = check_chain(clusters if isinstance(clusters, (list, tuple)) else [clusters])
-    while not shallow and (k := chain[0].shape[1]) > (min_codes or branches): chain.insert(0, _member(np.arange(k)//branches, -(-k//branches)))
-    if chain[0].shape[1] > 1 and not shallow: chain.insert(0, _member(np.zeros(chain[0].shape[1], int), 1))
+    while not shallow and (k := chain[0].shape[1]) > (min_codes or branches):
+        chain.insert(0, _member(np.arange(k) // branches, -(-k // branches)))
+    if chain[0].shape[1] > 1 and not shallow:
+        chain.insert(0, _member(np.zeros(chain[0].shape[1], int), 1))
     return chain
 
 # %% ../../nbs/ranking/25_index.ipynb #_as_layer
 def _as_layer(C):
     "C as CSC of float32 ones, indices sorted; itself where it is that already."
     C = sp.csc_matrix(C, dtype=np.float32)
-    if not C.has_canonical_format or (C.data != 1).any(): C = C.copy(); C.sum_duplicates(); C.eliminate_zeros(); C.data[:] = 1
+    if not C.has_canonical_format or (C.data != 1).any():
+        C = C.copy()
+        C.sum_duplicates()
+        C.eliminate_zeros()
+        C.data[:] = 1
     return C
+
 
 def from_leaf_codes(
     codes,  # (L,) cluster of each label, from 0
     **settings,  # of `from_clusters`
-)->list:  # chain
+) -> list:  # chain
     "A chain from the number of each label's cluster."
     codes = np.asarray(codes)
-    if codes.ndim != 1 or codes.dtype.kind not in "iu" or (codes.size and codes.min() < 0): refuse("codes must be one whole number, 0 or more, for each label")
+    if (
+        codes.ndim != 1
+        or codes.dtype.kind not in "iu"
+        or (codes.size and codes.min() < 0)
+    ):
+        refuse("codes must be one whole number, 0 or more, for each label")
     return from_clusters(_member(codes, int(codes.max(initial=0)) + 1), **settings)
 
 # %% ../../nbs/ranking/25_index.ipynb #check_chain
 def check_chain(
     chain,  # list of matrices, from the root down
-    labels:int|None=None,  # L that is expected
-)->list:  # the chain, as CSC float32 matrices of ones
-    "Refuse what is no tree: loose ends, orphans, nodes with two parents, empty clusters."
-    if not isinstance(chain, (list, tuple)) or not len(chain) or not all(sp.issparse(C) or np.ndim(C) == 2 for C in chain): refuse("a chain is a list of matrices", [type(chain).__name__], "Pass a list, or one matrix through from_clusters")
+    labels: int | None = None,  # L that is expected
+) -> list:  # the chain, as CSC float32 matrices of ones
+    """Refuse what is no tree:
+
+    loose ends, orphans, nodes with two parents, empty clusters.
+    """
+    if (
+        not isinstance(chain, (list, tuple))
+        or not len(chain)
+        or not all(sp.issparse(C) or np.ndim(C) == 2 for C in chain)
+    ):
+        refuse(
+            "a chain is a list of matrices",
+            [type(chain).__name__],
+            "Pass a list, or one matrix through from_clusters",
+        )
     chain = [_as_layer(C) for C in chain]
     for t, C in enumerate(chain):
-        what, last = ("labels", True) if t == len(chain) - 1 else (f"nodes of layer {t}", False)
-        if t and C.shape[1] != chain[t-1].shape[0]: refuse(f"layer {t} has {C.shape[1]:,} columns, the layer above has {chain[t-1].shape[0]:,} nodes", mend="A layer's columns are the nodes of the layer above")
-        if last and labels is not None and C.shape[0] != labels: refuse(f"the chain ends in {C.shape[0]:,} labels, Y has {labels:,}", mend="Its last matrix has one row for each label")
+        what, last = (
+            ("labels", True) if t == len(chain) - 1 else (f"nodes of layer {t}", False)
+        )
+        if t and C.shape[1] != chain[t - 1].shape[0]:
+            refuse(
+                f"layer {t} has {C.shape[1]:,} columns, the layer above has"
+                f" {chain[t - 1].shape[0]:,} nodes",
+                mend="A layer's columns are the nodes of the layer above",
+            )
+        if last and labels is not None and C.shape[0] != labels:
+            refuse(
+                f"the chain ends in {C.shape[0]:,} labels, Y has {labels:,}",
+                mend="Its last matrix has one row for each label",
+            )
         parents = np.bincount(C.indices, minlength=C.shape[0])
-        if (bad := np.flatnonzero(parents == 0)).size: refuse(f"{bad.size:,} {what} are in no cluster", bad, "Put each of them into one")
-        if (bad := np.flatnonzero(parents > 1)).size: refuse(f"{bad.size:,} {what} are in two or more clusters", bad, "A node has one parent: choose one, or train one model for each grouping")
-        if (bad := np.flatnonzero(np.diff(C.indptr) == 0)).size: refuse(f"{bad.size:,} clusters of layer {t} are empty", bad, "Drop these columns")
+        if (bad := np.flatnonzero(parents == 0)).size:
+            refuse(
+                f"{bad.size:,} {what} are in no cluster",
+                bad,
+                "Put each of them into one",
+            )
+        if (bad := np.flatnonzero(parents > 1)).size:
+            refuse(
+                f"{bad.size:,} {what} are in two or more clusters",
+                bad,
+                "A node has one parent: choose one, or train one model for each"
+                " grouping",
+            )
+        if (bad := np.flatnonzero(np.diff(C.indptr) == 0)).size:
+            refuse(
+                f"{bad.size:,} clusters of layer {t} are empty",
+                bad,
+                "Drop these columns",
+            )
     return chain
 
 # %% ../../nbs/ranking/25_index.ipynb #_smallest
@@ -79,115 +142,183 @@ def _smallest(a, k):
     while lo < hi:
         pivot, i, j = a[(lo + hi) >> 1], lo, hi
         while i <= j:
-            while a[i] < pivot: i += 1
-            while a[j] > pivot: j -= 1
-            if i <= j: a[i], a[j] = a[j], a[i]; i += 1; j -= 1
-        if k <= j: hi = j
-        elif k >= i: lo = i
-        else: break
+            while a[i] < pivot:
+                i += 1
+            while a[j] > pivot:
+                j -= 1
+            if i <= j:
+                a[i], a[j] = a[j], a[i]
+                i += 1
+                j -= 1
+        if k <= j:
+            hi = j
+        elif k >= i:
+            lo = i
+        else:
+            break
     return a[k]
+
 
 @njit(cache=True, nogil=True)
 def _halves(s, right):
-    "Mark the upper half of the scores, ties by number; how far the halves are apart, as a share of all scores' range."
-    h, below, lowest, highest, last = s.size//2, 0, s[0], s[0], np.float32(-np.inf)
+    """Mark the upper half of the scores, ties by number; how far the halves are apart,
+    as a share of all scores' range.
+    """
+    h, below, lowest, highest, last = s.size // 2, 0, s[0], s[0], np.float32(-np.inf)
     middle = _smallest(s.copy(), h)
     for x in s:
         lowest, highest = min(lowest, x), max(highest, x)
-        if x < middle: below += 1; last = max(last, x)
+        if x < middle:
+            below += 1
+            last = max(last, x)
     for i in range(s.size):
         right[i] = s[i] > middle or (s[i] == middle and below >= h)
-        if s[i] == middle: below += 1; last = middle if below <= h else last
-    return (middle - last)/(highest - lowest) if highest > lowest else 0.
+        if s[i] == middle:
+            below += 1
+            last = middle if below <= h else last
+    return (middle - last) / (highest - lowest) if highest > lowest else 0.0
 
 # %% ../../nbs/ranking/25_index.ipynb #_own
 @njit(cache=True, nogil=True)
 def _own(start, stop, index, value, features, own_index):
-    "Copy the rows; their features get numbers 0, 1, ... in the old order, written to `own_index`."
-    n = start.size; ptr = np.zeros(n + 1, np.int64)
-    for i in range(n): ptr[i+1] = ptr[i] + stop[i] - start[i]
-    own_value = np.empty(ptr[n], np.float32)
-    seen, number, m = np.zeros(8*(features//8 + 1), np.uint8), np.empty(features, own_index.dtype), 0
+    """Copy the rows; their features get numbers 0, 1, ...
+
+    in the old order, written to `own_index`.
+    """
+    n = start.size
+    ptr = np.zeros(n + 1, np.int64)
     for i in range(n):
-        for k in range(uint64(start[i]), uint64(stop[i])): seen[index[k]] = 1
+        ptr[i + 1] = ptr[i] + stop[i] - start[i]
+    own_value = np.empty(ptr[n], np.float32)
+    seen, number, m = (
+        np.zeros(8 * (features // 8 + 1), np.uint8),
+        np.empty(features, own_index.dtype),
+        0,
+    )
+    for i in range(n):
+        for k in range(uint64(start[i]), uint64(stop[i])):
+            seen[index[k]] = 1
     eight = seen.view(np.uint64)
     for j in range(eight.size):
         if eight[j]:
-            for f in range(8*j, 8*j + 8):
-                if seen[f]: number[f] = m; m += 1
+            for f in range(8 * j, 8 * j + 8):
+                if seen[f]:
+                    number[f] = m
+                    m += 1
     for i in range(n):
         shift = uint64(start[i] - ptr[i])
-        for k in range(uint64(ptr[i]), uint64(ptr[i+1])): own_index[k] = number[index[k+shift]]; own_value[k] = value[k+shift]
+        for k in range(uint64(ptr[i]), uint64(ptr[i + 1])):
+            own_index[k] = number[index[k + shift]]
+            own_value[k] = value[k + shift]
     return ptr[:-1], ptr[1:], own_index, own_value, m
+
 
 @njit(cache=True, nogil=True)
 def _scores(start, stop, index, value, c, s):
     "s_i = <c, row i>, one entry after the other."
     for i in range(s.size):
         x = np.float32(0)
-        for k in range(uint64(start[i]), uint64(stop[i])): x += c[index[k]]*value[k]
+        for k in range(uint64(start[i]), uint64(stop[i])):
+            x += c[index[k]] * value[k]
         s[i] = x
 
 # %% ../../nbs/ranking/25_index.ipynb #_add
 @njit(cache=True, nogil=True)
 def _add(start, stop, index, value, i, w, c):
     "c += w * row i."
-    for k in range(uint64(start[i]), uint64(stop[i])): c[index[k]] += w*value[k]
+    for k in range(uint64(start[i]), uint64(stop[i])):
+        c[index[k]] += w * value[k]
+
 
 @njit(cache=True, nogil=True)
 def _afresh(start, stop, index, value, right, spherical, R, L, c):
     "The halves' sums in the order of the rows; c itself where not spherical."
-    n, h = right.size, right.size//2
+    n, h = right.size, right.size // 2
     if spherical:
-        R[:] = 0; L[:] = 0
+        R[:] = 0
+        L[:] = 0
         for i in range(n):
             half = R if right[i] else L
-            for k in range(uint64(start[i]), uint64(stop[i])): half[index[k]] += value[k]
+            for k in range(uint64(start[i]), uint64(stop[i])):
+                half[index[k]] += value[k]
         return
     c[:] = 0
-    for side, w in ((True, np.float32(1/(n - h))), (False, np.float32(-1/h))):
+    for side, w in ((True, np.float32(1 / (n - h))), (False, np.float32(-1 / h))):
         for i in range(n):
-            if right[i] == side: _add(start, stop, index, value, i, w, c)
+            if right[i] == side:
+                _add(start, stop, index, value, i, w, c)
+
 
 @njit(cache=True, nogil=True)
 def _moved(start, stop, index, value, old, right, spherical, R, L, c):
     "Let the rows that changed sides do so in the sums."
-    one, w = np.float32(1), np.float32(1/(right.size//2) + 1/(right.size - right.size//2))
+    one, w = (
+        np.float32(1),
+        np.float32(1 / (right.size // 2) + 1 / (right.size - right.size // 2)),
+    )
     for i in range(right.size):
-        if old[i] == right[i]: continue
+        if old[i] == right[i]:
+            continue
         sign = one if right[i] else -one
-        if spherical: _add(start, stop, index, value, i, sign, R); _add(start, stop, index, value, i, -sign, L)
-        else: _add(start, stop, index, value, i, sign*w, c)
+        if spherical:
+            _add(start, stop, index, value, i, sign, R)
+            _add(start, stop, index, value, i, -sign, L)
+        else:
+            _add(start, stop, index, value, i, sign * w, c)
+
 
 @njit(cache=True, nogil=True)
 def _between(R, L, c):
     "c = R/|R| - L/|L|; sums of zero stay zero."
     r, l = np.float32(0), np.float32(0)
-    for j in range(c.size): r += R[j]*R[j]; l += L[j]*L[j]
-    f, g = 1/np.sqrt(np.float64(r)) if r > 0 else 1., 1/np.sqrt(np.float64(l)) if l > 0 else 1.
-    for j in range(c.size): c[j] = np.float32(R[j]*f) - np.float32(L[j]*g)
+    for j in range(c.size):
+        r += R[j] * R[j]
+        l += L[j] * L[j]
+    f, g = (
+        1 / np.sqrt(np.float64(r)) if r > 0 else 1.0,
+        1 / np.sqrt(np.float64(l)) if l > 0 else 1.0,
+    )
+    for j in range(c.size):
+        c[j] = np.float32(R[j] * f) - np.float32(L[j] * g)
 
 # %% ../../nbs/ranking/25_index.ipynb #_two_means
 @njit(cache=True, nogil=True)
 def _two_means(start, stop, index, value, features, r, l, right, spherical, most):
     "Balanced two-means (PECOS, section 3.1); the last direction."
-    R, L, c = np.zeros(features, np.float32), np.zeros(features, np.float32), np.zeros(features, np.float32)
-    s, now, one = np.empty(right.size, np.float32), np.empty(right.size, np.bool_), np.float32(1)
-    _add(start, stop, index, value, r, one, c); _add(start, stop, index, value, l, one, L)
+    R, L, c = (
+        np.zeros(features, np.float32),
+        np.zeros(features, np.float32),
+        np.zeros(features, np.float32),
+    )
+    s, now, one = (
+        np.empty(right.size, np.float32),
+        np.empty(right.size, np.bool_),
+        np.float32(1),
+    )
+    _add(start, stop, index, value, r, one, c)
+    _add(start, stop, index, value, l, one, L)
     c -= L
-    _scores(start, stop, index, value, c, s); _halves(s, now)
-    near, doubts = 5e-8*np.sqrt(right.size), 0
+    _scores(start, stop, index, value, c, s)
+    _halves(s, now)
+    near, doubts = 5e-8 * np.sqrt(right.size), 0
     for it in range(1, most):
-        if (now == right).all(): break
+        if (now == right).all():
+            break
         exact = it == 1 or doubts > 4
         while True:
-            if exact: _afresh(start, stop, index, value, now, spherical, R, L, c)
-            else: _moved(start, stop, index, value, right, now, spherical, R, L, c)
+            if exact:
+                _afresh(start, stop, index, value, now, spherical, R, L, c)
+            else:
+                _moved(start, stop, index, value, right, now, spherical, R, L, c)
             right[:] = now
-            if spherical: _between(R, L, c)
+            if spherical:
+                _between(R, L, c)
             _scores(start, stop, index, value, c, s)
-            if _halves(s, now) > near or exact: break
-            exact = True; doubts += 1; now[:] = right
+            if _halves(s, now) > near or exact:
+                break
+            exact = True
+            doubts += 1
+            now[:] = right
     right[:] = now
     return c
 
@@ -195,244 +326,463 @@ def _two_means(start, stop, index, value, features, r, l, right, spherical, most
 @njit(cache=True, nogil=True)
 def _below(bits, at, n):
     "A number in [0, n) from the bits at `at`, and where the next one starts."
-    q = np.int64(0xffffffff)//n
+    q = np.int64(0xFFFFFFFF) // n
     while at < bits.size:
-        if np.int64(bits[at]) < q*n: return np.int64(bits[at])//q, at + 1
+        if np.int64(bits[at]) < q * n:
+            return np.int64(bits[at]) // q, at + 1
         at += 1
     raise ValueError("the random bits were used up")
 
+
 @njit(cache=True, nogil=True)
 def _shuffled(bits, n):
-    "0..n-1 shuffled as libstdc++ does it, one draw for two swaps while that fits; where the next draw starts."
+    """0..n-1 shuffled as libstdc++ does it, one draw for two swaps while that fits;
+    where the next draw starts.
+    """
     order, at, i = np.arange(n), 0, 1
-    pairs = 0xffffffff//n >= n
+    pairs = 0xFFFFFFFF // n >= n
     while i < n:
         if pairs and (i > 1 or n % 2):
-            x, at = _below(bits, at, (i + 1)*(i + 2)); a, b = x//(i + 2), x % (i + 2)
-            order[i], order[a] = order[a], order[i]; order[i+1], order[b] = order[b], order[i+1]; i += 2
+            x, at = _below(bits, at, (i + 1) * (i + 2))
+            a, b = x // (i + 2), x % (i + 2)
+            order[i], order[a] = order[a], order[i]
+            order[i + 1], order[b] = order[b], order[i + 1]
+            i += 2
         else:
-            a, at = _below(bits, at, i + 1); order[i], order[a] = order[a], order[i]; i += 1
+            a, at = _below(bits, at, i + 1)
+            order[i], order[a] = order[a], order[i]
+            i += 1
     return order, at
 
+
 def _bits(seed, n, generator=None):
-    "n times 32 random bits of mt19937 started from `seed`; a generator is reused, making one takes longer than asking it."
-    generator = generator or np.random.RandomState(0); generator.seed(seed)
+    """n times 32 random bits of mt19937 started from `seed`; a generator is reused,
+    making one takes longer than asking it.
+    """
+    generator = generator or np.random.RandomState(0)
+    generator.seed(seed)
     return generator.randint(0, 2**32, n, dtype=np.uint32)
 
 # %% ../../nbs/ranking/25_index.ipynb #_rates
 def _rates(sampling, depth):
     "Share of the rows that each layer clusters."
-    if not sampling: return [1.]*depth
-    least, most, warmup = (.1, 1., .4) if sampling is True else sampling
-    if not (0 < least <= 1 and 0 < most <= 1 and 0 <= warmup <= 1): refuse("sampling must be (least, most, warmup), shares with least and most above 0", [sampling])
-    f = np.float32; first = int(f(depth)*f(warmup))
-    return [f(least) if d < first else f(least) + (f(most) - f(least))*f(d + 1 - first)/f(depth - first) for d in range(depth)]
+    if not sampling:
+        return [1.0] * depth
+    least, most, warmup = (0.1, 1.0, 0.4) if sampling is True else sampling
+    if not (0 < least <= 1 and 0 < most <= 1 and 0 <= warmup <= 1):
+        refuse(
+            "sampling must be (least, most, warmup), shares with least and most"
+            " above 0",
+            [sampling],
+        )
+    f = np.float32
+    first = int(f(depth) * f(warmup))
+    return [
+        (
+            f(least)
+            if d < first
+            else f(least) + (f(most) - f(least)) * f(d + 1 - first) / f(depth - first)
+        )
+        for d in range(depth)
+    ]
 
 # %% ../../nbs/ranking/25_index.ipynb #_used
-def _used(n, rate): return n if rate >= 1 else max(2, int(np.float32(rate)*np.float32(n)))
+def _used(n, rate):
+    return n if rate >= 1 else max(2, int(np.float32(rate) * np.float32(n)))
+
 
 def _split(ids, rows, bits, used, spherical, most, own=True):
     "Halves of a node: two (ids, rows). Rows are (start, stop, index, value, features)."
-    if own: rows = _own(*rows, np.empty((rows[1] - rows[0]).sum(), np.uint16 if rows[4] <= 2**16 else np.uint32))
-    start, stop, *rest = rows; n = len(ids)
-    if used < n: right = _sampled(rows, bits, used, spherical, most)
+    if own:
+        rows = _own(
+            *rows,
+            np.empty(
+                (rows[1] - rows[0]).sum(), np.uint16 if rows[4] <= 2**16 else np.uint32
+            ),
+        )
+    start, stop, *rest = rows
+    n = len(ids)
+    if used < n:
+        right = _sampled(rows, bits, used, spherical, most)
     else:
-        right = np.arange(n) >= n//2
+        right = np.arange(n) >= n // 2
         r, at = _below(bits, 0, n)
-        _two_means(*rows, r, (r + 1 + _below(bits, at, n - 1)[0]) % n, right, spherical, most)
+        _two_means(
+            *rows, r, (r + 1 + _below(bits, at, n - 1)[0]) % n, right, spherical, most
+        )
     return [(ids[side], (start[side], stop[side], *rest)) for side in (~right, right)]
 
+
 def _sampled(rows, bits, used, spherical, most):
-    "Two-means of `used` rows, drawn at random; the halves of all rows by its last direction."
-    start, stop, *rest = rows; n = len(start)
+    """Two-means of `used` rows, drawn at random; the halves of all rows by its last
+    direction.
+    """
+    start, stop, *rest = rows
+    n = len(start)
     order, at = _shuffled(bits, n)
-    part = np.sort(order[:used]); place = np.empty(n, int); place[part] = np.arange(used)
-    r, at = _below(bits, at, used); l = (r + 1 + _below(bits, at, used - 1)[0]) % used
-    right = np.zeros(used, np.bool_); right[place[order[used//2:used]]] = True
-    if (np.diff(order[:used//2]) < 0).any(): right[:] = True               # a first half in no order counts as changed, whatever comes
-    c = _two_means(start[part], stop[part], *rest, place[order[r]], place[order[l]], right, spherical, most)
-    s, right = np.empty(n, np.float32), np.empty(n, np.bool_); _scores(start, stop, *rest[:2], c, s); _halves(s, right)
+    part = np.sort(order[:used])
+    place = np.empty(n, int)
+    place[part] = np.arange(used)
+    r, at = _below(bits, at, used)
+    l = (r + 1 + _below(bits, at, used - 1)[0]) % used
+    right = np.zeros(used, np.bool_)
+    right[place[order[used // 2 : used]]] = True
+    # a first half in no order counts as changed, whatever comes
+    if (np.diff(order[: used // 2]) < 0).any():
+        right[:] = True
+    c = _two_means(
+        start[part],
+        stop[part],
+        *rest,
+        place[order[r]],
+        place[order[l]],
+        right,
+        spherical,
+        most,
+    )
+    s, right = np.empty(n, np.float32), np.empty(n, np.bool_)
+    _scores(start, stop, *rest[:2], c, s)
+    _halves(s, right)
     return right
 
 # %% ../../nbs/ranking/25_index.ipynb #_halved
 def _halved(Z, depth, spherical, seed, most, sampling, threads):
     "2^depth lists of row numbers, from left to right."
     Z = Z if sp.issparse(Z) else sp.csr_matrix(Z)
-    ptr, index, value = arrays(Z); seeds, generator = _bits(seed, 2**(depth + 1)), np.random.RandomState(0)
-    nodes = [(np.arange(Z.shape[0]), (ptr[:-1], ptr[1:], index.view(np.uint32), value, Z.shape[1]))]
+    ptr, index, value = arrays(Z)
+    seeds, generator = _bits(seed, 2 ** (depth + 1)), np.random.RandomState(0)
+    nodes = [
+        (
+            np.arange(Z.shape[0]),
+            (ptr[:-1], ptr[1:], index.view(np.uint32), value, Z.shape[1]),
+        )
+    ]
     for d, rate in enumerate(_rates(sampling, depth)):
         used = [_used(len(ids), rate) for ids, _ in nodes]
-        bits = [_bits(seeds[2**d + k], 64 if used[k] == len(ids) else len(ids) + 10*math.isqrt(len(ids)) + 1000, generator) for k, (ids, _) in enumerate(nodes)]
-        job = lambda k: _split(*nodes[k], bits[k], used[k], spherical, most, d > 0 or Z.shape[1] <= 2**16)
-        if cores(threads) == 1 or d == 0: parts = list(map(job, range(2**d)))
+        bits = [
+            _bits(
+                seeds[2**d + k],
+                (
+                    64
+                    if used[k] == len(ids)
+                    else len(ids) + 10 * math.isqrt(len(ids)) + 1000
+                ),
+                generator,
+            )
+            for k, (ids, _) in enumerate(nodes)
+        ]
+        job = lambda k: _split(
+            *nodes[k], bits[k], used[k], spherical, most, d > 0 or Z.shape[1] <= 2**16
+        )
+        if cores(threads) == 1 or d == 0:
+            parts = list(map(job, range(2**d)))
         else:
-            with ThreadPoolExecutor(cores(threads)) as pool: parts = list(pool.map(job, range(2**d)))
+            with ThreadPoolExecutor(cores(threads)) as pool:
+                parts = list(pool.map(job, range(2**d)))
         nodes = [half for pair in parts for half in pair]
     return [ids for ids, _ in nodes]
 
 # %% ../../nbs/ranking/25_index.ipynb #_sound_seed
 def _sound_seed(seed):
     "Refuse what the generators would not take."
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32: refuse("a seed must be a whole number from 0 to 4,294,967,295", [seed])
+    if (
+        isinstance(seed, bool)
+        or not isinstance(seed, (int, np.integer))
+        or not 0 <= seed < 2**32
+    ):
+        refuse("a seed must be a whole number from 0 to 4,294,967,295", [seed])
+
 
 def hierarchical_kmeans(
     Z,  # (L, any) label vectors, sparse or dense
-    branches:int=16,  # B, best a power of 2
-    leaf:int=100,  # labels in a last cluster, at most
-    spherical:bool=True,  # centres of length 1
-    seed:int=0,  # the same seed, the same tree
-    max_iter:int=20,  # iterations of a split, at most
-    min_codes:int|None=None,  # nodes under the root, at most; None: branches
-    sampling=None,  # True, or (least, most, warmup): cluster a part of the rows in the upper layers
-    threads:int|None=None,  # None: all cores
-)->list:  # chain
-    "Balanced clusters by repeated two-means (PECOS, section 3.1); labels without instances are placed too."
-    Z = as_features(Z, "Z"); labels = Z.shape[0]; _sound_seed(seed)
-    if labels < 1 or leaf < 1 or branches < 2 or max_iter < 1: refuse(f"labels = {labels}, leaf = {leaf}, branches = {branches}, max_iter = {max_iter}: each must be at least 1, branches 2")
-    if labels <= leaf: return [_member(np.zeros(labels, int), 1)]
-    depth = max(1, math.ceil(math.log2(labels/leaf)))
-    if 2**depth > labels: refuse(f"{labels} labels cannot fill {2**depth} clusters", mend="Choose a larger leaf")
+    branches: int = 16,  # B, best a power of 2
+    leaf: int = 100,  # labels in a last cluster, at most
+    spherical: bool = True,  # centres of length 1
+    seed: int = 0,  # the same seed, the same tree
+    max_iter: int = 20,  # iterations of a split, at most
+    min_codes: int | None = None,  # nodes under the root, at most; None: branches
+    # True, or (least, most, warmup): cluster a part of the rows in the upper layers
+    sampling=None,
+    threads: int | None = None,  # None: all cores
+) -> list:  # chain
+    """Balanced clusters by repeated two-means (PECOS, section 3.1); labels without
+    instances are placed too.
+    """
+    Z = as_features(Z, "Z")
+    labels = Z.shape[0]
+    _sound_seed(seed)
+    if labels < 1 or leaf < 1 or branches < 2 or max_iter < 1:
+        refuse(
+            f"labels = {labels}, leaf = {leaf}, branches = {branches}, max_iter ="
+            f" {max_iter}: each must be at least 1, branches 2"
+        )
+    if labels <= leaf:
+        return [_member(np.zeros(labels, int), 1)]
+    depth = max(1, math.ceil(math.log2(labels / leaf)))
+    if 2**depth > labels:
+        refuse(
+            f"{labels} labels cannot fill {2**depth} clusters",
+            mend="Choose a larger leaf",
+        )
     code = np.empty(labels, int)
-    for k, ids in enumerate(_halved(Z, depth, spherical, seed, max_iter, sampling, threads)): code[ids] = k
+    for k, ids in enumerate(
+        _halved(Z, depth, spherical, seed, max_iter, sampling, threads)
+    ):
+        code[ids] = k
     return from_leaf_codes(code, branches=branches, min_codes=min_codes)
 
 # %% ../../nbs/ranking/25_index.ipynb #_merged
 def _merged(layers, most):
     "At most so many layers: the lower inner ones are multiplied into one."
-    if most < 2: refuse("a tree needs at least 2 layers", [most])
-    while len(layers) > most: layers[-3:-1] = [sp.csc_matrix(layers[-2] @ layers[-3])]
+    if most < 2:
+        refuse("a tree needs at least 2 layers", [most])
+    while len(layers) > most:
+        layers[-3:-1] = [sp.csc_matrix(layers[-2] @ layers[-3])]
     return layers
 
+
 def _lloyd(Z, k, spherical, seed, most):
-    "Cluster of each row by k-means with natural sizes (Lloyd 1982), from k-means++ centres."
+    """Cluster of each row by k-means with natural sizes (Lloyd 1982), from k-means++
+    centres.
+    """
     rng, n = np.random.default_rng(seed), Z.shape[0]
     centre, far = Z[[rng.integers(n)]], np.full(n, np.inf)
     square = np.asarray(Z.multiply(Z).sum(1)).ravel()
     for _ in range(k - 1):
-        new = centre[-1:]; far = np.minimum(far, np.maximum(square + new.multiply(new).sum() - 2*(Z @ new.T).toarray().ravel(), 0))
-        if not far.sum() > 0: break
-        centre = sp.vstack([centre, Z[[rng.choice(n, p=far/far.sum())]]], "csr")
+        new = centre[-1:]
+        far = np.minimum(
+            far,
+            np.maximum(
+                square + new.multiply(new).sum() - 2 * (Z @ new.T).toarray().ravel(), 0
+            ),
+        )
+        if not far.sum() > 0:
+            break
+        centre = sp.vstack([centre, Z[[rng.choice(n, p=far / far.sum())]]], "csr")
     centre, code = centre.T.toarray(), None
     for _ in range(most):
-        score = Z @ centre - (0 if spherical else .5*(centre**2).sum(0))
+        score = Z @ centre - (0 if spherical else 0.5 * (centre**2).sum(0))
         now = score.argmax(1)
-        if code is not None and (now == code).all(): break
-        code = now; members = _member(code, centre.shape[1]); total = np.asarray((Z.T @ members).todense())
+        if code is not None and (now == code).all():
+            break
+        code = now
+        members = _member(code, centre.shape[1])
+        total = np.asarray((Z.T @ members).todense())
         size = np.linalg.norm(total, axis=0) if spherical else np.diff(members.indptr)
-        centre = np.where(size > 0, total/np.maximum(size, 1e-30), centre)
+        centre = np.where(size > 0, total / np.maximum(size, 1e-30), centre)
     return np.unique(code, return_inverse=True)[1]
+
 
 def _parts(Z, k, spherical, seed, most):
     "Cluster numbers of the rows: natural where that makes progress, else halves."
     code = _lloyd(Z, k, spherical, seed, most)
-    if np.bincount(code).max() <= .9*Z.shape[0]: return code
+    if np.bincount(code).max() <= 0.9 * Z.shape[0]:
+        return code
     code = np.zeros(Z.shape[0], int)
-    for j, ids in enumerate(_halved(Z, 1, spherical, seed, most, None, 1)): code[ids] = j
+    for j, ids in enumerate(_halved(Z, 1, spherical, seed, most, None, 1)):
+        code[ids] = j
     return code
 
 # %% ../../nbs/ranking/25_index.ipynb #unbalanced_kmeans
 def unbalanced_kmeans(
     Z,  # (L, any) label vectors, sparse or dense
-    branches:int=16,  # B: clusters that a node is divided into, at most
-    leaf:int=100,  # labels in a last cluster, at most
-    spherical:bool=True,  # centres of length 1
-    seed:int=0,  # the same seed, the same tree
-    max_iter:int=20,  # iterations of a split, at most
-    layers:int=4,  # of the chain, at most: the lower ones become one
-    threads:int|None=None,  # None: all cores
-)->list:  # chain, all labels in its last layer
+    branches: int = 16,  # B: clusters that a node is divided into, at most
+    leaf: int = 100,  # labels in a last cluster, at most
+    spherical: bool = True,  # centres of length 1
+    seed: int = 0,  # the same seed, the same tree
+    max_iter: int = 20,  # iterations of a split, at most
+    layers: int = 4,  # of the chain, at most: the lower ones become one
+    threads: int | None = None,  # None: all cores
+) -> list:  # chain, all labels in its last layer
     "Clusters as large as they are: k-means, again where a cluster exceeds `leaf`."
-    Z = sp.csr_matrix(as_features(Z, "Z")); _sound_seed(seed)
-    if Z.shape[0] < 1 or leaf < 1 or branches < 2 or max_iter < 1: refuse(f"labels = {Z.shape[0]}, leaf = {leaf}, branches = {branches}, max_iter = {max_iter}: each must be at least 1, branches 2")
+    Z = sp.csr_matrix(as_features(Z, "Z"))
+    _sound_seed(seed)
+    if Z.shape[0] < 1 or leaf < 1 or branches < 2 or max_iter < 1:
+        refuse(
+            f"labels = {Z.shape[0]}, leaf = {leaf}, branches = {branches}, max_iter ="
+            f" {max_iter}: each must be at least 1, branches 2"
+        )
     nodes, chain, seeds = [np.arange(Z.shape[0])], [], np.random.default_rng(seed)
+
     def divided(ids, seed):
-        if len(ids) <= leaf: return [ids]
-        part = _parts(Z[ids], min(branches, -(-2*len(ids)//leaf)), spherical, seed, max_iter)
+        if len(ids) <= leaf:
+            return [ids]
+        part = _parts(
+            Z[ids], min(branches, -(-2 * len(ids) // leaf)), spherical, seed, max_iter
+        )
         return [ids[part == j] for j in range(part.max() + 1)]
+
     while max(map(len, nodes)) > leaf:
-        with ThreadPoolExecutor(cores(threads)) as pool: parts = list(pool.map(divided, nodes, seeds.integers(0, 2**31, len(nodes)).tolist()))
-        chain.append(_member(np.repeat(np.arange(len(nodes)), [len(p) for p in parts]), len(nodes))); nodes = [ids for p in parts for ids in p]
+        with ThreadPoolExecutor(cores(threads)) as pool:
+            parts = list(
+                pool.map(divided, nodes, seeds.integers(0, 2**31, len(nodes)).tolist())
+            )
+        chain.append(
+            _member(
+                np.repeat(np.arange(len(nodes)), [len(p) for p in parts]), len(nodes)
+            )
+        )
+        nodes = [ids for p in parts for ids in p]
     code = np.empty(Z.shape[0], int)
-    for k, ids in enumerate(nodes): code[ids] = k
+    for k, ids in enumerate(nodes):
+        code[ids] = k
     return check_chain(_merged([*chain, _member(code, len(nodes))], layers))
 
 # %% ../../nbs/ranking/25_index.ipynb #_parent_lists
 def _parent_lists(parents, labels):
     "List of parents for each label, checked."
-    if sp.issparse(parents): parents = sp.csr_matrix(parents); parents = [parents.indices[a:b].tolist() for a, b in zip(parents.indptr, parents.indptr[1:])]
-    n = labels or (max([*parents, *(p for ps in parents.values() for p in ps)], default=-1) + 1 if isinstance(parents, dict) else len(parents))
-    lists = [list(parents.get(i, ())) for i in range(n)] if isinstance(parents, dict) else [[p] if np.ndim(p) == 0 and p is not None else list(p or ()) for p in parents]
-    if len(lists) != n: refuse(f"the taxonomy has {len(lists):,} labels, {n:,} are expected", mend="One entry for each label, empty where it has no parent")
-    if (bad := [i for i, ps in enumerate(lists) if any(not 0 <= p < n for p in ps)]): refuse(f"{len(bad):,} labels have parents that are no label", bad, f"Parents are numbers from 0 to {n - 1}")
+    if sp.issparse(parents):
+        parents = sp.csr_matrix(parents)
+        parents = [
+            parents.indices[a:b].tolist()
+            for a, b in zip(parents.indptr, parents.indptr[1:])
+        ]
+    n = labels or (
+        max([*parents, *(p for ps in parents.values() for p in ps)], default=-1) + 1
+        if isinstance(parents, dict)
+        else len(parents)
+    )
+    lists = (
+        [list(parents.get(i, ())) for i in range(n)]
+        if isinstance(parents, dict)
+        else [
+            [p] if np.ndim(p) == 0 and p is not None else list(p or ()) for p in parents
+        ]
+    )
+    if len(lists) != n:
+        refuse(
+            f"the taxonomy has {len(lists):,} labels, {n:,} are expected",
+            mend="One entry for each label, empty where it has no parent",
+        )
+    if bad := [i for i, ps in enumerate(lists) if any(not 0 <= p < n for p in ps)]:
+        refuse(
+            f"{len(bad):,} labels have parents that are no label",
+            bad,
+            f"Parents are numbers from 0 to {n - 1}",
+        )
     return lists
+
 
 def _depths(lists):
     "Steps to a label without parents, by the shortest way; a loop is an error."
-    n = len(lists); left, kinds = np.array([len(ps) for ps in lists]), [[] for _ in range(n)]
+    n = len(lists)
+    left, kinds = np.array([len(ps) for ps in lists]), [[] for _ in range(n)]
     for i, ps in enumerate(lists):
-        for p in ps: kinds[p].append(i)
+        for p in ps:
+            kinds[p].append(i)
     depth, ready = np.zeros(n, int), [i for i in range(n) if not left[i]]
     for i in ready:
         depth[i] = 1 + min((depth[p] for p in lists[i]), default=-1)
         for k in kinds[i]:
             left[k] -= 1
-            if not left[k]: ready.append(k)
-    if len(ready) < n: refuse("the taxonomy runs in a loop", _loop(lists, left), "A label cannot be above itself: cut one of these links")
+            if not left[k]:
+                ready.append(k)
+    if len(ready) < n:
+        refuse(
+            "the taxonomy runs in a loop",
+            _loop(lists, left),
+            "A label cannot be above itself: cut one of these links",
+        )
     return depth, ready
+
 
 def _loop(lists, left):
     "One loop, as numbers."
     way = [int(np.flatnonzero(left)[0])]
-    while (up := next(p for p in lists[way[-1]] if left[p])) not in way: way.append(up)
-    return [*way[way.index(up):], up]
+    while (up := next(p for p in lists[way[-1]] if left[p])) not in way:
+        way.append(up)
+    return [*way[way.index(up) :], up]
 
 # %% ../../nbs/ranking/25_index.ipynb #from_taxonomy
 def from_taxonomy(
-    parents,  # parents of each label: a list of lists, a dict, or an (L, L) matrix with a 1 at (label, parent)
-    leaf:int=100,  # labels in a last cluster, at most where the taxonomy lets it
-    Z=None,  # (L, any) label vectors: of several parents take the most similar; None: the one nearest to the root
-    labels:int|None=None,  # L, where parents is a dict that does not name all
-    layers:int=6,  # of the chain, at most: the lower ones become one
-)->list:  # chain, all labels in its last layer
+    # parents of each label: a list of lists, a dict, or an (L, L) matrix with a 1 at
+    # (label, parent)
+    parents,
+    leaf: int = 100,  # labels in a last cluster, at most where the taxonomy lets it
+    # (L, any) label vectors: of several parents take the most similar; None: the one
+    # nearest to the root
+    Z=None,
+    labels: int | None = None,  # L, where parents is a dict that does not name all
+    layers: int = 6,  # of the chain, at most: the lower ones become one
+) -> list:  # chain, all labels in its last layer
     "A chain from a taxonomy whose inner nodes are labels themselves."
-    lists = _parent_lists(parents, labels); depth, order = _depths(lists); n = len(lists)
+    lists = _parent_lists(parents, labels)
+    depth, order = _depths(lists)
+    n = len(lists)
     Z = None if Z is None else l2_rows(sp.csr_matrix(as_features(Z, "Z")))
     like = lambda i, p: -depth[p] if Z is None else Z[i].multiply(Z[p]).sum()
-    up = np.array([-1 if not ps else ps[0] if len(ps) == 1 else max(ps, key=lambda p: like(i, p)) for i, ps in enumerate(lists)])
-    kinds, size = [[] for _ in range(n + 1)], np.ones(n + 1, int)              # node n: above all that have no parent
-    for i in reversed(order): size[up[i]] += size[i]
-    for i in order: kinds[up[i]].append(i)
+    up = np.array(
+        [
+            (
+                -1
+                if not ps
+                else ps[0]
+                if len(ps) == 1
+                else max(ps, key=lambda p: like(i, p))
+            )
+            for i, ps in enumerate(lists)
+        ]
+    )
+    # node n: above all that have no parent
+    kinds, size = [[] for _ in range(n + 1)], np.ones(n + 1, int)
+    for i in reversed(order):
+        size[up[i]] += size[i]
+    for i in order:
+        kinds[up[i]].append(i)
     size[n] = n
     chain = _cut_taxonomy(kinds, size, leaf)
-    while len(chain) > 2 and chain[0].shape[0] == 1: chain = chain[1:]              # a single top
+    # a single top
+    while len(chain) > 2 and chain[0].shape[0] == 1:
+        chain = chain[1:]
     return check_chain(_merged(chain, layers), n)
 
 # %% ../../nbs/ranking/25_index.ipynb #_below_all
 def _below_all(kinds, roots):
     "All labels of the subtrees under these roots."
     out = list(roots)
-    for i in out: out.extend(kinds[i])
+    for i in out:
+        out.extend(kinds[i])
     return out
 
+
 def _cut_taxonomy(kinds, size, leaf):
-    "Layers from the top: (root, what is under it); a large subtree is divided, others wait."
-    n = len(kinds) - 1; nodes, layers = [(n, None)], []
+    """Layers from the top:
+
+    (root, what is under it); a large subtree is divided, others wait.
+    """
+    n = len(kinds) - 1
+    nodes, layers = [(n, None)], []
     while any(root is not None and size[root] > leaf for root, _ in nodes):
         new, parent = [], []
         for j, (root, members) in enumerate(nodes):
-            if root is None or size[root] <= leaf: parts = [(root, members)]
+            if root is None or size[root] <= leaf:
+                parts = [(root, members)]
             else:
                 own, pack = [] if root == n else [root], [[]]
-                large = [k for k in kinds[root] if size[k] > leaf//4]
-                if own: pack = [own]
-                for k in sorted((k for k in kinds[root] if size[k] <= leaf//4), key=lambda k: -size[k]):
-                    if len(pack[-1]) + size[k] > leaf: pack.append([])
+                large = [k for k in kinds[root] if size[k] > leaf // 4]
+                if own:
+                    pack = [own]
+                for k in sorted(
+                    (k for k in kinds[root] if size[k] <= leaf // 4),
+                    key=lambda k: -size[k],
+                ):
+                    if len(pack[-1]) + size[k] > leaf:
+                        pack.append([])
                     pack[-1] += _below_all(kinds, [k])
                 parts = [(k, None) for k in large] + [(None, p) for p in pack if p]
-            new += parts; parent += [j]*len(parts)
-        layers.append(_member(np.array(parent), len(nodes))); nodes = new
+            new += parts
+            parent += [j] * len(parts)
+        layers.append(_member(np.array(parent), len(nodes)))
+        nodes = new
     code = np.empty(n, int)
-    for k, (root, members) in enumerate(nodes): code[members if root is None else _below_all(kinds, [root] if root < n else kinds[n])] = k
+    for k, (root, members) in enumerate(nodes):
+        code[
+            (
+                members
+                if root is None
+                else _below_all(kinds, [root] if root < n else kinds[n])
+            )
+        ] = k
     return [*layers, _member(code, len(nodes))]
 
 # %% ../../nbs/ranking/25_index.ipynb #save_chain
@@ -440,108 +790,234 @@ def save_chain(
     folder,  # folder to make
     chain,  # list of matrices
 ):
-    "Write a chain; the number of layers last, so that half a folder is not taken for a whole one."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); (folder/"config.json").unlink(missing_ok=True)
-    for t, C in enumerate(check_chain(chain)): save_matrix(folder/f"C{t}.npz", C)
-    with atomic(folder/"config.json") as tmp: tmp.write_text(json.dumps({"len": len(chain)}))
+    """Write a chain; the number of layers last, so that half a folder is not taken for
+    a whole one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)
+    for t, C in enumerate(check_chain(chain)):
+        save_matrix(folder / f"C{t}.npz", C)
+    with atomic(folder / "config.json") as tmp:
+        tmp.write_text(json.dumps({"len": len(chain)}))
+
 
 def load_chain(
-    path,  # folder of `save_chain` or of libpecos, or one .npz: the label-to-cluster matrix
-    branches:int=16,  # for a single matrix: children of the nodes put above it
-)->list:  # chain
+    # folder of `save_chain` or of libpecos, or one .npz: the label-to-cluster matrix
+    path,
+    branches: int = 16,  # for a single matrix: children of the nodes put above it
+) -> list:  # chain
     "Read a chain, and check it."
     path = Path(path)
-    if path.is_file(): return from_clusters(load_matrix(path), branches)
-    try: layers = json.loads((path/"config.json").read_text())["len"]
-    except FileNotFoundError: refuse(f"{path} holds no chain: config.json is missing", mend="Pass the folder that save_chain wrote, or one .npz", kind=FileNotFoundError)
-    except (ValueError, KeyError, TypeError) as e: refuse(f"{path/'config.json'} cannot be read", [e], 'It should hold {"len": number of layers}')
-    return check_chain([load_matrix(path/f"C{t}.npz") for t in range(layers)])
+    if path.is_file():
+        return from_clusters(load_matrix(path), branches)
+    try:
+        layers = json.loads((path / "config.json").read_text())["len"]
+    except FileNotFoundError:
+        refuse(
+            f"{path} holds no chain: config.json is missing",
+            mend="Pass the folder that save_chain wrote, or one .npz",
+            kind=FileNotFoundError,
+        )
+    except (ValueError, KeyError, TypeError) as e:
+        refuse(
+            f"{path / 'config.json'} cannot be read",
+            [e],
+            'It should hold {"len": number of layers}',
+        )
+    return check_chain([load_matrix(path / f"C{t}.npz") for t in range(layers)])
 
 # %% ../../nbs/ranking/25_index.ipynb #label_chain
 def label_chain(
     Y,  # (n, L) instances by labels
     chain,  # list of matrices
-)->list:  # CSC (n, nodes of layer t) for each layer: how many of the instance's labels are under the node
+    # CSC (n, nodes of layer t) for each layer: how many of the instance's labels are
+    # under the node
+) -> list:
     "Labels, passed up the tree."
     Ys = [sp.csc_matrix(as_labels(Y))]
-    for C in chain[:0:-1]: Ys.insert(0, sp.csc_matrix(Ys[0] @ C))
-    for A in Ys: A.sort_indices()
+    for C in chain[:0:-1]:
+        Ys.insert(0, sp.csc_matrix(Ys[0] @ C))
+    for A in Ys:
+        A.sort_indices()
     return Ys
+
 
 def _given(matrices, chain, n, sound=as_labels):
     "User matrices by how many layers they are above the labels; checked."
-    given = {0: matrices} if sp.issparse(matrices) or isinstance(matrices, np.ndarray) else {k: A for k, A in dict(matrices or {}).items() if A is not None}
+    given = (
+        {0: matrices}
+        if sp.issparse(matrices) or isinstance(matrices, np.ndarray)
+        else {k: A for k, A in dict(matrices or {}).items() if A is not None}
+    )
     columns = [chain[-1].shape[0], *(C.shape[1] for C in reversed(chain))]
-    if (bad := [k for k in given if not (isinstance(k, (int, np.integer)) and 0 <= k <= len(chain))]): refuse("no such layer", bad, f"0 are the labels, {len(chain)} is the root")
+    if bad := [
+        k
+        for k in given
+        if not (isinstance(k, (int, np.integer)) and 0 <= k <= len(chain))
+    ]:
+        refuse("no such layer", bad, f"0 are the labels, {len(chain)} is the root")
     rows = n if n is not None else next((A.shape[0] for A in given.values()), 0)
     for k, A in given.items():
-        if A.shape != (rows, columns[k]): refuse(f"the matrix {k} layers above the labels has shape {A.shape}, expected {(rows, columns[k])}")
-    return {k: sound(A, name=f"the matrix {k} layers above the labels") for k, A in given.items()}, rows
+        if A.shape != (rows, columns[k]):
+            refuse(
+                f"the matrix {k} layers above the labels has shape {A.shape}, expected"
+                f" {(rows, columns[k])}"
+            )
+    return {
+        k: sound(A, name=f"the matrix {k} layers above the labels")
+        for k, A in given.items()
+    }, rows
 
 # %% ../../nbs/ranking/25_index.ipynb #matching_chain
 def matching_chain(
-    matrices,  # {layers above the labels: (n, nodes)}: what the user names; one (n, L) matrix; None
+    # {layers above the labels: (n, nodes)}: what the user names; one (n, L) matrix;
+    # None
+    matrices,
     chain,  # list of matrices
-    n:int|None=None,  # instances that are expected
-)->list:  # CSC (n, clusters of layer t) for each layer, or None for each
+    n: int | None = None,  # instances that are expected
+) -> list:  # CSC (n, clusters of layer t) for each layer, or None for each
     "User-supplied matches, summed from the labels up."
-    given, rows = _given(matrices, chain, n, lambda A, name: sp.csr_matrix(as_features(A, name)))      # scores may be negative: only the pattern counts
-    if not given: return [None]*len(chain)
-    M, Ms = binary(given[0]) if 0 in given else sp.csr_matrix((rows, chain[-1].shape[0]), dtype=np.float32), []
+    # scores may be negative: only the pattern counts
+    given, rows = _given(
+        matrices, chain, n, lambda A, name: sp.csr_matrix(as_features(A, name))
+    )
+    if not given:
+        return [None] * len(chain)
+    M, Ms = (
+        (
+            binary(given[0])
+            if 0 in given
+            else sp.csr_matrix((rows, chain[-1].shape[0]), dtype=np.float32)
+        ),
+        [],
+    )
     for k, C in enumerate(reversed(chain), 1):
-        M = M @ C + (binary(given[k]) if k in given else 0*sp.csr_matrix((rows, C.shape[1]), dtype=np.float32))
-        Ms.insert(0, sp.csc_matrix(M)); Ms[0].sort_indices()
+        M = M @ C + (
+            binary(given[k])
+            if k in given
+            else 0 * sp.csr_matrix((rows, C.shape[1]), dtype=np.float32)
+        )
+        Ms.insert(0, sp.csc_matrix(M))
+        Ms[0].sort_indices()
     return Ms
+
 
 def _worth(A, name):
     "Relevance as CSR; zeros that are stored stay."
     A = sp.csr_matrix(as_features(A, name))
-    if (A.data < 0).any(): refuse(f"{name} has {int((A.data < 0).sum()):,} values below 0", mend="Relevance is 0 or more")
+    if (A.data < 0).any():
+        refuse(
+            f"{name} has {int((A.data < 0).sum()):,} values below 0",
+            mend="Relevance is 0 or more",
+        )
     return A
+
 
 def relevance_chain(
     R,  # (n, L) relevance of the positives, or {layers above the labels: matrix}
     chain,  # list of matrices
-    norm:str|None=None,  # "l1", "l2", "max", by rows; None or "no-norm": as it is
-    induce:bool=True,  # fill layers that have none by summing up
-)->list:  # CSC (n, nodes of layer t) for each layer, or None
+    norm: str | None = None,  # "l1", "l2", "max", by rows; None or "no-norm": as it is
+    induce: bool = True,  # fill layers that have none by summing up
+) -> list:  # CSC (n, nodes of layer t) for each layer, or None
     "What a positive is worth in each layer."
     from sklearn.preprocessing import normalize
-    if norm not in (None, "no-norm", "l1", "l2", "max"): refuse("unknown norm", [norm], "Choose l1, l2, max or no-norm")
-    given, _ = _given(R, chain, None, _worth); Rs = [given.get(0)]
-    for k, C in enumerate(chain[:0:-1], 1): Rs.insert(0, given[k] if k in given else Rs[0] @ C if induce and Rs[0] is not None else None)
-    if norm not in (None, "no-norm"): Rs = [None if A is None else normalize(sp.csr_matrix(A), norm=norm) for A in Rs]
+
+    if norm not in (None, "no-norm", "l1", "l2", "max"):
+        refuse("unknown norm", [norm], "Choose l1, l2, max or no-norm")
+    given, _ = _given(R, chain, None, _worth)
+    Rs = [given.get(0)]
+    for k, C in enumerate(chain[:0:-1], 1):
+        Rs.insert(
+            0,
+            (
+                given[k]
+                if k in given
+                else Rs[0] @ C
+                if induce and Rs[0] is not None
+                else None
+            ),
+        )
+    if norm not in (None, "no-norm"):
+        Rs = [None if A is None else normalize(sp.csr_matrix(A), norm=norm) for A in Rs]
     return [None if A is None else sp.csc_matrix(A).sorted_indices() for A in Rs]
 
 # %% ../../nbs/ranking/25_index.ipynb #_without_gaps
 def _without_gaps(codes):
-    "Cluster numbers 0, 1, 2, ... in the same order; what is no number is left for `from_leaf_codes` to refuse."
+    """Cluster numbers 0, 1, 2, ...
+
+    in the same order; what is no number is left for `from_leaf_codes` to refuse.
+    """
     codes = np.asarray(codes)
-    return np.unique(codes, return_inverse=True)[1] if codes.dtype.kind in "iu" and codes.min(initial=0) >= 0 else codes
+    return (
+        np.unique(codes, return_inverse=True)[1]
+        if codes.dtype.kind in "iu" and codes.min(initial=0) >= 0
+        else codes
+    )
 
 # %% ../../nbs/ranking/25_index.ipynb #make_chain
 INDEXERS = {"hierarchicalkmeans": hierarchical_kmeans, "unbalanced": unbalanced_kmeans}
 
+
 def make_chain(
-    index,  # None, a name of INDEXERS, "ova", a chain, a label-to-cluster matrix, (L,) codes, a function of Z
+    # None, a name of INDEXERS, "ova", a chain, a label-to-cluster matrix, (L,) codes, a
+    # function of Z
+    index,
     X=None,  # (n, d) features, for PIFA
     Y=None,  # (n, L) labels
     Z=None,  # (L, any) label vectors; None: PIFA
-    branches:int=16, leaf:int=100, seed:int=0,  # of a clustering
-    shallow:bool=False,  # put nothing above a given matrix
-    threads:int|None=None,  # None: all cores
-)->list:  # chain
+    branches: int = 16,
+    leaf: int = 100,
+    seed: int = 0,  # of a clustering
+    shallow: bool = False,  # put nothing above a given matrix
+    threads: int | None = None,  # None: all cores
+) -> list:  # chain
     "The chain that `index` describes, checked."
-    labels = None if Y is None else Y.shape[1]; _sound_seed(seed)
-    if index is None: index = "hierarchicalkmeans"
-    if isinstance(index, str) and index == "ova" or isinstance(index, (list, tuple)) and not len(index): return [_member(np.zeros(labels, int), 1)]
-    if isinstance(index, str) and index not in INDEXERS: refuse("unknown index", [index], f"Choose one of ova, {', '.join(INDEXERS)}, or give a function, a matrix or a chain")
+    labels = None if Y is None else Y.shape[1]
+    _sound_seed(seed)
+    if index is None:
+        index = "hierarchicalkmeans"
+    if (
+        isinstance(index, str)
+        and index == "ova"
+        or isinstance(index, (list, tuple))
+        and not len(index)
+    ):
+        return [_member(np.zeros(labels, int), 1)]
+    if isinstance(index, str) and index not in INDEXERS:
+        refuse(
+            "unknown index",
+            [index],
+            f"Choose one of ova, {', '.join(INDEXERS)}, or give a function, a matrix or"
+            " a chain",
+        )
     if isinstance(index, str) or callable(index):
-        Z = label_embedding("pifa", Y, X, threads=threads) if Z is None else as_features(Z, "Z")
-        if labels is not None and Z.shape[0] != labels: refuse(f"label_features has {Z.shape[0]:,} rows, label vectors for {Z.shape[0]:,} labels, Y has {labels:,}", mend="Each label has one row")
-        if isinstance(index, str): return INDEXERS[index](Z, branches=branches, leaf=leaf, seed=seed, threads=threads)
+        Z = (
+            label_embedding("pifa", Y, X, threads=threads)
+            if Z is None
+            else as_features(Z, "Z")
+        )
+        if labels is not None and Z.shape[0] != labels:
+            refuse(
+                f"label_features has {Z.shape[0]:,} rows, label vectors for"
+                f" {Z.shape[0]:,} labels, Y has {labels:,}",
+                mend="Each label has one row",
+            )
+        if isinstance(index, str):
+            return INDEXERS[index](
+                Z, branches=branches, leaf=leaf, seed=seed, threads=threads
+            )
         index = index(Z)
-    if isinstance(index, (list, tuple)) and len(index) and all(np.ndim(i) == 0 and not sp.issparse(i) for i in index): index = np.asarray(index)
-    if not isinstance(index, (list, tuple)) and np.ndim(index) == 1: chain = from_leaf_codes(_without_gaps(index), branches=branches, shallow=shallow)
-    else: chain = from_clusters(index, branches, shallow)
+    if (
+        isinstance(index, (list, tuple))
+        and len(index)
+        and all(np.ndim(i) == 0 and not sp.issparse(i) for i in index)
+    ):
+        index = np.asarray(index)
+    if not isinstance(index, (list, tuple)) and np.ndim(index) == 1:
+        chain = from_leaf_codes(
+            _without_gaps(index), branches=branches, shallow=shallow
+        )
+    else:
+        chain = from_clusters(index, branches, shallow)
     return check_chain(chain, labels)

@@ -11,31 +11,46 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit, uint64
 from ..core.basics import refuse
-from .sparse import arrays, as_features, as_labels, cores, hstack, l2_rows, scale_rows
+from .sparse import arrays, as_features, as_labels, cores, hstack
+from .sparse import l2_rows, scale_rows
 
 # %% ../../nbs/ranking/20_labels.ipynb #pii
 def pii(
     Y,  # (n, L) instances by labels
-)->sp.csr_matrix:  # (L, n) rows of length 1; a label without instances is a row of zeros
-    "Positive instance indices: labels that share instances are near (PECOS, section 3)."
+    # (L, n) rows of length 1; a label without instances is a row of zeros
+) -> sp.csr_matrix:
+    """Positive instance indices:
+
+    labels that share instances are near (PECOS, section 3).
+    """
     return l2_rows(as_labels(Y).T.tocsr())
 
 # %% ../../nbs/ranking/20_labels.ipynb #_emit
-_BRUIJN = 0x03f79d71b4cb0a89
+_BRUIJN = 0x03F79D71B4CB0A89
 _BIT = np.zeros(64, np.int64)
-for _i in range(64): _BIT[((_BRUIJN << _i) & 0xffffffffffffffff) >> 58] = _i
+for _i in range(64):
+    _BIT[((_BRUIJN << _i) & 0xFFFFFFFFFFFFFFFF) >> 58] = _i
+
 
 @njit(cache=True, nogil=True)
 def _emit(page, bits, sums, index, value, e):
-    "Move the sums whose bit is set to index[e:] and value[e:], in order, and clear all three; the new end."
+    """Move the sums whose bit is set to index[e:] and value[e:], in order, and clear
+    all three; the new end.
+    """
     for p in range(page.size):
-        if not page[p]: continue
+        if not page[p]:
+            continue
         page[p] = 0
-        for j in range(64*p, min(64*p + 64, bits.size)):
-            w = bits[j]; bits[j] = 0
+        for j in range(64 * p, min(64 * p + 64, bits.size)):
+            w = bits[j]
+            bits[j] = 0
             while w:
-                low = w & (~w + uint64(1)); f = 64*j + _BIT[(low*uint64(_BRUIJN)) >> uint64(58)]
-                index[e] = f; value[e] = sums[f]; sums[f] = 0; e += 1
+                low = w & (~w + uint64(1))
+                f = 64 * j + _BIT[(low * uint64(_BRUIJN)) >> uint64(58)]
+                index[e] = f
+                value[e] = sums[f]
+                sums[f] = 0
+                e += 1
                 w ^= low
     return e
 
@@ -44,39 +59,85 @@ def _emit(page, bits, sums, index, value, e):
 def _block(first, last, label_ptr, instance, weight, ptr, ids, val, features, unit):
     "Rows `first` to `last` of weight-transposed times X, each of length 1 where asked."
     most = 0
-    for k in range(label_ptr[first], label_ptr[last]): most += ptr[instance[k]+1] - ptr[instance[k]]
-    most = min(most, (last - first)*features)
-    out, index, value, e = np.zeros(last - first + 1, np.int64), np.empty(most, np.int32), np.empty(most, np.float32), 0
-    words = features//64 + 1
-    page, bits, sums = np.zeros(words//64 + 1, np.uint8), np.zeros(words, np.uint64), np.zeros(features, np.float32)
+    for k in range(label_ptr[first], label_ptr[last]):
+        most += ptr[instance[k] + 1] - ptr[instance[k]]
+    most = min(most, (last - first) * features)
+    out, index, value, e = (
+        np.zeros(last - first + 1, np.int64),
+        np.empty(most, np.int32),
+        np.empty(most, np.float32),
+        0,
+    )
+    words = features // 64 + 1
+    page, bits, sums = (
+        np.zeros(words // 64 + 1, np.uint8),
+        np.zeros(words, np.uint64),
+        np.zeros(features, np.float32),
+    )
     for label in range(first, last):
-        for k in range(label_ptr[label], label_ptr[label+1]):
+        for k in range(label_ptr[label], label_ptr[label + 1]):
             i, w = instance[k], weight[k]
-            for q in range(uint64(ptr[i]), uint64(ptr[i+1])):
+            for q in range(uint64(ptr[i]), uint64(ptr[i + 1])):
                 f = uint64(ids[q])
-                sums[f] += w*val[q]; bits[f >> uint64(6)] |= uint64(1) << (f & uint64(63)); page[f >> uint64(12)] = 1
-        start = e; e = _emit(page, bits, sums, index, value, e); out[label-first+1] = e
-        square = 0.
-        for q in range(start, e): square += np.float64(value[q]*value[q])
+                sums[f] += w * val[q]
+                bits[f >> uint64(6)] |= uint64(1) << (f & uint64(63))
+                page[f >> uint64(12)] = 1
+        start = e
+        e = _emit(page, bits, sums, index, value, e)
+        out[label - first + 1] = e
+        square = 0.0
+        for q in range(start, e):
+            square += np.float64(value[q] * value[q])
         if unit and square > 0:
             length = np.sqrt(square)
-            for q in range(start, e): value[q] = value[q]/length
+            for q in range(start, e):
+                value[q] = value[q] / length
     return out, index[:e], value[:e]
 
 # %% ../../nbs/ranking/20_labels.ipynb #_summed
 def _summed(Yt, X, unit, threads):
     "Sparse (L, d): rows of Yt, (L, n), times the rows of X; of length 1 where `unit`."
-    label_ptr, instance, weight = arrays(Yt); ptr, ids, val = arrays(X); labels, threads = Yt.shape[0], cores(threads)
+    label_ptr, instance, weight = arrays(Yt)
+    ptr, ids, val = arrays(X)
+    labels, threads = Yt.shape[0], cores(threads)
     work = np.concatenate([[0], np.cumsum(np.diff(ptr)[instance])])[label_ptr]
-    edges = np.unique(np.searchsorted(work, np.linspace(0, work[-1], 8*threads + 1 if threads > 1 else 2))); edges[0], edges[-1] = 0, labels
-    job = lambda k: _block(edges[k], edges[k+1], label_ptr, instance, weight, ptr, ids, val, X.shape[1], unit)
-    if len(edges) < 3: parts = [_block(0, labels, label_ptr, instance, weight, ptr, ids, val, X.shape[1], unit)]
+    edges = np.unique(
+        np.searchsorted(
+            work, np.linspace(0, work[-1], 8 * threads + 1 if threads > 1 else 2)
+        )
+    )
+    edges[0], edges[-1] = 0, labels
+    job = lambda k: _block(
+        edges[k],
+        edges[k + 1],
+        label_ptr,
+        instance,
+        weight,
+        ptr,
+        ids,
+        val,
+        X.shape[1],
+        unit,
+    )
+    if len(edges) < 3:
+        parts = [
+            _block(
+                0, labels, label_ptr, instance, weight, ptr, ids, val, X.shape[1], unit
+            )
+        ]
     else:
-        with ThreadPoolExecutor(threads) as pool: parts = list(pool.map(job, range(len(edges) - 1)))
+        with ThreadPoolExecutor(threads) as pool:
+            parts = list(pool.map(job, range(len(edges) - 1)))
     starts = np.cumsum([0] + [len(p[1]) for p in parts])
-    indptr = np.concatenate([parts[0][0]] + [p[0][1:] + s for p, s in zip(parts[1:], starts[1:])])
-    index, value = (parts[0][j] if len(parts) == 1 else np.concatenate([p[j] for p in parts]) for j in (1, 2))
-    V = sp.csr_matrix((labels, X.shape[1]), dtype=np.float32); V.indptr, V.indices, V.data = indptr, index, value
+    indptr = np.concatenate(
+        [parts[0][0]] + [p[0][1:] + s for p, s in zip(parts[1:], starts[1:])]
+    )
+    index, value = (
+        parts[0][j] if len(parts) == 1 else np.concatenate([p[j] for p in parts])
+        for j in (1, 2)
+    )
+    V = sp.csr_matrix((labels, X.shape[1]), dtype=np.float32)
+    V.indptr, V.indices, V.data = indptr, index, value
     V.has_sorted_indices = V.has_canonical_format = True
     return V
 
@@ -84,73 +145,147 @@ def _summed(Yt, X, unit, threads):
 def _shared(Y):
     "Rows of length 1, divided and not multiplied: the last bit is scikit-learn's."
     row = np.repeat(np.arange(Y.shape[0]), np.diff(Y.indptr))
-    length = np.sqrt(np.bincount(row, Y.data*Y.data, Y.shape[0]))
-    return sp.csr_matrix(((Y.data/length[row]).astype(np.float32), Y.indices, Y.indptr), shape=Y.shape)
+    length = np.sqrt(np.bincount(row, Y.data * Y.data, Y.shape[0]))
+    return sp.csr_matrix(
+        ((Y.data / length[row]).astype(np.float32), Y.indices, Y.indptr), shape=Y.shape
+    )
+
 
 def pifa(
     Y,  # (n, L) instances by labels
     X,  # (n, d) instances by features, sparse or dense
-    normalize:bool=True,  # divide an instance's weight among its labels
-    threads:int|None=None,  # None: all cores
-):  # (L, d) rows of length 1, sparse where X is; a label without instances is a row of zeros
+    normalize: bool = True,  # divide an instance's weight among its labels
+    threads: int | None = None,  # None: all cores
+    # (L, d) rows of length 1, sparse where X is; a label without instances is a row of
+    # zeros
+):
     "Positive instance feature aggregation (PECOS, section 3)."
-    X = as_features(X); Y = as_labels(Y, X.shape[0])
+    X = as_features(X)
+    Y = as_labels(Y, X.shape[0])
     Yt = (_shared(Y) if normalize else Y).T.tocsr()
-    return _summed(Yt, X, True, threads) if sp.issparse(X) else l2_rows(np.ascontiguousarray(Yt @ X, dtype=np.float32))
+    return (
+        _summed(Yt, X, True, threads)
+        if sp.issparse(X)
+        else l2_rows(np.ascontiguousarray(Yt @ X, dtype=np.float32))
+    )
 
 # %% ../../nbs/ranking/20_labels.ipynb #pifa_lf
 def pifa_lf(
     Y,  # (n, L) instances by labels
     X,  # (n, d) instances by features
     Z,  # (L, any) label features; (L, d) for "convex"
-    how:str="concat",  # "concat" or "convex"
-    alpha=.5,  # convex: the share of PIFA in [0, 1], a number or (L,)
-    threads:int|None=None,  # None: all cores
-):  # (L, d + any) or (L, d); concat: sparse where either is, convex: dense where either is
+    how: str = "concat",  # "concat" or "convex"
+    alpha=0.5,  # convex: the share of PIFA in [0, 1], a number or (L,)
+    threads: int | None = None,  # None: all cores
+    # (L, d + any) or (L, d); concat: sparse where either is, convex: dense where either
+    # is
+):
     "PIFA and label features, side by side or mixed (PECOS, section 3)."
     V, Z = pifa(Y, X, threads=threads), as_features(Z, "Z")
-    if Z.shape[0] != V.shape[0]: refuse(f"Z has {Z.shape[0]:,} rows for {V.shape[0]:,} labels", mend="Each label has one row, in the order of Y's columns")
-    if how == "concat": return hstack([V, Z])
-    if how != "convex": refuse("unknown way to join label features", [how], "Choose concat or convex")
-    if Z.shape != V.shape: refuse(f"Z has {Z.shape[1]:,} columns, X has {V.shape[1]:,}", mend="Make both with one Vectorizer, or use how='concat'")
-    alpha = np.broadcast_to(np.asarray(alpha, np.float64), V.shape[:1]) if np.ndim(alpha) == 0 or np.shape(alpha) == V.shape[:1] else None
-    if alpha is None or not ((alpha >= 0) & (alpha <= 1)).all(): refuse("alpha must be a number in [0, 1], or one for each label", mend="1 is PIFA alone, 0 is Z alone")
+    if Z.shape[0] != V.shape[0]:
+        refuse(
+            f"Z has {Z.shape[0]:,} rows for {V.shape[0]:,} labels",
+            mend="Each label has one row, in the order of Y's columns",
+        )
+    if how == "concat":
+        return hstack([V, Z])
+    if how != "convex":
+        refuse("unknown way to join label features", [how], "Choose concat or convex")
+    if Z.shape != V.shape:
+        refuse(
+            f"Z has {Z.shape[1]:,} columns, X has {V.shape[1]:,}",
+            mend="Make both with one Vectorizer, or use how='concat'",
+        )
+    alpha = (
+        np.broadcast_to(np.asarray(alpha, np.float64), V.shape[:1])
+        if np.ndim(alpha) == 0 or np.shape(alpha) == V.shape[:1]
+        else None
+    )
+    if alpha is None or not ((alpha >= 0) & (alpha <= 1)).all():
+        refuse(
+            "alpha must be a number in [0, 1], or one for each label",
+            mend="1 is PIFA alone, 0 is Z alone",
+        )
     V, Z = scale_rows(V, alpha), scale_rows(Z, 1 - alpha)
-    return V + Z if sp.issparse(V) == sp.issparse(Z) else np.asarray(V + Z, dtype=np.float32)
+    return (
+        V + Z
+        if sp.issparse(V) == sp.issparse(Z)
+        else np.asarray(V + Z, dtype=np.float32)
+    )
 
 # %% ../../nbs/ranking/20_labels.ipynb #spectrum
 def spectrum(
     A,  # (rows, columns) >= 0
-    dim:int=24,  # numbers for each row and column
+    dim: int = 24,  # numbers for each row and column
 ):  # ((rows, dim), (columns, dim)) ndarrays
     "Co-cluster embedding of a bipartite graph (Dhillon 2001, equations 10 and 24)."
     from sklearn.utils.extmath import randomized_svd
+
     A = A.astype(np.float64) if sp.issparse(A) else np.asarray(A, np.float64)
-    if A.min() < 0: refuse("the graph has edges below 0", mend="Edges are counts or weights, at least 0")
-    if not 0 < dim < min(A.shape): refuse(f"dim = {dim} for a graph of {A.shape[0]:,} x {A.shape[1]:,}", mend=f"Choose 1 to {min(A.shape) - 1}")
+    if A.min() < 0:
+        refuse(
+            "the graph has edges below 0",
+            mend="Edges are counts or weights, at least 0",
+        )
+    if not 0 < dim < min(A.shape):
+        refuse(
+            f"dim = {dim} for a graph of {A.shape[0]:,} x {A.shape[1]:,}",
+            mend=f"Choose 1 to {min(A.shape) - 1}",
+        )
     r, c = (np.asarray(A.sum(axis), np.float64).ravel() for axis in (1, 0))
-    r, c = (1/np.sqrt(np.where(s > 0, s, 1)) for s in (r, c))
-    An = sp.diags(r) @ A @ sp.diags(c) if sp.issparse(A) else r[:, None]*A*c
+    r, c = (1 / np.sqrt(np.where(s > 0, s, 1)) for s in (r, c))
+    An = sp.diags(r) @ A @ sp.diags(c) if sp.issparse(A) else r[:, None] * A * c
     U, _, Vt = randomized_svd(An, dim + 1, random_state=0)
-    return np.ascontiguousarray(r[:, None]*U[:, 1:]), np.ascontiguousarray(c[:, None]*Vt[1:].T)
+    return np.ascontiguousarray(r[:, None] * U[:, 1:]), np.ascontiguousarray(
+        c[:, None] * Vt[1:].T
+    )
 
 # %% ../../nbs/ranking/20_labels.ipynb #_named_spectrum
-def _named_spectrum(Y, X=None, dim=24, threads=None): return spectrum(as_labels(Y), dim)[1].astype(np.float32)
-def _concat(Y, X, Z, threads=None): return pifa_lf(Y, X, Z, "concat", threads=threads)
-def _convex(Y, X, Z, alpha=.5, threads=None): return pifa_lf(Y, X, Z, "convex", alpha, threads)
-def _pii(Y, X=None, threads=None): return pii(Y)
+def _named_spectrum(Y, X=None, dim=24, threads=None):
+    return spectrum(as_labels(Y), dim)[1].astype(np.float32)
 
-LABEL_VECTORS = {"pii": _pii, "pifa": pifa, "pifa_lf_concat": _concat, "pifa_lf_convex_combine": _convex, "spectrum": _named_spectrum}
+
+def _concat(Y, X, Z, threads=None):
+    return pifa_lf(Y, X, Z, "concat", threads=threads)
+
+
+def _convex(Y, X, Z, alpha=0.5, threads=None):
+    return pifa_lf(Y, X, Z, "convex", alpha, threads)
+
+
+def _pii(Y, X=None, threads=None):
+    return pii(Y)
+
+
+LABEL_VECTORS = {
+    "pii": _pii,
+    "pifa": pifa,
+    "pifa_lf_concat": _concat,
+    "pifa_lf_convex_combine": _convex,
+    "spectrum": _named_spectrum,
+}
+
 
 def label_embedding(
-    name:str,  # one of LABEL_VECTORS
+    name: str,  # one of LABEL_VECTORS
     Y,  # (n, L) instances by labels
     X=None,  # (n, d) instances by features, where the name asks for them
     **settings,  # Z, alpha, dim, threads
 ):  # (L, any) a vector for each label
     "The label representation of that name."
-    if name not in LABEL_VECTORS: refuse("unknown label representation", [name], f"Choose one of {', '.join(LABEL_VECTORS)}")
-    if "pifa" in name and X is None: refuse(f"{name} needs the instances' features", mend="Pass X")
-    if "_lf_" in name and settings.get("Z") is None: refuse(f"{name} needs label features", mend="Pass Z=")
-    try: return LABEL_VECTORS[name](Y, X, **settings)
-    except TypeError as e: refuse(f"{name} does not take these settings", list(settings), str(e), TypeError)
+    if name not in LABEL_VECTORS:
+        refuse(
+            "unknown label representation",
+            [name],
+            f"Choose one of {', '.join(LABEL_VECTORS)}",
+        )
+    if "pifa" in name and X is None:
+        refuse(f"{name} needs the instances' features", mend="Pass X")
+    if "_lf_" in name and settings.get("Z") is None:
+        refuse(f"{name} needs label features", mend="Pass Z=")
+    try:
+        return LABEL_VECTORS[name](Y, X, **settings)
+    except TypeError as e:
+        refuse(
+            f"{name} does not take these settings", list(settings), str(e), TypeError
+        )

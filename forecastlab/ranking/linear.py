@@ -6,7 +6,8 @@
 __all__ = ['SOLVERS', 'LANES', 'BLOCK', 'LinearSettings', 'solve_cluster', 'train_layer']
 
 # %% ../../nbs/ranking/35_linear.ipynb #0a4b9bd0
-import operator, threading
+import operator
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 import numpy as np
@@ -23,49 +24,87 @@ from .sparse import cores
 # %% ../../nbs/ranking/35_linear.ipynb #LinearSettings
 SOLVERS = ("l2-svm", "l1-svm", "logistic", "l2-svm-primal")
 
+
 @dataclass
 class LinearSettings:
     "How the rankers of a layer are trained."
-    solver:str = "l2-svm"  # one of SOLVERS
-    Cp:float = 1.  # what the loss of a positive costs
-    Cn:float = 1.  # what the loss of a negative costs
-    bias:float = 1.  # constant value of the bias feature; 0 or less: no bias
-    eps:float = .1  # stop when the projected gradients of a pass span no more; primal: the gradient has shrunk to a hundredth of this share
-    max_iter:int = 100  # passes at most
-    threshold:float = .1  # smaller weights are dropped
-    max_nonzeros:int = 0  # weights that a label keeps, bias included; 0: all
-    order:str = "shared"  # "shared": the labels of a cluster together; "libpecos": one by one, to libpecos' digits
+
+    solver: str = "l2-svm"  # one of SOLVERS
+    Cp: float = 1.0  # what the loss of a positive costs
+    Cn: float = 1.0  # what the loss of a negative costs
+    bias: float = 1.0  # constant value of the bias feature; 0 or less: no bias
+    # stop when the projected gradients of a pass span no more; primal: the gradient has
+    # shrunk to a hundredth of this share
+    eps: float = 0.1
+    max_iter: int = 100  # passes at most
+    threshold: float = 0.1  # smaller weights are dropped
+    max_nonzeros: int = 0  # weights that a label keeps, bias included; 0: all
+    # "shared": the labels of a cluster together; "libpecos": one by one, to libpecos'
+    # digits
+    order: str = "shared"
 
     def __post_init__(self):
-        if self.solver not in SOLVERS: refuse("unknown solver", [self.solver], f"Choose one of {', '.join(SOLVERS)}")
-        if self.order not in ("shared", "libpecos"): refuse("unknown order", [self.order], "Choose shared or libpecos")
+        if self.solver not in SOLVERS:
+            refuse(
+                "unknown solver", [self.solver], f"Choose one of {', '.join(SOLVERS)}"
+            )
+        if self.order not in ("shared", "libpecos"):
+            refuse("unknown order", [self.order], "Choose shared or libpecos")
         for n in ("Cp", "Cn", "eps", "max_iter", "threshold", "max_nonzeros", "bias"):
-            x, least = getattr(self, n), {"threshold": 0, "max_nonzeros": 0, "bias": -np.inf}.get(n)
-            if np.isfinite(x) and (x > 0 if least is None else x >= least): continue
-            refuse(f"{n} must be a number {'above 0' if least is None else 'of at least 0'}", [x])
+            x, least = (
+                getattr(self, n),
+                {"threshold": 0, "max_nonzeros": 0, "bias": -np.inf}.get(n),
+            )
+            if np.isfinite(x) and (x > 0 if least is None else x >= least):
+                continue
+            refuse(
+                f"{n} must be a number"
+                f" {'above 0' if least is None else 'of at least 0'}",
+                [x],
+            )
 
 # %% ../../nbs/ranking/35_linear.ipynb #525d7a85
-_jit = njit(cache=True, nogil=True, error_model="numpy")                        # nogil: threads run side by side
+# nogil: threads run side by side
+_jit = njit(cache=True, nogil=True, error_model="numpy")
 _jit_inline = njit(cache=True, nogil=True, error_model="numpy", inline="always")
 
 # %% ../../nbs/ranking/35_linear.ipynb #_gather
 @_jit
 def _gather(ptr, ids, val, rows, seat, bias):
-    "The rows on their own features: CSR with local ids, squared norms, the features' global ids (ascending). `seat` (d,) is all -1."
+    """The rows on their own features:
+
+    CSR with local ids, squared norms, the features' global ids (ascending). `seat` (d,)
+    is all -1.
+    """
     n, total, f, e = len(rows), 0, 0, 0
-    for i in rows: total += ptr[i+1] - ptr[i]
+    for i in rows:
+        total += ptr[i + 1] - ptr[i]
     feature = np.empty(min(total, len(seat)), np.int32)
     for i in rows:
-        for k in range(ptr[i], ptr[i+1]):
-            if seat[ids[k]] < 0: seat[ids[k]] = 0; feature[f] = ids[k]; f += 1
+        for k in range(ptr[i], ptr[i + 1]):
+            if seat[ids[k]] < 0:
+                seat[ids[k]] = 0
+                feature[f] = ids[k]
+                f += 1
     feature = np.sort(feature[:f])
-    for j in range(f): seat[feature[j]] = j
-    ptr2, ids2, val2, norm = np.zeros(n + 1, np.int64), np.empty(total, np.int32), np.empty(total, np.float32), np.empty(n, np.float32)
+    for j in range(f):
+        seat[feature[j]] = j
+    ptr2, ids2, val2, norm = (
+        np.zeros(n + 1, np.int64),
+        np.empty(total, np.int32),
+        np.empty(total, np.float32),
+        np.empty(n, np.float32),
+    )
     for r in range(n):
-        q = np.float32(bias)*np.float32(bias)
-        for k in range(ptr[rows[r]], ptr[rows[r]+1]): ids2[e] = seat[ids[k]]; val2[e] = val[k]; q += val[k]*val[k]; e += 1
-        ptr2[r+1], norm[r] = e, q
-    for j in range(f): seat[feature[j]] = -1
+        q = np.float32(bias) * np.float32(bias)
+        for k in range(ptr[rows[r]], ptr[rows[r] + 1]):
+            ids2[e] = seat[ids[k]]
+            val2[e] = val[k]
+            q += val[k] * val[k]
+            e += 1
+        ptr2[r + 1], norm[r] = e, q
+    for j in range(f):
+        seat[feature[j]] = -1
     return ptr2, ids2, val2, norm, feature
 
 # %% ../../nbs/ranking/35_linear.ipynb #_gather_dense
@@ -73,138 +112,234 @@ def _gather(ptr, ids, val, rows, seat, bias):
 def _gather_dense(X, rows, bias):
     "The same for dense rows: every column is a feature."
     n, d = len(rows), X.shape[1]
-    ids, val, norm = np.empty(n*d, np.int32), np.empty(n*d, np.float32), np.empty(n, np.float32)
+    ids, val, norm = (
+        np.empty(n * d, np.int32),
+        np.empty(n * d, np.float32),
+        np.empty(n, np.float32),
+    )
     for r in range(n):
-        q = np.float32(bias)*np.float32(bias)
-        for j in range(d): v = X[rows[r], j]; ids[r*d+j] = j; val[r*d+j] = v; q += v*v
+        q = np.float32(bias) * np.float32(bias)
+        for j in range(d):
+            v = X[rows[r], j]
+            ids[r * d + j] = j
+            val[r * d + j] = v
+            q += v * v
         norm[r] = q
-    return np.arange(n + 1)*d, ids, val, norm, np.arange(d).astype(np.int32)
+    return np.arange(n + 1) * d, ids, val, norm, np.arange(d).astype(np.int32)
 
 # %% ../../nbs/ranking/35_linear.ipynb #_positives
 @_jit
 def _positives(ptr, ids, labels, rows):
-    "Local rows of each label's positives, and all rows: the active ones (ascending), then positives that are not active."
+    """Local rows of each label's positives, and all rows:
+
+    the active ones (ascending), then positives that are not active.
+    """
     total, e, inside = 0, 0, len(rows)
-    for j in labels: total += ptr[j+1] - ptr[j]
-    at_ptr, row, missing = np.zeros(len(labels) + 1, np.int64), np.empty(total, np.int32), np.zeros(total, np.bool_)
+    for j in labels:
+        total += ptr[j + 1] - ptr[j]
+    at_ptr, row, missing = (
+        np.zeros(len(labels) + 1, np.int64),
+        np.empty(total, np.int32),
+        np.zeros(total, np.bool_),
+    )
     for c in range(len(labels)):
-        for k in range(ptr[labels[c]], ptr[labels[c]+1]): row[e] = ids[k]; e += 1
-        at_ptr[c+1] = e
+        for k in range(ptr[labels[c]], ptr[labels[c] + 1]):
+            row[e] = ids[k]
+            e += 1
+        at_ptr[c + 1] = e
     at = np.searchsorted(rows, row)
-    for k in range(total): missing[k] = at[k] == inside or rows[at[k]] != row[k]
+    for k in range(total):
+        missing[k] = at[k] == inside or rows[at[k]] != row[k]
     more = np.unique(row[missing])
     for k in range(total):
-        if missing[k]: at[k] = inside + np.searchsorted(more, row[k])
+        if missing[k]:
+            at[k] = inside + np.searchsorted(more, row[k])
     return at_ptr, at, np.concatenate((rows, more))
 
 # %% ../../nbs/ranking/35_linear.ipynb #_twister
 @_jit
 def _twister(seed):
-    "State of mt19937 after `seed`; the last word is the position (Matsumoto and Nishimura 1998)."
-    state = np.empty(625, np.uint32); state[0], state[624] = seed, 624
+    """State of mt19937 after `seed`; the last word is the position (Matsumoto and
+    Nishimura 1998).
+    """
+    state = np.empty(625, np.uint32)
+    state[0], state[624] = seed, 624
     for i in range(1, 624):
-        before = np.uint64(state[i-1] ^ (state[i-1] >> np.uint32(30)))
-        state[i] = np.uint32((np.uint64(1812433253)*before + np.uint64(i)) & np.uint64(0xffffffff))
+        before = np.uint64(state[i - 1] ^ (state[i - 1] >> np.uint32(30)))
+        state[i] = np.uint32(
+            (np.uint64(1812433253) * before + np.uint64(i)) & np.uint64(0xFFFFFFFF)
+        )
     return state
+
 
 @_jit
 def _draw(state):
     "The next 32 random bits."
     if state[624] >= 624:
         for k in range(624):
-            y = (state[k] & np.uint32(0x80000000)) | (state[(k+1) % 624] & np.uint32(0x7fffffff))
-            state[k] = state[(k+397) % 624] ^ (y >> np.uint32(1)) ^ (np.uint32(0x9908b0df) if y & np.uint32(1) else np.uint32(0))
+            y = (state[k] & np.uint32(0x80000000)) | (
+                state[(k + 1) % 624] & np.uint32(0x7FFFFFFF)
+            )
+            state[k] = (
+                state[(k + 397) % 624]
+                ^ (y >> np.uint32(1))
+                ^ (np.uint32(0x9908B0DF) if y & np.uint32(1) else np.uint32(0))
+            )
         state[624] = 0
-    y = state[state[624]]; state[624] += np.uint32(1)
+    y = state[state[624]]
+    state[624] += np.uint32(1)
     y ^= y >> np.uint32(11)
-    y ^= (y << np.uint32(7)) & np.uint32(0x9d2c5680)
-    y ^= (y << np.uint32(15)) & np.uint32(0xefc60000)
+    y ^= (y << np.uint32(7)) & np.uint32(0x9D2C5680)
+    y ^= (y << np.uint32(15)) & np.uint32(0xEFC60000)
     return np.int64(y ^ (y >> np.uint32(18)))
 
 # %% ../../nbs/ranking/35_linear.ipynb #_uniform
 @_jit
 def _uniform(state, most):
     "A whole number from 0 to `most`: scale and reject."
-    scale = 0xffffffff//(most + 1); past = (most + 1)*scale
+    scale = 0xFFFFFFFF // (most + 1)
+    past = (most + 1) * scale
     while True:
         v = _draw(state)
-        if v < past: return v//scale
+        if v < past:
+            return v // scale
+
 
 @_jit
 def _shuffle(a, n, state):
     "Shuffle a[:n]; one draw serves two swaps while it can."
     i = 1
-    if n > 0 and 0xffffffff//n >= n:
-        if n % 2 == 0: j = _uniform(state, 1); a[i], a[j] = a[j], a[i]; i = 2
+    if n > 0 and 0xFFFFFFFF // n >= n:
+        if n % 2 == 0:
+            j = _uniform(state, 1)
+            a[i], a[j] = a[j], a[i]
+            i = 2
         while i < n:
-            x = _uniform(state, (i+1)*(i+2) - 1); p, q = x//(i+2), x % (i+2)
-            a[i], a[p] = a[p], a[i]; a[i+1], a[q] = a[q], a[i+1]; i += 2
+            x = _uniform(state, (i + 1) * (i + 2) - 1)
+            p, q = x // (i + 2), x % (i + 2)
+            a[i], a[p] = a[p], a[i]
+            a[i + 1], a[q] = a[q], a[i + 1]
+            i += 2
     else:
-        while i < n: j = _uniform(state, i); a[i], a[j] = a[j], a[i]; i += 1
+        while i < n:
+            j = _uniform(state, i)
+            a[i], a[j] = a[j], a[i]
+            i += 1
 
 # %% ../../nbs/ranking/35_linear.ipynb #_Lanes
 LANES = 16
-_wide, _fast = ir.VectorType(ir.FloatType(), LANES), ("contract", "nsz")        # a*b + c may become one instruction
+# a*b + c may become one instruction
+_wide, _fast = ir.VectorType(ir.FloatType(), LANES), ("contract", "nsz")
+
 
 class _Lanes(types.Type):
     "Sixteen float32 side by side."
-    def __init__(self): super().__init__(name=f"float32x{LANES}")
+
+    def __init__(self):
+        super().__init__(name=f"float32x{LANES}")
+
 
 _lanes = _Lanes()
 
+
 @register_model(_Lanes)
 class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager, kind): super().__init__(manager, kind, _wide)
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, _wide)
+
 
 def _place(context, builder, sig, args):
     "Where element args[1] of the array args[0] is in memory."
-    return builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]])
+    return builder.gep(
+        context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]]
+    )
 
 # %% ../../nbs/ranking/35_linear.ipynb #_load
 @intrinsic
 def _load(typing, a, i):
     "a[i:i+16]"
-    def code(context, builder, sig, args): return builder.load(builder.bitcast(_place(context, builder, sig, args), _wide.as_pointer()), align=4)
+
+    def code(context, builder, sig, args):
+        return builder.load(
+            builder.bitcast(_place(context, builder, sig, args), _wide.as_pointer()),
+            align=4,
+        )
+
     return _lanes(a, types.int64), code
+
 
 @intrinsic
 def _store(typing, a, i, v):
     "a[i:i+16] = v"
+
     def code(context, builder, sig, args):
-        builder.store(args[2], builder.bitcast(_place(context, builder, sig, args), _wide.as_pointer()), align=4); return context.get_dummy_value()
+        builder.store(
+            args[2],
+            builder.bitcast(_place(context, builder, sig, args), _wide.as_pointer()),
+            align=4,
+        )
+        return context.get_dummy_value()
+
     return types.void(a, types.int64, _lanes), code
 
 # %% ../../nbs/ranking/35_linear.ipynb #_all
 @intrinsic
 def _all(typing, x):
     "The same number in every lane."
+
     def code(context, builder, sig, args):
         none, number = ir.Constant(_wide, ir.Undefined), ir.IntType(32)
-        return builder.shuffle_vector(builder.insert_element(none, args[0], ir.Constant(number, 0)), none, ir.Constant(ir.VectorType(number, LANES), [0]*LANES))
+        return builder.shuffle_vector(
+            builder.insert_element(none, args[0], ir.Constant(number, 0)),
+            none,
+            ir.Constant(ir.VectorType(number, LANES), [0] * LANES),
+        )
+
     return _lanes(types.float32), code
+
 
 @intrinsic
 def _fetch(typing, a, i):
     "Ask the memory for a[i], which will be needed soon."
+
     def code(context, builder, sig, args):
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        ask = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [byte, number, number, number]), "llvm.prefetch.p0")
-        builder.call(ask, [builder.bitcast(_place(context, builder, sig, args), byte), *(ir.Constant(number, k) for k in (0, 3, 1))])
+        ask = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte, number, number, number]),
+            "llvm.prefetch.p0",
+        )
+        builder.call(
+            ask,
+            [
+                builder.bitcast(_place(context, builder, sig, args), byte),
+                *(ir.Constant(number, k) for k in (0, 3, 1)),
+            ],
+        )
         return context.get_dummy_value()
+
     return types.void(a, types.int64), code
 
 # %% ../../nbs/ranking/35_linear.ipynb #_pairwise
 def _pairwise(emit, *operators):
     "A function of two registers; also what Python's operators do with them."
+
     @intrinsic
     def f(typing, a, b):
-        def code(context, builder, sig, args): return emit(builder, *args)
+        def code(context, builder, sig, args):
+            return emit(builder, *args)
+
         return _lanes(_lanes, _lanes), code
+
     for op in operators:
+
         @overload(op)
         def _(a, b):
-            if isinstance(a, _Lanes) and isinstance(b, _Lanes): return lambda a, b: f(a, b)
+            if isinstance(a, _Lanes) and isinstance(b, _Lanes):
+                return lambda a, b: f(a, b)
+
     return f
+
 
 _pairwise(lambda b, x, y: b.fadd(x, y, flags=_fast), operator.add)
 _pairwise(lambda b, x, y: b.fsub(x, y, flags=_fast), operator.sub)
@@ -212,11 +347,15 @@ _pairwise(lambda b, x, y: b.fmul(x, y, flags=_fast), operator.mul)
 _least = _pairwise(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
 _most = _pairwise(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
 
+
 @intrinsic
 def _where(typing, a, b, x, y):
     "x in the lanes where a <= b, y elsewhere."
-    def code(context, builder, sig, args): return builder.select(builder.fcmp_ordered("<=", *args[:2]), *args[2:])
-    return _lanes(*[_lanes]*4), code
+
+    def code(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered("<=", *args[:2]), *args[2:])
+
+    return _lanes(*[_lanes] * 4), code
 
 # %% ../../nbs/ranking/35_linear.ipynb #_margins
 @_jit_inline
@@ -224,9 +363,11 @@ def _margins(w, width, ids, val, lo, hi, bias, margin):
     "margin = w·x of all lanes; w is flat, (features+1)*width."
     last = len(w) - width
     for b in range(0, width, LANES):
-        m = _load(w, last + b)*_all(bias)
-        for k in range(lo, hi): m = m + _load(w, ids[k]*width + b)*_all(val[k])
+        m = _load(w, last + b) * _all(bias)
+        for k in range(lo, hi):
+            m = m + _load(w, ids[k] * width + b) * _all(val[k])
         _store(margin, b, m)
+
 
 @_jit_inline
 def _update(w, width, ids, val, lo, hi, bias, step):
@@ -234,153 +375,274 @@ def _update(w, width, ids, val, lo, hi, bias, step):
     last = len(w) - width
     for b in range(0, width, LANES):
         s = _load(step, b)
-        for k in range(lo, hi): j = ids[k]*width + b; _store(w, j, _load(w, j) + s*_all(val[k]))
-        _store(w, last + b, _load(w, last + b) + s*_all(bias))
+        for k in range(lo, hi):
+            j = ids[k] * width + b
+            _store(w, j, _load(w, j) + s * _all(val[k]))
+        _store(w, last + b, _load(w, last + b) + s * _all(bias))
 
 # %% ../../nbs/ranking/35_linear.ipynb #_negative_steps
 @_jit_inline
 def _negative_steps(a, at, width, margin, on, norm, d, u, high, low, step):
-    "The coordinate step of a negative in all lanes; high and low collect the projected gradients."
-    zero, one, r, d, u = _all(np.float32(0)), _all(np.float32(1)), _all(np.float32(1)/(norm + d)), _all(d), _all(u)
+    """The coordinate step of a negative in all lanes; high and low collect the
+    projected gradients.
+    """
+    zero, one, r, d, u = (
+        _all(np.float32(0)),
+        _all(np.float32(1)),
+        _all(np.float32(1) / (norm + d)),
+        _all(d),
+        _all(u),
+    )
     for b in range(0, width, LANES):
         old, live = _load(a, at + b), _load(on, b)
-        g = old*d - _load(margin, b) - one
+        g = old * d - _load(margin, b) - one
         pg = _where(old, zero, _least(g, zero), g)
-        pg = _where(u, old, _most(pg, zero), pg)*live
-        _store(high, b, _most(_load(high, b), pg)); _store(low, b, _least(_load(low, b), pg))
-        move = (_least(_most(old - g*r, zero), u) - old)*live
-        _store(a, at + b, old + move); _store(step, b, zero - move)             # y = -1
+        pg = _where(u, old, _most(pg, zero), pg) * live
+        _store(high, b, _most(_load(high, b), pg))
+        _store(low, b, _least(_load(low, b), pg))
+        move = (_least(_most(old - g * r, zero), u) - old) * live
+        _store(a, at + b, old + move)
+        _store(step, b, zero - move)  # y = -1
+
 
 @_jit_inline
 def _positive_step(a, at, l, m, norm, d, u, high, low, step):
     "The coordinate step of a positive in lane l."
-    old = a[at + l]; g = m - np.float32(1) + old*d; pg = g
-    if old <= 0: pg = min(pg, np.float32(0))
-    if old >= u: pg = max(pg, np.float32(0))
+    old = a[at + l]
+    g = m - np.float32(1) + old * d
+    pg = g
+    if old <= 0:
+        pg = min(pg, np.float32(0))
+    if old >= u:
+        pg = max(pg, np.float32(0))
     high[l], low[l] = max(high[l], pg), min(low[l], pg)
-    new = min(max(old - g/(norm + d), np.float32(0)), u); step[l] = new - old; a[at + l] = new
+    new = min(max(old - g / (norm + d), np.float32(0)), u)
+    step[l] = new - old
+    a[at + l] = new
 
 # %% ../../nbs/ranking/35_linear.ipynb #_close_ranks
 @_jit
 def _close_ranks(table, width, keep, new_width):
-    "Move the lanes `keep` of every row to the front, in place; rows become new_width long."
-    rows = len(table)//width
+    """Move the lanes `keep` of every row to the front, in place; rows become new_width
+    long.
+    """
+    rows = len(table) // width
     for j in range(rows):
-        for q in range(len(keep)): table[j*new_width + q] = table[j*width + keep[q]]
-        for q in range(len(keep), new_width): table[j*new_width + q] = 0
-    return table[:rows*new_width]
+        for q in range(len(keep)):
+            table[j * new_width + q] = table[j * width + keep[q]]
+        for q in range(len(keep), new_width):
+            table[j * new_width + q] = 0
+    return table[: rows * new_width]
+
 
 @_jit
 def _by_row(n, at_ptr, at, costs):
     "The lists of positives turned round: labels and costs of every row."
     ptr = np.zeros(n + 1, np.int64)
-    for i in at: ptr[i+1] += 1
-    ptr = np.cumsum(ptr); free, label, cost = ptr.copy(), np.empty(len(at), np.int64), np.empty(len(at), np.float32)
+    for i in at:
+        ptr[i + 1] += 1
+    ptr = np.cumsum(ptr)
+    free, label, cost = (
+        ptr.copy(),
+        np.empty(len(at), np.int64),
+        np.empty(len(at), np.float32),
+    )
     for l in range(len(at_ptr) - 1):
-        for k in range(at_ptr[l], at_ptr[l+1]): q = free[at[k]]; label[q], cost[q] = l, costs[k]; free[at[k]] += 1
+        for k in range(at_ptr[l], at_ptr[l + 1]):
+            q = free[at[k]]
+            label[q], cost[q] = l, costs[k]
+            free[at[k]] += 1
     return ptr, label, cost
 
 # %% ../../nbs/ranking/35_linear.ipynb #_together
 @_jit
-def _together(ptr, ids, val, norm, inside, at_ptr, at, costs, smooth, cn, bias, eps, max_iter, W):
-    "All labels in one shuffled order. Fills W (features+1, labels); rows from `inside` on take part for their positives alone."
+def _together(
+    ptr, ids, val, norm, inside, at_ptr, at, costs, smooth, cn, bias, eps, max_iter, W
+):
+    """All labels in one shuffled order.
+
+    Fills W (features+1, labels); rows from `inside` on take part for their positives
+    alone.
+    """
     n, labels, big = len(norm), W.shape[1], np.float32(1e30)
-    width, left, bias = -(-labels//LANES)*LANES, labels, np.float32(bias)
-    own, label, cost = _by_row(n, at_ptr, at, costs); slot, name, order, state = np.arange(labels), np.arange(labels), np.arange(n), _twister(0)
-    w, a = np.zeros(W.shape[0]*width, np.float32), np.zeros(n*width, np.float32)
+    width, left, bias = -(-labels // LANES) * LANES, labels, np.float32(bias)
+    own, label, cost = _by_row(n, at_ptr, at, costs)
+    slot, name, order, state = (
+        np.arange(labels),
+        np.arange(labels),
+        np.arange(n),
+        _twister(0),
+    )
+    w, a = np.zeros(W.shape[0] * width, np.float32), np.zeros(n * width, np.float32)
     margin, step, on, high, low = np.zeros((5, width), np.float32)
-    d, u = np.float32(.5/cn if smooth else 0), big if smooth else np.float32(cn); on[:left] = 1
+    d, u = np.float32(0.5 / cn if smooth else 0), big if smooth else np.float32(cn)
+    on[:left] = 1
     for sweep in range(max_iter):
-        _shuffle(order, n, state); high[:] = -big; low[:] = big
+        _shuffle(order, n, state)
+        high[:] = -big
+        low[:] = big
         for s in range(n):
             if s + 8 < n:
-                j = order[s+8]; k = ptr[j]; _fetch(a, j*width); _fetch(norm, j); _fetch(own, j)
-                _fetch(ids, k); _fetch(ids, k + 12); _fetch(val, k); _fetch(val, k + 12)
+                j = order[s + 8]
+                k = ptr[j]
+                _fetch(a, j * width)
+                _fetch(norm, j)
+                _fetch(own, j)
+                _fetch(ids, k)
+                _fetch(ids, k + 12)
+                _fetch(val, k)
+                _fetch(val, k + 12)
             if s + 1 < n:
-                for k in range(ptr[order[s+1]], ptr[order[s+1]+1]): _fetch(w, ids[k]*width)
-            i = order[s]; lo, hi = ptr[i], ptr[i+1]
+                for k in range(ptr[order[s + 1]], ptr[order[s + 1] + 1]):
+                    _fetch(w, ids[k] * width)
+            i = order[s]
+            lo, hi = ptr[i], ptr[i + 1]
             _margins(w, width, ids, val, lo, hi, bias, margin)
-            for k in range(own[i], own[i+1]):
-                if slot[label[k]] >= 0: on[slot[label[k]]] = 0
-            _negative_steps(a, i*width, width, margin, on, norm[i], d, u if i < inside else np.float32(0), high, low, step)
-            for k in range(own[i], own[i+1]):
+            for k in range(own[i], own[i + 1]):
+                if slot[label[k]] >= 0:
+                    on[slot[label[k]]] = 0
+            _negative_steps(
+                a,
+                i * width,
+                width,
+                margin,
+                on,
+                norm[i],
+                d,
+                u if i < inside else np.float32(0),
+                high,
+                low,
+                step,
+            )
+            for k in range(own[i], own[i + 1]):
                 l, c = slot[label[k]], cost[k]
-                if l >= 0: on[l] = 1
+                if l >= 0:
+                    on[l] = 1
                 if l >= 0 and c > 0:
-                    dp, up = (np.float32(.5)/c, big) if smooth else (np.float32(0), c)
-                    _positive_step(a, i*width, l, margin[l], norm[i], dp, up, high, low, step)
+                    dp, up = (
+                        (np.float32(0.5) / c, big) if smooth else (np.float32(0), c)
+                    )
+                    _positive_step(
+                        a, i * width, l, margin[l], norm[i], dp, up, high, low, step
+                    )
             _update(w, width, ids, val, lo, hi, bias, step)
-        done = (high[:left] - low[:left] <= eps) | (sweep == max_iter - 1); keep = np.flatnonzero(~done)
+        done = (high[:left] - low[:left] <= eps) | (sweep == max_iter - 1)
+        keep = np.flatnonzero(~done)
         for q in np.flatnonzero(done):
             slot[name[q]] = -1
-            for j in range(W.shape[0]): W[j, name[q]] = w[j*width + q]
-        if len(keep) == 0: return
+            for j in range(W.shape[0]):
+                W[j, name[q]] = w[j * width + q]
+        if len(keep) == 0:
+            return
         if len(keep) < left:
-            narrow = -(-len(keep)//LANES)*LANES
-            for q in range(len(keep)): name[q] = name[keep[q]]; slot[name[q]] = q
-            w, a, width, left = _close_ranks(w, width, keep, narrow), _close_ranks(a, width, keep, narrow), narrow, len(keep); on[:] = 0; on[:left] = 1
+            narrow = -(-len(keep) // LANES) * LANES
+            for q in range(len(keep)):
+                name[q] = name[keep[q]]
+                slot[name[q]] = q
+            w, a, width, left = (
+                _close_ranks(w, width, keep, narrow),
+                _close_ranks(a, width, keep, narrow),
+                narrow,
+                len(keep),
+            )
+            on[:] = 0
+            on[:left] = 1
 
 # %% ../../nbs/ranking/35_linear.ipynb #_one_svm
 @_jit
 def _one_svm(ptr, ids, val, norm, order, y, cost, smooth, bias, eps, max_iter, w):
-    "One label: dual coordinate descent with shrinking (Hsieh et al. 2008, algorithm 3). Fills w, whose last row is the bias."
+    """One label:
+
+    dual coordinate descent with shrinking (Hsieh et al. 2008, algorithm 3). Fills w,
+    whose last row is the bias.
+    """
     last, active, state = len(w) - 1, len(order), _twister(0)
     a, top, floor = np.zeros(len(norm), np.float32), np.inf, -np.inf
     for sweep in range(max_iter):
         high, low, s = -np.inf, np.inf, 0
         _shuffle(order, active, state)
         while s < active:
-            i = order[s]; m = np.float32(0)
-            for k in range(ptr[i], ptr[i+1]): m += w[ids[k]]*val[k]
-            d, u = (0.5/cost[i], np.inf) if smooth else (0., np.float64(np.float32(cost[i])))
-            g = y[i]*(np.float64(m) + np.float64(w[last])*bias) - 1 + a[i]*d; pg, drop = g, False
-            if a[i] == 0: drop, pg = g > top, min(g, 0.)
-            elif a[i] >= u: drop, pg = g < floor, max(g, 0.)
+            i = order[s]
+            m = np.float32(0)
+            for k in range(ptr[i], ptr[i + 1]):
+                m += w[ids[k]] * val[k]
+            d, u = (
+                (0.5 / cost[i], np.inf)
+                if smooth
+                else (0.0, np.float64(np.float32(cost[i])))
+            )
+            g = y[i] * (np.float64(m) + np.float64(w[last]) * bias) - 1 + a[i] * d
+            pg, drop = g, False
+            if a[i] == 0:
+                drop, pg = g > top, min(g, 0.0)
+            elif a[i] >= u:
+                drop, pg = g < floor, max(g, 0.0)
             if drop:
-                active -= 1; order[s], order[active] = order[active], order[s]; continue
+                active -= 1
+                order[s], order[active] = order[active], order[s]
+                continue
             high, low = max(high, pg), min(low, pg)
             if abs(pg) > 1e-12:
-                old = a[i]; a[i] = np.float32(min(max(old - g/(np.float32(d) + norm[i]), 0.), u))
-                step = (np.float64(a[i]) - old)*y[i]
-                for k in range(ptr[i], ptr[i+1]): w[ids[k]] += np.float32(step)*val[k]
-                w[last] = np.float32(w[last] + step*bias)
+                old = a[i]
+                a[i] = np.float32(min(max(old - g / (np.float32(d) + norm[i]), 0.0), u))
+                step = (np.float64(a[i]) - old) * y[i]
+                for k in range(ptr[i], ptr[i + 1]):
+                    w[ids[k]] += np.float32(step) * val[k]
+                w[last] = np.float32(w[last] + step * bias)
             s += 1
         if high - low <= eps:
-            if active == len(order): return
-            active, top, floor = len(order), np.inf, -np.inf; continue
+            if active == len(order):
+                return
+            active, top, floor = len(order), np.inf, -np.inf
+            continue
         top, floor = high if high > 0 else np.inf, low if low < 0 else -np.inf
 
 # %% ../../nbs/ranking/35_linear.ipynb #_one_logistic
 @_jit
 def _one_logistic(ptr, ids, val, norm, order, y, cost, frozen, bias, eps, max_iter, w):
-    "One label: dual coordinate descent for logistic regression (Yu et al. 2011, algorithm 5)."
+    """One label:
+
+    dual coordinate descent for logistic regression (Yu et al. 2011, algorithm 5).
+    """
     last, n, inner, state = len(w) - 1, len(order), 1e-2, _twister(0)
-    a, rest = np.zeros(len(norm)), np.zeros(len(norm))                          # alpha and C - alpha
+    # alpha and C - alpha
+    a, rest = np.zeros(len(norm)), np.zeros(len(norm))
     for i in order:
-        a[i] = min(0.001*cost[i], 1e-8); rest[i] = cost[i] - a[i]
-        for k in range(ptr[i], ptr[i+1]): w[ids[k]] += np.float32(y[i]*a[i])*val[k]
-        w[last] += np.float32(y[i]*a[i]*bias)
+        a[i] = min(0.001 * cost[i], 1e-8)
+        rest[i] = cost[i] - a[i]
+        for k in range(ptr[i], ptr[i + 1]):
+            w[ids[k]] += np.float32(y[i] * a[i]) * val[k]
+        w[last] += np.float32(y[i] * a[i] * bias)
     for sweep in range(max_iter):
-        worst, steps = 0., 0
+        worst, steps = 0.0, 0
         _shuffle(order, n, state)
         for i in order:
             m = np.float32(0)
-            for k in range(ptr[i], ptr[i+1]): m += w[ids[k]]*val[k]
-            b, q, c = y[i]*(m + w[last]*bias), np.float64(norm[i]), cost[i]
-            first = 0.5*q*(rest[i] - a[i]) + b >= 0
-            old, sign = (a[i], 1.) if first else (rest[i], -1.)
-            z, t = 0.1*old if c - old < 0.5*c else old, 0
-            g = q*(z - old) + sign*b + np.log(z/(c - z)); worst = max(worst, abs(g))
+            for k in range(ptr[i], ptr[i + 1]):
+                m += w[ids[k]] * val[k]
+            b, q, c = y[i] * (m + w[last] * bias), np.float64(norm[i]), cost[i]
+            first = 0.5 * q * (rest[i] - a[i]) + b >= 0
+            old, sign = (a[i], 1.0) if first else (rest[i], -1.0)
+            z, t = 0.1 * old if c - old < 0.5 * c else old, 0
+            g = q * (z - old) + sign * b + np.log(z / (c - z))
+            worst = max(worst, abs(g))
             while t <= 100 and abs(g) >= inner:
-                z2 = z - g/(q + c/(c - z)/z); z = z2 if z2 > 0 else 0.1*z; t += 1
-                g = q*(z - old) + sign*b + np.log(z/(c - z))
-            steps += t; step = sign*(z - old)*y[i]
+                z2 = z - g / (q + c / (c - z) / z)
+                z = z2 if z2 > 0 else 0.1 * z
+                t += 1
+                g = q * (z - old) + sign * b + np.log(z / (c - z))
+            steps += t
+            step = sign * (z - old) * y[i]
             if t > 0:
                 a[i], rest[i] = (z, c - z) if first else (c - z, z)
-                for k in range(ptr[i], ptr[i+1]): w[ids[k]] += np.float32(step)*val[k]
-                if not frozen: w[last] = np.float32(w[last] + step*bias)
-        if worst < eps: return
-        if steps <= n/10: inner = max(min(1e-8, eps), 0.1*inner)
+                for k in range(ptr[i], ptr[i + 1]):
+                    w[ids[k]] += np.float32(step) * val[k]
+                if not frozen:
+                    w[last] = np.float32(w[last] + step * bias)
+        if worst < eps:
+            return
+        if steps <= n / 10:
+            inner = max(min(1e-8, eps), 0.1 * inner)
 
 # %% ../../nbs/ranking/35_linear.ipynb #_times
 @_jit
@@ -388,82 +650,196 @@ def _times(ptr, ids, val, order, bias, v):
     "X v for the rows in order; v's last entry is the bias."
     out = np.empty(len(order))
     for s in range(len(order)):
-        m = v[-1]*bias
-        for k in range(ptr[order[s]], ptr[order[s]+1]): m += v[ids[k]]*val[k]
+        m = v[-1] * bias
+        for k in range(ptr[order[s]], ptr[order[s] + 1]):
+            m += v[ids[k]] * val[k]
         out[s] = m
     return out
+
 
 @_jit
 def _times_turned(ptr, ids, val, order, bias, r, out):
     "out += X' r."
     for s in range(len(order)):
         if r[s] != 0:
-            for k in range(ptr[order[s]], ptr[order[s]+1]): out[ids[k]] += r[s]*val[k]
-            out[-1] += r[s]*bias
+            for k in range(ptr[order[s]], ptr[order[s] + 1]):
+                out[ids[k]] += r[s] * val[k]
+            out[-1] += r[s] * bias
     return out
 
 # %% ../../nbs/ranking/35_linear.ipynb #_one_primal
 @_jit
 def _one_primal(ptr, ids, val, order, y, cost, bias, eps, max_iter, w):
-    "One label: Newton steps by conjugate gradients, with halving, on the squared hinge loss."
+    """One label:
+
+    Newton steps by conjugate gradients, with halving, on the squared hinge loss.
+    """
     y, c, v = y[order].astype(np.float64), cost[order], np.zeros(len(w))
-    m, start = np.zeros(len(order)), 0.
+    m, start = np.zeros(len(order)), 0.0
     for _ in range(max_iter):
-        slack = np.maximum(0, 1 - y*m); value = (v @ v)/2 + (c*slack*slack).sum()
-        g = _times_turned(ptr, ids, val, order, bias, -2*c*y*slack, v.copy()); size = np.sqrt(g @ g)
+        slack = np.maximum(0, 1 - y * m)
+        value = (v @ v) / 2 + (c * slack * slack).sum()
+        g = _times_turned(ptr, ids, val, order, bias, -2 * c * y * slack, v.copy())
+        size = np.sqrt(g @ g)
         start = max(start, size)
-        if size <= .01*eps*start: break
+        if size <= 0.01 * eps * start:
+            break
         s, r, p, rr = np.zeros(len(w)), -g, -g, g @ g
-        for _ in range(len(w)):                                                 # conjugate gradients
-            hp = _times_turned(ptr, ids, val, order, bias, 2*c*(slack > 0)*_times(ptr, ids, val, order, bias, p), p.copy())
-            t = rr/(p @ hp); s += t*p; r -= t*hp; new = r @ r
-            if np.sqrt(new) <= .01*size: break
-            p = r + new/rr*p; rr = new
-        ms, t = _times(ptr, ids, val, order, bias, s), 1.
+        # conjugate gradients
+        for _ in range(len(w)):
+            hp = _times_turned(
+                ptr,
+                ids,
+                val,
+                order,
+                bias,
+                2 * c * (slack > 0) * _times(ptr, ids, val, order, bias, p),
+                p.copy(),
+            )
+            t = rr / (p @ hp)
+            s += t * p
+            r -= t * hp
+            new = r @ r
+            if np.sqrt(new) <= 0.01 * size:
+                break
+            p = r + new / rr * p
+            rr = new
+        ms, t = _times(ptr, ids, val, order, bias, s), 1.0
         while t > 1e-10:
-            z, sl = v + t*s, np.maximum(0, 1 - y*(m + t*ms))
-            if (z @ z)/2 + (c*sl*sl).sum() <= value + .01*t*(g @ s): break
+            z, sl = v + t * s, np.maximum(0, 1 - y * (m + t * ms))
+            if (z @ z) / 2 + (c * sl * sl).sum() <= value + 0.01 * t * (g @ s):
+                break
             t /= 2
-        v += t*s; m += t*ms
+        v += t * s
+        m += t * ms
     w[:] = v
 
 # %% ../../nbs/ranking/35_linear.ipynb #_one_by_one
 @_jit
-def _one_by_one(ptr, ids, val, norm, inside, at_ptr, at, costs, solver, frozen, cn, bias, eps, max_iter, W):
+def _one_by_one(
+    ptr,
+    ids,
+    val,
+    norm,
+    inside,
+    at_ptr,
+    at,
+    costs,
+    solver,
+    frozen,
+    cn,
+    bias,
+    eps,
+    max_iter,
+    W,
+):
     "Every label by itself. Fills W (features+1, labels)."
-    n = len(norm); y, cost, order = np.full(n, -1, np.float32), np.full(n, cn), np.empty(n, np.int64)
+    n = len(norm)
+    y, cost, order = np.full(n, -1, np.float32), np.full(n, cn), np.empty(n, np.int64)
     for l in range(len(at_ptr) - 1):
-        mine, w, size = at[at_ptr[l]:at_ptr[l+1]], np.zeros(W.shape[0], np.float32), 0
-        for k in range(len(mine)): y[mine[k]], cost[mine[k]] = 1, costs[at_ptr[l]+k]
-        for i in range(inside):                                                 # active instances, then positives that are not active
-            if cost[i] > 0: order[size] = i; size += 1
+        mine, w, size = (
+            at[at_ptr[l] : at_ptr[l + 1]],
+            np.zeros(W.shape[0], np.float32),
+            0,
+        )
+        for k in range(len(mine)):
+            y[mine[k]], cost[mine[k]] = 1, costs[at_ptr[l] + k]
+        # active instances, then positives that are not active
+        for i in range(inside):
+            if cost[i] > 0:
+                order[size] = i
+                size += 1
         for i in mine:
-            if i >= inside and cost[i] > 0: order[size] = i; size += 1
-        if solver == 2: _one_logistic(ptr, ids, val, norm, order[:size], y, cost, frozen, bias, eps, max_iter, w)
-        elif solver == 3: _one_primal(ptr, ids, val, order[:size], y, cost, bias, eps, max_iter, w)
-        else: _one_svm(ptr, ids, val, norm, order[:size], y, cost, solver == 0, bias, eps, max_iter, w)
+            if i >= inside and cost[i] > 0:
+                order[size] = i
+                size += 1
+        if solver == 2:
+            _one_logistic(
+                ptr,
+                ids,
+                val,
+                norm,
+                order[:size],
+                y,
+                cost,
+                frozen,
+                bias,
+                eps,
+                max_iter,
+                w,
+            )
+        elif solver == 3:
+            _one_primal(ptr, ids, val, order[:size], y, cost, bias, eps, max_iter, w)
+        else:
+            _one_svm(
+                ptr,
+                ids,
+                val,
+                norm,
+                order[:size],
+                y,
+                cost,
+                solver == 0,
+                bias,
+                eps,
+                max_iter,
+                w,
+            )
         W[:, l] = w
-        for i in mine: y[i], cost[i] = -1, cn
+        for i in mine:
+            y[i], cost[i] = -1, cn
 
 # %% ../../nbs/ranking/35_linear.ipynb #_solve
 def _solve(problem, inside, at_ptr, at, cost, s, W):
     "Fill W (features+1, labels) by the solver that the settings name."
     solver, bias = SOLVERS.index(s.solver), float(max(s.bias, 0))
-    if s.order == "shared" and solver < 2: _together(*problem, inside, at_ptr, at, cost, solver == 0, float(s.Cn), bias, float(s.eps), s.max_iter, W)
-    else: _one_by_one(*problem, inside, at_ptr, at, cost, solver, s.order == "libpecos", float(s.Cn), bias, float(s.eps), s.max_iter, W)
+    if s.order == "shared" and solver < 2:
+        _together(
+            *problem,
+            inside,
+            at_ptr,
+            at,
+            cost,
+            solver == 0,
+            float(s.Cn),
+            bias,
+            float(s.eps),
+            s.max_iter,
+            W,
+        )
+    else:
+        _one_by_one(
+            *problem,
+            inside,
+            at_ptr,
+            at,
+            cost,
+            solver,
+            s.order == "libpecos",
+            float(s.Cn),
+            bias,
+            float(s.eps),
+            s.max_iter,
+            W,
+        )
 
 # %% ../../nbs/ranking/35_linear.ipynb #_prune
 @_jit
 def _prune(W, threshold, most):
-    "Zero the weights below the threshold, and all but the `most` largest of a label (0: all stay)."
+    """Zero the weights below the threshold, and all but the `most` largest of a label
+    (0: all stay).
+    """
     for j in range(W.shape[0]):
         for l in range(W.shape[1]):
-            if abs(W[j, l]) < threshold: W[j, l] = 0
+            if abs(W[j, l]) < threshold:
+                W[j, l] = 0
     if most > 0:
         for l in range(W.shape[1]):
             size = np.abs(W[:, l])
             if (size > 0).sum() > most:
-                for j in np.argsort(-size, kind="mergesort")[most:]: W[j, l] = 0
+                for j in np.argsort(-size, kind="mergesort")[most:]:
+                    W[j, l] = 0
+
 
 @_jit
 def _rows_of(W):
@@ -471,74 +847,174 @@ def _rows_of(W):
     ptr, e = np.zeros(W.shape[0] + 1, np.int64), 0
     for j in range(W.shape[0]):
         c = 0
-        for l in range(W.shape[1]): c += W[j, l] != 0
-        ptr[j+1] = ptr[j] + c
+        for l in range(W.shape[1]):
+            c += W[j, l] != 0
+        ptr[j + 1] = ptr[j] + c
     column, value = np.empty(ptr[-1], np.int32), np.empty(ptr[-1], np.float32)
     for j in range(W.shape[0]):
-        for l in range(W.shape[1] if ptr[j+1] > ptr[j] else 0):
-            if W[j, l] != 0: column[e] = l; value[e] = W[j, l]; e += 1
+        for l in range(W.shape[1] if ptr[j + 1] > ptr[j] else 0):
+            if W[j, l] != 0:
+                column[e] = l
+                value[e] = W[j, l]
+                e += 1
     return ptr, column, value
 
 # %% ../../nbs/ranking/35_linear.ipynb #_arrays
-BLOCK = 64                                                                      # labels solved together
+# labels solved together
+BLOCK = 64
+
 
 def _arrays(X):
     "(ptr, ids, val) of a CSR matrix as the kernels want it, or the dense array."
-    if not sp.issparse(X): return np.ascontiguousarray(X, np.float32)
-    X = X.tocsr(); return X.indptr.astype(np.int64, copy=False), X.indices.astype(np.int32, copy=False), X.data.astype(np.float32, copy=False)
+    if not sp.issparse(X):
+        return np.ascontiguousarray(X, np.float32)
+    X = X.tocsr()
+    return (
+        X.indptr.astype(np.int64, copy=False),
+        X.indices.astype(np.int32, copy=False),
+        X.data.astype(np.float32, copy=False),
+    )
+
 
 def _chunk(X, d, rows, ptr, ids, costs, labels, s, seat, pool=map):
     "The chunk of `labels` (columns of ptr, ids, costs) on the active rows."
     at_ptr, at, rows_ = _positives(ptr, ids, labels, rows)
-    *problem, feature = _gather(*X, rows_, seat, max(s.bias, 0.)) if isinstance(X, tuple) else _gather_dense(X, rows_, max(s.bias, 0.))
-    if not np.isfinite(problem[-1]).all(): refuse("features are NaN or infinite in rows", rows_[~np.isfinite(problem[-1])], "Clean these rows, or drop them")
-    cost = np.full(len(at), float(s.Cp)) if costs is None else s.Cp*np.concatenate([costs[:0], *(costs[ptr[j]:ptr[j+1]] for j in labels)]).astype(float)
+    *problem, feature = (
+        _gather(*X, rows_, seat, max(s.bias, 0.0))
+        if isinstance(X, tuple)
+        else _gather_dense(X, rows_, max(s.bias, 0.0))
+    )
+    if not np.isfinite(problem[-1]).all():
+        refuse(
+            "features are NaN or infinite in rows",
+            rows_[~np.isfinite(problem[-1])],
+            "Clean these rows, or drop them",
+        )
+    cost = (
+        np.full(len(at), float(s.Cp))
+        if costs is None
+        else s.Cp
+        * np.concatenate(
+            [costs[:0], *(costs[ptr[j] : ptr[j + 1]] for j in labels)]
+        ).astype(float)
+    )
+
     def solve(lo, hi):
-        part, W = slice(at_ptr[lo], at_ptr[hi]), np.zeros((len(feature) + 1, hi - lo), np.float32)
-        _solve(problem, len(rows), at_ptr[lo:hi+1] - at_ptr[lo], at[part], cost[part], s, W); _prune(W, float(s.threshold), s.max_nonzeros)
+        part, W = (
+            slice(at_ptr[lo], at_ptr[hi]),
+            np.zeros((len(feature) + 1, hi - lo), np.float32),
+        )
+        _solve(
+            problem,
+            len(rows),
+            at_ptr[lo : hi + 1] - at_ptr[lo],
+            at[part],
+            cost[part],
+            s,
+            W,
+        )
+        _prune(W, float(s.threshold), s.max_nonzeros)
         return _rows_of(W)
-    ends = np.linspace(0, len(labels), max(1, -(-len(labels)//BLOCK)) + 1).astype(int)
+
+    ends = np.linspace(0, len(labels), max(1, -(-len(labels) // BLOCK)) + 1).astype(int)
     blocks = list(pool(solve, ends[:-1], ends[1:]))
     if len(blocks) > 1:
-        W = sp.hstack([sp.csr_matrix((v, c, p), shape=(len(feature) + 1, b)) for (p, c, v), b in zip(blocks, np.diff(ends))], format="csr")
+        W = sp.hstack(
+            [
+                sp.csr_matrix((v, c, p), shape=(len(feature) + 1, b))
+                for (p, c, v), b in zip(blocks, np.diff(ends))
+            ],
+            format="csr",
+        )
         blocks = [(W.indptr, W.indices, W.data)]
-    (p, column, value), = blocks; kept = np.flatnonzero(np.diff(p))
-    return np.append(feature, np.int32(d))[kept], np.append(p[kept], p[-1]).astype(np.int64), column.astype(np.int32, copy=False), value
+    ((p, column, value),) = blocks
+    kept = np.flatnonzero(np.diff(p))
+    return (
+        np.append(feature, np.int32(d))[kept],
+        np.append(p[kept], p[-1]).astype(np.int64),
+        column.astype(np.int32, copy=False),
+        value,
+    )
 
 # %% ../../nbs/ranking/35_linear.ipynb #solve_cluster
 def solve_cluster(
     X,  # (n, d) CSR or dense
     rows,  # (active,) instances that take part for every label
-    Y,  # (n, labels) CSC, its pattern are the positives; those not in rows take part for their own label
+    # (n, labels) CSC, its pattern are the positives; those not in rows take part for
+    # their own label
+    Y,
     R=None,  # (n, labels) of Y's pattern: what a positive costs; None: 1
-    settings:LinearSettings|None=None,  # None: the defaults
-    threads:int=1,  # for blocks of labels
-)->tuple:  # (row, entry_ptr, column, value), a part for Chunks.pack
+    settings: LinearSettings | None = None,  # None: the defaults
+    threads: int = 1,  # for blocks of labels
+) -> tuple:  # (row, entry_ptr, column, value), a part for Chunks.pack
     "Train the rankers of some labels on the same active instances."
-    Y, s, d = _pattern(Y, "Y"), settings or LinearSettings(), X.shape[1]; rows = np.unique(np.asarray(rows, np.int32))
-    if Y.shape[0] != X.shape[0]: refuse(f"Y has {Y.shape[0]:,} rows, X {X.shape[0]:,}")
-    if rows.size and (rows[0] < 0 or rows[-1] >= X.shape[0]): refuse(f"rows must lie in 0 to {X.shape[0] - 1}", [rows[0], rows[-1]])
+    Y, s, d = _pattern(Y, "Y"), settings or LinearSettings(), X.shape[1]
+    rows = np.unique(np.asarray(rows, np.int32))
+    if Y.shape[0] != X.shape[0]:
+        refuse(f"Y has {Y.shape[0]:,} rows, X {X.shape[0]:,}")
+    if rows.size and (rows[0] < 0 or rows[-1] >= X.shape[0]):
+        refuse(f"rows must lie in 0 to {X.shape[0] - 1}", [rows[0], rows[-1]])
     with ThreadPoolExecutor(cores(threads)) as pool:
-        ptr, ids, seat = Y.indptr.astype(np.int64), Y.indices.astype(np.int32), np.full(d, -1, np.int32)
-        return _chunk(_arrays(X), d, rows, ptr, ids, _costs_of(Y, R), np.arange(Y.shape[1]), s, seat, pool.map)
+        ptr, ids, seat = (
+            Y.indptr.astype(np.int64),
+            Y.indices.astype(np.int32),
+            np.full(d, -1, np.int32),
+        )
+        return _chunk(
+            _arrays(X),
+            d,
+            rows,
+            ptr,
+            ids,
+            _costs_of(Y, R),
+            np.arange(Y.shape[1]),
+            s,
+            seat,
+            pool.map,
+        )
+
 
 def _pattern(A, name):
     "A as CSC with sorted indices and no stored zeros."
     A = sp.csc_matrix(A)
-    if (A.data == 0).any() or not A.has_canonical_format: A = A.copy(); A.sum_duplicates(); A.eliminate_zeros()
+    if (A.data == 0).any() or not A.has_canonical_format:
+        A = A.copy()
+        A.sum_duplicates()
+        A.eliminate_zeros()
     return A
 
+
 def _costs_of(Y, R):
-    "R's values in the order of Y's entries; a positive that R does not store costs 0, as one that it stores as 0."
-    if R is None: return None
+    """R's values in the order of Y's entries; a positive that R does not store costs 0,
+    as one that it stores as 0.
+    """
+    if R is None:
+        return None
     R = sp.csc_matrix(R)
-    if not R.has_canonical_format: R = R.copy(); R.sum_duplicates()
-    if R.shape != Y.shape: refuse(f"R {R.shape} with {R.nnz:,} costs does not fit Y {Y.shape} with {Y.nnz:,} positives", mend="Give every positive a cost, and nothing else")
-    if (bad := R.data[~(np.isfinite(R.data) & (R.data >= 0))]).size: refuse("costs must be finite and 0 or more", bad)
-    here, there = (np.repeat(np.arange(A.shape[1]), np.diff(A.indptr))*A.shape[0] + A.indices for A in (Y, R))          # column by column, ascending
+    if not R.has_canonical_format:
+        R = R.copy()
+        R.sum_duplicates()
+    if R.shape != Y.shape:
+        refuse(
+            f"R {R.shape} with {R.nnz:,} costs does not fit Y {Y.shape} with {Y.nnz:,}"
+            " positives",
+            mend="Give every positive a cost, and nothing else",
+        )
+    if (bad := R.data[~(np.isfinite(R.data) & (R.data >= 0))]).size:
+        refuse("costs must be finite and 0 or more", bad)
+    # column by column, ascending
+    here, there = (
+        np.repeat(np.arange(A.shape[1]), np.diff(A.indptr)) * A.shape[0] + A.indices
+        for A in (Y, R)
+    )
     extra = R.data[~np.isin(there, here, assume_unique=True)] > 0
-    if extra.any(): refuse(f"R has a cost for {int(extra.sum()):,} places where Y has no positive", mend="R says what positives are worth: leave out the others")
-    if not len(there): return np.zeros(len(here), np.float32)
+    if extra.any():
+        refuse(
+            f"R has a cost for {int(extra.sum()):,} places where Y has no positive",
+            mend="R says what positives are worth: leave out the others",
+        )
+    if not len(there):
+        return np.zeros(len(here), np.float32)
     at = np.minimum(np.searchsorted(there, here), len(there) - 1)
     return np.where(there[at] == here, R.data[at], 0).astype(R.data.dtype)
 
@@ -547,24 +1023,72 @@ def train_layer(
     X,  # (n, d) CSR or dense, float32
     Y,  # (n, nodes) CSC, its pattern are the positives
     C,  # (nodes, clusters) CSC, the children of every cluster
-    M=None,  # (n, clusters) CSC, its pattern are the active instances; None: all, for every cluster
+    # (n, clusters) CSC, its pattern are the active instances; None: all, for every
+    # cluster
+    M=None,
     R=None,  # (n, nodes) of Y's pattern: what a positive costs; None: 1
-    settings:LinearSettings|None=None,  # None: the defaults
-    threads:int|None=None,  # None: all cores
-    progress:str|None=None,  # text beside the progress bar; None: no bar
-)->Chunks:  # one chunk a cluster
+    settings: LinearSettings | None = None,  # None: the defaults
+    threads: int | None = None,  # None: all cores
+    progress: str | None = None,  # text beside the progress bar; None: no bar
+) -> Chunks:  # one chunk a cluster
     "Train the rankers of one layer of the tree."
-    s, (n, d), C = settings or LinearSettings(), X.shape, sp.csc_matrix(C); Y, M = _pattern(Y, "Y"), None if M is None else _pattern(M, "M")
-    if Y.shape != (n, C.shape[0]): refuse(f"Y {Y.shape} does not fit {n:,} instances and a tree layer of {C.shape[0]:,} nodes")
-    if M is not None and M.shape != (n, C.shape[1]): refuse(f"M {M.shape} does not fit {n:,} instances and {C.shape[1]:,} clusters")
-    costs, arrays, ptr, ids = _costs_of(Y, R), _arrays(X), Y.indptr.astype(np.int64), Y.indices.astype(np.int32, copy=False)
+    s, (n, d), C = settings or LinearSettings(), X.shape, sp.csc_matrix(C)
+    Y, M = _pattern(Y, "Y"), None if M is None else _pattern(M, "M")
+    if Y.shape != (n, C.shape[0]):
+        refuse(
+            f"Y {Y.shape} does not fit {n:,} instances and a tree layer of"
+            f" {C.shape[0]:,} nodes"
+        )
+    if M is not None and M.shape != (n, C.shape[1]):
+        refuse(f"M {M.shape} does not fit {n:,} instances and {C.shape[1]:,} clusters")
+    costs, arrays, ptr, ids = (
+        _costs_of(Y, R),
+        _arrays(X),
+        Y.indptr.astype(np.int64),
+        Y.indices.astype(np.int32, copy=False),
+    )
     every, own = np.arange(n, dtype=np.int32), threading.local()
-    threads = cores(threads); wide = C.shape[1] >= threads
+    threads = cores(threads)
+    wide = C.shape[1] >= threads
+
     def job(c, pool=map):
-        if not hasattr(own, "seat"): own.seat = np.full(d, -1, np.int32)
-        rows = every if M is None else M.indices[M.indptr[c]:M.indptr[c+1]].astype(np.int32, copy=False)
-        return _chunk(arrays, d, rows, ptr, ids, costs, C.indices[C.indptr[c]:C.indptr[c+1]].astype(np.int64), s, own.seat, pool)
-    order = np.argsort(-np.diff(C.indptr)*(n if M is None else np.diff(M.indptr)), kind="stable"); parts = [None]*len(order)
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(order), desc=progress, unit="cluster", disable=progress is None, leave=False) as bar:
-        for c, part in zip(order, pool.map(job, order) if wide else (job(c, pool.map) for c in order)): parts[c] = part; bar.update()
+        if not hasattr(own, "seat"):
+            own.seat = np.full(d, -1, np.int32)
+        rows = (
+            every
+            if M is None
+            else M.indices[M.indptr[c] : M.indptr[c + 1]].astype(np.int32, copy=False)
+        )
+        return _chunk(
+            arrays,
+            d,
+            rows,
+            ptr,
+            ids,
+            costs,
+            C.indices[C.indptr[c] : C.indptr[c + 1]].astype(np.int64),
+            s,
+            own.seat,
+            pool,
+        )
+
+    order = np.argsort(
+        -np.diff(C.indptr) * (n if M is None else np.diff(M.indptr)), kind="stable"
+    )
+    parts = [None] * len(order)
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(
+            total=len(order),
+            desc=progress,
+            unit="cluster",
+            disable=progress is None,
+            leave=False,
+        ) as bar,
+    ):
+        for c, part in zip(
+            order, pool.map(job, order) if wide else (job(c, pool.map) for c in order)
+        ):
+            parts[c] = part
+            bar.update()
     return Chunks.pack(parts, C, d, s.bias)

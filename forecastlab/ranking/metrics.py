@@ -17,100 +17,163 @@ from .sparse import as_labels
 # %% ../../nbs/ranking/50_metrics.ipynb #_each_once
 TIES = ("stored", "label", "random")
 
+
 def _each_once(P):
     "Refuse lists that name a label twice: it would be counted twice."
-    if P.__dict__.get("has_canonical_format", P.__dict__.get("_has_canonical_format")): return
-    row = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr)); pair = row*P.shape[1] + P.indices; order = np.argsort(pair, kind="stable"); twice = np.diff(pair[order]) == 0
-    if twice.any(): refuse(f"predictions name {int(twice.sum()):,} labels twice, in rows", np.unique(row[order[1:]][twice]), "Keep one score for each label: P.sum_duplicates() adds them up")
+    if P.__dict__.get("has_canonical_format", P.__dict__.get("_has_canonical_format")):
+        return
+    row = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
+    pair = row * P.shape[1] + P.indices
+    order = np.argsort(pair, kind="stable")
+    twice = np.diff(pair[order]) == 0
+    if twice.any():
+        refuse(
+            f"predictions name {int(twice.sum()):,} labels twice, in rows",
+            np.unique(row[order[1:]][twice]),
+            "Keep one score for each label: P.sum_duplicates() adds them up",
+        )
+
 
 def _entries(
     P,  # (n, L) sparse or dense
-    ties:str,  # one of TIES
-    seed:int,  # of random ties
+    ties: str,  # one of TIES
+    seed: int,  # of random ties
 ):  # row, label and place of every prediction, best first within a row
     "Stored entries in their order of rank."
     P = sparse.csr_matrix(P) if sparse.issparse(P) else np.asarray(P)
-    if P.ndim != 2: refuse(f"predictions must be a matrix, not of shape {P.shape}")
-    if sparse.issparse(P): _each_once(P)
-    if not sparse.issparse(P):                                                         # zeros are scores too
-        n, L = P.shape; P = sparse.csr_matrix((P.ravel(), np.tile(np.arange(L), n), np.arange(n + 1)*L), P.shape)
-    if ties not in TIES: refuse("unknown rule for ties", [ties], f"Choose one of {', '.join(TIES)}")
+    if P.ndim != 2:
+        refuse(f"predictions must be a matrix, not of shape {P.shape}")
+    if sparse.issparse(P):
+        _each_once(P)
+    # zeros are scores too
+    if not sparse.issparse(P):
+        n, L = P.shape
+        P = sparse.csr_matrix(
+            (P.ravel(), np.tile(np.arange(L), n), np.arange(n + 1) * L), P.shape
+        )
+    if ties not in TIES:
+        refuse("unknown rule for ties", [ties], f"Choose one of {', '.join(TIES)}")
     row, score = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr)), P.data
-    if np.isnan(score).any(): refuse("predictions are NaN in rows", np.unique(row[np.isnan(score)]), "Look at the model's features and weights")
+    if np.isnan(score).any():
+        refuse(
+            "predictions are NaN in rows",
+            np.unique(row[np.isnan(score)]),
+            "Look at the model's features and weights",
+        )
     falling = (np.diff(score) <= 0) | (np.diff(row) > 0)
-    if ties == "stored" and falling.all(): best = slice(None)
-    else: best = np.lexsort((*dict(stored=(), label=(P.indices,), random=(np.random.default_rng(seed).random(P.nnz),))[ties], -score.astype(np.float64), row))
+    if ties == "stored" and falling.all():
+        best = slice(None)
+    else:
+        best = np.lexsort(
+            (
+                *dict(
+                    stored=(),
+                    label=(P.indices,),
+                    random=(np.random.default_rng(seed).random(P.nnz),),
+                )[ties],
+                -score.astype(np.float64),
+                row,
+            )
+        )
     return row, P.indices[best], np.arange(P.nnz) - P.indptr[row]
 
 # %% ../../nbs/ranking/50_metrics.ipynb #Judged
 @dataclass
 class Judged:
     "The first k places of every row, and whether they are right."
-    Y:sparse.csr_matrix  # (n, L) the truth
-    top:np.ndarray  # (n, k) labels, -1 where the list is shorter
-    hit:np.ndarray  # (n, k) True where that label is a true one
+
+    Y: sparse.csr_matrix  # (n, L) the truth
+    top: np.ndarray  # (n, k) labels, -1 where the list is shorter
+    hit: np.ndarray  # (n, k) True where that label is a true one
     k = property(lambda self: self.top.shape[1])
     true = property(lambda self: np.diff(self.Y.indptr))  # (n,) true labels a row
+
 
 def judge(
     Y,  # (n, L) truth
     P,  # (n, L) scores, sparse or dense; or a Judged of at least k places
-    k:int=5,  # places to look at
-    ties:str="stored",  # "stored", "label" or "random"
-    seed:int=0,  # of random ties
-)->Judged:  # n rows of k places
+    k: int = 5,  # places to look at
+    ties: str = "stored",  # "stored", "label" or "random"
+    seed: int = 0,  # of random ties
+) -> Judged:  # n rows of k places
     "Places and hits."
-    if not isinstance(k, (int, np.integer)) or k < 1: refuse("k must be a whole number, 1 or more", [k])
+    if not isinstance(k, (int, np.integer)) or k < 1:
+        refuse("k must be a whole number, 1 or more", [k])
     if isinstance(P, Judged):
-        if P.k < k: refuse(f"judged to {P.k} places, asked for {k}", mend="Judge again with a larger k")
+        if P.k < k:
+            refuse(
+                f"judged to {P.k} places, asked for {k}",
+                mend="Judge again with a larger k",
+            )
         return P if P.k == k else Judged(P.Y, P.top[:, :k], P.hit[:, :k])
     Y = as_labels(Y)
-    if Y.shape != np.shape(P): refuse(f"truth of shape {Y.shape} does not fit predictions of shape {np.shape(P)}", mend="Both are (instances, labels)")
-    if not Y.shape[0]: refuse("there are no rows to judge", mend="Pass at least one instance")
-    row, label, place = _entries(P, ties, seed); keep = place < k; row, label, place = row[keep], label[keep].astype(np.int64), place[keep]
-    true = np.repeat(np.arange(Y.shape[0]), np.diff(Y.indptr))*Y.shape[1] + Y.indices; wanted = row*Y.shape[1] + label
+    if Y.shape != np.shape(P):
+        refuse(
+            f"truth of shape {Y.shape} does not fit predictions of shape {np.shape(P)}",
+            mend="Both are (instances, labels)",
+        )
+    if not Y.shape[0]:
+        refuse("there are no rows to judge", mend="Pass at least one instance")
+    row, label, place = _entries(P, ties, seed)
+    keep = place < k
+    row, label, place = row[keep], label[keep].astype(np.int64), place[keep]
+    true = np.repeat(np.arange(Y.shape[0]), np.diff(Y.indptr)) * Y.shape[1] + Y.indices
+    wanted = row * Y.shape[1] + label
     at = np.searchsorted(true, wanted)
-    top = np.full((Y.shape[0], k), -1, np.int64); hit = np.zeros(top.shape, bool)
-    top[row, place] = label; hit[row, place] = np.append(true, -1)[at] == wanted
+    top = np.full((Y.shape[0], k), -1, np.int64)
+    hit = np.zeros(top.shape, bool)
+    top[row, place] = label
+    hit[row, place] = np.append(true, -1)[at] == wanted
     return Judged(Y, top, hit)
 
 # %% ../../nbs/ranking/50_metrics.ipynb #precision
 def precision(
     Y,  # (n, L) truth
     P,  # (n, L) scores, or a Judged
-    k:int=5,  # places
-    ties:str="stored",  # see TIES
-)->np.ndarray:  # (k,) precision at 1..k
+    k: int = 5,  # places
+    ties: str = "stored",  # see TIES
+) -> np.ndarray:  # (k,) precision at 1..k
     "Share of the first places that are right."
     j = judge(Y, P, k, ties)
-    return np.cumsum(j.hit.sum(0))/len(j.hit)/np.arange(1, k + 1)
+    return np.cumsum(j.hit.sum(0)) / len(j.hit) / np.arange(1, k + 1)
+
 
 def recall(
     Y,  # (n, L) truth
     P,  # (n, L) scores, or a Judged
-    k:int=5,  # places
-    ties:str="stored",  # see TIES
-)->np.ndarray:  # (k,) recall at 1..k
+    k: int = 5,  # places
+    ties: str = "stored",  # see TIES
+) -> np.ndarray:  # (k,) recall at 1..k
     "Share of a row's true labels on the first places, averaged over rows."
     j = judge(Y, P, k, ties)
-    return (j.hit.cumsum(1)/np.maximum(j.true, 1)[:, None]).sum(0)/len(j.hit)
+    return (j.hit.cumsum(1) / np.maximum(j.true, 1)[:, None]).sum(0) / len(j.hit)
 
 # %% ../../nbs/ranking/50_metrics.ipynb #Scores
 @dataclass
 class Scores:
     "Precision and recall at 1..k, printed as PECOS prints them."
-    prec:np.ndarray  # (k,) precision
-    recall:np.ndarray  # (k,) recall
-    rows = property(lambda self: "\n".join(f"{name:7}= " + " ".join(f"{100*x:.2f}" for x in getattr(self, name)) for name in ("prec", "recall")))
-    def __str__(self): return "==== evaluation results ====\n" + self.rows
+
+    prec: np.ndarray  # (k,) precision
+    recall: np.ndarray  # (k,) recall
+    rows = property(
+        lambda self: "\n".join(
+            f"{name:7}= " + " ".join(f"{100 * x:.2f}" for x in getattr(self, name))
+            for name in ("prec", "recall")
+        )
+    )
+
+    def __str__(self):
+        return "==== evaluation results ====\n" + self.rows
+
     __repr__ = __str__
+
 
 def evaluate(
     Y,  # (n, L) truth
     P,  # (n, L) scores, or a Judged
-    k:int=10,  # places
-    ties:str="label",  # PECOS' rule
-)->Scores:  # prints as a table
+    k: int = 10,  # places
+    ties: str = "label",  # PECOS' rule
+) -> Scores:  # prints as a table
     "PECOS' evaluation."
     j = judge(Y, P, k, ties)
     return Scores(precision(Y, j, k), recall(Y, j, k))
@@ -118,144 +181,244 @@ def evaluate(
 # %% ../../nbs/ranking/50_metrics.ipynb #_ideal
 def _ideal(true, k):
     "(n, k) gain of a perfect list to each place; 1 for rows without labels."
-    best = np.cumsum(1/np.log2(np.arange(2, k + 2)))
+    best = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
     return best[np.clip(np.minimum(true[:, None], np.arange(1, k + 1)) - 1, 0, None)]
+
 
 def ndcg(
     Y,  # (n, L) truth
     P,  # (n, L) scores, or a Judged
-    k:int=5,  # places
-    ties:str="stored",  # see TIES
-)->np.ndarray:  # (k,) nDCG at 1..k
+    k: int = 5,  # places
+    ties: str = "stored",  # see TIES
+) -> np.ndarray:  # (k,) nDCG at 1..k
     "Discounted gain against that of a perfect list; rows without true labels count 0."
-    j = judge(Y, P, k, ties); gain = (j.hit/np.log2(np.arange(2, k + 2))).cumsum(1)
-    return (gain/_ideal(j.true, k)).mean(0)
+    j = judge(Y, P, k, ties)
+    gain = (j.hit / np.log2(np.arange(2, k + 2))).cumsum(1)
+    return (gain / _ideal(j.true, k)).mean(0)
 
 # %% ../../nbs/ranking/50_metrics.ipynb #inverse_propensity
-PROPENSITY = dict(default=(.55, 1.5), wikipedia=(.5, .4), amazon=(.6, 2.6))  # A, B of Jain et al. (2016)
+# A, B of Jain et al. (2016)
+PROPENSITY = dict(default=(0.55, 1.5), wikipedia=(0.5, 0.4), amazon=(0.6, 2.6))
+
 
 def inverse_propensity(
     Y,  # (N, L) labels of the training set
     A="default",  # exponent, or a name in PROPENSITY that gives both
-    B:float|None=None,  # shift of the counts
-)->np.ndarray:  # (L,) what a hit of each label is worth
+    B: float | None = None,  # shift of the counts
+) -> np.ndarray:  # (L,) what a hit of each label is worth
     "Weights 1/p of Jain et al. (2016)."
     if isinstance(A, str):
-        if A not in PROPENSITY: refuse("unknown propensity", [A], f"Choose one of {', '.join(PROPENSITY)}, or pass A and B")
+        if A not in PROPENSITY:
+            refuse(
+                "unknown propensity",
+                [A],
+                f"Choose one of {', '.join(PROPENSITY)}, or pass A and B",
+            )
         A, B = PROPENSITY[A]
-    if B is None: refuse("A is given without B", mend="Pass both, or a name")
-    Y = as_labels(Y); N, count = Y.shape[0], np.bincount(Y.indices, minlength=Y.shape[1])
-    if N < 3: refuse(f"{N} training rows give no propensity", mend="Pass the labels of the training set")
-    return 1 + (np.log(N) - 1)*(B + 1)**A*(count + B)**-A
+    if B is None:
+        refuse("A is given without B", mend="Pass both, or a name")
+    Y = as_labels(Y)
+    N, count = Y.shape[0], np.bincount(Y.indices, minlength=Y.shape[1])
+    if N < 3:
+        refuse(
+            f"{N} training rows give no propensity",
+            mend="Pass the labels of the training set",
+        )
+    return 1 + (np.log(N) - 1) * (B + 1) ** A * (count + B) ** -A
 
 # %% ../../nbs/ranking/50_metrics.ipynb #_weighted
 def _weighted(j, weights, k):
     "(n, k) worth of the hits, and of the best list's places."
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape != (j.Y.shape[1],):
-        refuse(f"weights of shape {weights.shape} do not fit {j.Y.shape[1]:,} labels", mend="Pass inverse_propensity(Y of training)")
-    worth, best = np.where(j.hit, weights[j.top], 0.), np.zeros(j.hit.shape)
-    row = np.repeat(np.arange(len(best)), j.true); order = np.lexsort((-weights[j.Y.indices], row)); place = np.arange(len(row)) - j.Y.indptr[row]
-    keep = place < k; best[row[keep], place[keep]] = weights[j.Y.indices[order]][keep]
+        refuse(
+            f"weights of shape {weights.shape} do not fit {j.Y.shape[1]:,} labels",
+            mend="Pass inverse_propensity(Y of training)",
+        )
+    worth, best = np.where(j.hit, weights[j.top], 0.0), np.zeros(j.hit.shape)
+    row = np.repeat(np.arange(len(best)), j.true)
+    order = np.lexsort((-weights[j.Y.indices], row))
+    place = np.arange(len(row)) - j.Y.indptr[row]
+    keep = place < k
+    best[row[keep], place[keep]] = weights[j.Y.indices[order]][keep]
     return worth, best
+
 
 def psp(
     Y,  # (n, L) truth
     P,  # (n, L) scores, or a Judged
     weights,  # (L,) what a hit is worth, see `inverse_propensity`
-    k:int=5,  # places
-    ties:str="stored",  # see TIES
-    normalize:bool=True,  # divide by the best possible list, as published tables do
-)->np.ndarray:  # (k,) at 1..k
+    k: int = 5,  # places
+    ties: str = "stored",  # see TIES
+    normalize: bool = True,  # divide by the best possible list, as published tables do
+) -> np.ndarray:  # (k,) at 1..k
     "Propensity-scored precision."
-    j = judge(Y, P, k, ties); worth, best = (x.sum(0).cumsum() for x in _weighted(j, weights, k))
-    return worth/np.where(best > 0, best, 1) if normalize else worth/len(j.hit)/np.arange(1, k + 1)
+    j = judge(Y, P, k, ties)
+    worth, best = (x.sum(0).cumsum() for x in _weighted(j, weights, k))
+    return (
+        worth / np.where(best > 0, best, 1)
+        if normalize
+        else worth / len(j.hit) / np.arange(1, k + 1)
+    )
+
 
 def psndcg(
     Y,  # (n, L) truth
     P,  # (n, L) scores, or a Judged
     weights,  # (L,) what a hit is worth
-    k:int=5,  # places
-    ties:str="stored",  # see TIES
-)->np.ndarray:  # (k,) at 1..k
+    k: int = 5,  # places
+    ties: str = "stored",  # see TIES
+) -> np.ndarray:  # (k,) at 1..k
     "Propensity-scored nDCG."
-    j = judge(Y, P, k, ties); discount, ideal = np.log2(np.arange(2, k + 2)), _ideal(j.true, k)
-    worth, best = (((x/discount).cumsum(1)/ideal).sum(0) for x in _weighted(j, weights, k))
-    return worth/np.where(best > 0, best, 1)
+    j = judge(Y, P, k, ties)
+    discount, ideal = np.log2(np.arange(2, k + 2)), _ideal(j.true, k)
+    worth, best = (
+        ((x / discount).cumsum(1) / ideal).sum(0) for x in _weighted(j, weights, k)
+    )
+    return worth / np.where(best > 0, best, 1)
 
 # %% ../../nbs/ranking/50_metrics.ipynb #_counts
 def _counts(j):
     "(L, k) showings and hits of every label on places 1..k, and (L,) its true rows."
-    L, k = j.Y.shape[1], j.k; row, place = np.nonzero(j.top >= 0); at = j.top[row, place]*k + place
-    count = lambda at: np.bincount(at, minlength=L*k).reshape(L, k).cumsum(1)
-    return count(at), count(at[j.hit[row, place]]), np.bincount(j.Y.indices, minlength=L)
+    L, k = j.Y.shape[1], j.k
+    row, place = np.nonzero(j.top >= 0)
+    at = j.top[row, place] * k + place
+    count = lambda at: np.bincount(at, minlength=L * k).reshape(L, k).cumsum(1)
+    return (
+        count(at),
+        count(at[j.hit[row, place]]),
+        np.bincount(j.Y.indices, minlength=L),
+    )
+
 
 def macro(
     Y,  # (n, L) truth
     P,  # (n, L) scores, or a Judged
-    k:int=5,  # places
-    over:str="true",  # "true": labels with a true row here; "all": all L labels
-    ties:str="stored",  # see TIES
-)->pd.DataFrame:  # (k, 3) precision, recall and f1, a row for each of 1..k
+    k: int = 5,  # places
+    over: str = "true",  # "true": labels with a true row here; "all": all L labels
+    ties: str = "stored",  # see TIES
+) -> pd.DataFrame:  # (k, 3) precision, recall and f1, a row for each of 1..k
     "Precision, recall and F1 of every label, averaged over labels."
-    if over not in ("true", "all"): refuse("unknown set of labels", [over], "Choose 'true' or 'all'")
-    shown, right, true = _counts(judge(Y, P, k, ties)); true = true[:, None]; asked = (true[:, 0] > 0) | (over == "all")
-    share = lambda a, b: (np.divide(a, b, out=np.zeros(right.shape), where=b > 0)[asked]).mean(0) if asked.any() else np.zeros(k)
-    columns = dict(precision=share(right, shown), recall=share(right, np.broadcast_to(true, right.shape)), f1=share(2*right, shown + true))
+    if over not in ("true", "all"):
+        refuse("unknown set of labels", [over], "Choose 'true' or 'all'")
+    shown, right, true = _counts(judge(Y, P, k, ties))
+    true = true[:, None]
+    asked = (true[:, 0] > 0) | (over == "all")
+    share = lambda a, b: (
+        (np.divide(a, b, out=np.zeros(right.shape), where=b > 0)[asked]).mean(0)
+        if asked.any()
+        else np.zeros(k)
+    )
+    columns = dict(
+        precision=share(right, shown),
+        recall=share(right, np.broadcast_to(true, right.shape)),
+        f1=share(2 * right, shown + true),
+    )
     return pd.DataFrame(columns, index=pd.RangeIndex(1, k + 1, name="k"))
+
 
 def coverage(
     Y,  # (n, L) truth
     P,  # (n, L) scores, or a Judged
-    k:int=5,  # places
-    kind:str="right",  # "right": share of true labels with a hit; "shown": share of all labels on any list
-    ties:str="stored",  # see TIES
-)->np.ndarray:  # (k,) at 1..k
+    k: int = 5,  # places
+    # "right": share of true labels with a hit; "shown": share of all labels on any list
+    kind: str = "right",
+    ties: str = "stored",  # see TIES
+) -> np.ndarray:  # (k,) at 1..k
     "How many labels a model ever gets right, or ever shows."
-    if kind not in ("right", "shown"): refuse("unknown coverage", [kind], "Choose 'right' or 'shown'")
+    if kind not in ("right", "shown"):
+        refuse("unknown coverage", [kind], "Choose 'right' or 'shown'")
     shown, right, true = _counts(judge(Y, P, k, ties))
-    return (right[true > 0] > 0).sum(0)/max((true > 0).sum(), 1) if kind == "right" else (shown > 0).mean(0)
+    return (
+        (right[true > 0] > 0).sum(0) / max((true > 0).sum(), 1)
+        if kind == "right"
+        else (shown > 0).mean(0)
+    )
 
 # %% ../../nbs/ranking/50_metrics.ipynb #tail
 def tail(
     Y,  # (n, L) truth
     P,  # (n, L) scores, or a Judged
     frequency,  # (L,) training rows of each label, or the training labels (N, L)
-    k:int=5,  # places
+    k: int = 5,  # places
     edges=(0, 1, 5, 20, 100),  # a band begins at each and ends before the next
-    ties:str="stored",  # see TIES
-)->pd.DataFrame:  # one row a band: labels, true, shown, part of P@k, precision, recall
+    ties: str = "stored",  # see TIES
+    # one row a band: labels, true, shown, part of P@k, precision, recall
+) -> pd.DataFrame:
     "P@k by bands of label frequency."
     j, edges = judge(Y, P, k, ties), np.asarray(edges)
     if sparse.issparse(frequency) or np.ndim(frequency) == 2:
-        F = as_labels(frequency, name="frequency"); frequency = np.bincount(F.indices, minlength=F.shape[1])
+        F = as_labels(frequency, name="frequency")
+        frequency = np.bincount(F.indices, minlength=F.shape[1])
     frequency = np.asarray(frequency)
-    if frequency.shape != (j.Y.shape[1],): refuse(f"frequencies of shape {frequency.shape} do not fit {j.Y.shape[1]:,} labels", mend="Pass the training labels")
+    if frequency.shape != (j.Y.shape[1],):
+        refuse(
+            f"frequencies of shape {frequency.shape} do not fit {j.Y.shape[1]:,}"
+            " labels",
+            mend="Pass the training labels",
+        )
     if (np.diff(edges) <= 0).any() or edges[0] > frequency.min(initial=edges[0]):
-        refuse("bands must rise and begin at or below the rarest label", edges.tolist(), "Begin with 0")
-    shown, right, true = (x if x.ndim == 1 else x[:, -1] for x in _counts(j)); band = np.searchsorted(edges, frequency, side="right") - 1
-    total = lambda x: np.bincount(band, x, minlength=len(edges)); share = lambda a, b: np.divide(a, b, out=np.zeros(len(edges)), where=b > 0)
-    names = [f"{a:,}" if b == a + 1 else f"{a:,}-{b - 1:,}" for a, b in zip(edges, edges[1:])] + [f"{edges[-1]:,}+"]
-    labels, true, shown, right = np.bincount(band, minlength=len(edges)), total(true), total(shown), total(right)
-    return pd.DataFrame({"labels": labels, "true": true.astype(int), "shown": shown.astype(int), f"part of P@{k}": right/len(j.hit)/k,
-                         "precision": share(right, shown), "recall": share(right, true)}, index=pd.Index(names, name="training rows"))
+        refuse(
+            "bands must rise and begin at or below the rarest label",
+            edges.tolist(),
+            "Begin with 0",
+        )
+    shown, right, true = (x if x.ndim == 1 else x[:, -1] for x in _counts(j))
+    band = np.searchsorted(edges, frequency, side="right") - 1
+    total = lambda x: np.bincount(band, x, minlength=len(edges))
+    share = lambda a, b: np.divide(a, b, out=np.zeros(len(edges)), where=b > 0)
+    names = [
+        f"{a:,}" if b == a + 1 else f"{a:,}-{b - 1:,}" for a, b in zip(edges, edges[1:])
+    ] + [f"{edges[-1]:,}+"]
+    labels, true, shown, right = (
+        np.bincount(band, minlength=len(edges)),
+        total(true),
+        total(shown),
+        total(right),
+    )
+    return pd.DataFrame(
+        {
+            "labels": labels,
+            "true": true.astype(int),
+            "shown": shown.astype(int),
+            f"part of P@{k}": right / len(j.hit) / k,
+            "precision": share(right, shown),
+            "recall": share(right, true),
+        },
+        index=pd.Index(names, name="training rows"),
+    )
 
 # %% ../../nbs/ranking/50_metrics.ipynb #table
 def table(
     Y,  # (n, L) truth
     P,  # (n, L) scores, or a Judged
-    train=None,  # (N, L) training labels, for the propensity-scored rows; None: without them
+    # (N, L) training labels, for the propensity-scored rows; None: without them
+    train=None,
     k=(1, 3, 5),  # places
     propensity="default",  # name in PROPENSITY, or (A, B)
-    ties:str="stored",  # see TIES
-)->pd.DataFrame:  # a row for each metric, a column for each k, in percent
+    ties: str = "stored",  # see TIES
+) -> pd.DataFrame:  # a row for each metric, a column for each k, in percent
     "All metrics of one model."
     k = list(np.atleast_1d(k).tolist())
-    if not k or (bad := [i for i in k if not isinstance(i, int) or i < 1]): refuse("k must be whole numbers, 1 or more", k and bad)
-    most = max(k); j = judge(Y, P, most, ties); m = macro(Y, j, most)
+    if not k or (bad := [i for i in k if not isinstance(i, int) or i < 1]):
+        refuse("k must be whole numbers, 1 or more", k and bad)
+    most = max(k)
+    j = judge(Y, P, most, ties)
+    m = macro(Y, j, most)
     rows = dict(P=precision(Y, j, most), R=recall(Y, j, most), nDCG=ndcg(Y, j, most))
     if train is not None:
-        w = inverse_propensity(train, *([propensity] if isinstance(propensity, str) else propensity))
+        w = inverse_propensity(
+            train, *([propensity] if isinstance(propensity, str) else propensity)
+        )
         rows |= dict(PSP=psp(Y, j, w, most), PSnDCG=psndcg(Y, j, w, most))
-    rows |= {f"macro {name}": m[name].to_numpy() for name in m} | {"coverage": coverage(Y, j, most), "shown": coverage(Y, j, most, "shown")}
-    return 100*pd.DataFrame({name: x[np.array(k) - 1] for name, x in rows.items()}, index=pd.Index([f"@{i}" for i in k])).T
+    rows |= {f"macro {name}": m[name].to_numpy() for name in m} | {
+        "coverage": coverage(Y, j, most),
+        "shown": coverage(Y, j, most, "shown"),
+    }
+    return (
+        100
+        * pd.DataFrame(
+            {name: x[np.array(k) - 1] for name, x in rows.items()},
+            index=pd.Index([f"@{i}" for i in k]),
+        ).T
+    )

@@ -19,68 +19,140 @@ from .metrics import precision, table, tail
 from .xrlinear import XRLinear
 
 # %% ../../nbs/ranking/90_report.ipynb #_p
-def _p(Y, P): p = 100*precision(Y, P, 5); return dict(zip(("P@1", "P@3", "P@5"), p[[0, 2, 4]]))
+def _p(Y, P):
+    p = 100 * precision(Y, P, 5)
+    return dict(zip(("P@1", "P@3", "P@5"), p[[0, 2, 4]]))
+
 
 def beams(
-    model:XRLinear,
-    X, Y,  # (instance, feature) and (instance, label), held out
+    model: XRLinear,
+    X,
+    Y,  # (instance, feature) and (instance, label), held out
     widths=(1, 2, 5, 10, 20, 50),  # beams to try; the exact answer is added
-)->pd.DataFrame:  # a row for each: P@1, P@3, P@5, looked_at (share of labels scored), ms an instance (CPU)
+    # a row for each: P@1, P@3, P@5, looked_at (share of labels scored), ms an instance
+    # (CPU)
+) -> pd.DataFrame:
     "What a beam loses against scoring every label."
-    rows, exact = [], max((layer.nodes for layer in model.layers[:-1]), default=1); sizes = np.diff(model.layers[-1].child_ptr)
+    rows, exact = [], max((layer.nodes for layer in model.layers[:-1]), default=1)
+    sizes = np.diff(model.layers[-1].child_ptr)
     for b in [*(w for w in widths if w < exact), exact]:
-        begin = time.process_time(); P = model.predict(X, k=5, beam=b); took = time.process_time() - begin
-        leaves = XRLinear(model.layers[:-1], b, b, model.post[:-1] if isinstance(model.post, list) else model.post).predict(X, k=b, beam=b).indices if model.depth > 1 else np.zeros(X.shape[0], int)
-        rows.append(dict(beam="exact" if b == exact else b) | _p(Y, P) | dict(looked_at=sizes[leaves].sum()/X.shape[0]/model.labels, ms=1e3*took/X.shape[0]))
+        begin = time.process_time()
+        P = model.predict(X, k=5, beam=b)
+        took = time.process_time() - begin
+        leaves = (
+            XRLinear(
+                model.layers[:-1],
+                b,
+                b,
+                model.post[:-1] if isinstance(model.post, list) else model.post,
+            )
+            .predict(X, k=b, beam=b)
+            .indices
+            if model.depth > 1
+            else np.zeros(X.shape[0], int)
+        )
+        rows.append(
+            dict(beam="exact" if b == exact else b)
+            | _p(Y, P)
+            | dict(
+                looked_at=sizes[leaves].sum() / X.shape[0] / model.labels,
+                ms=1e3 * took / X.shape[0],
+            )
+        )
     return pd.DataFrame(rows).set_index("beam")
 
 # %% ../../nbs/ranking/90_report.ipynb #trees
 def trees(
-    X, Y, X_test, Y_test,  # to train on, to test on
-    settings:LinearSettings=None,  # of the rankers
+    X,
+    Y,
+    X_test,
+    Y_test,  # to train on, to test on
+    settings: LinearSettings = None,  # of the rankers
     leaves=(20, 100, 400),  # leaf sizes to try
-    own:XRLinear=None, leaf:int=None,  # the user's tree, and its leaf setting: its clusters get a row, marked
-    branches:int=16, negatives="tfn", post="l3-hinge", beam=10, seed:int=0,  # as in XRLinear.train
+    # the user's tree, and its leaf setting: its clusters get a row, marked
+    own: XRLinear = None,
+    leaf: int = None,
+    branches: int = 16,
+    negatives="tfn",
+    post="l3-hinge",
+    beam=10,
+    seed: int = 0,  # as in XRLinear.train
     R=None,  # (instance, label) relevance
-    most:float=2e9,  # one-vs-rest is left out where instances x labels exceed this
-    threads=None, progress:bool=True,
-)->pd.DataFrame:  # a row for each: P@k, training CPU seconds, weights
+    # one-vs-rest is left out where instances x labels exceed this
+    most: float = 2e9,
+    threads=None,
+    progress: bool = True,
+) -> pd.DataFrame:  # a row for each: P@k, training CPU seconds, weights
     "What the tree costs, and what it saves."
-    rows, single = [], Y.shape[1]*X.shape[0] <= most
-    fixed = dict(solver=settings or LinearSettings(), post=post, beam=beam, threads=threads, progress=progress) | ({} if R is None else dict(R=R, rel_mode="induce"))
-    kinds = {f"leaves of {n}": dict(leaf=n, branches=branches, seed=seed, negatives=negatives if isinstance(negatives, str) else "tfn") for n in leaves if n < Y.shape[1]}
+    rows, single = [], Y.shape[1] * X.shape[0] <= most
+    fixed = dict(
+        solver=settings or LinearSettings(),
+        post=post,
+        beam=beam,
+        threads=threads,
+        progress=progress,
+    ) | ({} if R is None else dict(R=R, rel_mode="induce"))
+    kinds = {
+        f"leaves of {n}": dict(
+            leaf=n,
+            branches=branches,
+            seed=seed,
+            negatives=negatives if isinstance(negatives, str) else "tfn",
+        )
+        for n in leaves
+        if n < Y.shape[1]
+    }
     if own is not None:
-        leaf = leaf or int(np.diff(own.layers[-1].child_ptr).max()); kinds.pop(f"leaves of {leaf}", None)
-        kinds = {f"leaves of {leaf} (yours)": dict(chain=own.chain, negatives=negatives)} | kinds
-    if single: kinds["one-vs-rest"] = dict(chain="ova")
+        leaf = leaf or int(np.diff(own.layers[-1].child_ptr).max())
+        kinds.pop(f"leaves of {leaf}", None)
+        kinds = {
+            f"leaves of {leaf} (yours)": dict(chain=own.chain, negatives=negatives)
+        } | kinds
+    if single:
+        kinds["one-vs-rest"] = dict(chain="ova")
     for name, how in kinds.items():
-        begin = time.process_time(); m = XRLinear.train(X, Y, **how, **fixed); took = time.process_time() - begin
-        rows.append(dict(tree=name) | _p(Y_test, m.predict(X_test, k=5)) | dict(train_cpu_s=took, weights=sum(len(c.value) for c in m.layers)))
+        begin = time.process_time()
+        m = XRLinear.train(X, Y, **how, **fixed)
+        took = time.process_time() - begin
+        rows.append(
+            dict(tree=name)
+            | _p(Y_test, m.predict(X_test, k=5))
+            | dict(train_cpu_s=took, weights=sum(len(c.value) for c in m.layers))
+        )
     return pd.DataFrame(rows).set_index("tree")
 
 # %% ../../nbs/ranking/90_report.ipynb #pruned
 def pruned(
-    model:XRLinear,
-    share:float,  # of the weights that stay
-)->XRLinear:
+    model: XRLinear,
+    share: float,  # of the weights that stay
+) -> XRLinear:
     "The model with its smallest weights dropped."
-    if not 0 < share <= 1: refuse(f"the share that stays must lie in (0, 1], got {share}")
+    if not 0 < share <= 1:
+        refuse(f"the share that stays must lie in (0, 1], got {share}")
     layers = []
     for layer in model.layers:
-        W = layer.to_csc(); most = int(round(share*W.nnz))
-        if most < W.nnz: W.data[abs(W.data) < np.partition(abs(W.data), W.nnz - most)[W.nnz - most]] = 0; W.eliminate_zeros()
+        W = layer.to_csc()
+        most = int(round(share * W.nnz))
+        if most < W.nnz:
+            W.data[
+                abs(W.data) < np.partition(abs(W.data), W.nnz - most)[W.nnz - most]
+            ] = 0
+            W.eliminate_zeros()
         layers.append(Chunks.from_csc(W, layer.C, layer.bias))
     return XRLinear(layers, model.beam, model.k, model.post)
 
+
 def sizes(
-    model:XRLinear,
-    X, Y,  # held out
-    shares=(1., .7, .5, .3, .2, .1),  # of the weights that stay
-)->pd.DataFrame:  # a row for each: mb, P@1, P@3, P@5
+    model: XRLinear,
+    X,
+    Y,  # held out
+    shares=(1.0, 0.7, 0.5, 0.3, 0.2, 0.1),  # of the weights that stay
+) -> pd.DataFrame:  # a row for each: mb, P@1, P@3, P@5
     "What a smaller model loses."
     rows = []
     for share in shares:
-        m = pruned(model, share); mb = sum(len(c.value)*8 + len(c.row)*12 for c in m.layers)/1e6
+        m = pruned(model, share)
+        mb = sum(len(c.value) * 8 + len(c.row) * 12 for c in m.layers) / 1e6
         rows.append(dict(kept=share, mb=mb) | _p(Y, m.predict(X, k=5)))
     return pd.DataFrame(rows).set_index("kept")
 
@@ -88,52 +160,140 @@ def sizes(
 @dataclass
 class Report:
     "Tables about one model on one data set."
-    metrics:pd.DataFrame  # all metrics of the whole estimator
-    beams:pd.DataFrame  # beam against exact, first tree
-    sizes:pd.DataFrame  # weights kept against P@k, first tree
-    tail:pd.DataFrame  # P@5 by how often a label was seen in training
-    trees:pd.DataFrame=None  # tree against one-vs-rest
-    reliability:pd.DataFrame=None  # promised against observed
-    ece:float=None  # expected calibration error
+
+    metrics: pd.DataFrame  # all metrics of the whole estimator
+    beams: pd.DataFrame  # beam against exact, first tree
+    sizes: pd.DataFrame  # weights kept against P@k, first tree
+    tail: pd.DataFrame  # P@5 by how often a label was seen in training
+    trees: pd.DataFrame = None  # tree against one-vs-rest
+    reliability: pd.DataFrame = None  # promised against observed
+    ece: float = None  # expected calibration error
 
     def __str__(self):
-        means = dict(metrics="whole estimator, %", beams="first tree; P@k in %, looked_at: share of the labels scored, ms: CPU milliseconds an instance",
-                     trees="one tree; P@k in %, train_cpu_s: CPU seconds, weights: stored numbers", sizes="first tree; kept: share of the weights, mb: megabytes, P@k in %", tail="whole estimator, by how often a label was seen")
-        parts = dict(metrics=self.metrics, beams=self.beams, trees=self.trees, sizes=self.sizes, tail=self.tail)
-        return "\n\n".join(f"{n} ({means[n]})\n{t.round(3).to_string()}" for n, t in parts.items() if t is not None) + (f"\n\nexpected calibration error {self.ece:.4f}" if self.ece is not None else "")
-    def plot(self): return _plot(self)
+        means = dict(
+            metrics="whole estimator, %",
+            beams=(
+                "first tree; P@k in %, looked_at: share of the labels scored, ms: CPU"
+                " milliseconds an instance"
+            ),
+            trees=(
+                "one tree; P@k in %, train_cpu_s: CPU seconds, weights: stored numbers"
+            ),
+            sizes="first tree; kept: share of the weights, mb: megabytes, P@k in %",
+            tail="whole estimator, by how often a label was seen",
+        )
+        parts = dict(
+            metrics=self.metrics,
+            beams=self.beams,
+            trees=self.trees,
+            sizes=self.sizes,
+            tail=self.tail,
+        )
+        return "\n\n".join(
+            f"{n} ({means[n]})\n{t.round(3).to_string()}"
+            for n, t in parts.items()
+            if t is not None
+        ) + (
+            f"\n\nexpected calibration error {self.ece:.4f}"
+            if self.ece is not None
+            else ""
+        )
+
+    def plot(self):
+        return _plot(self)
+
 
 def report(
-    model:ExtremeClassifier,  # fitted
-    X, y,  # what it was fitted on
-    X_test, y_test,  # held out
-    compare:bool=True,  # also train trees of other shapes and, where affordable, one-vs-rest
+    model: ExtremeClassifier,  # fitted
+    X,
+    y,  # what it was fitted on
+    X_test,
+    y_test,  # held out
+    # also train trees of other shapes and, where affordable, one-vs-rest
+    compare: bool = True,
     R=None,  # (instance, label) relevance that it was fitted with
-    threads=None, progress:bool=False,
-)->Report:
+    threads=None,
+    progress: bool = False,
+) -> Report:
     "Four questions, and who is served."
-    X, X_test = (model._features(A) for A in (X, X_test)); Y, Y_test = (model._matrix(y_) for y_ in (y, y_test)); first = model.model_.models[0]
+    X, X_test = (model._features(A) for A in (X, X_test))
+    Y, Y_test = (model._matrix(y_) for y_ in (y, y_test))
+    first = model.model_.models[0]
     P, found = model.rank(X_test, 20), {}
     if compare:
-        solver = LinearSettings(model.solver, float(model.C), float(model.C), threshold=model.threshold); own = dict(own=first, leaf=model.leaf, branches=model.branches, negatives=model.negatives, post=model.post, beam=model.beam, seed=model.seed)
-        found["trees"] = trees(X, Y, X_test, Y_test, solver, **own, R=R, threads=threads, progress=progress)
+        solver = LinearSettings(
+            model.solver, float(model.C), float(model.C), threshold=model.threshold
+        )
+        own = dict(
+            own=first,
+            leaf=model.leaf,
+            branches=model.branches,
+            negatives=model.negatives,
+            post=model.post,
+            beam=model.beam,
+            seed=model.seed,
+        )
+        found["trees"] = trees(
+            X, Y, X_test, Y_test, solver, **own, R=R, threads=threads, progress=progress
+        )
     if model.calibration_ is not None:
-        p, right, _ = pairs_of(Y_test, model.predict_proba(X_test)); found |= dict(reliability=reliability(p, right, 10, "width"), ece=ece(p, right))
-    return Report(table(Y_test, P, Y), beams(first, X_test, Y_test), sizes(first, X_test, Y_test), tail(Y_test, P, Y), **found)
+        p, right, _ = pairs_of(Y_test, model.predict_proba(X_test))
+        found |= dict(reliability=reliability(p, right, 10, "width"), ece=ece(p, right))
+    return Report(
+        table(Y_test, P, Y),
+        beams(first, X_test, Y_test),
+        sizes(first, X_test, Y_test),
+        tail(Y_test, P, Y),
+        **found,
+    )
 
 # %% ../../nbs/ranking/90_report.ipynb #_plot
 def _plot(r):
     "Four panels."
     import matplotlib.pyplot as plt
     from forecastlab.core.plots import PALETTE, style
+
     with plt.rc_context(style()):
-        fig, axes = plt.subplots(1, 4, figsize=(12, 2.6)); colour = PALETTE["forecast"]
-        axes[0].plot(100*r.beams.looked_at, r.beams["P@1"], "o-", color=colour); axes[0].set(xscale="log", xlabel="labels looked at, %", title="beam against exact")
-        for b, row in r.beams.iterrows(): axes[0].annotate(str(b), (100*row.looked_at, row["P@1"]), (3, -9), textcoords="offset points", fontsize=7)
+        fig, axes = plt.subplots(1, 4, figsize=(12, 2.6))
+        colour = PALETTE["forecast"]
+        axes[0].plot(100 * r.beams.looked_at, r.beams["P@1"], "o-", color=colour)
+        axes[0].set(
+            xscale="log", xlabel="labels looked at, %", title="beam against exact"
+        )
+        for b, row in r.beams.iterrows():
+            axes[0].annotate(
+                str(b),
+                (100 * row.looked_at, row["P@1"]),
+                (3, -9),
+                textcoords="offset points",
+                fontsize=7,
+            )
         if r.trees is not None:
-            axes[1].plot(r.trees.train_cpu_s, r.trees["P@1"], "o", color=colour); axes[1].margins(.3); axes[1].set(xscale="log", xlabel="training, CPU s", title="tree against one-vs-rest"); axes[1].minorticks_off()
-            for i, (n, row) in enumerate(r.trees.iterrows()): axes[1].annotate(n, (row.train_cpu_s, row["P@1"]), (3, -9 if i % 2 else 4), textcoords="offset points", fontsize=7)
-        axes[2].plot(r.sizes.mb, r.sizes["P@1"], "o-", color=colour); axes[2].set(xlabel="weights, MB", title="size against P@1", ylim=(0, None))
-        if r.reliability is not None: axes[3].plot([0, 1], [0, 1], color=PALETTE["quiet"], lw=1); axes[3].plot(r.reliability.promised, r.reliability.observed, "o-", color=colour); axes[3].set(xlabel="promised", ylabel="observed", title=f"probabilities, ECE {r.ece:.3f}")
+            axes[1].plot(r.trees.train_cpu_s, r.trees["P@1"], "o", color=colour)
+            axes[1].margins(0.3)
+            axes[1].set(
+                xscale="log", xlabel="training, CPU s", title="tree against one-vs-rest"
+            )
+            axes[1].minorticks_off()
+            for i, (n, row) in enumerate(r.trees.iterrows()):
+                axes[1].annotate(
+                    n,
+                    (row.train_cpu_s, row["P@1"]),
+                    (3, -9 if i % 2 else 4),
+                    textcoords="offset points",
+                    fontsize=7,
+                )
+        axes[2].plot(r.sizes.mb, r.sizes["P@1"], "o-", color=colour)
+        axes[2].set(xlabel="weights, MB", title="size against P@1", ylim=(0, None))
+        if r.reliability is not None:
+            axes[3].plot([0, 1], [0, 1], color=PALETTE["quiet"], lw=1)
+            axes[3].plot(
+                r.reliability.promised, r.reliability.observed, "o-", color=colour
+            )
+            axes[3].set(
+                xlabel="promised",
+                ylabel="observed",
+                title=f"probabilities, ECE {r.ece:.3f}",
+            )
         axes[0].set_ylabel("P@1, %")
     return fig

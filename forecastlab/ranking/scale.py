@@ -7,7 +7,13 @@ __all__ = ['save_mapped', 'load_mapped', 'synthetic_rows', 'synthetic', 'cut_wor
            'Trainer', 'Peak']
 
 # %% ../../nbs/ranking/85_scale.ipynb #9da1eb59
-import ctypes, hashlib, json, os, shutil, threading, time
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
 from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
@@ -20,49 +26,139 @@ from .sparse import l2_rows
 # %% ../../nbs/ranking/85_scale.ipynb #_Growing
 class _Growing:
     "A .npy file of one dimension to which numbers are appended."
-    def __init__(self, path, kind): self.kind, self.size, self.file = np.dtype(kind), 0, open(path, "wb"); self._head()
-    def _head(self): np.lib.format.write_array_header_1_0(self.file, dict(descr=self.kind.str, fortran_order=False, shape=(self.size,)))
-    def add(self, a): self.file.write(np.ascontiguousarray(a, self.kind).data); self.size += len(a)
-    def __enter__(self): return self
+
+    def __init__(self, path, kind):
+        self.kind, self.size, self.file = np.dtype(kind), 0, open(path, "wb")
+        self._head()
+
+    def _head(self):
+        np.lib.format.write_array_header_1_0(
+            self.file,
+            dict(descr=self.kind.str, fortran_order=False, shape=(self.size,)),
+        )
+
+    def add(self, a):
+        self.file.write(np.ascontiguousarray(a, self.kind).data)
+        self.size += len(a)
+
+    def __enter__(self):
+        return self
+
     def __exit__(self, *_):
-        self.file.seek(0); self._head(); self.file.flush(); os.fsync(self.file.fileno()); self.file.close()
+        self.file.seek(0)
+        self._head()
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
 
 # %% ../../nbs/ranking/85_scale.ipynb #save_mapped
 def save_mapped(
     folder,  # folder to make
-    A,  # (n, m) csr_matrix, csc_matrix or ndarray; or an iterator of csr_matrix blocks of rows
+    # (n, m) csr_matrix, csc_matrix or ndarray; or an iterator of csr_matrix blocks of
+    # rows
+    A,
 ):
-    "Write a matrix as raw files that `load_mapped` opens in place; blocks are appended, so it may be larger than memory."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); (folder/"matrix.json").unlink(missing_ok=True)
-    if isinstance(A, np.ndarray): blocks, kind, shape, counts = [], "dense", list(A.shape), []; np.save(folder/"data.npy", A, allow_pickle=False)
-    else: blocks, kind, shape, counts = [A] if sp.issparse(A) else A, A.format if sp.issparse(A) else "csr", [0, None], [[0]]
-    if kind not in ("csr", "csc", "dense"): refuse(f"{kind} matrices have no mapped form", mend="Use csr_matrix, csc_matrix or an array")
+    """Write a matrix as raw files that `load_mapped` opens in place; blocks are
+    appended, so it may be larger than memory.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "matrix.json").unlink(missing_ok=True)
+    if isinstance(A, np.ndarray):
+        blocks, kind, shape, counts = [], "dense", list(A.shape), []
+        np.save(folder / "data.npy", A, allow_pickle=False)
+    else:
+        blocks, kind, shape, counts = (
+            [A] if sp.issparse(A) else A,
+            A.format if sp.issparse(A) else "csr",
+            [0, None],
+            [[0]],
+        )
+    if kind not in ("csr", "csc", "dense"):
+        refuse(
+            f"{kind} matrices have no mapped form",
+            mend="Use csr_matrix, csc_matrix or an array",
+        )
     if kind != "dense":
-        with _Growing(folder/"indices.npy", np.int32) as indices, _Growing(folder/"data.npy", np.float32) as data:
+        with (
+            _Growing(folder / "indices.npy", np.int32) as indices,
+            _Growing(folder / "data.npy", np.float32) as data,
+        ):
             for B in blocks:
-                if not B.has_canonical_format: B = B.copy(); B.sum_duplicates()
+                if not B.has_canonical_format:
+                    B = B.copy()
+                    B.sum_duplicates()
                 size = B.shape if kind == "csr" else B.shape[::-1]
-                if shape[1] not in (None, size[1]): refuse(f"a block of rows has {size[1]:,} columns, those before it {shape[1]:,}")
-                shape = [shape[0] + size[0], size[1]]; counts.append(np.diff(B.indptr)); indices.add(B.indices); data.add(B.data)
-        if shape[1] is None: refuse("there were no blocks", mend="Pass at least one, it may have no rows")
-        start = np.cumsum(np.concatenate(counts), dtype=np.int64); np.save(folder/"indptr.npy", start.astype(np.int32) if start[-1] < 2**31 else start)
-    with atomic(folder/"matrix.json") as tmp: tmp.write_text(json.dumps(dict(format=kind, shape=shape if kind != "csc" else shape[::-1])))
+                if shape[1] not in (None, size[1]):
+                    refuse(
+                        f"a block of rows has {size[1]:,} columns, those before it"
+                        f" {shape[1]:,}"
+                    )
+                shape = [shape[0] + size[0], size[1]]
+                counts.append(np.diff(B.indptr))
+                indices.add(B.indices)
+                data.add(B.data)
+        if shape[1] is None:
+            refuse(
+                "there were no blocks", mend="Pass at least one, it may have no rows"
+            )
+        start = np.cumsum(np.concatenate(counts), dtype=np.int64)
+        np.save(
+            folder / "indptr.npy",
+            start.astype(np.int32) if start[-1] < 2**31 else start,
+        )
+    with atomic(folder / "matrix.json") as tmp:
+        tmp.write_text(
+            json.dumps(dict(format=kind, shape=shape if kind != "csc" else shape[::-1]))
+        )
 
 # %% ../../nbs/ranking/85_scale.ipynb #load_mapped
 def load_mapped(
     folder,  # of `save_mapped`
-):  # (n, m) csr_matrix, csc_matrix or ndarray on mapped arrays: a change stays in memory and never reaches the files
+    # (n, m) csr_matrix, csc_matrix or ndarray on mapped arrays: a change stays in
+    # memory
+    # and never reaches the files
+):
     "Open a matrix in place."
     folder = Path(folder)
     try:
-        about = json.loads((folder/"matrix.json").read_text()); shape = tuple(about["shape"])
-        data, *rest = (np.asarray(np.load(folder/f"{n}.npy", mmap_mode="c", allow_pickle=False)) for n in (["data"] if about["format"] == "dense" else ["data", "indices", "indptr"]))
-    except FileNotFoundError as e: refuse(f"{folder} holds no whole matrix", [f"{Path(e.filename).name} is missing"], "Write it again with save_mapped", FileNotFoundError)
-    except (OSError, ValueError, KeyError, EOFError) as e: refuse(f"{folder} holds no sound matrix", [e], "Write it again with save_mapped")
-    if about["format"] == "dense": return data
-    A = (sp.csr_matrix if about["format"] == "csr" else sp.csc_matrix)(shape, dtype=np.float32); A.indices, A.indptr = rest
-    A.data = data; A.has_sorted_indices = A.has_canonical_format = True                   # assigned: the constructor would copy what has mixed types
-    if len(A.indptr) != shape[about["format"] == "csc"] + 1 or not A.indptr[-1] == len(A.indices) == len(data): refuse(f"files of two matrices are mixed in {folder}", mend="Write it again with save_mapped")
+        about = json.loads((folder / "matrix.json").read_text())
+        shape = tuple(about["shape"])
+        data, *rest = (
+            np.asarray(np.load(folder / f"{n}.npy", mmap_mode="c", allow_pickle=False))
+            for n in (
+                ["data"]
+                if about["format"] == "dense"
+                else ["data", "indices", "indptr"]
+            )
+        )
+    except FileNotFoundError as e:
+        refuse(
+            f"{folder} holds no whole matrix",
+            [f"{Path(e.filename).name} is missing"],
+            "Write it again with save_mapped",
+            FileNotFoundError,
+        )
+    except (OSError, ValueError, KeyError, EOFError) as e:
+        refuse(
+            f"{folder} holds no sound matrix", [e], "Write it again with save_mapped"
+        )
+    if about["format"] == "dense":
+        return data
+    A = (sp.csr_matrix if about["format"] == "csr" else sp.csc_matrix)(
+        shape, dtype=np.float32
+    )
+    A.indices, A.indptr = rest
+    # assigned: the constructor would copy what has mixed types
+    A.data = data
+    A.has_sorted_indices = A.has_canonical_format = True
+    if len(A.indptr) != shape[about["format"] == "csc"] + 1 or not A.indptr[-1] == len(
+        A.indices
+    ) == len(data):
+        refuse(
+            f"files of two matrices are mixed in {folder}",
+            mend="Write it again with save_mapped",
+        )
     return A
 
 # %% ../../nbs/ranking/85_scale.ipynb #_hash
@@ -70,162 +166,329 @@ def _hash(*parts):
     "Whole numbers to one of 64 bits, well mixed (splitmix64, Steele et al. 2014)."
     h = np.zeros(1, np.uint64)
     for p in parts:
-        h = (h ^ np.asarray(p, np.uint64)) + np.uint64(0x9e3779b97f4a7c15)
-        h = (h ^ (h >> np.uint64(30)))*np.uint64(0xbf58476d1ce4e5b9); h = (h ^ (h >> np.uint64(27)))*np.uint64(0x94d049bb133111eb); h ^= h >> np.uint64(31)
+        h = (h ^ np.asarray(p, np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        h ^= h >> np.uint64(31)
     return h
 
 # %% ../../nbs/ranking/85_scale.ipynb #synthetic_rows
 def synthetic_rows(
-    labels:int,  # L
-    rows:int,  # instances to make
-    features:int|None=None,  # d; None: as many as labels
+    labels: int,  # L
+    rows: int,  # instances to make
+    features: int | None = None,  # d; None: as many as labels
     part=0,  # another part, other instances of the same world
 ):  # (X (rows, d), Y (rows, L)) csr_matrix float32
-    "Instances of a world with a hidden tree of labels; about 14 features and 3 labels each."
+    """Instances of a world with a hidden tree of labels; about 14 features and 3 labels
+    each.
+    """
     d, rng = features or labels, np.random.default_rng(part)
-    first = (labels*rng.random(rows)**2).astype(np.int64)*2654435761 % labels             # popular labels lie anywhere in the tree
-    row = np.repeat(np.arange(rows), rng.integers(1, 6, rows)); block = np.where(rng.random(len(row)) < .7, 16, 256)
-    leaf = np.minimum(first[row]//block*block + rng.integers(0, block), labels - 1)
-    own = np.r_[True, row[1:] != row[:-1]]; leaf[own] = first                             # the first of an instance, then its relatives
-    words = [(row, _hash(0, leaf, (rng.integers(4, size=len(row)) + k) % 4) % np.uint64(d), 1.) for k in (0, 1)]
-    for height, weight in ((1, .8), (1, .8), (2, .6), (3, .4)): words.append((np.arange(rows), _hash(height, first >> 4*height, rng.integers(12, size=rows)) % np.uint64(d), weight))
-    for _ in range(4): words.append((np.arange(rows), (d*rng.random(rows)**2).astype(np.int64), .5))
-    at, word, value = np.concatenate([w[0] for w in words]), np.concatenate([w[1].astype(np.int64) for w in words]), np.concatenate([np.full(len(w[0]), w[2], np.float32) for w in words])
+    # popular labels lie anywhere in the tree
+    first = (labels * rng.random(rows) ** 2).astype(np.int64) * 2654435761 % labels
+    row = np.repeat(np.arange(rows), rng.integers(1, 6, rows))
+    block = np.where(rng.random(len(row)) < 0.7, 16, 256)
+    leaf = np.minimum(first[row] // block * block + rng.integers(0, block), labels - 1)
+    # the first of an instance, then its relatives
+    own = np.r_[True, row[1:] != row[:-1]]
+    leaf[own] = first
+    words = [
+        (
+            row,
+            _hash(0, leaf, (rng.integers(4, size=len(row)) + k) % 4) % np.uint64(d),
+            1.0,
+        )
+        for k in (0, 1)
+    ]
+    for height, weight in ((1, 0.8), (1, 0.8), (2, 0.6), (3, 0.4)):
+        words.append(
+            (
+                np.arange(rows),
+                _hash(height, first >> 4 * height, rng.integers(12, size=rows))
+                % np.uint64(d),
+                weight,
+            )
+        )
+    for _ in range(4):
+        words.append(
+            (np.arange(rows), (d * rng.random(rows) ** 2).astype(np.int64), 0.5)
+        )
+    at, word, value = (
+        np.concatenate([w[0] for w in words]),
+        np.concatenate([w[1].astype(np.int64) for w in words]),
+        np.concatenate([np.full(len(w[0]), w[2], np.float32) for w in words]),
+    )
     X = l2_rows(sp.csr_matrix((value, (at, word)), shape=(rows, d)))
-    Y = sp.csr_matrix((np.ones(len(row), np.float32), (row, leaf*2246822519 % labels)), shape=(rows, labels)); Y.data[:] = 1
+    Y = sp.csr_matrix(
+        (np.ones(len(row), np.float32), (row, leaf * 2246822519 % labels)),
+        shape=(rows, labels),
+    )
+    Y.data[:] = 1
     return X, Y
 
 # %% ../../nbs/ranking/85_scale.ipynb #synthetic
 def synthetic(
     folder,  # gets X and Y as mapped matrices
-    labels:int,  # L
-    instances:int|None=None,  # n; None: as many as labels
-    features:int|None=None,  # d; None: as many as labels
-    seed:int=0,  # another seed, other instances
-    block:int=100_000,  # rows in memory at a time
+    labels: int,  # L
+    instances: int | None = None,  # n; None: as many as labels
+    features: int | None = None,  # d; None: as many as labels
+    seed: int = 0,  # another seed, other instances
+    block: int = 100_000,  # rows in memory at a time
 ):  # (X (n, d), Y (n, L)) mapped
     "A training set of any size, made a block at a time."
     n = instances or labels
     for which, name in enumerate("XY"):
-        save_mapped(Path(folder)/name, (synthetic_rows(labels, min(block, n - i), features, [seed, i])[which] for i in range(0, n, block)))
-    return load_mapped(Path(folder)/"X"), load_mapped(Path(folder)/"Y")
+        save_mapped(
+            Path(folder) / name,
+            (
+                synthetic_rows(labels, min(block, n - i), features, [seed, i])[which]
+                for i in range(0, n, block)
+            ),
+        )
+    return load_mapped(Path(folder) / "X"), load_mapped(Path(folder) / "Y")
 
 # %% ../../nbs/ranking/85_scale.ipynb #cut_work
 def cut_work(
     C,  # (nodes, clusters) CSC, the tree layer
     M,  # (n, clusters) CSC, active instances; None: all
-    n:int,  # instances
-    groups:int,  # at most
-    least:float=2e5,  # work of a group, where a layer has that much: a group should be worth the files it writes
-)->list:  # [(lo, hi), ...]: clusters lo to hi - 1
+    n: int,  # instances
+    groups: int,  # at most
+    # work of a group, where a layer has that much: a group should be worth the files it
+    # writes
+    least: float = 2e5,
+) -> list:  # [(lo, hi), ...]: clusters lo to hi - 1
     "Runs of neighbouring clusters of about equal work."
     active = np.full(C.shape[1], n) if M is None else np.diff(M.indptr)
-    work = np.concatenate([[0.], np.cumsum((active + 1.)*-(-np.diff(C.indptr)//16))])
-    aim = np.linspace(0, work[-1], max(1, int(min(groups, C.shape[1], work[-1]/least))) + 1)
-    edges = np.clip(np.searchsorted(work, aim), 1, len(work) - 1); edges = np.unique(edges - (aim - work[edges - 1] < work[edges] - aim))   # the nearest
+    work = np.concatenate(
+        [[0.0], np.cumsum((active + 1.0) * -(-np.diff(C.indptr) // 16))]
+    )
+    aim = np.linspace(
+        0, work[-1], max(1, int(min(groups, C.shape[1], work[-1] / least))) + 1
+    )
+    # the nearest
+    edges = np.clip(np.searchsorted(work, aim), 1, len(work) - 1)
+    edges = np.unique(edges - (aim - work[edges - 1] < work[edges] - aim))
     return list(zip(edges[:-1].tolist(), edges[1:].tolist()))
 
 # %% ../../nbs/ranking/85_scale.ipynb #train_group
 def train_group(
-    X, Y, C, M, R,  # as `train_layer` takes them
-    lo:int, hi:int,  # clusters of the group
-    settings:LinearSettings,
-    threads:int=1,
-)->Chunks:  # of these clusters only; its nodes keep their numbers
-    "A layer's clusters `lo` to `hi`, from the part of the matrices that belongs to them."
-    nodes = C.indices[C.indptr[lo]:C.indptr[hi]]; width = np.diff(C.indptr[lo:hi + 1])
-    own = sp.csc_matrix((np.ones(len(nodes), np.float32), np.arange(len(nodes)), np.r_[0, np.cumsum(width)]), shape=(len(nodes), hi - lo))
-    part = train_layer(X, Y[:, nodes], own, None if M is None else M[:, lo:hi], None if R is None else R[:, nodes], settings, threads)
+    X,
+    Y,
+    C,
+    M,
+    R,  # as `train_layer` takes them
+    lo: int,
+    hi: int,  # clusters of the group
+    settings: LinearSettings,
+    threads: int = 1,
+) -> Chunks:  # of these clusters only; its nodes keep their numbers
+    """A layer's clusters `lo` to `hi`, from the part of the matrices that belongs to
+    them.
+    """
+    nodes = C.indices[C.indptr[lo] : C.indptr[hi]]
+    width = np.diff(C.indptr[lo : hi + 1])
+    own = sp.csc_matrix(
+        (
+            np.ones(len(nodes), np.float32),
+            np.arange(len(nodes)),
+            np.r_[0, np.cumsum(width)],
+        ),
+        shape=(len(nodes), hi - lo),
+    )
+    part = train_layer(
+        X,
+        Y[:, nodes],
+        own,
+        None if M is None else M[:, lo:hi],
+        None if R is None else R[:, nodes],
+        settings,
+        threads,
+    )
     part.child, part.nodes = np.ascontiguousarray(nodes, np.int32), C.shape[0]
     return part
 
 # %% ../../nbs/ranking/85_scale.ipynb #save_group
 def save_group(
     path,  # .npz to write
-    part:Chunks,  # of `train_group`
+    part: Chunks,  # of `train_group`
 ):
     "A group as one file."
-    with atomic(path) as tmp, open(tmp, "wb") as f: np.savez(f, about=np.array([part.features, part.bias, part.nodes], float), **{n: getattr(part, n) for n in _ARRAYS})
+    with atomic(path) as tmp, open(tmp, "wb") as f:
+        np.savez(
+            f,
+            about=np.array([part.features, part.bias, part.nodes], float),
+            **{n: getattr(part, n) for n in _ARRAYS},
+        )
 
 # %% ../../nbs/ranking/85_scale.ipynb #join_groups
 def join_groups(
     folder,  # gets the layer, as `Chunks.save` writes it
-    parts:list,  # files of the groups, in the order of clusters
+    parts: list,  # files of the groups, in the order of clusters
 ):
     "One layer from its groups, in files."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); (folder/"chunks.json").unlink(missing_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "chunks.json").unlink(missing_ok=True)
     follows = dict(child_ptr="child", row_ptr="row", entry_ptr="column")
     for name, kind in _ARRAYS.items():
-        with _Growing(folder/f"{name}.npy", kind) as out:
-            if name in follows: out.add([0]); end = 0
+        with _Growing(folder / f"{name}.npy", kind) as out:
+            if name in follows:
+                out.add([0])
+                end = 0
             for p in parts:
-                with np.load(p, allow_pickle=False) as f: a = f[name]
-                if name in follows: out.add(a[1:] + end); end += a[-1]
-                else: out.add(a)
-    with np.load(parts[0], allow_pickle=False) as f: features, bias, nodes = f["about"].tolist()
-    with atomic(folder/"chunks.json") as tmp: tmp.write_text(json.dumps(dict(format=1, features=int(features), bias=bias, nodes=int(nodes))))
+                with np.load(p, allow_pickle=False) as f:
+                    a = f[name]
+                if name in follows:
+                    out.add(a[1:] + end)
+                    end += a[-1]
+                else:
+                    out.add(a)
+    with np.load(parts[0], allow_pickle=False) as f:
+        features, bias, nodes = f["about"].tolist()
+    with atomic(folder / "chunks.json") as tmp:
+        tmp.write_text(
+            json.dumps(
+                dict(format=1, features=int(features), bias=bias, nodes=int(nodes))
+            )
+        )
 
 # %% ../../nbs/ranking/85_scale.ipynb #_mark
 def _mark(*things):
     "Checksum of matrices and settings."
     h = hashlib.blake2b(digest_size=8)
     for A in things:
-        arrays = [A] if isinstance(A, np.ndarray) else [A.indptr, A.indices, A.data] if sp.issparse(A) else []
+        arrays = (
+            [A]
+            if isinstance(A, np.ndarray)
+            else [A.indptr, A.indices, A.data]
+            if sp.issparse(A)
+            else []
+        )
         h.update(str((getattr(A, "shape", A), [a.dtype.str for a in arrays])).encode())
-        for a in arrays: h.update(np.ascontiguousarray(a).data.cast("B") if a.size else b"")
+        for a in arrays:
+            h.update(np.ascontiguousarray(a).data.cast("B") if a.size else b"")
     return h.hexdigest()
 
+
 def _writable(A):
-    "A matrix from Ray's store, whose arrays are marked read-only, as compiled code expects it; nobody writes to it."
+    """A matrix from Ray's store, whose arrays are marked read-only, as compiled code
+    expects it; nobody writes to it.
+    """
+
     def view(a):
-        if a.flags.writeable or not a.size: return a
-        memory = (ctypes.c_byte*a.nbytes).from_address(a.ctypes.data); memory.kept = a
+        if a.flags.writeable or not a.size:
+            return a
+        memory = (ctypes.c_byte * a.nbytes).from_address(a.ctypes.data)
+        memory.kept = a
         return np.frombuffer(memory, a.dtype).reshape(a.shape)
-    if A is None or isinstance(A, np.ndarray): return A if A is None else view(A)
-    B = type(A)(A.shape, dtype=A.dtype); B.indptr, B.indices, B.data = view(A.indptr), view(A.indices), view(A.data)
+
+    if A is None or isinstance(A, np.ndarray):
+        return A if A is None else view(A)
+    B = type(A)(A.shape, dtype=A.dtype)
+    B.indptr, B.indices, B.data = view(A.indptr), view(A.indices), view(A.data)
     return B
 
 # %% ../../nbs/ranking/85_scale.ipynb #_task
 def _task(X, layer, lo, hi, settings, out):
-    "A group in a Ray worker: (CPU seconds, its Chunks or None where they were written)."
+    """A group in a Ray worker:
+
+    (CPU seconds, its Chunks or None where they were written).
+    """
     begin = time.process_time()
-    if out: X, layer = load_mapped(X), [load_mapped(p) if p else None for p in layer]
+    if out:
+        X, layer = load_mapped(X), [load_mapped(p) if p else None for p in layer]
     part = train_group(_writable(X), *map(_writable, layer), lo, hi, settings)
-    if out: save_group(out, part)
+    if out:
+        save_group(out, part)
     return time.process_time() - begin, None if out else part
 
 # %% ../../nbs/ranking/85_scale.ipynb #Trainer
 class Trainer:
-    "Trains a layer in groups of clusters, by Ray or in this process; what is finished stays on the disk."
+    """Trains a layer in groups of clusters, by Ray or in this process; what is finished
+    stays on the disk.
+    """
+
     def __init__(
-        self, folder,  # where groups and layers are kept; for Ray with `shared`, a path that all machines see
-        workers:int|None=None,  # Ray tasks at a time on this machine; None: no Ray, unless there is an address
-        address:str|None=None,  # a Ray cluster: "auto" or "host:port"
-        groups:int=64,  # of a layer, at most
-        least:float=2e5,  # work of a group, see `cut_work`
-        shared:bool=True,  # False: matrices and results go through Ray's object store
-        X=None,  # folder of `save_mapped` that holds the features already; None: they are written once
+        # where groups and layers are kept; for Ray with `shared`, a path that all
+        # machines see
+        self,
+        folder,
+        # Ray tasks at a time on this machine; None: no Ray, unless there is an address
+        workers: int | None = None,
+        address: str | None = None,  # a Ray cluster: "auto" or "host:port"
+        groups: int = 64,  # of a layer, at most
+        least: float = 2e5,  # work of a group, see `cut_work`
+        # False: matrices and results go through Ray's object store
+        shared: bool = True,
+        # folder of `save_mapped` that holds the features already; None: they are
+        # written once
+        X=None,
     ):
-        self.folder, self.workers, self.address, self.groups, self.least, self.shared, self.X = Path(folder).absolute(), workers, address, groups, least, shared, X
-        self.seconds, self.trained, self.ray, self.ours, self._known = 0., 0, None, False, (None, None)
-        if groups < 1 or (workers is not None and workers < 1): refuse(f"groups = {groups} and workers = {workers} must be at least 1", mend="workers=None trains in this process")
-    def __call__(self, X, Y, C, M=None, R=None, settings=None, threads=None, progress=None):
-        return _layer(self, X, Y, C, M, R, settings or LinearSettings(), threads, progress)
-    def __enter__(self): return self
-    def __exit__(self, *_): self.close()
+        (
+            self.folder,
+            self.workers,
+            self.address,
+            self.groups,
+            self.least,
+            self.shared,
+            self.X,
+        ) = (
+            Path(folder).absolute(),
+            workers,
+            address,
+            groups,
+            least,
+            shared,
+            X,
+        )
+        self.seconds, self.trained, self.ray, self.ours, self._known = (
+            0.0,
+            0,
+            None,
+            False,
+            (None, None),
+        )
+        if groups < 1 or (workers is not None and workers < 1):
+            refuse(
+                f"groups = {groups} and workers = {workers} must be at least 1",
+                mend="workers=None trains in this process",
+            )
+
+    def __call__(
+        self, X, Y, C, M=None, R=None, settings=None, threads=None, progress=None
+    ):
+        return _layer(
+            self, X, Y, C, M, R, settings or LinearSettings(), threads, progress
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def close(self):
         "Stop the Ray that this trainer started."
-        if self.ours: self.ray.shutdown()
+        if self.ours:
+            self.ray.shutdown()
         self.ray, self.ours = None, False
 
 # %% ../../nbs/ranking/85_scale.ipynb #_features
 def _features(trainer, X):
-    "(checksum of X, X's folder); the checksum is remembered while X is the same object."
-    if trainer._known[0] is not X: trainer._known = X, _mark(X)
+    """(checksum of X, X's folder); the checksum is remembered while X is the same
+    object.
+    """
+    if trainer._known[0] is not X:
+        trainer._known = X, _mark(X)
     mark = trainer._known[1]
-    if trainer.X is None or not trainer.shared: return mark, trainer.folder/f"X-{mark}"
-    if _mark(load_mapped(trainer.X)) != mark: refuse(f"{trainer.X} holds other features", mend="Pass the folder from which X was loaded, or leave it out")
+    if trainer.X is None or not trainer.shared:
+        return mark, trainer.folder / f"X-{mark}"
+    if _mark(load_mapped(trainer.X)) != mark:
+        refuse(
+            f"{trainer.X} holds other features",
+            mend="Pass the folder from which X was loaded, or leave it out",
+        )
     return mark, Path(trainer.X).absolute()
+
 
 def _csc(A):
     "A as CSC with sorted indices; itself where it is that."
@@ -237,85 +500,166 @@ def _layer(trainer, X, Y, C, M, R, settings, threads, progress):
     "A layer: from the disk where it is finished, else its groups that are not."
     n, matrices = X.shape[0], [None if A is None else _csc(A) for A in (Y, C, M, R)]
     for name, A, across in zip("YMR", (Y, M, R), (0, 1, 0)):
-        if A is not None and A.shape != (n, C.shape[across]): refuse(f"{name} {A.shape} does not fit {n:,} instances and a tree layer {C.shape}")
-    mark, features = _features(trainer, X); home = trainer.folder/f"layer-{_mark(mark, *matrices, settings)}"
-    if not (home/"chunks.json").exists():
-        groups = cut_work(*matrices[1:3], n, trainer.groups, trainer.least); where = {g: home/f"{g[0]}-{g[1]}.npz" for g in groups}
+        if A is not None and A.shape != (n, C.shape[across]):
+            refuse(
+                f"{name} {A.shape} does not fit {n:,} instances and a tree layer"
+                f" {C.shape}"
+            )
+    mark, features = _features(trainer, X)
+    home = trainer.folder / f"layer-{_mark(mark, *matrices, settings)}"
+    if not (home / "chunks.json").exists():
+        groups = cut_work(*matrices[1:3], n, trainer.groups, trainer.least)
+        where = {g: home / f"{g[0]}-{g[1]}.npz" for g in groups}
         left = [g for g in groups if not where[g].exists()]
-        with tqdm(total=C.shape[1], desc=progress, unit="cluster", disable=progress is None, leave=False) as bar:
+        with tqdm(
+            total=C.shape[1],
+            desc=progress,
+            unit="cluster",
+            disable=progress is None,
+            leave=False,
+        ) as bar:
             bar.update(C.shape[1] - sum(hi - lo for lo, hi in left))
-            work = _here if trainer.workers is None and trainer.address is None else _by_ray
-            for (lo, hi), part in work(trainer, X, features, matrices, left, settings, threads, where, home):
-                if part is not None: save_group(where[lo, hi], part)
-                trainer.trained += 1; bar.update(hi - lo)
+            work = (
+                _here
+                if trainer.workers is None and trainer.address is None
+                else _by_ray
+            )
+            for (lo, hi), part in work(
+                trainer, X, features, matrices, left, settings, threads, where, home
+            ):
+                if part is not None:
+                    save_group(where[lo, hi], part)
+                trainer.trained += 1
+                bar.update(hi - lo)
         join_groups(home, [where[g] for g in groups])
     for p in home.iterdir():
-        if p.suffix == ".npz": p.unlink()                                                 # groups and matrices, once the layer is whole
-        elif p.is_dir(): shutil.rmtree(p)
+        # groups and matrices, once the layer is whole
+        if p.suffix == ".npz":
+            p.unlink()
+        elif p.is_dir():
+            shutil.rmtree(p)
     return Chunks.load(home, mmap=True)
 
 # %% ../../nbs/ranking/85_scale.ipynb #_here
 def _here(trainer, X, features, matrices, left, settings, threads, where, home):
     "Groups, one after the other, in this process: (group, its Chunks)."
     for lo, hi in left:
-        begin = time.process_time(); part = train_group(X, *matrices, lo, hi, settings, threads)
+        begin = time.process_time()
+        part = train_group(X, *matrices, lo, hi, settings, threads)
         trainer.seconds += time.process_time() - begin
         yield (lo, hi), part
 
 # %% ../../nbs/ranking/85_scale.ipynb #_by_ray
 def _by_ray(trainer, X, features, matrices, left, settings, threads, where, home):
-    "Groups as Ray tasks: (group, its Chunks or None where the task wrote them), as they finish."
+    """Groups as Ray tasks:
+
+    (group, its Chunks or None where the task wrote them), as they finish.
+    """
     from forecastlab.core.sweep import _cluster
-    if trainer.ray is None: trainer.ray, trainer.ours = _cluster(trainer.address, trainer.workers)
+
+    if trainer.ray is None:
+        trainer.ray, trainer.ours = _cluster(trainer.address, trainer.workers)
     ray, layer = trainer.ray, matrices
     if trainer.shared:
-        layer = [None if A is None else str(home/name) for name, A in zip("YCMR", matrices)]
+        layer = [
+            None if A is None else str(home / name) for name, A in zip("YCMR", matrices)
+        ]
         for p, A in [(features, X), *zip(layer, matrices)]:
-            if p and not (Path(p)/"matrix.json").exists(): save_mapped(p, A)
+            if p and not (Path(p) / "matrix.json").exists():
+                save_mapped(p, A)
     data = (str(features), layer) if trainer.shared else (ray.put(X), ray.put(layer))
     task = ray.remote(num_cpus=1, max_retries=3)(_task)
-    waiting = {task.remote(*data, lo, hi, settings, str(where[lo, hi]) if trainer.shared else None): (lo, hi) for lo, hi in left}
+    waiting = {
+        task.remote(
+            *data, lo, hi, settings, str(where[lo, hi]) if trainer.shared else None
+        ): (lo, hi)
+        for lo, hi in left
+    }
     try:
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
-            try: seconds, part = ray.get(done)
-            except ray.exceptions.RayTaskError as e: raise e.cause from None
-            except ray.exceptions.RayError as e: refuse("clusters {} to {} of a layer lost their Ray worker".format(*waiting[done]), [" ".join(str(e).split())[:200]], "Start again: what is finished is kept", RuntimeError)
+            try:
+                seconds, part = ray.get(done)
+            except ray.exceptions.RayTaskError as e:
+                raise e.cause from None
+            except ray.exceptions.RayError as e:
+                refuse(
+                    "clusters {} to {} of a layer lost their Ray worker".format(
+                        *waiting[done]
+                    ),
+                    [" ".join(str(e).split())[:200]],
+                    "Start again: what is finished is kept",
+                    RuntimeError,
+                )
             trainer.seconds += seconds
             yield waiting.pop(done), part
     finally:
-        for t in waiting: ray.cancel(t, force=True)
+        for t in waiting:
+            ray.cancel(t, force=True)
 
 # %% ../../nbs/ranking/85_scale.ipynb #_family
 def _family(pid):
     "A process and all that it started, as far as they live."
     parent = {}
     for p in Path("/proc").iterdir():
-        try: parent[int(p.name)] = int((p/"stat").read_text().rpartition(")")[2].split()[1])
-        except (ValueError, OSError): pass
+        try:
+            parent[int(p.name)] = int(
+                (p / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+        except (ValueError, OSError):
+            pass
     found = [pid]
-    for p in found: found += [c for c, up in parent.items() if up == p]
+    for p in found:
+        found += [c for c, up in parent.items() if up == p]
     return found
+
 
 def _size(path, key):
     "Bytes that a file in /proc names; 0 where the process is gone."
-    try: return next((1024*int(l.split()[1]) for l in open(path) if l.startswith(key)), 0)
-    except OSError: return 0
+    try:
+        return next(
+            (1024 * int(l.split()[1]) for l in open(path) if l.startswith(key)), 0
+        )
+    except OSError:
+        return 0
 
 # %% ../../nbs/ranking/85_scale.ipynb #Peak
 class Peak:
-    "Most memory of a process and all that it starts, while in the `with` block; files that are mapped count as far as they are in memory."
+    """Most memory of a process and all that it starts, while in the `with` block; files
+    that are mapped count as far as they are in memory.
+    """
+
     def __init__(
-        self, pid:int|None=None,  # None: this process
-        every:float=.25,  # seconds between two looks
-    ): self.pid, self.every, self.gb, self._end = pid or os.getpid(), every, 0., threading.Event()
+        self,
+        pid: int | None = None,  # None: this process
+        every: float = 0.25,  # seconds between two looks
+    ):
+        self.pid, self.every, self.gb, self._end = (
+            pid or os.getpid(),
+            every,
+            0.0,
+            threading.Event(),
+        )
+
     def look(self):
         "Look now; GB so far."
         now = sum(_size(f"/proc/{p}/smaps_rollup", "Pss:") for p in _family(self.pid))
-        self.gb = max(self.gb, now/1e9); return self.gb
+        self.gb = max(self.gb, now / 1e9)
+        return self.gb
+
     def _watch(self):
-        while not self._end.wait(self.every): self.look()
+        while not self._end.wait(self.every):
+            self.look()
+
     def __enter__(self):
-        if not Path("/proc/self/smaps_rollup").exists(): refuse("memory is measured on Linux only", kind=OSError)
-        self.look(); self._thread = threading.Thread(target=self._watch, daemon=True); self._thread.start(); return self
-    def __exit__(self, *_): self._end.set(); self._thread.join(); self.look()
+        if not Path("/proc/self/smaps_rollup").exists():
+            refuse("memory is measured on Linux only", kind=OSError)
+        self.look()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join()
+        self.look()

@@ -8,7 +8,10 @@ __all__ = ['XC_FAULTS', 'arrays', 'as_features', 'as_labels', 'l2_rows', 'scale_
            'product', 'save_matrix', 'load_matrix', 'read_xc', 'write_xc', 'read_parquet']
 
 # %% ../../nbs/ranking/10_sparse.ipynb #d1f962b3
-import gzip, os, struct, zipfile
+import gzip
+import os
+import struct
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
@@ -20,80 +23,158 @@ from ..core.basics import atomic, refuse
 def arrays(
     A,  # (n, m) csr_matrix or csc_matrix
 ):  # ((n + 1,) int64 starts, (entries,) int32 indices, (entries,) float32 values)
-    "The three arrays of a matrix in the types that compiled code expects; copied only where they differ."
-    return A.indptr.astype(np.int64, copy=False), A.indices.astype(np.int32, copy=False), A.data.astype(np.float32, copy=False)
+    """The three arrays of a matrix in the types that compiled code expects; copied only
+    where they differ.
+    """
+    return (
+        A.indptr.astype(np.int64, copy=False),
+        A.indices.astype(np.int32, copy=False),
+        A.data.astype(np.float32, copy=False),
+    )
 
 # %% ../../nbs/ranking/10_sparse.ipynb #_number
 def _number(A, name):
     "Refuse what holds no numbers or has no rows and columns."
-    if A.dtype.kind not in "biuf": refuse(f"{name} holds no real numbers", [f"dtype {A.dtype}"], "Pass a matrix of numbers; texts go through a Vectorizer first")
-    if A.ndim != 2: refuse(f"{name} must have two dimensions, (instances, columns), it has shape {A.shape}", mend="A single instance is x[None]")
+    if A.dtype.kind not in "biuf":
+        refuse(
+            f"{name} holds no real numbers",
+            [f"dtype {A.dtype}"],
+            "Pass a matrix of numbers; texts go through a Vectorizer first",
+        )
+    if A.ndim != 2:
+        refuse(
+            f"{name} must have two dimensions, (instances, columns), it has shape"
+            f" {A.shape}",
+            mend="A single instance is x[None]",
+        )
+
 
 def _finite(A, name):
     "Refuse NaN and infinite values, naming the rows."
     values = A.data if sp.issparse(A) else A
-    if np.isfinite(values).all(): return A
+    if np.isfinite(values).all():
+        return A
     bad = ~np.isfinite(values)
-    rows = np.searchsorted(A.indptr, np.flatnonzero(bad), side="right") - 1 if sp.issparse(A) else np.flatnonzero(bad.any(1))
-    refuse(f"{name} has {int(bad.sum()):,} values that are NaN, infinite or too large for float32, in rows", np.unique(rows), "Clean these rows, or drop them")
+    rows = (
+        np.searchsorted(A.indptr, np.flatnonzero(bad), side="right") - 1
+        if sp.issparse(A)
+        else np.flatnonzero(bad.any(1))
+    )
+    refuse(
+        f"{name} has {int(bad.sum()):,} values that are NaN, infinite or too large for"
+        " float32, in rows",
+        np.unique(rows),
+        "Clean these rows, or drop them",
+    )
 
 # %% ../../nbs/ranking/10_sparse.ipynb #_canonical
 def _canonical(
     A,  # (n, m) any SciPy sparse matrix or array
-    name:str,  # what to call it in an error
-)->sp.csr_matrix:  # (n, m) float32, indices sorted within a row, none twice
+    name: str,  # what to call it in an error
+) -> sp.csr_matrix:  # (n, m) float32, indices sorted within a row, none twice
     "A as CSR float32; itself where it is that already."
     _number(A, name)
-    if A.shape[1] >= 2**31: refuse(f"{name} has {A.shape[1]:,} columns, the most is {2**31 - 1:,}", mend="Hash the features into fewer")
+    if A.shape[1] >= 2**31:
+        refuse(
+            f"{name} has {A.shape[1]:,} columns, the most is {2**31 - 1:,}",
+            mend="Hash the features into fewer",
+        )
     B = A if isinstance(A, sp.csr_matrix) else sp.csr_matrix(A)
-    try: B.check_format(full_check=True)
-    except (ValueError, TypeError) as e: refuse(f"{name} is no sound sparse matrix", [e], "Its indices point outside of it, or its parts do not fit together: build it again")
+    try:
+        B.check_format(full_check=True)
+    except (ValueError, TypeError) as e:
+        refuse(
+            f"{name} is no sound sparse matrix",
+            [e],
+            "Its indices point outside of it, or its parts do not fit together: build"
+            " it again",
+        )
     narrow = B.indices.dtype != np.int32 and B.nnz < 2**31
     if B.dtype != np.float32 or narrow:
         index = np.int32 if narrow else B.indices.dtype
-        B = sp.csr_matrix((B.data.astype(np.float32), B.indices.astype(index), B.indptr.astype(index)), shape=B.shape)
-    if not B.has_canonical_format: B = B.copy(); B.sum_duplicates()
+        B = sp.csr_matrix(
+            (
+                B.data.astype(np.float32),
+                B.indices.astype(index),
+                B.indptr.astype(index),
+            ),
+            shape=B.shape,
+        )
+    if not B.has_canonical_format:
+        B = B.copy()
+        B.sum_duplicates()
     return B
 
 # %% ../../nbs/ranking/10_sparse.ipynb #as_features
 def as_features(
     X,  # (n, d) SciPy sparse matrix, array or list of rows
-    name:str="X",  # what to call it in an error
-    features:int|None=None,  # d that is expected; None: any
+    name: str = "X",  # what to call it in an error
+    features: int | None = None,  # d that is expected; None: any
 ):  # (n, d) csr_matrix or C-contiguous ndarray, float32
-    "Instances by features: finite float32; sparse rows sorted, an index that comes twice added up."
+    """Instances by features:
+
+    finite float32; sparse rows sorted, an index that comes twice added up.
+    """
     with np.errstate(over="ignore"):
-        if sp.issparse(X): X = _canonical(X, name)
+        if sp.issparse(X):
+            X = _canonical(X, name)
         else:
-            try: X = np.asarray(X)
-            except ValueError: refuse(f"{name} has rows of different lengths", mend="Pass one matrix")
-            _number(X, name); X = np.ascontiguousarray(X, dtype=np.float32)
+            try:
+                X = np.asarray(X)
+            except ValueError:
+                refuse(f"{name} has rows of different lengths", mend="Pass one matrix")
+            _number(X, name)
+            X = np.ascontiguousarray(X, dtype=np.float32)
     if features is not None and X.shape[1] != features:
-        refuse(f"{name} has {X.shape[1]:,} features, {features:,} are expected", mend="Use the Vectorizer that made the features of the training set")
+        refuse(
+            f"{name} has {X.shape[1]:,} features, {features:,} are expected",
+            mend="Use the Vectorizer that made the features of the training set",
+        )
     return _finite(X, name)
 
 # %% ../../nbs/ranking/10_sparse.ipynb #as_labels
 def as_labels(
-    Y,  # (n, L) SciPy sparse matrix, array or list of rows: what is not 0 is a label of the row
-    rows:int|None=None,  # n that is expected; None: any
-    name:str="Y",  # what to call it in an error
-    allow_empty:bool=True,  # False: rows without labels are refused
-)->sp.csr_matrix:  # (n, L) float32, no stored zeros
+    # (n, L) SciPy sparse matrix, array or list of rows: what is not 0 is a label of the
+    # row
+    Y,
+    rows: int | None = None,  # n that is expected; None: any
+    name: str = "Y",  # what to call it in an error
+    allow_empty: bool = True,  # False: rows without labels are refused
+) -> sp.csr_matrix:  # (n, L) float32, no stored zeros
     "Instances by labels. Rows without labels and labels without instances stay."
     Y = as_features(Y, name)
-    if not sp.issparse(Y): Y = sp.csr_matrix(Y)
-    if (Y.data < 0).any(): refuse(f"{name} has {int((Y.data < 0).sum()):,} values below 0", mend="A label is a number above 0, its absence is 0 and not -1")
-    if (Y.data == 0).any(): Y = Y.copy(); Y.eliminate_zeros()
-    if rows is not None and Y.shape[0] != rows: refuse(f"{name} has {Y.shape[0]:,} rows, the features have {rows:,}", mend="Each instance has one row in both")
-    if not allow_empty and (empty := np.flatnonzero(np.diff(Y.indptr) == 0)).size: refuse(f"{empty.size:,} rows of {name} have no label", empty, "Drop them from X and Y")
+    if not sp.issparse(Y):
+        Y = sp.csr_matrix(Y)
+    if (Y.data < 0).any():
+        refuse(
+            f"{name} has {int((Y.data < 0).sum()):,} values below 0",
+            mend="A label is a number above 0, its absence is 0 and not -1",
+        )
+    if (Y.data == 0).any():
+        Y = Y.copy()
+        Y.eliminate_zeros()
+    if rows is not None and Y.shape[0] != rows:
+        refuse(
+            f"{name} has {Y.shape[0]:,} rows, the features have {rows:,}",
+            mend="Each instance has one row in both",
+        )
+    if not allow_empty and (empty := np.flatnonzero(np.diff(Y.indptr) == 0)).size:
+        refuse(
+            f"{empty.size:,} rows of {name} have no label",
+            empty,
+            "Drop them from X and Y",
+        )
     return Y
 
 # %% ../../nbs/ranking/10_sparse.ipynb #_row_sums
 def _row_sums(A, values):
     "Sum of `values` over each row of CSR A, in double precision."
-    filled = np.diff(A.indptr) > 0; sums = np.zeros(A.shape[0])
-    if filled.any(): sums[filled] = np.add.reduceat(values, A.indptr[:-1][filled], dtype=np.float64)
+    filled = np.diff(A.indptr) > 0
+    sums = np.zeros(A.shape[0])
+    if filled.any():
+        sums[filled] = np.add.reduceat(values, A.indptr[:-1][filled], dtype=np.float64)
     return sums
+
 
 def l2_rows(
     A,  # (n, m) csr_matrix or ndarray
@@ -101,9 +182,9 @@ def l2_rows(
     "Rows of length 1."
     if not sp.issparse(A):
         norm = np.sqrt(np.einsum("ij,ij->i", A, A, dtype=np.float64))[:, None]
-        return (A/np.where(norm > 0, norm, 1)).astype(A.dtype, copy=False)
+        return (A / np.where(norm > 0, norm, 1)).astype(A.dtype, copy=False)
     norm = np.sqrt(_row_sums(A, np.square(A.data, dtype=np.float64)))
-    return scale_rows(A, 1/np.where(norm > 0, norm, 1))
+    return scale_rows(A, 1 / np.where(norm > 0, norm, 1))
 
 # %% ../../nbs/ranking/10_sparse.ipynb #scale_rows
 def scale_rows(
@@ -112,10 +193,23 @@ def scale_rows(
 ):  # (n, m) the same kind
     "Each row times its factor."
     by = np.asarray(by)
-    if by.shape != A.shape[:1]: refuse(f"{A.shape[0]:,} rows need as many factors, the factors have shape {by.shape}")
-    if not sp.issparse(A): return (A*by[:, None]).astype(A.dtype, copy=False)
+    if by.shape != A.shape[:1]:
+        refuse(
+            f"{A.shape[0]:,} rows need as many factors, the factors have shape"
+            f" {by.shape}"
+        )
+    if not sp.issparse(A):
+        return (A * by[:, None]).astype(A.dtype, copy=False)
     A = A if A.format == "csr" else sp.csr_matrix(A)
-    return sp.csr_matrix(((A.data*np.repeat(by, np.diff(A.indptr))).astype(A.dtype, copy=False), A.indices, A.indptr), shape=A.shape)
+    return sp.csr_matrix(
+        (
+            (A.data * np.repeat(by, np.diff(A.indptr))).astype(A.dtype, copy=False),
+            A.indices,
+            A.indptr,
+        ),
+        shape=A.shape,
+    )
+
 
 def scale_columns(
     A,  # (n, m) csc_matrix or ndarray
@@ -130,26 +224,47 @@ def binary(
     A,  # (n, m) csr_matrix or csc_matrix
 ):  # (n, m) the same kind
     "Ones where the values are not 0."
-    B = A.copy(); B.eliminate_zeros(); B.data[:] = 1
+    B = A.copy()
+    B.eliminate_zeros()
+    B.data[:] = 1
     return B
 
+
 def softmax_rows(
-    A:sp.csr_matrix,  # (n, m) scores
-)->sp.csr_matrix:  # (n, m) float32, stored values of a row sum to 1
+    A: sp.csr_matrix,  # (n, m) scores
+) -> sp.csr_matrix:  # (n, m) float32, stored values of a row sum to 1
     "Softmax over the stored entries of each row."
-    counts = np.diff(A.indptr); filled = counts > 0
-    if not filled.any(): return A.astype(np.float32)
-    shift = np.repeat(np.maximum.reduceat(A.data, A.indptr[:-1][filled]), counts[filled])
+    counts = np.diff(A.indptr)
+    filled = counts > 0
+    if not filled.any():
+        return A.astype(np.float32)
+    shift = np.repeat(
+        np.maximum.reduceat(A.data, A.indptr[:-1][filled]), counts[filled]
+    )
     e = np.exp(A.data.astype(np.float64) - shift)
-    return sp.csr_matrix(((e/np.repeat(_row_sums(A, e), counts)).astype(np.float32), A.indices, A.indptr), shape=A.shape)
+    return sp.csr_matrix(
+        (
+            (e / np.repeat(_row_sums(A, e), counts)).astype(np.float32),
+            A.indices,
+            A.indptr,
+        ),
+        shape=A.shape,
+    )
 
 # %% ../../nbs/ranking/10_sparse.ipynb #_kind
 def _kind(parts, agree):
     "csr, csc or dense, after a look at the shapes."
-    if not parts: refuse("there is nothing to stack", mend="Pass at least one matrix")
-    if agree is not None and len({A.shape[agree] for A in parts}) > 1: refuse(f"the matrices differ in their number of {('rows', 'columns')[agree]}", [A.shape for A in parts])
-    if not any(sp.issparse(A) for A in parts): return "dense"
+    if not parts:
+        refuse("there is nothing to stack", mend="Pass at least one matrix")
+    if agree is not None and len({A.shape[agree] for A in parts}) > 1:
+        refuse(
+            f"the matrices differ in their number of {('rows', 'columns')[agree]}",
+            [A.shape for A in parts],
+        )
+    if not any(sp.issparse(A) for A in parts):
+        return "dense"
     return "csc" if all(sp.issparse(A) and A.format == "csc" for A in parts) else "csr"
+
 
 def _stacked(parts, kind, how):
     "By SciPy, in one format, as a matrix."
@@ -159,37 +274,58 @@ def _stacked(parts, kind, how):
 # %% ../../nbs/ranking/10_sparse.ipynb #hstack
 def hstack(
     parts,  # matrices (n, m_1), (n, m_2), ...
-):  # (n, m_1 + m_2 + ...) ndarray where all are dense, csc_matrix where all are CSC, else csr_matrix
+    # (n, m_1 + m_2 + ...) ndarray where all are dense, csc_matrix where all are CSC,
+    # else
+    # csr_matrix
+):
     "Columns side by side."
-    parts = list(parts); kind = _kind(parts, 0)
-    return np.ascontiguousarray(np.hstack(parts)) if kind == "dense" else _stacked(parts, kind, sp.hstack)
+    parts = list(parts)
+    kind = _kind(parts, 0)
+    return (
+        np.ascontiguousarray(np.hstack(parts))
+        if kind == "dense"
+        else _stacked(parts, kind, sp.hstack)
+    )
+
 
 def vstack(
     parts,  # matrices (n_1, m), (n_2, m), ...
 ):  # (n_1 + n_2 + ..., m) of the same kinds
     "Rows below each other."
-    parts = list(parts); kind = _kind(parts, 1)
+    parts = list(parts)
+    kind = _kind(parts, 1)
     return np.vstack(parts) if kind == "dense" else _stacked(parts, kind, sp.vstack)
+
 
 def block_diag(
     parts,  # sparse matrices (n_1, m_1), (n_2, m_2), ...
 ):  # (n_1 + n_2 + ..., m_1 + m_2 + ...) csc_matrix where all are CSC, else csr_matrix
     "Matrices down the diagonal, zeros elsewhere."
-    parts = list(parts); kind = _kind(parts, None); across = 0 if kind == "csc" else 1; width = sum(A.shape[across] for A in parts); left, wide = 0, []
+    parts = list(parts)
+    kind = _kind(parts, None)
+    across = 0 if kind == "csc" else 1
+    width = sum(A.shape[across] for A in parts)
+    left, wide = 0, []
     for A in parts:
-        A = sp.csr_matrix(A) if across else A; shape = (A.shape[0], width) if across else (width, A.shape[1])
-        wide.append(type(A)((A.data, A.indices + left, A.indptr), shape=shape)); left += A.shape[across]
+        A = sp.csr_matrix(A) if across else A
+        shape = (A.shape[0], width) if across else (width, A.shape[1])
+        wide.append(type(A)((A.data, A.indices + left, A.indptr), shape=shape))
+        left += A.shape[across]
     return vstack(wide) if across else hstack(wide)
 
 # %% ../../nbs/ranking/10_sparse.ipynb #take_rows
 def take_rows(
     matrices,  # matrices (n, m_1), (n, m_2), ...
     rows,  # (r,) row numbers, any order
-)->list:  # matrices (r, m_1), (r, m_2), ...
+) -> list:  # matrices (r, m_1), (r, m_2), ...
     "The same rows of several matrices."
-    rows = np.asarray(rows, dtype=np.int64); matrices = list(matrices); _kind(matrices, 0)
-    if (bad := rows[(rows < 0) | (rows >= matrices[0].shape[0])]).size: refuse(f"there are rows 0 to {matrices[0].shape[0] - 1:,} only", bad)
+    rows = np.asarray(rows, dtype=np.int64)
+    matrices = list(matrices)
+    _kind(matrices, 0)
+    if (bad := rows[(rows < 0) | (rows >= matrices[0].shape[0])]).size:
+        refuse(f"there are rows 0 to {matrices[0].shape[0] - 1:,} only", bad)
     return [A[rows] for A in matrices]
+
 
 def only(
     A,  # (n, m) sparse matrix
@@ -197,50 +333,88 @@ def only(
     columns,  # numbers of the columns that stay
 ):  # (n, m) the same format
     "Everything else becomes zero; no number changes."
-    C = A.tocoo(); keep = np.isin(C.row, rows) & np.isin(C.col, columns)
-    return sp.coo_matrix((C.data[keep], (C.row[keep], C.col[keep])), shape=A.shape).asformat(A.format)
+    C = A.tocoo()
+    keep = np.isin(C.row, rows) & np.isin(C.col, columns)
+    return sp.coo_matrix(
+        (C.data[keep], (C.row[keep], C.col[keep])), shape=A.shape
+    ).asformat(A.format)
 
 # %% ../../nbs/ranking/10_sparse.ipynb #_best
 @njit(cache=True, nogil=True)
 def _best(start, index, score, kept, order):
-    "Places of each row's best entries, by score and then by index; kept says where a row's places begin."
+    """Places of each row's best entries, by score and then by index; kept says where a
+    row's places begin.
+    """
     for r in range(start.size - 1):
         o, most, n = kept[r], kept[r + 1] - kept[r], 0
         for p in range(start[r], start[r + 1]):
             at = n
             while at > 0:
                 q = order[o + at - 1]
-                if score[q] > score[p] or (score[q] == score[p] and index[q] < index[p]): break
-                if at < most: order[o + at] = q
+                if score[q] > score[p] or (
+                    score[q] == score[p] and index[q] < index[p]
+                ):
+                    break
+                if at < most:
+                    order[o + at] = q
                 at -= 1
-            if at < most: order[o + at] = p; n = min(n + 1, most)
+            if at < most:
+                order[o + at] = p
+                n = min(n + 1, most)
 
 # %% ../../nbs/ranking/10_sparse.ipynb #ordered
 def ordered(
     P,  # (n, L) csr_matrix: each row is ordered; csc_matrix: each column
-    k:int|None=None,  # keep the k best; None: all
+    k: int | None = None,  # keep the k best; None: all
 ):  # (n, L) the same kind, best first, so its indices are not sorted
     "Entries by score, equal ones by index."
-    if np.isnan(P.data).any(): refuse(f"{int(np.isnan(P.data).sum()):,} scores are NaN")
-    counts = np.diff(P.indptr); most = counts if k is None else np.minimum(counts, k)
-    kept = np.concatenate([[0], np.cumsum(most, dtype=np.int64)]); order = np.empty(kept[-1], np.int64); start = P.indptr.astype(np.int64)
-    if counts.max(initial=0) <= 1000 or most.max(initial=0) <= 50: _best(start, P.indices.astype(np.int32, copy=False), P.data.astype(np.float64), kept, order)
+    if np.isnan(P.data).any():
+        refuse(f"{int(np.isnan(P.data).sum()):,} scores are NaN")
+    counts = np.diff(P.indptr)
+    most = counts if k is None else np.minimum(counts, k)
+    kept = np.concatenate([[0], np.cumsum(most, dtype=np.int64)])
+    order = np.empty(kept[-1], np.int64)
+    start = P.indptr.astype(np.int64)
+    if counts.max(initial=0) <= 1000 or most.max(initial=0) <= 50:
+        _best(
+            start,
+            P.indices.astype(np.int32, copy=False),
+            P.data.astype(np.float64),
+            kept,
+            order,
+        )
     else:
-        for a, b, o, e in zip(start, start[1:], kept, kept[1:]): order[o:e] = a + np.lexsort((P.indices[a:b], -P.data[a:b]))[:e - o]
-    return type(P)((P.data[order], P.indices[order], kept.astype(P.indptr.dtype)), shape=P.shape)
+        for a, b, o, e in zip(start, start[1:], kept, kept[1:]):
+            order[o:e] = a + np.lexsort((P.indices[a:b], -P.data[a:b]))[: e - o]
+    return type(P)(
+        (P.data[order], P.indices[order], kept.astype(P.indptr.dtype)), shape=P.shape
+    )
 
 # %% ../../nbs/ranking/10_sparse.ipynb #strongest
 def strongest(
     X,  # (n, m) ndarray
-    k:int|None=None,  # entries kept in a row, by magnitude; None: all that are not 0
-    batch:int=100_000,  # rows at a time
-)->sp.csr_matrix:  # (n, m) indices sorted
+    # entries kept in a row, by magnitude; None: all that are not 0
+    k: int | None = None,
+    batch: int = 100_000,  # rows at a time
+) -> sp.csr_matrix:  # (n, m) indices sorted
     "A dense matrix made sparse."
-    if k is None or k >= X.shape[1]: return sp.csr_matrix(X)
+    if k is None or k >= X.shape[1]:
+        return sp.csr_matrix(X)
     rows = []
-    for part in (X[i:i + batch] for i in range(0, len(X), batch)):
-        column = np.sort(np.argpartition(-np.abs(part), k - 1, axis=1)[:, :k], axis=1).ravel()
-        rows.append(sp.csr_matrix((part[np.repeat(np.arange(len(part)), k), column], column, np.arange(0, len(part)*k + 1, k)), shape=part.shape))
+    for part in (X[i : i + batch] for i in range(0, len(X), batch)):
+        column = np.sort(
+            np.argpartition(-np.abs(part), k - 1, axis=1)[:, :k], axis=1
+        ).ravel()
+        rows.append(
+            sp.csr_matrix(
+                (
+                    part[np.repeat(np.arange(len(part)), k), column],
+                    column,
+                    np.arange(0, len(part) * k + 1, k),
+                ),
+                shape=part.shape,
+            )
+        )
     return vstack(rows)
 
 # %% ../../nbs/ranking/10_sparse.ipynb #inner_products
@@ -249,114 +423,234 @@ def inner_products(
     W,  # (d, m) csc_matrix or ndarray
     rows,  # (pairs,) rows of X
     columns,  # (pairs,) columns of W
-    batch:int=100_000,  # pairs at a time
-)->np.ndarray:  # (pairs,) x_row . w_column
+    batch: int = 100_000,  # pairs at a time
+) -> np.ndarray:  # (pairs,) x_row . w_column
     "Chosen entries of X W."
-    rows, columns = np.asarray(rows, np.int64), np.asarray(columns, np.int64); V = W.T.tocsr() if sp.issparse(W) else W.T
-    if X.shape[1] != V.shape[1] or rows.shape != columns.shape: refuse("the shapes do not fit", [X.shape, W.shape, rows.shape, columns.shape], "X is (n, d), W is (d, m), and each row has its column")
+    rows, columns = np.asarray(rows, np.int64), np.asarray(columns, np.int64)
+    V = W.T.tocsr() if sp.issparse(W) else W.T
+    if X.shape[1] != V.shape[1] or rows.shape != columns.shape:
+        refuse(
+            "the shapes do not fit",
+            [X.shape, W.shape, rows.shape, columns.shape],
+            "X is (n, d), W is (d, m), and each row has its column",
+        )
     out = np.empty(rows.size, np.float32)
     for i in range(0, rows.size, batch):
-        at = slice(i, i + batch); x, v = X[rows[at]], V[columns[at]]
-        if not sp.issparse(x) and sp.issparse(v): x, v = v, x
-        out[at] = np.asarray(x.multiply(v).sum(1)).ravel() if sp.issparse(x) else np.einsum("ij,ij->i", x, v)
+        at = slice(i, i + batch)
+        x, v = X[rows[at]], V[columns[at]]
+        if not sp.issparse(x) and sp.issparse(v):
+            x, v = v, x
+        out[at] = (
+            np.asarray(x.multiply(v).sum(1)).ravel()
+            if sp.issparse(x)
+            else np.einsum("ij,ij->i", x, v)
+        )
     return out
 
 # %% ../../nbs/ranking/10_sparse.ipynb #_product
 @njit(cache=True, nogil=True)
-def _product(a_start, a_index, a_value, b_start, b_index, b_value, first, last, width, room):
+def _product(
+    a_start, a_index, a_value, b_start, b_index, b_value, first, last, width, room
+):
     "Rows first to last of A B: (starts, sorted indices, values)."
     touched, total = np.full(width, -1, np.int64), np.empty(width, np.float64)
-    start, index, value = np.zeros(last - first + 1, np.int64), np.empty(room, np.int32), np.empty(room, np.float32)
+    start, index, value = (
+        np.zeros(last - first + 1, np.int64),
+        np.empty(room, np.int32),
+        np.empty(room, np.float32),
+    )
     n = 0
     for i in range(first, last):
         begin = n
         for p in range(a_start[i], a_start[i + 1]):
             for q in range(b_start[a_index[p]], b_start[a_index[p] + 1]):
                 j = b_index[q]
-                if touched[j] != i: touched[j] = i; total[j] = 0; index[n] = j; n += 1
-                total[j] += np.float64(a_value[p])*b_value[q]
+                if touched[j] != i:
+                    touched[j] = i
+                    total[j] = 0
+                    index[n] = j
+                    n += 1
+                total[j] += np.float64(a_value[p]) * b_value[q]
         index[begin:n].sort()
-        for q in range(begin, n): value[q] = total[index[q]]
+        for q in range(begin, n):
+            value[q] = total[index[q]]
         start[i - first + 1] = n
     return start, index[:n].copy(), value[:n].copy()
 
 # %% ../../nbs/ranking/10_sparse.ipynb #cores
-def cores(threads:int|None=None)->int:  # number of threads
+def cores(threads: int | None = None) -> int:  # number of threads
     "All cores that this process may use, where nothing is said, or -1."
-    if threads is not None and threads not in (0, -1) and not (isinstance(threads, (int, np.integer)) and threads > 0): refuse("threads must be a whole number, 1 or more; None or -1 are all cores", [threads])
-    return int(threads) if threads and threads > 0 else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if (
+        threads is not None
+        and threads not in (0, -1)
+        and not (isinstance(threads, (int, np.integer)) and threads > 0)
+    ):
+        refuse(
+            "threads must be a whole number, 1 or more; None or -1 are all cores",
+            [threads],
+        )
+    return (
+        int(threads)
+        if threads and threads > 0
+        else (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
+    )
+
 
 def product(
-    A:sp.csr_matrix,  # (n, m)
+    A: sp.csr_matrix,  # (n, m)
     B,  # (m, d) any sparse matrix
-    threads:int|None=None,  # None: all cores
-)->sp.csr_matrix:  # (n, d) float32, indices sorted
-    "A B by several threads; sums in double precision, the same for any number of threads."
-    if A.shape[1] != B.shape[0]: refuse("the shapes do not fit", [A.shape, B.shape])
-    A, B = sp.csr_matrix(A), sp.csr_matrix(B); a, b = arrays(A), arrays(B); width = B.shape[1]
-    work = np.concatenate([[0], np.cumsum(np.diff(b[0])[a[1]])])[a[0]]                   # multiplications up to each row
-    blocks = max(cores(threads), int(-(-work[-1]//20_000_000))); cut = np.searchsorted(work, np.linspace(0, work[-1], blocks + 1)[1:-1])
+    threads: int | None = None,  # None: all cores
+) -> sp.csr_matrix:  # (n, d) float32, indices sorted
+    """A B by several threads; sums in double precision, the same for any number of
+    threads.
+    """
+    if A.shape[1] != B.shape[0]:
+        refuse("the shapes do not fit", [A.shape, B.shape])
+    A, B = sp.csr_matrix(A), sp.csr_matrix(B)
+    a, b = arrays(A), arrays(B)
+    width = B.shape[1]
+    # multiplications up to each row
+    work = np.concatenate([[0], np.cumsum(np.diff(b[0])[a[1]])])[a[0]]
+    blocks = max(cores(threads), int(-(-work[-1] // 20_000_000)))
+    cut = np.searchsorted(work, np.linspace(0, work[-1], blocks + 1)[1:-1])
     cut = np.unique([0, *cut, A.shape[0]]).tolist()
     with ThreadPoolExecutor(cores(threads)) as pool:
-        parts = list(pool.map(lambda f, l: _product(*a, *b, f, l, width, min(int(work[l] - work[f]), (l - f)*width)), cut, cut[1:]))
-    starts, index, value = zip(*parts) if parts else ([np.zeros(1, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.float32)])
+        parts = list(
+            pool.map(
+                lambda f, l: _product(
+                    *a, *b, f, l, width, min(int(work[l] - work[f]), (l - f) * width)
+                ),
+                cut,
+                cut[1:],
+            )
+        )
+    starts, index, value = (
+        zip(*parts)
+        if parts
+        else (
+            [np.zeros(1, np.int64)],
+            [np.empty(0, np.int32)],
+            [np.empty(0, np.float32)],
+        )
+    )
     base = np.cumsum([0, *(s[-1] for s in starts)])
-    return sp.csr_matrix((np.concatenate(value), np.concatenate(index), np.concatenate([[0], *(s[1:] + o for s, o in zip(starts, base))])), shape=(A.shape[0], width))
+    return sp.csr_matrix(
+        (
+            np.concatenate(value),
+            np.concatenate(index),
+            np.concatenate([[0], *(s[1:] + o for s, o in zip(starts, base))]),
+        ),
+        shape=(A.shape[0], width),
+    )
 
 # %% ../../nbs/ranking/10_sparse.ipynb #_aligned
 def _aligned(archive, file, name, values):
     "Put one array into a zip archive so that its bytes start at a multiple of 64."
     info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
-    gap = -(file.tell() + 30 + len(info.filename) + 20)%64                 # 20: what zip adds for large files
-    gap += 64*(gap < 4); info.extra = struct.pack("<HH", 0x4C46, gap - 4) + bytes(gap - 4)
-    with archive.open(info, "w", force_zip64=True) as f: np.lib.format.write_array(f, np.asanyarray(values), allow_pickle=False)
+    # 20: what zip adds for large files
+    gap = -(file.tell() + 30 + len(info.filename) + 20) % 64
+    gap += 64 * (gap < 4)
+    info.extra = struct.pack("<HH", 0x4C46, gap - 4) + bytes(gap - 4)
+    with archive.open(info, "w", force_zip64=True) as f:
+        np.lib.format.write_array(f, np.asanyarray(values), allow_pickle=False)
+
 
 def save_matrix(
     path,  # file to write, under exactly this name
     A,  # (n, m) ndarray or sparse matrix
 ):
-    "One matrix, one file, whole or absent: SciPy's uncompressed npz, or NumPy's npy where A is dense."
-    if sp.issparse(A) and A.format not in ("csr", "csc"): A = sp.csr_matrix(A)
+    """One matrix, one file, whole or absent:
+
+    SciPy's uncompressed npz, or NumPy's npy where A is dense.
+    """
+    if sp.issparse(A) and A.format not in ("csr", "csc"):
+        A = sp.csr_matrix(A)
     with atomic(path) as tmp, open(tmp, "wb") as f:
-        if not sp.issparse(A): return np.save(f, np.asarray(A), allow_pickle=False)
+        if not sp.issparse(A):
+            return np.save(f, np.asarray(A), allow_pickle=False)
         with zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as z:
-            for name, values in dict(indices=A.indices, indptr=A.indptr, format=np.array(A.format.encode()), shape=np.array(A.shape), data=A.data).items(): _aligned(z, f, name, values)
+            for name, values in dict(
+                indices=A.indices,
+                indptr=A.indptr,
+                format=np.array(A.format.encode()),
+                shape=np.array(A.shape),
+                data=A.data,
+            ).items():
+                _aligned(z, f, name, values)
 
 # %% ../../nbs/ranking/10_sparse.ipynb #_in_place
 def _in_place(path, f, info):
-    "An array as it lies in the archive, mapped; None where it is packed, not aligned, empty or no plain row of numbers."
-    f.seek(info.header_offset + 26); name, extra = struct.unpack("<HH", f.read(4)); f.seek(info.header_offset + 30 + name + extra)
-    if info.compress_type != zipfile.ZIP_STORED: return None
-    version = np.lib.format.read_magic(f); shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(f)
-    if len(shape) != 1 or not shape[0] or f.tell()%64 or dtype.hasobject: return None
-    if f.tell() + shape[0]*dtype.itemsize > path.stat().st_size: raise EOFError(f"{info.filename} is cut off")
+    """An array as it lies in the archive, mapped; None where it is packed, not aligned,
+    empty or no plain row of numbers.
+    """
+    f.seek(info.header_offset + 26)
+    name, extra = struct.unpack("<HH", f.read(4))
+    f.seek(info.header_offset + 30 + name + extra)
+    if info.compress_type != zipfile.ZIP_STORED:
+        return None
+    version = np.lib.format.read_magic(f)
+    shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(f)
+    if len(shape) != 1 or not shape[0] or f.tell() % 64 or dtype.hasobject:
+        return None
+    if f.tell() + shape[0] * dtype.itemsize > path.stat().st_size:
+        raise EOFError(f"{info.filename} is cut off")
     return np.asarray(np.memmap(path, dtype, "c", f.tell(), shape))
 
+
 def _mapped(path):
-    "The arrays of an npz, mapped where that can be; a change stays in memory and never reaches the file."
+    """The arrays of an npz, mapped where that can be; a change stays in memory and
+    never reaches the file.
+    """
     with zipfile.ZipFile(path) as z, open(path, "rb") as f:
         for info in z.infolist():
             values = _in_place(path, f, info)
-            yield info.filename.removesuffix(".npy"), np.lib.format.read_array(z.open(info), allow_pickle=False) if values is None else values
+            yield (
+                info.filename.removesuffix(".npy"),
+                (
+                    np.lib.format.read_array(z.open(info), allow_pickle=False)
+                    if values is None
+                    else values
+                ),
+            )
 
 # %% ../../nbs/ranking/10_sparse.ipynb #load_matrix
 def load_matrix(
     path,  # file of `save_matrix`, of SciPy or of libpecos
-    mmap:bool=False,  # leave the numbers in the file, mapped; for files of `save_matrix`, others are read
+    # leave the numbers in the file, mapped; for files of `save_matrix`, others are read
+    mmap: bool = False,
 ):  # (n, m) csr_matrix or csc_matrix with sorted indices, or ndarray
     "Read one matrix. Nothing in the file is ever executed."
     path = Path(path)
-    if not path.is_file(): refuse("there is no such matrix file", [path], kind=FileNotFoundError)
+    if not path.is_file():
+        refuse("there is no such matrix file", [path], kind=FileNotFoundError)
     try:
-        with open(path, "rb") as f: dense = f.read(6) == b"\x93NUMPY"
-        if dense: return np.load(path, allow_pickle=False, mmap_mode="c" if mmap else None)
-        if not mmap: A = sp.load_npz(path)
+        with open(path, "rb") as f:
+            dense = f.read(6) == b"\x93NUMPY"
+        if dense:
+            return np.load(path, allow_pickle=False, mmap_mode="c" if mmap else None)
+        if not mmap:
+            A = sp.load_npz(path)
         else:
-            parts = dict(_mapped(path)); kind = parts["format"].item().decode()
-            A = {"csr": sp.csr_matrix, "csc": sp.csc_matrix}[kind]((parts["data"], parts["indices"], parts["indptr"]), shape=tuple(parts["shape"]))
-        A = A if A.format in ("csr", "csc") else A.tocsr(); A = sp.csc_matrix(A) if A.format == "csc" else sp.csr_matrix(A)
-        if not mmap: A.check_format(full_check=True)
-    except Exception as e: refuse(f"{path} holds no sound matrix", [f"{type(e).__name__}: {e}"], "It is cut off, or no matrix: write it again")
+            parts = dict(_mapped(path))
+            kind = parts["format"].item().decode()
+            A = {"csr": sp.csr_matrix, "csc": sp.csc_matrix}[kind](
+                (parts["data"], parts["indices"], parts["indptr"]),
+                shape=tuple(parts["shape"]),
+            )
+        A = A if A.format in ("csr", "csc") else A.tocsr()
+        A = sp.csc_matrix(A) if A.format == "csc" else sp.csr_matrix(A)
+        if not mmap:
+            A.check_format(full_check=True)
+    except Exception as e:
+        refuse(
+            f"{path} holds no sound matrix",
+            [f"{type(e).__name__}: {e}"],
+            "It is cut off, or no matrix: write it again",
+        )
     A.sort_indices()
     return A
 
@@ -365,30 +659,54 @@ def load_matrix(
 def _digits(text, at):
     "(whole number that starts at a byte, the byte after it); -1 where there is none."
     first, number = at, 0
-    while at < text.size and 48 <= text[at] <= 57 and at - first < 18: number = 10*number + text[at] - 48; at += 1
+    while at < text.size and 48 <= text[at] <= 57 and at - first < 18:
+        number = 10 * number + text[at] - 48
+        at += 1
     return (number if at > first else -1), at
+
 
 @njit(cache=True, nogil=True)
 def _value(text, at):
-    "(number such as -1.5e-3 that starts at a byte, the byte after it); NaN where there is none."
+    """(number such as -1.5e-3 that starts at a byte, the byte after it); NaN where
+    there is none.
+    """
     minus = at < text.size and text[at] == 45
-    if at < text.size and (text[at] == 45 or text[at] == 43): at += 1
+    if at < text.size and (text[at] == 45 or text[at] == 43):
+        at += 1
     whole, power, seen, point = 0, 0, False, False
     while at < text.size and (48 <= text[at] <= 57 or (text[at] == 46 and not point)):
-        if text[at] == 46: point = True
-        elif whole < 10**16: whole = 10*whole + text[at] - 48; power -= point; seen = True
-        else: power += not point                                          # digits beyond the sixteenth only move the point
+        if text[at] == 46:
+            point = True
+        elif whole < 10**16:
+            whole = 10 * whole + text[at] - 48
+            power -= point
+            seen = True
+        # digits beyond the sixteenth only move the point
+        else:
+            power += not point
         at += 1
     if seen and at < text.size and (text[at] == 101 or text[at] == 69):
         down = at + 1 < text.size and text[at + 1] == 45
-        more, after = _digits(text, at + 1 + (down or (at + 1 < text.size and text[at + 1] == 43)))
-        seen = more >= 0; more = min(more, 999); at = after; power += -more if down else more
-    number = whole/10.**-power if power < 0 else whole*10.**power
+        more, after = _digits(
+            text, at + 1 + (down or (at + 1 < text.size and text[at + 1] == 43))
+        )
+        seen = more >= 0
+        more = min(more, 999)
+        at = after
+        power += -more if down else more
+    number = whole / 10.0**-power if power < 0 else whole * 10.0**power
     return (np.nan if not seen else -number if minus else number), at
 
 # %% ../../nbs/ranking/10_sparse.ipynb #_xc_lines
-XC_FAULTS = ("", "expects a label or a feature there", "names a label that the first line does not allow for", "lacks a colon after the feature",
-             "names a feature that the first line does not allow for", "has no finite number after the colon")
+XC_FAULTS = (
+    "",
+    "expects a label or a feature there",
+    "names a label that the first line does not allow for",
+    "lacks a colon after the feature",
+    "names a feature that the first line does not allow for",
+    "has no finite number after the colon",
+)
+
 
 @njit(cache=True, nogil=True)
 def _xc_lines(text, labels, features, y_start, y, x_start, x, value):
@@ -397,25 +715,47 @@ def _xc_lines(text, labels, features, y_start, y, x_start, x, value):
     while at < text.size:
         in_labels = not (text[at] == 32 or text[at] == 9 or text[at] == 13)
         while at < text.size and text[at] != 10:
-            if text[at] == 32 or text[at] == 9 or text[at] == 13: at += 1; continue
+            if text[at] == 32 or text[at] == 9 or text[at] == 13:
+                at += 1
+                continue
             number, after = _digits(text, at)
-            if number < 0: return row, 1, at
+            if number < 0:
+                return row, 1, at
             then = text[after] if after < text.size else 10
             if in_labels and then != 58:
-                if number >= labels: return row, 2, at
+                if number >= labels:
+                    return row, 2, at
                 if then == 44:
-                    if after + 1 >= text.size or not 48 <= text[after + 1] <= 57: return row, 1, after
-                elif not (then == 32 or then == 9 or then == 13 or then == 10): return row, 1, after
-                y[ny] = number; ny += 1; at = after + (then == 44); in_labels = then == 44
+                    if after + 1 >= text.size or not 48 <= text[after + 1] <= 57:
+                        return row, 1, after
+                elif not (then == 32 or then == 9 or then == 13 or then == 10):
+                    return row, 1, after
+                y[ny] = number
+                ny += 1
+                at = after + (then == 44)
+                in_labels = then == 44
             else:
-                if then != 58: return row, 3, after
-                if in_labels and ny > y_start[row]: return row, 1, after
-                if number >= features: return row, 4, at
+                if then != 58:
+                    return row, 3, after
+                if in_labels and ny > y_start[row]:
+                    return row, 1, after
+                if number >= features:
+                    return row, 4, at
                 v, at = _value(text, after + 1)
-                if not abs(v) < 3.4028236e38: return row, 5, after + 1
-                if at < text.size and not (text[at] == 32 or text[at] == 9 or text[at] == 13 or text[at] == 10): return row, 5, after + 1
-                x[nx] = number; value[nx] = v; nx += 1; in_labels = False
-        at += 1; row += 1; y_start[row] = ny; x_start[row] = nx
+                if not abs(v) < 3.4028236e38:
+                    return row, 5, after + 1
+                if at < text.size and not (
+                    text[at] == 32 or text[at] == 9 or text[at] == 13 or text[at] == 10
+                ):
+                    return row, 5, after + 1
+                x[nx] = number
+                value[nx] = v
+                nx += 1
+                in_labels = False
+        at += 1
+        row += 1
+        y_start[row] = ny
+        x_start[row] = nx
     return row, 0, 0
 
 # %% ../../nbs/ranking/10_sparse.ipynb #_blocks
@@ -424,47 +764,108 @@ def _blocks(f, size):
     rest = b""
     while part := f.read(size):
         cut = part.rfind(b"\n") + 1
-        if cut: yield rest + part[:cut]; rest = part[cut:]
-        else: rest += part
-    if rest: yield rest
+        if cut:
+            yield rest + part[:cut]
+            rest = part[cut:]
+        else:
+            rest += part
+    if rest:
+        yield rest
+
 
 def _xc_block(path, block, line, labels, features):
-    "Starts, labels, starts, features and values of one block whose first line has this number."
-    text = np.frombuffer(block, np.uint8); lines, commas, colons = (int(np.count_nonzero(text == c)) for c in b"\n,:")
+    """Starts, labels, starts, features and values of one block whose first line has
+    this number.
+    """
+    text = np.frombuffer(block, np.uint8)
+    lines, commas, colons = (int(np.count_nonzero(text == c)) for c in b"\n,:")
     y_start, x_start = np.zeros(lines + 2, np.int64), np.zeros(lines + 2, np.int64)
-    y, x, value = np.empty(commas + lines + 1, np.int32), np.empty(colons, np.int32), np.empty(colons, np.float32)
+    y, x, value = (
+        np.empty(commas + lines + 1, np.int32),
+        np.empty(colons, np.int32),
+        np.empty(colons, np.float32),
+    )
     rows, fault, at = _xc_lines(text, labels, features, y_start, y, x_start, x, value)
     if fault:
-        first = block.rfind(b"\n", 0, at) + 1; found = block[first:first + 60].split(b"\n")[0].decode(errors="replace")
-        refuse(f"line {line + rows} of {path} {XC_FAULTS[fault]} (column {at - first + 1})", [repr(found)], "A line is: label,label feature:value feature:value")
-    return y_start[:rows + 1], y[:y_start[rows]].copy(), x_start[:rows + 1], x[:x_start[rows]], value[:x_start[rows]]
+        first = block.rfind(b"\n", 0, at) + 1
+        found = block[first : first + 60].split(b"\n")[0].decode(errors="replace")
+        refuse(
+            f"line {line + rows} of {path} {XC_FAULTS[fault]} (column"
+            f" {at - first + 1})",
+            [repr(found)],
+            "A line is: label,label feature:value feature:value",
+        )
+    return (
+        y_start[: rows + 1],
+        y[: y_start[rows]].copy(),
+        x_start[: rows + 1],
+        x[: x_start[rows]],
+        value[: x_start[rows]],
+    )
 
 # %% ../../nbs/ranking/10_sparse.ipynb #_opened
-def _opened(path, mode="rb"): return (gzip.open if Path(path).suffix == ".gz" else open)(path, mode)
+def _opened(path, mode="rb"):
+    return (gzip.open if Path(path).suffix == ".gz" else open)(path, mode)
+
 
 def _joined(starts, indices, values, rows, columns):
     "One CSR from the starts, indices and values of blocks."
-    base = np.cumsum([0, *(s[-1] for s in starts)]); start = np.concatenate([[0], *(s[1:] + b for s, b in zip(starts, base))])
-    start = np.concatenate([start[:rows + 1], np.full(max(rows + 1 - start.size, 0), start[-1])])
-    A = sp.csr_matrix((np.concatenate(values or [np.empty(0, np.float32)]), np.concatenate(indices or [np.empty(0, np.int32)]), start), shape=(rows, columns))
+    base = np.cumsum([0, *(s[-1] for s in starts)])
+    start = np.concatenate([[0], *(s[1:] + b for s, b in zip(starts, base))])
+    start = np.concatenate(
+        [start[: rows + 1], np.full(max(rows + 1 - start.size, 0), start[-1])]
+    )
+    A = sp.csr_matrix(
+        (
+            np.concatenate(values or [np.empty(0, np.float32)]),
+            np.concatenate(indices or [np.empty(0, np.int32)]),
+            start,
+        ),
+        shape=(rows, columns),
+    )
     return _canonical(A, "the file")
+
 
 def read_xc(
     path,  # text file, perhaps .gz: "n d L", then a line for each instance
-    block:int=1<<24,  # bytes at a time
+    block: int = 1 << 24,  # bytes at a time
 ):  # (X (n, d), Y (n, L)) csr_matrix float32
-    "Read the Extreme Classification Repository's text; a malformed line is refused with its number."
-    if not Path(path).is_file(): refuse("there is no such file", [path], kind=FileNotFoundError)
+    """Read the Extreme Classification Repository's text; a malformed line is refused
+    with its number.
+    """
+    if not Path(path).is_file():
+        refuse("there is no such file", [path], kind=FileNotFoundError)
     with _opened(path) as f:
-        head = f.readline().removeprefix(b"\xef\xbb\xbf").split(); parts, line = [], 2
-        if len(head) != 3 or not all(h.isdigit() for h in head): refuse(f"line 1 of {path} must hold three numbers: instances, features, labels", [repr(b' '.join(head)[:60].decode(errors='replace'))])
+        head = f.readline().removeprefix(b"\xef\xbb\xbf").split()
+        parts, line = [], 2
+        if len(head) != 3 or not all(h.isdigit() for h in head):
+            refuse(
+                f"line 1 of {path} must hold three numbers: instances, features,"
+                " labels",
+                [repr(b" ".join(head)[:60].decode(errors="replace"))],
+            )
         n, d, L = map(int, head)
-        for lines in _blocks(f, block): parts.append(_xc_block(path, lines, line, L, d)); line += len(parts[-1][0]) - 1
-    y_start, y, x_start, x, value = map(list, zip(*parts)) if parts else ([], [], [], [], [])
-    filled = [s + np.flatnonzero((np.diff(a) > 0) | (np.diff(b) > 0)) for s, a, b in zip(np.cumsum([0, *(len(a) - 1 for a in y_start)]), y_start, x_start)]
+        for lines in _blocks(f, block):
+            parts.append(_xc_block(path, lines, line, L, d))
+            line += len(parts[-1][0]) - 1
+    y_start, y, x_start, x, value = (
+        map(list, zip(*parts)) if parts else ([], [], [], [], [])
+    )
+    filled = [
+        s + np.flatnonzero((np.diff(a) > 0) | (np.diff(b) > 0))
+        for s, a, b in zip(
+            np.cumsum([0, *(len(a) - 1 for a in y_start)]), y_start, x_start
+        )
+    ]
     last = max((int(at[-1]) + 1 for at in filled if at.size), default=0)
-    if line - 2 < n or last > n: refuse(f"line 1 of {path} promises {n:,} instances, {max(line - 2 if line - 2 < n else 0, last):,} follow", mend="The file is cut off, or its first line is wrong")
-    Y = _joined(y_start, y, [np.ones(a.size, np.float32) for a in y], n, L); Y.data[:] = 1
+    if line - 2 < n or last > n:
+        refuse(
+            f"line 1 of {path} promises {n:,} instances,"
+            f" {max(line - 2 if line - 2 < n else 0, last):,} follow",
+            mend="The file is cut off, or its first line is wrong",
+        )
+    Y = _joined(y_start, y, [np.ones(a.size, np.float32) for a in y], n, L)
+    Y.data[:] = 1
     return _joined(x_start, x, value, n, d), Y
 
 # %% ../../nbs/ranking/10_sparse.ipynb #write_xc
@@ -473,35 +874,68 @@ def write_xc(
     X,  # (n, d) features; zeros that a sparse matrix stores are written
     Y,  # (n, L) labels
 ):
-    "Write the Extreme Classification Repository's text; every float32 is read back as it was."
-    X = sp.csr_matrix(as_features(X)); Y = as_labels(Y, X.shape[0])
-    with atomic(path) as tmp, (gzip.open(tmp, "wt") if Path(path).suffix == ".gz" else open(tmp, "w")) as f:
+    """Write the Extreme Classification Repository's text; every float32 is read back as
+    it was.
+    """
+    X = sp.csr_matrix(as_features(X))
+    Y = as_labels(Y, X.shape[0])
+    with (
+        atomic(path) as tmp,
+        gzip.open(tmp, "wt") if Path(path).suffix == ".gz" else open(tmp, "w") as f,
+    ):
         f.write(f"{X.shape[0]} {X.shape[1]} {Y.shape[1]}\n")
         for i in range(0, X.shape[0], 10_000):
-            x, y = X[i:i + 10_000], Y[i:i + 10_000]
-            labels, pairs = list(map(str, y.indices.tolist())), ["%d:%.9g" % p for p in zip(x.indices.tolist(), x.data.tolist())]
+            x, y = X[i : i + 10_000], Y[i : i + 10_000]
+            labels, pairs = (
+                list(map(str, y.indices.tolist())),
+                ["%d:%.9g" % p for p in zip(x.indices.tolist(), x.data.tolist())],
+            )
             ys, xs = y.indptr.tolist(), x.indptr.tolist()
-            f.writelines(f"{','.join(labels[a:b])} {' '.join(pairs[p:q])}".rstrip() + "\n" for a, b, p, q in zip(ys, ys[1:], xs, xs[1:]))
+            f.writelines(
+                f"{','.join(labels[a:b])} {' '.join(pairs[p:q])}".rstrip() + "\n"
+                for a, b, p, q in zip(ys, ys[1:], xs, xs[1:])
+            )
 
 # %% ../../nbs/ranking/10_sparse.ipynb #read_parquet
 def read_parquet(
     path,  # file, or folder of files
-    text:str="text",  # column of strings
-    labels:str|None="labels",  # column of lists of numbers or strings; None: there are none
+    text: str = "text",  # column of strings
+    # column of lists of numbers or strings; None: there are none
+    labels: str | None = "labels",
 ):  # ((n,) list of str, (n,) list of lists, or None)
     "Texts and their labels from a table."
-    import pyarrow as pa, pyarrow.dataset as ds
-    if not Path(path).exists(): refuse("there is no such file", [path], kind=FileNotFoundError)
-    try: table = ds.dataset(path, format="parquet")
-    except (pa.ArrowInvalid, OSError) as e: refuse(f"{path} is no parquet file", [e])
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    if not Path(path).exists():
+        refuse("there is no such file", [path], kind=FileNotFoundError)
+    try:
+        table = ds.dataset(path, format="parquet")
+    except (pa.ArrowInvalid, OSError) as e:
+        refuse(f"{path} is no parquet file", [e])
     wanted = [c for c in (text, labels) if c is not None]
-    if absent := [c for c in wanted if c not in table.schema.names]: refuse(f"{path} has no column", absent, f"It has: {', '.join(table.schema.names)}")
+    if absent := [c for c in wanted if c not in table.schema.names]:
+        refuse(
+            f"{path} has no column", absent, f"It has: {', '.join(table.schema.names)}"
+        )
     kinds, t = [table.schema.field(c).type for c in wanted], pa.types
     kinds = [k.value_type if t.is_dictionary(k) else k for k in kinds]
-    if not (t.is_string(kinds[0]) or t.is_large_string(kinds[0])): refuse(f"column {text} must hold strings", [kinds[0]])
-    if labels is not None and not (hasattr(kinds[1], "value_type") and not t.is_floating(kinds[1].value_type)): refuse(f"column {labels} must hold lists of numbers or strings", [kinds[1]])
+    if not (t.is_string(kinds[0]) or t.is_large_string(kinds[0])):
+        refuse(f"column {text} must hold strings", [kinds[0]])
+    if labels is not None and not (
+        hasattr(kinds[1], "value_type") and not t.is_floating(kinds[1].value_type)
+    ):
+        refuse(f"column {labels} must hold lists of numbers or strings", [kinds[1]])
     table = table.to_table(columns=list(dict.fromkeys(wanted)))
-    texts, lists = table[text].to_pylist(), None if labels is None else [x or [] for x in table[labels].to_pylist()]
-    if None in texts: refuse(f"column {text} lacks a text in rows", [i for i, x in enumerate(texts) if x is None])
-    if lists and (bad := [i for i, x in enumerate(lists) if None in x]): refuse(f"column {labels} has an empty label in rows", bad)
+    texts, lists = (
+        table[text].to_pylist(),
+        None if labels is None else [x or [] for x in table[labels].to_pylist()],
+    )
+    if None in texts:
+        refuse(
+            f"column {text} lacks a text in rows",
+            [i for i, x in enumerate(texts) if x is None],
+        )
+    if lists and (bad := [i for i, x in enumerate(lists) if None in x]):
+        refuse(f"column {labels} has an empty label in rows", bad)
     return texts, lists

@@ -7,7 +7,9 @@ __all__ = ['WORDS_AND_PIECES', 'NGrams', 'Numbers', 'Terms', 'fit_terms', 'term_
            'Vectorizer']
 
 # %% ../../nbs/ranking/15_text.ipynb #560ccd43
-import json, re, unicodedata
+import json
+import re
+import unicodedata
 from dataclasses import dataclass, fields
 from pathlib import Path
 import numpy as np
@@ -21,421 +23,870 @@ from .sparse import as_features, hstack, scale_rows, vstack
 @dataclass
 class NGrams:
     "Settings of one part; names and defaults as in libpecos' `tfidf`, then our own."
-    analyzer:str = "word"  # "word"; "char": characters of the text; "char_wb": characters of each word with a blank at its ends
-    ngram_range:tuple = (1, 1)  # shortest and longest n-gram
-    truncate_length:int = -1  # only so many words or characters of a text; below 1: all
-    max_feature:int = 0  # most terms; 0: all
-    min_df_ratio:float = 0.  # a term is in at least this share of the texts
-    max_df_ratio:float = 1.  # and at most in this share
-    min_df_cnt:int = 0  # a term is in at least so many texts
-    max_df_cnt:int = -1  # and at most in so many; below 1: any
-    binary:bool = False  # 1 instead of the count
-    use_idf:bool = True  # weigh rare terms up
-    smooth_idf:bool = True  # ln(n/(df + 1)) instead of ln(n/df); never below 0
-    add_one_idf:bool = False  # one more, so that a term of all texts still counts
-    sublinear_tf:bool = False  # 1 + ln(count) instead of the count
-    keep_frequent_feature:bool = True  # max_feature keeps the commonest; False: the rarest
-    norm:str = "l2"  # "l2" or "l1": rows have length or sum 1
-    lowercase:bool = False  # "Saw" is "saw"
-    strip_accents:bool = False  # "café" is "cafe"
-    pattern:str|None = None  # regular expression of a word; None: what stands between blanks
-    consistent:bool = False  # char_wb cuts new texts as it cut the training texts; False: as plain characters, as libpecos does
-    def __post_init__(self): _sound(self)
+
+    # "word"; "char": characters of the text; "char_wb": characters of each word with a
+    # blank at its ends
+    analyzer: str = "word"
+    ngram_range: tuple = (1, 1)  # shortest and longest n-gram
+    # only so many words or characters of a text; below 1: all
+    truncate_length: int = -1
+    max_feature: int = 0  # most terms; 0: all
+    min_df_ratio: float = 0.0  # a term is in at least this share of the texts
+    max_df_ratio: float = 1.0  # and at most in this share
+    min_df_cnt: int = 0  # a term is in at least so many texts
+    max_df_cnt: int = -1  # and at most in so many; below 1: any
+    binary: bool = False  # 1 instead of the count
+    use_idf: bool = True  # weigh rare terms up
+    smooth_idf: bool = True  # ln(n/(df + 1)) instead of ln(n/df); never below 0
+    add_one_idf: bool = False  # one more, so that a term of all texts still counts
+    sublinear_tf: bool = False  # 1 + ln(count) instead of the count
+    # max_feature keeps the commonest; False: the rarest
+    keep_frequent_feature: bool = True
+    norm: str = "l2"  # "l2" or "l1": rows have length or sum 1
+    lowercase: bool = False  # "Saw" is "saw"
+    strip_accents: bool = False  # "café" is "cafe"
+    # regular expression of a word; None: what stands between blanks
+    pattern: str | None = None
+    # char_wb cuts new texts as it cut the training texts; False: as plain characters,
+    # as libpecos does
+    consistent: bool = False
+
+    def __post_init__(self):
+        _sound(self)
 
 # %% ../../nbs/ranking/15_text.ipynb #_sound
 def _sound(s):
     "Refuse settings that cannot be."
     s.ngram_range = tuple(int(i) for i in s.ngram_range)
-    if s.analyzer not in ("word", "char", "char_wb"): refuse("unknown analyzer", [s.analyzer], "Choose word, char or char_wb")
-    if len(s.ngram_range) != 2 or not 0 < s.ngram_range[0] <= s.ngram_range[1]: refuse("ngram_range must be two numbers, the shortest first, from 1", [s.ngram_range])
-    if not 0 <= s.min_df_ratio < s.max_df_ratio <= 1: refuse("0 <= min_df_ratio < max_df_ratio <= 1 must hold", [s.min_df_ratio, s.max_df_ratio])
-    if s.norm not in ("l1", "l2"): refuse("unknown norm", [s.norm], "Choose l1 or l2")
+    if s.analyzer not in ("word", "char", "char_wb"):
+        refuse("unknown analyzer", [s.analyzer], "Choose word, char or char_wb")
+    if len(s.ngram_range) != 2 or not 0 < s.ngram_range[0] <= s.ngram_range[1]:
+        refuse(
+            "ngram_range must be two numbers, the shortest first, from 1",
+            [s.ngram_range],
+        )
+    if not 0 <= s.min_df_ratio < s.max_df_ratio <= 1:
+        refuse(
+            "0 <= min_df_ratio < max_df_ratio <= 1 must hold",
+            [s.min_df_ratio, s.max_df_ratio],
+        )
+    if s.norm not in ("l1", "l2"):
+        refuse("unknown norm", [s.norm], "Choose l1 or l2")
     if s.pattern is not None:
-        try: re.compile(s.pattern)
-        except re.error as e: refuse("pattern is no regular expression", [s.pattern, e])
+        try:
+            re.compile(s.pattern)
+        except re.error as e:
+            refuse("pattern is no regular expression", [s.pattern, e])
 
 # %% ../../nbs/ranking/15_text.ipynb #_clean
 def _clean(texts, s):
     "Lower case, no accents, where wanted."
-    if s.lowercase: texts = [t.lower() for t in texts]
-    if s.strip_accents: texts = [t if t.isascii() else "".join(c for c in unicodedata.normalize("NFKD", t) if not unicodedata.combining(c)) for t in texts]
+    if s.lowercase:
+        texts = [t.lower() for t in texts]
+    if s.strip_accents:
+        texts = [
+            (
+                t
+                if t.isascii()
+                else "".join(
+                    c
+                    for c in unicodedata.normalize("NFKD", t)
+                    if not unicodedata.combining(c)
+                )
+            )
+            for t in texts
+        ]
     return texts
+
 
 def _words(texts, s):
     "Words of each text."
-    if s.pattern is not None: return list(map(re.compile(s.pattern).findall, texts))
+    if s.pattern is not None:
+        return list(map(re.compile(s.pattern).findall, texts))
     return [[w for w in t.split(" ") if w] for t in texts]
+
 
 def _codes(pieces):
     "Code points of all pieces, one after the other, and the length of each."
-    return np.frombuffer("".join(pieces).encode("utf-32-le", "surrogatepass"), "<u4").astype(np.int64), np.fromiter(map(len, pieces), np.int64, len(pieces))
+    return np.frombuffer(
+        "".join(pieces).encode("utf-32-le", "surrogatepass"), "<u4"
+    ).astype(np.int64), np.fromiter(map(len, pieces), np.int64, len(pieces))
 
 # %% ../../nbs/ranking/15_text.ipynb #_segments
 def _segments(
     texts,  # (n,) strings
-    s:NGrams,  # settings
+    s: NGrams,  # settings
     index=None,  # dict word -> number, for words only
-    fitting:bool=False,  # put new words into the index, cut char_wb at words
-):  # ((tokens,) int64 numbers of words or characters, -1: unknown; (segments,) lengths; (segments,) document of each)
+    fitting: bool = False,  # put new words into the index, cut char_wb at words
+    # ((tokens,) int64 numbers of words or characters, -1: unknown; (segments,) lengths;
+    # (segments,) document of each)
+):
     "Tokens of all texts in one row."
     texts, most, all_texts = _clean(texts, s), s.truncate_length, np.arange(len(texts))
     if s.analyzer == "word":
-        words = _words(texts, s); words = [w[:most] for w in words] if most > 0 else words
-        flat, lengths = [w for ws in words for w in ws], np.fromiter(map(len, words), np.int64, len(words))
+        words = _words(texts, s)
+        words = [w[:most] for w in words] if most > 0 else words
+        flat, lengths = (
+            [w for ws in words for w in ws],
+            np.fromiter(map(len, words), np.int64, len(words)),
+        )
         if fitting:
-            for w in set(flat).difference(index): index[w] = len(index)
-        return np.fromiter((index.get(w, -1) for w in flat), np.int64, len(flat)), lengths, all_texts
-    if s.analyzer == "char" or not (fitting or s.consistent): return *_codes([t[:most] for t in texts] if most > 0 else texts), all_texts
+            for w in set(flat).difference(index):
+                index[w] = len(index)
+        return (
+            np.fromiter((index.get(w, -1) for w in flat), np.int64, len(flat)),
+            lengths,
+            all_texts,
+        )
+    if s.analyzer == "char" or not (fitting or s.consistent):
+        return *_codes([t[:most] for t in texts] if most > 0 else texts), all_texts
     words = _words(texts, s)
-    if most > 0: words = [list(_shortened(ws, most)) for ws in words]
-    return *_codes([f" {w} " for ws in words for w in ws]), np.repeat(all_texts, list(map(len, words)))
+    if most > 0:
+        words = [list(_shortened(ws, most)) for ws in words]
+    return *_codes([f" {w} " for ws in words for w in ws]), np.repeat(
+        all_texts, list(map(len, words))
+    )
+
 
 def _shortened(words, most):
-    "libpecos' way of counting characters down word by word; once nothing is left, words are whole again."
+    """libpecos' way of counting characters down word by word; once nothing is left,
+    words are whole again.
+    """
     for w in words:
-        w = w[:most] if most > 0 else w; most -= len(w)
+        w = w[:most] if most > 0 else w
+        most -= len(w)
         yield w
 
 # %% ../../nbs/ranking/15_text.ipynb #_numbered
 @njit(cache=True, nogil=True)
 def _numbered(table, known, count, wanted, ids, grow):
-    "Number of each wanted key, -1 where it is unknown or below 0; new keys are numbered if grow. Returns the count."
+    """Number of each wanted key, -1 where it is unknown or below 0; new keys are
+    numbered if grow. Returns the count.
+    """
     mask = np.uint64(table.size - 1)
     for i in range(wanted.size):
-        key = wanted[i]; ids[i] = -1
-        if key < 0: continue
-        at = (np.uint64(key)*np.uint64(0x9E3779B97F4A7C15) >> np.uint64(29)) & mask
-        while table[at] >= 0 and known[table[at]] != key: at = (at + np.uint64(1)) & mask
-        if table[at] < 0 and grow: known[count] = key; table[at] = count; count += 1
+        key = wanted[i]
+        ids[i] = -1
+        if key < 0:
+            continue
+        at = (np.uint64(key) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(29)) & mask
+        while table[at] >= 0 and known[table[at]] != key:
+            at = (at + np.uint64(1)) & mask
+        if table[at] < 0 and grow:
+            known[count] = key
+            table[at] = count
+            count += 1
         ids[i] = table[at]
     return count
 
+
 class Numbers:
     "64-bit keys, numbered in the order of their appearance."
-    def __init__(self, keys=()): self.known, self.table, self.count = np.empty(0, np.int64), np.empty(0, np.int32), 0; self(np.asarray(keys, np.int64), True)
+
+    def __init__(self, keys=()):
+        self.known, self.table, self.count = (
+            np.empty(0, np.int64),
+            np.empty(0, np.int32),
+            0,
+        )
+        self(np.asarray(keys, np.int64), True)
+
     @property
-    def keys(self): return self.known[:self.count]
-    def __call__(self, wanted, grow:bool=False):
+    def keys(self):
+        return self.known[: self.count]
+
+    def __call__(self, wanted, grow: bool = False):
         "(m,) int32 numbers of (m,) keys."
-        ids = np.empty(wanted.size, np.int32); room = self.count + wanted.size*grow
+        ids = np.empty(wanted.size, np.int32)
+        room = self.count + wanted.size * grow
         if room > self.known.size or not self.table.size:
-            self.known = np.concatenate([self.keys, np.empty(2*room + 8 - self.count, np.int64)]); keys = self.keys
-            self.table = np.full(1 << (4*room + 16).bit_length(), -1, np.int32); _numbered(self.table, self.known, 0, keys.copy(), np.empty(keys.size, np.int32), True)
+            self.known = np.concatenate(
+                [self.keys, np.empty(2 * room + 8 - self.count, np.int64)]
+            )
+            keys = self.keys
+            self.table = np.full(1 << (4 * room + 16).bit_length(), -1, np.int32)
+            _numbered(
+                self.table,
+                self.known,
+                0,
+                keys.copy(),
+                np.empty(keys.size, np.int32),
+                True,
+            )
         self.count = _numbered(self.table, self.known, self.count, wanted, ids, grow)
         return ids
 
 # %% ../../nbs/ranking/15_text.ipynb #_grams
 _BITS = 31  # of a key for its last token
 
+
 def _grams(
     levels,  # list of Numbers, one for each length
-    tokens, lengths,  # as `_segments` gives them
-    s:NGrams,  # settings
-    whole:bool,  # words too short for the shortest n-gram count as a whole
-    grow:bool=False,  # number what is new
+    tokens,
+    lengths,  # as `_segments` gives them
+    s: NGrams,  # settings
+    whole: bool,  # words too short for the shortest n-gram count as a whole
+    grow: bool = False,  # number what is new
 ):  # yields (level, (found,) starts that count, (found,) numbers of the n-grams there)
     "All n-grams of a row of tokens, length by length."
-    end = np.cumsum(lengths); room = np.repeat(end, lengths) - np.arange(tokens.size)  # tokens from here to the end of the segment
-    short = np.repeat(lengths < s.ngram_range[0], lengths) & (room == np.repeat(lengths, lengths)) if whole else None
+    # tokens from here to the end of the segment
+    end = np.cumsum(lengths)
+    room = np.repeat(end, lengths) - np.arange(tokens.size)
+    short = (
+        np.repeat(lengths < s.ngram_range[0], lengths)
+        & (room == np.repeat(lengths, lengths))
+        if whole
+        else None
+    )
     at, ids = np.arange(tokens.size), np.zeros(tokens.size, np.int64)
     for n, level in enumerate(levels, 1):
-        fits = room[at] >= n; at, ids = at[fits], ids[fits]; last = tokens[at + n - 1]
+        fits = room[at] >= n
+        at, ids = at[fits], ids[fits]
+        last = tokens[at + n - 1]
         ids = level(np.where(last >= 0, ids << _BITS | last, -1), grow).astype(np.int64)
-        if not grow: found = ids >= 0; at, ids = at[found], ids[found]
-        if n >= s.ngram_range[0]: yield n - 1, at, ids
-        elif whole: counted = short[at] & (room[at] == n); yield n - 1, at[counted], ids[counted]
+        if not grow:
+            found = ids >= 0
+            at, ids = at[found], ids[found]
+        if n >= s.ngram_range[0]:
+            yield n - 1, at, ids
+        elif whole:
+            counted = short[at] & (room[at] == n)
+            yield n - 1, at[counted], ids[counted]
 
 # %% ../../nbs/ranking/15_text.ipynb #_seen
 @njit(cache=True, nogil=True)
 def _seen(document, ids, last, df):
     "Count each id once a document; documents come in order."
     for i in range(ids.size):
-        if last[ids[i]] != document[i]: last[ids[i]] = document[i]; df[ids[i]] += 1
+        if last[ids[i]] != document[i]:
+            last[ids[i]] = document[i]
+            df[ids[i]] += 1
+
 
 def _batches(texts, size=2_000_000):
     "(number of the first, texts): some two million characters at a time."
     first, held = 0, 0
     for i, t in enumerate(texts):
         held += len(t)
-        if held >= size: yield first, texts[first:i + 1]; first, held = i + 1, 0
-    if first < len(texts): yield first, texts[first:]
+        if held >= size:
+            yield first, texts[first : i + 1]
+            first, held = i + 1, 0
+    if first < len(texts):
+        yield first, texts[first:]
 
 # %% ../../nbs/ranking/15_text.ipynb #_frequencies
 def _frequencies(texts, s):
     "Words, Numbers of each length, document frequency of each number."
-    index, levels = {}, [Numbers() for _ in range(s.ngram_range[1])]; df = [np.zeros(0, np.int64) for _ in levels]; last = [d.copy() for d in df]
+    index, levels = {}, [Numbers() for _ in range(s.ngram_range[1])]
+    df = [np.zeros(0, np.int64) for _ in levels]
+    last = [d.copy() for d in df]
     for first, batch in _batches(texts):
-        tokens, lengths, segment = _segments(batch, s, index, True); document = np.repeat(segment, lengths) + first
-        for n, at, ids in _grams(levels, tokens, lengths, s, s.analyzer == "char_wb", True):
-            if levels[n].count > df[n].size: more = 2*levels[n].count - df[n].size; df[n], last[n] = np.append(df[n], np.zeros(more, np.int64)), np.append(last[n], np.full(more, -1))
+        tokens, lengths, segment = _segments(batch, s, index, True)
+        document = np.repeat(segment, lengths) + first
+        for n, at, ids in _grams(
+            levels, tokens, lengths, s, s.analyzer == "char_wb", True
+        ):
+            if levels[n].count > df[n].size:
+                more = 2 * levels[n].count - df[n].size
+                df[n], last[n] = (
+                    np.append(df[n], np.zeros(more, np.int64)),
+                    np.append(last[n], np.full(more, -1)),
+                )
             _seen(document[at], ids, last[n], df[n])
-    return list(index), levels, [np.append(d, np.zeros(max(l.count - d.size, 0), np.int64))[:l.count] for d, l in zip(df, levels)]
+    return (
+        list(index),
+        levels,
+        [
+            np.append(d, np.zeros(max(l.count - d.size, 0), np.int64))[: l.count]
+            for d, l in zip(df, levels)
+        ],
+    )
+
 
 def _ranks(words, levels):
     "Place of each number in the alphabetical order of its length."
     token = np.argsort(np.argsort(np.array(words, dtype=object))) if words else None
     ranks, previous = [], None
     for l in levels:
-        tail = l.keys & (1 << _BITS) - 1; tail = tail if token is None else token[tail]
-        order = np.lexsort((tail,) if previous is None else (tail, previous[l.keys >> _BITS]))
-        previous = np.empty(l.count, np.int64); previous[order] = np.arange(l.count); ranks.append(previous)
+        tail = l.keys & (1 << _BITS) - 1
+        tail = tail if token is None else token[tail]
+        order = np.lexsort(
+            (tail,) if previous is None else (tail, previous[l.keys >> _BITS])
+        )
+        previous = np.empty(l.count, np.int64)
+        previous[order] = np.arange(l.count)
+        ranks.append(previous)
     return ranks
 
 # %% ../../nbs/ranking/15_text.ipynb #_chosen
 def _chosen(
-    words, levels, df,  # as `_frequencies` gives them
-    n:int,  # number of texts
-    s:NGrams,  # settings
-):  # ((terms,) length - 1, (terms,) number, (terms,) document frequency) in the order of the columns
+    words,
+    levels,
+    df,  # as `_frequencies` gives them
+    n: int,  # number of texts
+    s: NGrams,  # settings
+    # ((terms,) length - 1, (terms,) number, (terms,) document frequency) in the order
+    # of
+    # the columns
+):
     "Terms that stay."
-    length = np.repeat(np.arange(len(levels)), [l.count for l in levels]); ids = np.concatenate([np.arange(l.count) for l in levels]); seen = np.concatenate(df)
-    least = max(s.min_df_cnt, int(s.min_df_ratio*n + .5), 1); most = int(s.max_df_ratio*n + .5); most = min(s.max_df_cnt, most) if s.max_df_cnt > 0 else most
+    length = np.repeat(np.arange(len(levels)), [l.count for l in levels])
+    ids = np.concatenate([np.arange(l.count) for l in levels])
+    seen = np.concatenate(df)
+    least = max(s.min_df_cnt, int(s.min_df_ratio * n + 0.5), 1)
+    most = int(s.max_df_ratio * n + 0.5)
+    most = min(s.max_df_cnt, most) if s.max_df_cnt > 0 else most
     keep = (seen >= least) & (seen <= most)
-    order = np.flatnonzero(keep)[np.lexsort((np.concatenate(_ranks(words, levels))[keep], length[keep], seen[keep]))]
-    if 0 < s.max_feature < order.size: order = order[-s.max_feature:] if s.keep_frequent_feature else order[:s.max_feature]
-    if not order.size: refuse(f"no term is left of {int((seen > 0).sum()):,}", mend="Lower min_df, raise max_df, or look at the texts: they may be empty")
+    order = np.flatnonzero(keep)[
+        np.lexsort(
+            (np.concatenate(_ranks(words, levels))[keep], length[keep], seen[keep])
+        )
+    ]
+    if 0 < s.max_feature < order.size:
+        order = (
+            order[-s.max_feature :]
+            if s.keep_frequent_feature
+            else order[: s.max_feature]
+        )
+    if not order.size:
+        refuse(
+            f"no term is left of {int((seen > 0).sum()):,}",
+            mend="Lower min_df, raise max_df, or look at the texts: they may be empty",
+        )
     return length[order], ids[order], seen[order]
 
 # %% ../../nbs/ranking/15_text.ipynb #Terms
 @dataclass
 class Terms:
     "A fitted part: what is needed to count its terms in any text."
-    settings:NGrams
-    words:list  # (words,) strings in order; empty for characters
-    levels:list  # one Numbers for each length
-    columns:list  # (numbers,) int32 for each length: column of a term, -1: only the beginning of one
-    idf:np.ndarray  # (terms,) float32
-    def __post_init__(self): self.index = {w: i for i, w in enumerate(self.words)}
+
+    settings: NGrams
+    words: list  # (words,) strings in order; empty for characters
+    levels: list  # one Numbers for each length
+    # (numbers,) int32 for each length: column of a term, -1: only the beginning of one
+    columns: list
+    idf: np.ndarray  # (terms,) float32
+
+    def __post_init__(self):
+        self.index = {w: i for i, w in enumerate(self.words)}
 
 # %% ../../nbs/ranking/15_text.ipynb #fit_terms
 def fit_terms(
     texts,  # (n,) strings
-    s:NGrams,  # settings
-)->Terms:
+    s: NGrams,  # settings
+) -> Terms:
     "Find the terms of a part and their weights."
-    words, levels, df = _frequencies(texts, s); length, ids, seen = _chosen(words, levels, df, len(texts), s)
+    words, levels, df = _frequencies(texts, s)
+    length, ids, seen = _chosen(words, levels, df, len(texts), s)
     columns = [np.full(l.count, -1, np.int32) for l in levels]
-    for n, c in enumerate(columns): at = length == n; c[ids[at]] = np.flatnonzero(at)
+    for n, c in enumerate(columns):
+        at = length == n
+        c[ids[at]] = np.flatnonzero(at)
     needed = [c >= 0 for c in columns]
-    for n in range(len(levels) - 1, 0, -1): needed[n - 1][levels[n].keys[needed[n]] >> _BITS] = True
-    tails = [l.keys[k] & (1 << _BITS) - 1 for l, k in zip(levels, needed)]; heads = [l.keys[k] >> _BITS for l, k in zip(levels, needed)]
+    for n in range(len(levels) - 1, 0, -1):
+        needed[n - 1][levels[n].keys[needed[n]] >> _BITS] = True
+    tails = [l.keys[k] & (1 << _BITS) - 1 for l, k in zip(levels, needed)]
+    heads = [l.keys[k] >> _BITS for l, k in zip(levels, needed)]
     if words:
-        used = np.unique(np.concatenate(tails)); used = used[np.argsort(np.array(words, dtype=object)[used])]
-        token = np.empty(len(words), np.int64); token[used] = np.arange(used.size); tails, words = [token[t] for t in tails], [words[i] for i in used]
-    new = [np.cumsum(k) - 1 for k in needed]; kept = [Numbers(t if n == 0 else new[n - 1][h] << _BITS | t) for n, (h, t) in enumerate(zip(heads, tails))]
-    idf = np.maximum(np.log((len(texts)/(seen + s.smooth_idf)).astype(np.float32)), 0) + np.float32(s.add_one_idf)
-    return Terms(s, words, kept, [c[k] for c, k in zip(columns, needed)], idf.astype(np.float32))
+        used = np.unique(np.concatenate(tails))
+        used = used[np.argsort(np.array(words, dtype=object)[used])]
+        token = np.empty(len(words), np.int64)
+        token[used] = np.arange(used.size)
+        tails, words = [token[t] for t in tails], [words[i] for i in used]
+    new = [np.cumsum(k) - 1 for k in needed]
+    kept = [
+        Numbers(t if n == 0 else new[n - 1][h] << _BITS | t)
+        for n, (h, t) in enumerate(zip(heads, tails))
+    ]
+    idf = np.maximum(
+        np.log((len(texts) / (seen + s.smooth_idf)).astype(np.float32)), 0
+    ) + np.float32(s.add_one_idf)
+    return Terms(
+        s, words, kept, [c[k] for c, k in zip(columns, needed)], idf.astype(np.float32)
+    )
 
 # %% ../../nbs/ranking/15_text.ipynb #term_names
 def term_names(
-    part:Terms,
-)->list:  # (terms,) strings in the order of the columns
+    part: Terms,
+) -> list:  # (terms,) strings in the order of the columns
     "What each column counts."
-    names, found, between = [], [""]*part.idf.size, " " if part.words else ""
+    names, found, between = [], [""] * part.idf.size, " " if part.words else ""
     for n, (level, column) in enumerate(zip(part.levels, part.columns)):
-        tails = [part.words[t] if part.words else chr(t) for t in (level.keys & (1 << _BITS) - 1).tolist()]
-        names = tails if n == 0 else [names[h] + between + t for h, t in zip((level.keys >> _BITS).tolist(), tails)]
+        tails = [
+            part.words[t] if part.words else chr(t)
+            for t in (level.keys & (1 << _BITS) - 1).tolist()
+        ]
+        names = (
+            tails
+            if n == 0
+            else [
+                names[h] + between + t
+                for h, t in zip((level.keys >> _BITS).tolist(), tails)
+            ]
+        )
         for name, c in zip(names, column.tolist()):
-            if c >= 0: found[c] = name
+            if c >= 0:
+                found[c] = name
     return found
 
 # %% ../../nbs/ranking/15_text.ipynb #normalised
 _LITTLE = np.finfo(np.float32).eps  # a row whose sum is below it keeps its length
 
+
 def normalised(
-    X:sp.csr_matrix,  # (n, d) non-negative
-    norm:str,  # "l1" or "l2"
-)->sp.csr_matrix:  # (n, d)
+    X: sp.csr_matrix,  # (n, d) non-negative
+    norm: str,  # "l1" or "l2"
+) -> sp.csr_matrix:  # (n, d)
     "Rows of sum or length 1."
-    total = np.asarray((X if norm == "l1" else X.multiply(X)).sum(1, dtype=np.float64)).ravel()
-    return scale_rows(X, 1/np.where(total < _LITTLE, 1, total if norm == "l1" else np.sqrt(total)))
+    total = np.asarray(
+        (X if norm == "l1" else X.multiply(X)).sum(1, dtype=np.float64)
+    ).ravel()
+    return scale_rows(
+        X, 1 / np.where(total < _LITTLE, 1, total if norm == "l1" else np.sqrt(total))
+    )
+
 
 def count_terms(
-    part:Terms,
+    part: Terms,
     texts,  # (n,) strings
-)->sp.csr_matrix:  # (n, terms) float32 counts
+) -> sp.csr_matrix:  # (n, terms) float32 counts
     "How often each term stands in each text."
-    s, rows = part.settings, []; whole = s.analyzer == "char_wb" and s.consistent
+    s, rows = part.settings, []
+    whole = s.analyzer == "char_wb" and s.consistent
     for _, batch in _batches(texts):
-        tokens, lengths, segment = _segments(batch, s, part.index); document = np.repeat(segment, lengths); where, which = [], []
+        tokens, lengths, segment = _segments(batch, s, part.index)
+        document = np.repeat(segment, lengths)
+        where, which = [], []
         for n, at, ids in _grams(part.levels, tokens, lengths, s, whole):
-            column = part.columns[n][ids]; known = column >= 0; where.append(document[at[known]]); which.append(column[known])
+            column = part.columns[n][ids]
+            known = column >= 0
+            where.append(document[at[known]])
+            which.append(column[known])
         where, which = np.concatenate(where), np.concatenate(which)
-        rows.append(sp.csr_matrix((np.ones(where.size, np.float32), (where, which)), shape=(len(batch), part.idf.size)))
+        rows.append(
+            sp.csr_matrix(
+                (np.ones(where.size, np.float32), (where, which)),
+                shape=(len(batch), part.idf.size),
+            )
+        )
     return vstack(rows) if rows else sp.csr_matrix((0, part.idf.size), dtype=np.float32)
 
 # %% ../../nbs/ranking/15_text.ipynb #weigh
-def weigh(part:Terms, texts)->sp.csr_matrix:  # (n, terms)
+def weigh(part: Terms, texts) -> sp.csr_matrix:  # (n, terms)
     "TF-IDF of one part."
     s, X = part.settings, count_terms(part, texts)
-    if s.binary: X.data[:] = 1
-    if s.sublinear_tf: X.data = np.log(X.data) + 1
-    if s.use_idf: X.data *= part.idf[X.indices]; X.eliminate_zeros()
+    if s.binary:
+        X.data[:] = 1
+    if s.sublinear_tf:
+        X.data = np.log(X.data) + 1
+    if s.use_idf:
+        X.data *= part.idf[X.indices]
+        X.eliminate_zeros()
     return normalised(X, s.norm)
 
 # %% ../../nbs/ranking/15_text.ipynb #_configured
-_SKLEARN = {"sklearntfidf": (TfidfVectorizer, {"strip_accents": "unicode", "ngram_range": (1, 1)}),
-            "sklearnhashing": (HashingVectorizer, {"strip_accents": "unicode", "ngram_range": (1, 2), "n_features": 2**20})}
+_SKLEARN = {
+    "sklearntfidf": (
+        TfidfVectorizer,
+        {"strip_accents": "unicode", "ngram_range": (1, 1)},
+    ),
+    "sklearnhashing": (
+        HashingVectorizer,
+        {"strip_accents": "unicode", "ngram_range": (1, 2), "n_features": 2**20},
+    ),
+}
 _ALIASES = {"hashing": "sklearnhashing", "sklearn": "sklearntfidf"}
 _IGNORED = {"threads", "buffer_size"}  # settings of libpecos that change no result
-_DERIVED = {"min_ngram", "max_ngram", "max_length", "norm_p", "tok_type"}  # what libpecos adds to a part when it saves, from the other settings
+# what libpecos adds to a part when it saves, from the other settings
+_DERIVED = {"min_ngram", "max_ngram", "max_length", "norm_p", "tok_type"}
+
 
 def _configured(config):
     "A configuration as a dictionary of type and kwargs."
     if isinstance(config, (str, Path)):
-        text = Path(config).read_text(encoding="utf-8") if not str(config).lstrip().startswith("{") else config
-        try: config = json.loads(text)
-        except json.JSONDecodeError as e: refuse("the configuration of the vectorizer is no JSON", [e])
-    if not isinstance(config, dict) or set(config) - {"type", "kwargs"} or "type" not in config: refuse("a configuration has a type and kwargs", [config], 'For example {"type": "tfidf", "kwargs": {"ngram_range": [1, 2]}}')
+        text = (
+            Path(config).read_text(encoding="utf-8")
+            if not str(config).lstrip().startswith("{")
+            else config
+        )
+        try:
+            config = json.loads(text)
+        except json.JSONDecodeError as e:
+            refuse("the configuration of the vectorizer is no JSON", [e])
+    if (
+        not isinstance(config, dict)
+        or set(config) - {"type", "kwargs"}
+        or "type" not in config
+    ):
+        refuse(
+            "a configuration has a type and kwargs",
+            [config],
+            'For example {"type": "tfidf", "kwargs": {"ngram_range": [1, 2]}}',
+        )
     kind = _ALIASES.get(config["type"], config["type"])
-    if kind not in ("tfidf", *_SKLEARN): refuse("unknown type of vectorizer", [config["type"]], f"Choose one of {', '.join(('tfidf', *_SKLEARN))}")
-    try: return json.loads(json.dumps({"type": kind, "kwargs": config.get("kwargs", {})}))
-    except TypeError as e: refuse("settings must be plain values, as JSON has them", [e], "Functions could not be saved without code")
+    if kind not in ("tfidf", *_SKLEARN):
+        refuse(
+            "unknown type of vectorizer",
+            [config["type"]],
+            f"Choose one of {', '.join(('tfidf', *_SKLEARN))}",
+        )
+    try:
+        return json.loads(
+            json.dumps({"type": kind, "kwargs": config.get("kwargs", {})})
+        )
+    except TypeError as e:
+        refuse(
+            "settings must be plain values, as JSON has them",
+            [e],
+            "Functions could not be saved without code",
+        )
+
 
 def _settings(kwargs):
     "NGrams of each part, and the norm of the whole row; None: it is left as it is."
-    parts = kwargs.get("base_vect_configs", [{k: v for k, v in kwargs.items() if k not in _IGNORED}]); known = {f.name for f in fields(NGrams)}
-    outer = set(kwargs) - {"base_vect_configs", "norm_p"} - _IGNORED if "base_vect_configs" in kwargs else set()
-    if unknown := sorted(outer | {k for p in parts for k in p if k not in known | _IGNORED}): refuse("unknown settings", unknown, f"There are: {', '.join(sorted(known))}")
+    parts = kwargs.get(
+        "base_vect_configs", [{k: v for k, v in kwargs.items() if k not in _IGNORED}]
+    )
+    known = {f.name for f in fields(NGrams)}
+    outer = (
+        set(kwargs) - {"base_vect_configs", "norm_p"} - _IGNORED
+        if "base_vect_configs" in kwargs
+        else set()
+    )
+    if unknown := sorted(
+        outer | {k for p in parts for k in p if k not in known | _IGNORED}
+    ):
+        refuse("unknown settings", unknown, f"There are: {', '.join(sorted(known))}")
     norm = kwargs.get("norm_p", 2) if "base_vect_configs" in kwargs else None
-    if norm not in (None, 1, 2): refuse("norm_p must be 1 or 2", [norm])
-    return [NGrams(**{k: v for k, v in p.items() if k not in _IGNORED}) for p in parts], norm and f"l{norm}"
+    if norm not in (None, 1, 2):
+        refuse("norm_p must be 1 or 2", [norm])
+    return [
+        NGrams(**{k: v for k, v in p.items() if k not in _IGNORED}) for p in parts
+    ], norm and f"l{norm}"
 
 # %% ../../nbs/ranking/15_text.ipynb #_texts
 def _texts(texts):
     "A list of strings, or a refusal."
-    if isinstance(texts, str): refuse("one string is no list of texts", [repr(texts[:40])], "Pass [text]")
+    if isinstance(texts, str):
+        refuse("one string is no list of texts", [repr(texts[:40])], "Pass [text]")
     texts = list(texts)
-    if bad := [i for i, t in enumerate(texts) if not isinstance(t, str)]: refuse(f"{len(bad):,} of {len(texts):,} texts are no strings, in rows", bad, "Replace what is missing by an empty string")
+    if bad := [i for i, t in enumerate(texts) if not isinstance(t, str)]:
+        refuse(
+            f"{len(bad):,} of {len(texts):,} texts are no strings, in rows",
+            bad,
+            "Replace what is missing by an empty string",
+        )
     return texts
+
 
 def _sklearn(kind, kwargs):
     "scikit-learn's vectorizer with libpecos' defaults."
-    make, defaults = _SKLEARN[kind]; kwargs = {k: tuple(v) if k == "ngram_range" else v for k, v in (defaults | kwargs).items()}
-    if unknown := sorted(set(kwargs) - set(make().get_params())): refuse(f"unknown settings of {make.__name__}", unknown)
+    make, defaults = _SKLEARN[kind]
+    kwargs = {
+        k: tuple(v) if k == "ngram_range" else v for k, v in (defaults | kwargs).items()
+    }
+    if unknown := sorted(set(kwargs) - set(make().get_params())):
+        refuse(f"unknown settings of {make.__name__}", unknown)
     return make(**kwargs | {"dtype": np.float32})
 
 # %% ../../nbs/ranking/15_text.ipynb #2e750755
-WORDS_AND_PIECES = {"type": "tfidf", "kwargs": {"norm_p": 2, "base_vect_configs": [
-    {"analyzer": "word", "ngram_range": [1, 2], "min_df_cnt": 2, "smooth_idf": False, "add_one_idf": True, "sublinear_tf": True, "lowercase": True, "strip_accents": True, "pattern": r"\w+"},
-    {"analyzer": "char_wb", "ngram_range": [5, 5], "min_df_cnt": 2, "max_feature": 500_000, "smooth_idf": False, "add_one_idf": True, "sublinear_tf": True, "lowercase": True, "strip_accents": True,
-     "pattern": r"\w+", "consistent": True}]}}  # our default: words, pairs of words, and pieces of five letters
+# our default: words, pairs of words, and pieces of five letters
+WORDS_AND_PIECES = {
+    "type": "tfidf",
+    "kwargs": {
+        "norm_p": 2,
+        "base_vect_configs": [
+            {
+                "analyzer": "word",
+                "ngram_range": [1, 2],
+                "min_df_cnt": 2,
+                "smooth_idf": False,
+                "add_one_idf": True,
+                "sublinear_tf": True,
+                "lowercase": True,
+                "strip_accents": True,
+                "pattern": r"\w+",
+            },
+            {
+                "analyzer": "char_wb",
+                "ngram_range": [5, 5],
+                "min_df_cnt": 2,
+                "max_feature": 500_000,
+                "smooth_idf": False,
+                "add_one_idf": True,
+                "sublinear_tf": True,
+                "lowercase": True,
+                "strip_accents": True,
+                "pattern": r"\w+",
+                "consistent": True,
+            },
+        ],
+    },
+}
 
 # %% ../../nbs/ranking/15_text.ipynb #Vectorizer
 class Vectorizer:
-    "Texts to rows of features (TF-IDF, hashing), saved without a line of code in the file."
+    """Texts to rows of features (TF-IDF, hashing), saved without a line of code in the
+    file.
+    """
+
     def __init__(
         self,
         config=None,  # dict, JSON or path of a JSON file; None: WORDS_AND_PIECES
     ):
-        self.config = _configured(WORDS_AND_PIECES if config is None else config); self.kind, self.parts = self.config["type"], None
-        if self.kind == "tfidf": self.settings, self.norm = _settings(self.config["kwargs"])
-        else: self.model = _sklearn(self.kind, self.config["kwargs"])
-    def __repr__(self): return f"Vectorizer({self.kind}, {'not fitted' if self.parts is None else f'{self.features:,} features'})"
-    def fit(self, texts)->"Vectorizer":
+        self.config = _configured(WORDS_AND_PIECES if config is None else config)
+        self.kind, self.parts = self.config["type"], None
+        if self.kind == "tfidf":
+            self.settings, self.norm = _settings(self.config["kwargs"])
+        else:
+            self.model = _sklearn(self.kind, self.config["kwargs"])
+
+    def __repr__(self):
+        return (
+            f"Vectorizer({self.kind},"
+            f" {'not fitted' if self.parts is None else f'{self.features:,} features'})"
+        )
+
+    def fit(self, texts) -> "Vectorizer":
         "Learn terms and weights."
         texts = _texts(texts)
-        if self.kind == "tfidf": self.parts = [fit_terms(texts, s) for s in self.settings]; return self
-        try: self.model.fit(texts)
-        except ValueError as e: refuse("scikit-learn found no terms", [e])
-        self.parts = [self.model]; return self
+        if self.kind == "tfidf":
+            self.parts = [fit_terms(texts, s) for s in self.settings]
+            return self
+        try:
+            self.model.fit(texts)
+        except ValueError as e:
+            refuse("scikit-learn found no terms", [e])
+        self.parts = [self.model]
+        return self
+
     def transform(self, texts):  # (n, features) csr_matrix float32
         "Rows of features; a text without a known term is a row of zeros."
-        if self.parts is None: refuse("the vectorizer has not seen any text", mend="Call fit first, or load one")
+        if self.parts is None:
+            refuse(
+                "the vectorizer has not seen any text",
+                mend="Call fit first, or load one",
+            )
         texts = _texts(texts)
-        if self.kind != "tfidf": return as_features(self.model.transform(texts))
+        if self.kind != "tfidf":
+            return as_features(self.model.transform(texts))
         X = hstack([weigh(p, texts) for p in self.parts])
         return as_features(X if self.norm is None else normalised(X, self.norm))
-    def fit_transform(self, texts): texts = _texts(texts); return self.fit(texts).transform(texts)
+
+    def fit_transform(self, texts):
+        texts = _texts(texts)
+        return self.fit(texts).transform(texts)
+
     @property
-    def features(self)->int: return sum(p.idf.size for p in self.parts) if self.kind == "tfidf" else len(self.model.vocabulary_) if self.kind == "sklearntfidf" else self.model.n_features
+    def features(self) -> int:
+        return (
+            sum(p.idf.size for p in self.parts)
+            if self.kind == "tfidf"
+            else (
+                len(self.model.vocabulary_)
+                if self.kind == "sklearntfidf"
+                else self.model.n_features
+            )
+        )
+
     @property
-    def names(self)->list: return _names(self)
-    def save(self, folder): _save(self, folder)
+    def names(self) -> list:
+        return _names(self)
+
+    def save(self, folder):
+        _save(self, folder)
+
     @classmethod
-    def load(cls, folder)->"Vectorizer": return _load(folder)
+    def load(cls, folder) -> "Vectorizer":
+        return _load(folder)
 
 # %% ../../nbs/ranking/15_text.ipynb #_names
 def _names(v):
     "What each column counts; hashing has forgotten it."
-    if v.kind == "tfidf": return [n for p in v.parts for n in term_names(p)]
-    if v.kind == "sklearnhashing": refuse("a hashing vectorizer keeps no names", mend="Use tfidf where columns must be explained")
+    if v.kind == "tfidf":
+        return [n for p in v.parts for n in term_names(p)]
+    if v.kind == "sklearnhashing":
+        refuse(
+            "a hashing vectorizer keeps no names",
+            mend="Use tfidf where columns must be explained",
+        )
     return v.model.get_feature_names_out().tolist()
 
 # %% ../../nbs/ranking/15_text.ipynb #_write
 def _write(path, value):
     "JSON or npy, whole or absent."
     with atomic(path) as tmp, open(tmp, "wb") as f:
-        if isinstance(value, np.ndarray): np.save(f, value, allow_pickle=False)
-        else: f.write(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        if isinstance(value, np.ndarray):
+            np.save(f, value, allow_pickle=False)
+        else:
+            f.write(
+                json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            )
+
 
 def _save(v, folder):
     "A fitted vectorizer as a folder."
-    if v.parts is None: refuse("the vectorizer has not seen any text", mend="Call fit before save")
+    if v.parts is None:
+        refuse("the vectorizer has not seen any text", mend="Call fit before save")
     folder, sizes = Path(folder), []
     if v.kind == "tfidf":
         for i, p in enumerate(v.parts):
-            _write(folder/f"words{i}.json", p.words); _write(folder/f"idf{i}.npy", p.idf); sizes.append([l.count for l in p.levels])
-            _write(folder/f"keys{i}.npy", np.concatenate([l.keys for l in p.levels])); _write(folder/f"columns{i}.npy", np.concatenate(p.columns))
+            _write(folder / f"words{i}.json", p.words)
+            _write(folder / f"idf{i}.npy", p.idf)
+            sizes.append([l.count for l in p.levels])
+            _write(folder / f"keys{i}.npy", np.concatenate([l.keys for l in p.levels]))
+            _write(folder / f"columns{i}.npy", np.concatenate(p.columns))
     elif v.kind == "sklearntfidf":
-        _write(folder/"terms.json", v.model.get_feature_names_out().tolist())
-        if v.model.use_idf: _write(folder/"idf.npy", v.model.idf_)
-    _write(folder/"vectorizer.json", {"class": "forecastlab.ranking.text.Vectorizer", "version": 1, "config": v.config, "sizes": sizes})
+        _write(folder / "terms.json", v.model.get_feature_names_out().tolist())
+        if v.model.use_idf:
+            _write(folder / "idf.npy", v.model.idf_)
+    _write(
+        folder / "vectorizer.json",
+        {
+            "class": "forecastlab.ranking.text.Vectorizer",
+            "version": 1,
+            "config": v.config,
+            "sizes": sizes,
+        },
+    )
 
 # %% ../../nbs/ranking/15_text.ipynb #_read
 def _read(folder, name):
     "One file of the folder."
     try:
-        if name.endswith(".npy"): return np.load(folder/name, allow_pickle=False)
-        return json.loads((folder/name).read_bytes().decode("utf-8", "surrogatepass"))
-    except Exception as e: refuse(f"{folder/name} cannot be read", [f"{type(e).__name__}: {e}"], "The folder is incomplete or damaged: save the vectorizer again")
+        if name.endswith(".npy"):
+            return np.load(folder / name, allow_pickle=False)
+        return json.loads((folder / name).read_bytes().decode("utf-8", "surrogatepass"))
+    except Exception as e:
+        refuse(
+            f"{folder / name} cannot be read",
+            [f"{type(e).__name__}: {e}"],
+            "The folder is incomplete or damaged: save the vectorizer again",
+        )
+
 
 def _load(folder):
     "The vectorizer of a folder."
     folder = Path(folder)
-    if not (folder/"vectorizer.json").is_file():
-        if (folder/"config.json").is_file(): return _load_libpecos(folder)
-        refuse("there is no vectorizer in this folder", [folder], kind=FileNotFoundError)
-    head = _read(folder, "vectorizer.json"); v = Vectorizer(head["config"]); v.parts = []
+    if not (folder / "vectorizer.json").is_file():
+        if (folder / "config.json").is_file():
+            return _load_libpecos(folder)
+        refuse(
+            "there is no vectorizer in this folder", [folder], kind=FileNotFoundError
+        )
+    head = _read(folder, "vectorizer.json")
+    v = Vectorizer(head["config"])
+    v.parts = []
     if v.kind == "tfidf":
         for i, (s, size) in enumerate(zip(v.settings, head["sizes"])):
-            keys, columns, idf, cut = _read(folder, f"keys{i}.npy"), _read(folder, f"columns{i}.npy"), _read(folder, f"idf{i}.npy"), np.cumsum(size)[:-1]
-            if keys.size != sum(size) or columns.size != sum(size) or columns.max(initial=-1) >= idf.size: refuse(f"{folder} does not fit together", mend="Save the vectorizer again")
-            v.parts.append(Terms(s, _read(folder, f"words{i}.json"), [Numbers(k) for k in np.split(keys, cut)], np.split(columns, cut), idf))
+            keys, columns, idf, cut = (
+                _read(folder, f"keys{i}.npy"),
+                _read(folder, f"columns{i}.npy"),
+                _read(folder, f"idf{i}.npy"),
+                np.cumsum(size)[:-1],
+            )
+            if (
+                keys.size != sum(size)
+                or columns.size != sum(size)
+                or columns.max(initial=-1) >= idf.size
+            ):
+                refuse(
+                    f"{folder} does not fit together", mend="Save the vectorizer again"
+                )
+            v.parts.append(
+                Terms(
+                    s,
+                    _read(folder, f"words{i}.json"),
+                    [Numbers(k) for k in np.split(keys, cut)],
+                    np.split(columns, cut),
+                    idf,
+                )
+            )
     elif v.kind == "sklearntfidf":
         v.model.set_params(vocabulary=_read(folder, "terms.json"))
-        if v.model.use_idf: v.model.idf_ = _read(folder, "idf.npy")
-        else: v.model.fit([""])
+        if v.model.use_idf:
+            v.model.idf_ = _read(folder, "idf.npy")
+        else:
+            v.model.fit([""])
         v.parts = [v.model]
-    else: v.parts = [v.model]
+    else:
+        v.parts = [v.model]
     return v
 
 # %% ../../nbs/ranking/15_text.ipynb #_load_libpecos
 def _load_libpecos(folder):
     "A `tfidf` vectorizer that libpecos saved."
-    config = _read(folder, "config.json"); kind = _ALIASES.get(config.get("type"), config.get("type"))
-    if kind != "tfidf": refuse(f"{folder} holds a pickle, which could run any code", [kind], "Fit a Vectorizer with the same configuration, and save that")
+    config = _read(folder, "config.json")
+    kind = _ALIASES.get(config.get("type"), config.get("type"))
+    if kind != "tfidf":
+        refuse(
+            f"{folder} holds a pickle, which could run any code",
+            [kind],
+            "Fit a Vectorizer with the same configuration, and save that",
+        )
     for part in config["kwargs"].get("base_vect_configs", [config["kwargs"]]):
-        for name in _DERIVED: part.pop(name, None)
-    v = Vectorizer(config); v.parts = [_libpecos_part(folder/f"{i}.base", s) for i, s in enumerate(v.settings)]
+        for name in _DERIVED:
+            part.pop(name, None)
+    v = Vectorizer(config)
+    v.parts = [
+        _libpecos_part(folder / f"{i}.base", s) for i, s in enumerate(v.settings)
+    ]
     return v
 
 # %% ../../nbs/ranking/15_text.ipynb #_libpecos_part
 def _libpecos_part(folder, s):
     "Terms from libpecos' lists of tokens and of n-grams."
     try:
-        count, *lines = (folder/"tokenizer"/"vocab.txt").read_bytes().decode().removesuffix("\n").split("\n")
-        names = dict(l.split("\t", 1)[::-1] for l in lines); tokens = {int(i): w for w, i in names.items()}
-        rows = [l.split("\t") for l in (folder/"vectorizer"/"tfidf-model.txt").read_text().splitlines()[1:]]
-        if len(tokens) != int(count): raise ValueError(f"{len(tokens)} of {count} tokens; a token may hold a line break")
+        count, *lines = (
+            (folder / "tokenizer" / "vocab.txt")
+            .read_bytes()
+            .decode()
+            .removesuffix("\n")
+            .split("\n")
+        )
+        names = dict(l.split("\t", 1)[::-1] for l in lines)
+        tokens = {int(i): w for w, i in names.items()}
+        rows = [
+            l.split("\t")
+            for l in (
+                (folder / "vectorizer" / "tfidf-model.txt").read_text().splitlines()[1:]
+            )
+        ]
+        if len(tokens) != int(count):
+            raise ValueError(
+                f"{len(tokens)} of {count} tokens; a token may hold a line break"
+            )
         words = [tokens[i] for i in range(len(tokens))] if s.analyzer == "word" else []
-        token = np.arange(len(tokens)) if words else np.array([ord(tokens[i]) for i in range(len(tokens))]); levels = [Numbers() for _ in range(max(s.ngram_range[1], max(int(r[2]) for r in rows)))]
-        idf, columns = np.empty(len(rows), np.float32), [np.empty(0, np.int32) for _ in levels]; idf[[int(r[0]) for r in rows]] = [float(r[1]) for r in rows]
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as e: refuse(f"{folder} is no vectorizer of libpecos", [f"{type(e).__name__}: {e}"], "It may be cut off: save it again")
+        token = (
+            np.arange(len(tokens))
+            if words
+            else np.array([ord(tokens[i]) for i in range(len(tokens))])
+        )
+        levels = [
+            Numbers()
+            for _ in range(max(s.ngram_range[1], max(int(r[2]) for r in rows)))
+        ]
+        idf, columns = (
+            np.empty(len(rows), np.float32),
+            [np.empty(0, np.int32) for _ in levels],
+        )
+        idf[[int(r[0]) for r in rows]] = [float(r[1]) for r in rows]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
+        refuse(
+            f"{folder} is no vectorizer of libpecos",
+            [f"{type(e).__name__}: {e}"],
+            "It may be cut off: save it again",
+        )
     for n in range(1, len(levels) + 1):
-        of = [r for r in rows if int(r[2]) == n]; grams = token[np.array([r[3].split(" ") for r in of], np.int64).reshape(len(of), n)]; ids = np.zeros(len(of), np.int64)
-        for level, t in zip(levels, grams.T): ids = level(ids << _BITS | t, True).astype(np.int64)
+        of = [r for r in rows if int(r[2]) == n]
+        grams = token[
+            np.array([r[3].split(" ") for r in of], np.int64).reshape(len(of), n)
+        ]
+        ids = np.zeros(len(of), np.int64)
+        for level, t in zip(levels, grams.T):
+            ids = level(ids << _BITS | t, True).astype(np.int64)
         columns[n - 1] = ids, np.array([int(r[0]) for r in of], np.int32)
     placed = [np.full(l.count, -1, np.int32) for l in levels]
-    for c, (ids, column) in zip(placed, columns): c[ids] = column
+    for c, (ids, column) in zip(placed, columns):
+        c[ids] = column
     return Terms(s, words, levels, placed, idf)

@@ -6,7 +6,8 @@
 __all__ = ['active', 'negatives_of', 'XRLinear']
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #64925cee
-import json, math
+import json
+import math
 from copy import copy
 from numbers import Real
 from pathlib import Path
@@ -15,75 +16,125 @@ from scipy import sparse
 from ..core.basics import atomic_folder, refuse
 from .beam import POSTS, Query, beam_search, score_selected
 from .chunks import Chunks
-from .index import label_chain, make_chain, matching_chain, relevance_chain
+from .index import label_chain, make_chain, matching_chain
+from .index import relevance_chain
 from .linear import LinearSettings, train_layer
-from .sparse import as_features, as_labels, binary, load_matrix, save_matrix
+from .sparse import as_features, as_labels, binary, load_matrix
+from .sparse import save_matrix
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #active
 def active(
-    kinds:str,  # "tfn", "man", "usn" or several joined by "+"
+    kinds: str,  # "tfn", "man", "usn" or several joined by "+"
     truth,  # (instance, parent) Y of the layer above; None: not known
-    sent,  # (instance, parent) what the trained layers predict; None: there are none above
+    # (instance, parent) what the trained layers predict; None: there are none above
+    sent,
     given,  # (instance, parent) the user's; None
-    shape:tuple,  # of the answer
+    shape: tuple,  # of the answer
 ):  # csc, its pattern says who is active
     "The active instances of every parent: M of PECOS, section 3.3."
     parts = {"tfn": truth, "man": sent, "usn": given}
     M = sparse.csc_matrix(shape, dtype=np.float32)
     for kind in kinds.split("+"):
-        if parts[kind] is not None: M = M + binary(parts[kind].tocsc())
+        if parts[kind] is not None:
+            M = M + binary(parts[kind].tocsc())
     M.sort_indices()
     return M
 
+
 def negatives_of(
     kinds,  # one string, or one for each layer
-    depth:int,  # layers
-)->list:  # a string for each layer
+    depth: int,  # layers
+) -> list:  # a string for each layer
     "Check the negatives' names, and repeat them for every layer."
-    kinds = [kinds.lower()]*depth if isinstance(kinds, str) else [str(k).lower() for k in kinds]
-    if len(kinds) != depth: refuse(f"negatives has {len(kinds)} entries for a tree of {depth} layers", mend="Give one string, or one for each layer")
+    kinds = (
+        [kinds.lower()] * depth
+        if isinstance(kinds, str)
+        else [str(k).lower() for k in kinds]
+    )
+    if len(kinds) != depth:
+        refuse(
+            f"negatives has {len(kinds)} entries for a tree of {depth} layers",
+            mend="Give one string, or one for each layer",
+        )
     bad = [k for k in kinds if not set(k.split("+")) <= {"tfn", "man", "usn"}]
-    if bad: refuse("unknown negatives", bad, "Join tfn, man and usn with +")
+    if bad:
+        refuse("unknown negatives", bad, "Join tfn, man and usn with +")
     return kinds
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_whole
 def _whole(name, given):
     "Numbers as a list of int; refuse what is not whole or below 1."
     numbers = list(given) if np.ndim(given) else [given]
-    bad = [n for n in numbers if isinstance(n, bool) or not isinstance(n, Real) or not float(n).is_integer() or n < 1]
-    if bad: refuse(f"{name} must be a whole number, at least 1", bad)
+    bad = [
+        n
+        for n in numbers
+        if isinstance(n, bool)
+        or not isinstance(n, Real)
+        or not float(n).is_integer()
+        or n < 1
+    ]
+    if bad:
+        refuse(f"{name} must be a whole number, at least 1", bad)
     return [int(n) for n in numbers]
+
 
 def _beams(beam, depth):
     "Nodes kept in every layer but the last."
-    widths = _whole("beam", beam)*(1 if np.ndim(beam) else depth - 1)
-    if len(widths) != depth - 1: refuse(f"{len(widths)} beams for a tree of {depth} layers", mend="Give one number, or one for each layer but the last")
+    widths = _whole("beam", beam) * (1 if np.ndim(beam) else depth - 1)
+    if len(widths) != depth - 1:
+        refuse(
+            f"{len(widths)} beams for a tree of {depth} layers",
+            mend="Give one number, or one for each layer but the last",
+        )
     return widths
+
 
 def _posts(post, depth):
     "The name of each layer's post-processor, checked."
-    posts = list(post) if isinstance(post, (list, tuple)) else [post]*depth
-    if len(posts) != depth: refuse(f"{len(posts)} post-processors for a tree of {depth} layers", mend="Give one name, or one for each layer")
+    posts = list(post) if isinstance(post, (list, tuple)) else [post] * depth
+    if len(posts) != depth:
+        refuse(
+            f"{len(posts)} post-processors for a tree of {depth} layers",
+            mend="Give one name, or one for each layer",
+        )
     return [_one_post(p) for p in posts]
+
 
 def _one_post(post):
     "The name of the post-processor, checked, where one serves all layers."
-    if isinstance(post, list): refuse("this model has a post-processor for each layer", post, "Give one name: post=...")
-    if not isinstance(post, (str, bool, type(None))) or post not in POSTS: refuse("unknown post-processor", [post], f"Choose one of {', '.join(p for p in POSTS if isinstance(p, str))}")
+    if isinstance(post, list):
+        refuse(
+            "this model has a post-processor for each layer",
+            post,
+            "Give one name: post=...",
+        )
+    if not isinstance(post, (str, bool, type(None))) or post not in POSTS:
+        refuse(
+            "unknown post-processor",
+            [post],
+            f"Choose one of {', '.join(p for p in POSTS if isinstance(p, str))}",
+        )
     return post
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #XRLinear
 class XRLinear:
     "A tree of linear rankers with beam search (PECOS, section 4)."
+
     def __init__(
         self,
-        layers:list,  # Chunks of every layer, top first
-        beam=10,  # nodes kept in a layer on the way down; one number or one for each layer but the last
-        k:int=20,  # labels returned
-        post="l3-hinge",  # what turns a margin into a score; one name, or one for each layer
+        layers: list,  # Chunks of every layer, top first
+        # nodes kept in a layer on the way down; one number or one for each layer but
+        # the last
+        beam=10,
+        k: int = 20,  # labels returned
+        # what turns a margin into a score; one name, or one for each layer
+        post="l3-hinge",
     ):
         self.layers, self.k = list(layers), _whole("k", k)[0]
-        self.beam, posts = _beams(beam, len(self.layers)), _posts(post, len(self.layers))
+        self.beam, posts = (
+            _beams(beam, len(self.layers)),
+            _posts(post, len(self.layers)),
+        )
         self.post = posts if len(set(posts)) > 1 else posts[0]
 
     depth = property(lambda self: len(self.layers))
@@ -92,118 +143,311 @@ class XRLinear:
     bias = property(lambda self: self.layers[0].bias)
     chain = property(lambda self: [layer.C for layer in self.layers])
     weights = property(lambda self: [layer.to_csc() for layer in self.layers])
-    def __getstate__(self): return {name: value for name, value in self.__dict__.items() if name not in ("_uploaded", "_queries")}  # made again where they are needed
-    def __repr__(self): return f"XRLinear({self.features:,} features -> {' -> '.join(f'{layer.nodes:,}' for layer in self.layers)} labels)"
+
+    def __getstate__(self):  # made again where they are needed
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_uploaded", "_queries")
+        }
+
+    def __repr__(self):
+        return (
+            f"XRLinear({self.features:,} features ->"
+            f" {' -> '.join(f'{layer.nodes:,}' for layer in self.layers)} labels)"
+        )
 
     @classmethod
-    def train(cls, X, Y, chain=None, **settings): return _train(cls, X, Y, chain, **settings)
+    def train(cls, X, Y, chain=None, **settings):
+        return _train(cls, X, Y, chain, **settings)
+
     @classmethod
-    def load(cls, folder, mmap=False, check=None): return _load(cls, folder, mmap, check)
-    def save(self, folder, overwrite=False, mmap=False): _save(self, folder, overwrite, mmap)
-    def predict(self, X, k=None, beam=None, post=None, selected=None, start=None, threads=None, device="cpu"):
+    def load(cls, folder, mmap=False, check=None):
+        return _load(cls, folder, mmap, check)
+
+    def save(self, folder, overwrite=False, mmap=False):
+        _save(self, folder, overwrite, mmap)
+
+    def predict(
+        self,
+        X,
+        k=None,
+        beam=None,
+        post=None,
+        selected=None,
+        start=None,
+        threads=None,
+        device="cpu",
+    ):
         return _predict(self, X, k, beam, post, selected, start, threads, device)
+
     def query(self, k=None, beam=None, post=None):
-        widths = _widths(self, beam, k); return Query(self.layers, widths, widths[-1], _one_post(self.post if post is None else post))
-    def constrained(self, labels): return _constrained(self, labels)
-    def subtree(self, layer, node, reindex=True): return _subtree(self, layer, node, reindex)
-    def cut(self, layer, reindex=True): return _cut(self, layer, reindex)
+        widths = _widths(self, beam, k)
+        return Query(
+            self.layers,
+            widths,
+            widths[-1],
+            _one_post(self.post if post is None else post),
+        )
+
+    def constrained(self, labels):
+        return _constrained(self, labels)
+
+    def subtree(self, layer, node, reindex=True):
+        return _subtree(self, layer, node, reindex)
+
+    def cut(self, layer, reindex=True):
+        return _cut(self, layer, reindex)
+
     @classmethod
-    def join(cls, top, subtrees, labels): return _join(cls, top, subtrees, labels)
+    def join(cls, top, subtrees, labels):
+        return _join(cls, top, subtrees, labels)
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_train
 def _train(
-    cls, X, Y,  # (instance, feature), (instance, label)
-    chain=None,  # None: PIFA and balanced k-means; "ova": no tree; a name, a function, matrices
+    cls,
+    X,
+    Y,  # (instance, feature), (instance, label)
+    # None: PIFA and balanced k-means; "ova": no tree; a name, a function, matrices
+    chain=None,
     label_features=None,  # (label, any) what the tree is built from, instead of PIFA
-    negatives="tfn",  # "tfn", "man", "usn", sums such as "tfn+man"; one, or one for each layer
+    # "tfn", "man", "usn", sums such as "tfn+man"; one, or one for each layer
+    negatives="tfn",
     user_negatives=None,  # {layers above the labels: (instance, node) matrix} for usn
     R=None,  # (instance, label) relevance of the positives, >= 0
-    rel_mode:str="disable",  # "disable", "induce" or "ranker-only"
-    rel_norm:str="no-norm",  # "no-norm", "l1", "l2" or "max", by rows
-    solver:LinearSettings=LinearSettings(),  # how a ranker is trained
-    beam=10, k:int=20, post="l3-hinge",  # defaults of prediction, also of "man"
-    branches:int=16, leaf:int=100, seed:int=0,  # of the tree
-    shallow:bool=False,  # leave a given matrix alone: no layers are put above it
-    trainer=train_layer,  # who trains a layer: a `ranking.scale.Trainer` does it in groups of clusters, by Ray, and can be killed
-    threads=None, progress:bool=True,
+    rel_mode: str = "disable",  # "disable", "induce" or "ranker-only"
+    rel_norm: str = "no-norm",  # "no-norm", "l1", "l2" or "max", by rows
+    solver: LinearSettings = LinearSettings(),  # how a ranker is trained
+    beam=10,
+    k: int = 20,
+    post="l3-hinge",  # defaults of prediction, also of "man"
+    branches: int = 16,
+    leaf: int = 100,
+    seed: int = 0,  # of the tree
+    shallow: bool = False,  # leave a given matrix alone: no layers are put above it
+    # who trains a layer: a `ranking.scale.Trainer` does it in groups of clusters, by
+    # Ray, and can be killed
+    trainer=train_layer,
+    threads=None,
+    progress: bool = True,
 ):
     "Train the layers from the root down."
-    X = as_features(X); Y = as_labels(Y, X.shape[0]); k, _ = _whole("k", k)[0], _whole("beam", beam)
-    for p in post if isinstance(post, (list, tuple)) else [post]: _one_post(p)
-    chain = make_chain(chain, X, Y, label_features, branches=branches, leaf=leaf, seed=seed, shallow=shallow, threads=threads)
-    kinds, Ys, beam, posts = negatives_of(negatives, len(chain)), label_chain(Y, chain), _beams(beam, len(chain)), _posts(post, len(chain))
+    X = as_features(X)
+    Y = as_labels(Y, X.shape[0])
+    k, _ = _whole("k", k)[0], _whole("beam", beam)
+    for p in post if isinstance(post, (list, tuple)) else [post]:
+        _one_post(p)
+    chain = make_chain(
+        chain,
+        X,
+        Y,
+        label_features,
+        branches=branches,
+        leaf=leaf,
+        seed=seed,
+        shallow=shallow,
+        threads=threads,
+    )
+    kinds, Ys, beam, posts = (
+        negatives_of(negatives, len(chain)),
+        label_chain(Y, chain),
+        _beams(beam, len(chain)),
+        _posts(post, len(chain)),
+    )
     given = matching_chain(user_negatives, chain, X.shape[0])
     costs = _costs(R, Y, chain, rel_mode, rel_norm)
     _usn(kinds, user_negatives, len(chain), chain[0].shape[1] > 1)
-    above = user_negatives.get(len(chain)) if isinstance(user_negatives, dict) and chain[0].shape[1] > 1 else None      # a tree without a root: what another model sends it
+    # a tree without a root: what another model sends it
+    above = (
+        user_negatives.get(len(chain))
+        if isinstance(user_negatives, dict) and chain[0].shape[1] > 1
+        else None
+    )
     layers, sent = [], None if above is None else sparse.csr_matrix(above)
     for t, C in enumerate(chain):
-        if t: sent = _sent(layers[-1], X, kinds[t:], sent, beam[t - 1], posts[t - 1], threads)
-        M = None if C.shape[1] == 1 and t == 0 else active(kinds[t], Ys[t-1] if t else Ys[t] @ C, sent, given[t], (X.shape[0], C.shape[1]))
-        layers.append(trainer(X, Ys[t], C, M, costs[t], solver, threads=threads, progress=f"layer {t + 1} of {len(chain)}" if progress else None))
+        if t:
+            sent = _sent(
+                layers[-1], X, kinds[t:], sent, beam[t - 1], posts[t - 1], threads
+            )
+        M = (
+            None
+            if C.shape[1] == 1 and t == 0
+            else active(
+                kinds[t],
+                Ys[t - 1] if t else Ys[t] @ C,
+                sent,
+                given[t],
+                (X.shape[0], C.shape[1]),
+            )
+        )
+        layers.append(
+            trainer(
+                X,
+                Ys[t],
+                C,
+                M,
+                costs[t],
+                solver,
+                threads=threads,
+                progress=f"layer {t + 1} of {len(chain)}" if progress else None,
+            )
+        )
     return cls(layers, beam, k, posts)
 
+
 def _usn(kinds, given, depth, rootless):
-    "User negatives and `usn` come together; a tree without a root may have its start among them."
-    used, some = any("usn" in k for k in kinds), given is not None and (not isinstance(given, dict) or any(A is not None for level, A in given.items() if not (rootless and level == depth)))
-    if used and given is None: refuse("negatives asks for usn, and there are no user_negatives", mend="Pass user_negatives={0: (instance, label) matrix}, or leave usn out")
-    if some and not used: refuse("user_negatives are given, and negatives does not ask for them", mend='Say negatives="tfn+usn", or leave user_negatives out')
+    """User negatives and `usn` come together; a tree without a root may have its start
+    among them.
+    """
+    used, some = (
+        any("usn" in k for k in kinds),
+        given is not None
+        and (
+            not isinstance(given, dict)
+            or any(
+                A is not None
+                for level, A in given.items()
+                if not (rootless and level == depth)
+            )
+        ),
+    )
+    if used and given is None:
+        refuse(
+            "negatives asks for usn, and there are no user_negatives",
+            mend="Pass user_negatives={0: (instance, label) matrix}, or leave usn out",
+        )
+    if some and not used:
+        refuse(
+            "user_negatives are given, and negatives does not ask for them",
+            mend='Say negatives="tfn+usn", or leave user_negatives out',
+        )
+
 
 def _sent(layer, X, kinds, sent, width, post, threads):
-    "What the last trained layer makes of the training set, where a layer to come asks for it."
-    if not any("man" in k for k in kinds): return None
+    """What the last trained layer makes of the training set, where a layer to come asks
+    for it.
+    """
+    if not any("man" in k for k in kinds):
+        return None
     return beam_search(X, [layer], k=width, post=post, start=sent, threads=threads)
+
 
 def _costs(R, Y, chain, mode, norm):
     "R of every layer, or None for it."
-    if mode not in ("disable", "induce", "ranker-only"): refuse("unknown rel_mode", [mode], "Use disable, induce or ranker-only")
-    if len(chain) == 1 and R is not None: mode = "ranker-only"              # without a tree there is nothing to induce
+    if mode not in ("disable", "induce", "ranker-only"):
+        refuse("unknown rel_mode", [mode], "Use disable, induce or ranker-only")
+    # without a tree there is nothing to induce
+    if len(chain) == 1 and R is not None:
+        mode = "ranker-only"
     if mode == "disable":
-        if R is not None: refuse("a relevance matrix was given, and rel_mode is 'disable'", mend="Say rel_mode='induce', or leave R out")
-        return [None]*len(chain)
-    return relevance_chain(binary(Y) if R is None else R, chain, norm=norm, induce=mode == "induce")
+        if R is not None:
+            refuse(
+                "a relevance matrix was given, and rel_mode is 'disable'",
+                mend="Say rel_mode='induce', or leave R out",
+            )
+        return [None] * len(chain)
+    return relevance_chain(
+        binary(Y) if R is None else R, chain, norm=norm, induce=mode == "induce"
+    )
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_widths
 def _widths(model, beam, k):
     "Nodes kept in every layer, k in the last."
-    return [*_beams(model.beam if beam is None else beam, model.depth), *_whole("k", model.k if k is None else k)]
+    return [
+        *_beams(model.beam if beam is None else beam, model.depth),
+        *_whole("k", model.k if k is None else k),
+    ]
+
 
 def _predict(model, X, k, beam, post, selected, start, threads, device):
-    k, beam, post = model.k if k is None else k, model.beam if beam is None else beam, model.post if post is None else post
-    if selected is None and start is None and device == "cpu" and getattr(X, "shape", None) == (1, model.features) and (answer := _one_row(model, X, k, beam, post)) is not None: return answer
+    k, beam, post = (
+        model.k if k is None else k,
+        model.beam if beam is None else beam,
+        model.post if post is None else post,
+    )
+    if (
+        selected is None
+        and start is None
+        and device == "cpu"
+        and getattr(X, "shape", None) == (1, model.features)
+        and (answer := _one_row(model, X, k, beam, post)) is not None
+    ):
+        return answer
     X = as_features(X, features=model.features)
-    if selected is not None: return score_selected(X, model.layers, sparse.csr_matrix(selected), _one_post(post), threads)
-    widths = _widths(model, beam, k); k = widths[-1]
-    if str(device) != "cpu": return _on_device(model, X, widths, k, _one_post(post), start, device)
-    if not isinstance(post, list): return beam_search(X, model.layers, widths, k, _one_post(post), start, threads)
-    for layer, width, p in zip(model.layers, widths, _posts(post, model.depth), strict=True): start = beam_search(X, [layer], k=width, post=p, start=start, threads=threads)
+    if selected is not None:
+        return score_selected(
+            X, model.layers, sparse.csr_matrix(selected), _one_post(post), threads
+        )
+    widths = _widths(model, beam, k)
+    k = widths[-1]
+    if str(device) != "cpu":
+        return _on_device(model, X, widths, k, _one_post(post), start, device)
+    if not isinstance(post, list):
+        return beam_search(X, model.layers, widths, k, _one_post(post), start, threads)
+    for layer, width, p in zip(
+        model.layers, widths, _posts(post, model.depth), strict=True
+    ):
+        start = beam_search(X, [layer], k=width, post=p, start=start, threads=threads)
     return start
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_held
-def _held(layers): return [(c, c.row, c.value) for c in layers]
+def _held(layers):
+    return [(c, c.row, c.value) for c in layers]
+
 
 def _same(held, layers):
     "Are these the very layers, with the very arrays?"
-    return len(held) == len(layers) and all(c is a and c.row is row and c.value is value for c, (a, row, value) in zip(layers, held))
+    return len(held) == len(layers) and all(
+        c is a and c.row is row and c.value is value
+        for c, (a, row, value) in zip(layers, held)
+    )
+
 
 def _kept_query(model, k, beam, post):
     "The compiled query of these settings, made where there is none yet."
-    queries = model.__dict__.setdefault("_queries", {}); key = k, beam if isinstance(beam, int) else tuple(np.ravel(beam).tolist() if not isinstance(beam, list) else beam), post
+    queries = model.__dict__.setdefault("_queries", {})
+    key = (
+        k,
+        (
+            beam
+            if isinstance(beam, int)
+            else tuple(np.ravel(beam).tolist() if not isinstance(beam, list) else beam)
+        ),
+        post,
+    )
     held, query, empty = queries.get(key, ((), None, None))
     if query is None or not _same(held, model.layers):
-        if len(queries) >= 8: queries.clear()
-        held, query, empty = queries[key] = _held(model.layers), model.query(k, beam, post), sparse.csr_matrix((1, model.labels), dtype=np.float32)
+        if len(queries) >= 8:
+            queries.clear()
+        held, query, empty = queries[key] = (
+            _held(model.layers),
+            model.query(k, beam, post),
+            sparse.csr_matrix((1, model.labels), dtype=np.float32),
+        )
     return query, empty
+
 
 def _one_row(model, X, k, beam, post):
     "A clean row, answered by the compiled query; None where it needs the long way."
     if isinstance(X, sparse.csr_matrix):
         x, v = X.indices, X.data
-        if len(v) != X.indptr[1] or not X.has_canonical_format: return None
-    elif type(X) is np.ndarray: x = X[0].nonzero()[0]; v = X[0, x]
-    else: return None
-    if v.dtype != np.float32 or isinstance(post, (list, tuple)) or not math.isfinite(v @ v): return None
-    query, empty = _kept_query(model, k, beam, post); node, score = query(x, v); P = copy(empty)       # a new matrix from its parts would be checked, for longer than the search takes
+        if len(v) != X.indptr[1] or not X.has_canonical_format:
+            return None
+    elif type(X) is np.ndarray:
+        x = X[0].nonzero()[0]
+        v = X[0, x]
+    else:
+        return None
+    if (
+        v.dtype != np.float32
+        or isinstance(post, (list, tuple))
+        or not math.isfinite(v @ v)
+    ):
+        return None
+    # a new matrix from its parts would be checked, for longer than the search takes
+    query, empty = _kept_query(model, k, beam, post)
+    node, score = query(x, v)
+    P = copy(empty)
     P.data, P.indices, P.indptr = score, node, np.array([0, len(node)], np.int32)
     return P
 
@@ -211,151 +455,392 @@ def _one_row(model, X, k, beam, post):
 def _on_device(model, X, widths, k, post, start, device):
     "Beam search by the kernels; the layers stay on the device between calls."
     from forecastlab.kernels.chunk_product import as_csr, beam_search_gpu, device_layers
-    if start is not None: refuse("start= is for the CPU", mend="Leave device out")
+
+    if start is not None:
+        refuse("start= is for the CPU", mend="Leave device out")
     where, held, _ = getattr(model, "_uploaded", (None, (), None))
-    if where != str(device) or not _same(held, model.layers): model._uploaded = str(device), _held(model.layers), device_layers(model.layers, device)
-    return sparse.csr_matrix(as_csr(*beam_search_gpu(X, model._uploaded[2], widths, k, post)), shape=(X.shape[0], model.labels))
+    if where != str(device) or not _same(held, model.layers):
+        model._uploaded = (
+            str(device),
+            _held(model.layers),
+            device_layers(model.layers, device),
+        )
+    return sparse.csr_matrix(
+        as_csr(*beam_search_gpu(X, model._uploaded[2], widths, k, post)),
+        shape=(X.shape[0], model.labels),
+    )
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_meta
-def _meta(name): return {"__meta__": {"class_fullname": name}}
+def _meta(name):
+    return {"__meta__": {"class_fullname": name}}
+
 
 def _save(
-    model, folder,  # new folder
-    overwrite:bool,  # replace a model that is there
-    mmap:bool,  # also write the memory-mapped form
+    model,
+    folder,  # new folder
+    overwrite: bool,  # replace a model that is there
+    mmap: bool,  # also write the memory-mapped form
 ):
     "Write libpecos' folder, whole or not at all."
     with atomic_folder(folder, "ranker/param.json", overwrite) as tmp:
-        (tmp/"ranker").mkdir()
-        _write(tmp/"param.json", _meta("pecos.xmc.xlinear.model###XLinearModel"))
-        _write(tmp/"ranker"/"param.json", _meta("pecos.xmc.base###HierarchicalMLModel") | dict(
-            model="HierarchicalMLModel", depth=model.depth, nr_features=model.features, nr_codes=model.layers[-1].clusters, nr_labels=model.labels))
-        posts = model.post if isinstance(model.post, list) else [model.post]*model.depth
-        for t, (layer, keep, post) in enumerate(zip(model.layers, [*model.beam, model.k], posts)):
-            part = tmp/"ranker"/f"{t}.model"; part.mkdir()
-            kwargs = _meta("pecos.xmc.base###MLModel.PredParams") | dict(only_topk=int(keep), post_processor=post)
-            _write(part/"param.json", _meta("pecos.xmc.base###MLModel") | dict(model="MLModel", nr_labels=layer.nodes, nr_features=layer.features,
-                                                                               nr_codes=layer.clusters, bias=float(layer.bias), pred_kwargs=kwargs))
-            save_matrix(part/"W.npz", layer.to_csc()); save_matrix(part/"C.npz", layer.C)
-            if mmap: layer.save(part/"chunks")
+        (tmp / "ranker").mkdir()
+        _write(tmp / "param.json", _meta("pecos.xmc.xlinear.model###XLinearModel"))
+        _write(
+            tmp / "ranker" / "param.json",
+            _meta("pecos.xmc.base###HierarchicalMLModel")
+            | dict(
+                model="HierarchicalMLModel",
+                depth=model.depth,
+                nr_features=model.features,
+                nr_codes=model.layers[-1].clusters,
+                nr_labels=model.labels,
+            ),
+        )
+        posts = (
+            model.post if isinstance(model.post, list) else [model.post] * model.depth
+        )
+        for t, (layer, keep, post) in enumerate(
+            zip(model.layers, [*model.beam, model.k], posts)
+        ):
+            part = tmp / "ranker" / f"{t}.model"
+            part.mkdir()
+            kwargs = _meta("pecos.xmc.base###MLModel.PredParams") | dict(
+                only_topk=int(keep), post_processor=post
+            )
+            _write(
+                part / "param.json",
+                _meta("pecos.xmc.base###MLModel")
+                | dict(
+                    model="MLModel",
+                    nr_labels=layer.nodes,
+                    nr_features=layer.features,
+                    nr_codes=layer.clusters,
+                    bias=float(layer.bias),
+                    pred_kwargs=kwargs,
+                ),
+            )
+            save_matrix(part / "W.npz", layer.to_csc())
+            save_matrix(part / "C.npz", layer.C)
+            if mmap:
+                layer.save(part / "chunks")
 
-def _write(path, what): path.write_text(json.dumps(what, indent=1), encoding="utf-8")
+
+def _write(path, what):
+    path.write_text(json.dumps(what, indent=1), encoding="utf-8")
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_read
 def _read(path):
     "A JSON file of a model folder, or one error."
-    if not path.is_file(): refuse(f"{path} is missing", mend="The folder is not a whole XR-Linear model (param.json, ranker/param.json, ranker/0.model/...): copy it again", kind=FileNotFoundError)
-    try: about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e: refuse(f"{path} is not JSON ({e})", mend="The file is damaged: copy the model folder again")
-    if not isinstance(about, dict): refuse(f"{path} holds no JSON object", [type(about).__name__], "The file is damaged: copy the model folder again")
+    if not path.is_file():
+        refuse(
+            f"{path} is missing",
+            mend=(
+                "The folder is not a whole XR-Linear model (param.json,"
+                " ranker/param.json, ranker/0.model/...): copy it again"
+            ),
+            kind=FileNotFoundError,
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        refuse(
+            f"{path} is not JSON ({e})",
+            mend="The file is damaged: copy the model folder again",
+        )
+    if not isinstance(about, dict):
+        refuse(
+            f"{path} holds no JSON object",
+            [type(about).__name__],
+            "The file is damaged: copy the model folder again",
+        )
     return about
+
 
 def _entry(about, path, name, kind, least, default=None):
     "One entry of a JSON file, of its kind, or one error that names the file."
-    value = about.get(name); value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != kind(value) or value < least:
-        refuse(f"{path}: {name} is {value!r}", mend=f"It must be a number, {least} or more. The file is damaged: copy the model folder again")
+    value = about.get(name)
+    value = default if value is None else value
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or value != kind(value)
+        or value < least
+    ):
+        refuse(
+            f"{path}: {name} is {value!r}",
+            mend=(
+                f"It must be a number, {least} or more. The file is damaged: copy the"
+                " model folder again"
+            ),
+        )
     return kind(value)
+
 
 def _agree(about, path, **found):
     "Refuse sizes in a JSON file that are not those of the matrices."
-    if bad := [f"{name} is {about[name]!r}, the matrices say {value}" for name, value in found.items() if about.get(name) is not None and about[name] != value]:
-        refuse(f"{path} does not fit its matrices", bad, "Files of two models are mixed: copy the model folder again")
+    if bad := [
+        f"{name} is {about[name]!r}, the matrices say {value}"
+        for name, value in found.items()
+        if about.get(name) is not None and about[name] != value
+    ]:
+        refuse(
+            f"{path} does not fit its matrices",
+            bad,
+            "Files of two models are mixed: copy the model folder again",
+        )
+
 
 def _load(cls, folder, mmap, check):
     "Read a folder written by us or by libpecos (checked with 1.2.8)."
-    ranker = Path(folder)/"ranker"; _read(Path(folder)/"param.json")
-    about = _read(ranker/"param.json"); kept, posts, layers = [], [], []
-    for t in range(_entry(about, ranker/"param.json", "depth", int, 1)):
-        layer, keep, post = _read_layer(ranker/f"{t}.model", mmap, check); layers.append(layer); kept.append(keep); posts.append(post)
+    ranker = Path(folder) / "ranker"
+    _read(Path(folder) / "param.json")
+    about = _read(ranker / "param.json")
+    kept, posts, layers = [], [], []
+    for t in range(_entry(about, ranker / "param.json", "depth", int, 1)):
+        layer, keep, post = _read_layer(ranker / f"{t}.model", mmap, check)
+        layers.append(layer)
+        kept.append(keep)
+        posts.append(post)
     for t, (above, below) in enumerate(zip(layers, layers[1:])):
-        if above.nodes != below.clusters: refuse(f"layer {t + 1} of {folder} has {below.clusters} parents, the layer above {above.nodes} nodes", mend="Files of two models are mixed")
-        if above.features != below.features: refuse(f"layer {t + 1} of {folder} has {below.features} features, the layer above {above.features}", mend="Files of two models are mixed")
-        if above.bias != below.bias: refuse(f"layer {t + 1} of {folder} has bias {below.bias}, the layer above {above.bias}", mend="Files of two models are mixed")
-    if (ranker/f"{len(layers)}.model").exists(): refuse(f"{ranker/'param.json'}: depth is {len(layers)}, and there is a {len(layers)}.model", mend="Files of two models are mixed")
-    _agree(about, ranker/"param.json", nr_features=layers[0].features, nr_labels=layers[-1].nodes, nr_codes=layers[-1].clusters)
+        if above.nodes != below.clusters:
+            refuse(
+                f"layer {t + 1} of {folder} has {below.clusters} parents, the layer"
+                f" above {above.nodes} nodes",
+                mend="Files of two models are mixed",
+            )
+        if above.features != below.features:
+            refuse(
+                f"layer {t + 1} of {folder} has {below.features} features, the layer"
+                f" above {above.features}",
+                mend="Files of two models are mixed",
+            )
+        if above.bias != below.bias:
+            refuse(
+                f"layer {t + 1} of {folder} has bias {below.bias}, the layer above"
+                f" {above.bias}",
+                mend="Files of two models are mixed",
+            )
+    if (ranker / f"{len(layers)}.model").exists():
+        refuse(
+            f"{ranker / 'param.json'}: depth is {len(layers)}, and there is a"
+            f" {len(layers)}.model",
+            mend="Files of two models are mixed",
+        )
+    _agree(
+        about,
+        ranker / "param.json",
+        nr_features=layers[0].features,
+        nr_labels=layers[-1].nodes,
+        nr_codes=layers[-1].clusters,
+    )
     return cls(layers, kept[:-1], kept[-1], posts)
+
 
 def _read_layer(part, mmap, check):
     "(Chunks, nodes kept, post-processor) of one layer."
-    path = part/"param.json"; about = _read(path); kwargs = about.get("pred_kwargs") or {}
-    if not isinstance(kwargs, dict): refuse(f"{path}: pred_kwargs is {kwargs!r}", mend="It must be an object. The file is damaged: copy the model folder again")
+    path = part / "param.json"
+    about = _read(path)
+    kwargs = about.get("pred_kwargs") or {}
+    if not isinstance(kwargs, dict):
+        refuse(
+            f"{path}: pred_kwargs is {kwargs!r}",
+            mend=(
+                "It must be an object. The file is damaged: copy the model folder again"
+            ),
+        )
     post = kwargs.get("post_processor") or "l3-hinge"
-    if not isinstance(post, str) or post not in POSTS: refuse(f"{path}: unknown post_processor", [post], f"Choose one of {', '.join(p for p in POSTS if isinstance(p, str))}")
-    keep, bias = _entry(kwargs, path, "only_topk", int, 0, 20) or 20, _entry(about, path, "bias", float, -math.inf)
+    if not isinstance(post, str) or post not in POSTS:
+        refuse(
+            f"{path}: unknown post_processor",
+            [post],
+            f"Choose one of {', '.join(p for p in POSTS if isinstance(p, str))}",
+        )
+    keep, bias = (
+        _entry(kwargs, path, "only_topk", int, 0, 20) or 20,
+        _entry(about, path, "bias", float, -math.inf),
+    )
     layer = _layer(part, bias, mmap, check)
-    if mmap and layer.bias != bias: refuse(f"{path}: bias is {bias}, {part/'chunks'} has {layer.bias}", mend="Files of two models are mixed")
-    _agree(about, path, nr_features=layer.features, nr_labels=layer.nodes, nr_codes=layer.clusters)
+    if mmap and layer.bias != bias:
+        refuse(
+            f"{path}: bias is {bias}, {part / 'chunks'} has {layer.bias}",
+            mend="Files of two models are mixed",
+        )
+    _agree(
+        about,
+        path,
+        nr_features=layer.features,
+        nr_labels=layer.nodes,
+        nr_codes=layer.clusters,
+    )
     return layer, keep, post
+
 
 def _layer(part, bias, mmap, check):
     "One layer's weights; memory-mapped where asked."
     if mmap:
-        if not (part/"chunks").is_dir(): refuse(f"{part} has no memory-mapped form", mend="Write it once: XRLinear.load(folder).save(new, mmap=True)", kind=FileNotFoundError)
-        return Chunks.load(part/"chunks", mmap=True, check=check)
-    W, C = load_matrix(part/"W.npz").tocsc(), load_matrix(part/"C.npz").tocsc()
-    if W.shape[1] != C.shape[0]: refuse(f"{part}: W.npz is {W.shape}, C.npz is {C.shape}", mend="W needs a column for each row of C: files of two models are mixed")
+        if not (part / "chunks").is_dir():
+            refuse(
+                f"{part} has no memory-mapped form",
+                mend="Write it once: XRLinear.load(folder).save(new, mmap=True)",
+                kind=FileNotFoundError,
+            )
+        return Chunks.load(part / "chunks", mmap=True, check=check)
+    W, C = load_matrix(part / "W.npz").tocsc(), load_matrix(part / "C.npz").tocsc()
+    if W.shape[1] != C.shape[0]:
+        refuse(
+            f"{part}: W.npz is {W.shape}, C.npz is {C.shape}",
+            mend="W needs a column for each row of C: files of two models are mixed",
+        )
     return Chunks.from_csc(W, C, bias)
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_constrained
 def _constrained(model, labels):
     "The model that can only answer `labels`."
-    keep, labels = np.zeros(model.labels, bool), np.asarray(labels if isinstance(labels, np.ndarray) else list(labels))
-    if labels.dtype == bool and labels.shape == keep.shape: labels = np.flatnonzero(labels)
-    elif labels.dtype == bool: refuse(f"the mask has shape {labels.shape}, there are {model.labels} labels", mend="Give one truth value for each label, or numbers of labels")
-    elif labels.size and (labels.dtype.kind not in "iu" or labels.ndim != 1): refuse("labels are whole numbers", labels.ravel()[:5].tolist(), "Give their numbers, or a mask with one truth value for each label")
+    keep, labels = (
+        np.zeros(model.labels, bool),
+        np.asarray(labels if isinstance(labels, np.ndarray) else list(labels)),
+    )
+    if labels.dtype == bool and labels.shape == keep.shape:
+        labels = np.flatnonzero(labels)
+    elif labels.dtype == bool:
+        refuse(
+            f"the mask has shape {labels.shape}, there are {model.labels} labels",
+            mend="Give one truth value for each label, or numbers of labels",
+        )
+    elif labels.size and (labels.dtype.kind not in "iu" or labels.ndim != 1):
+        refuse(
+            "labels are whole numbers",
+            labels.ravel()[:5].tolist(),
+            "Give their numbers, or a mask with one truth value for each label",
+        )
     bad = labels[(labels < 0) | (labels >= model.labels)]
-    if len(bad): refuse(f"labels outside 0..{model.labels - 1}", bad)
-    if not labels.size: refuse("no label was left to answer", mend="Name at least one")
-    keep[labels.astype(np.int64)] = True; layers = []
+    if len(bad):
+        refuse(f"labels outside 0..{model.labels - 1}", bad)
+    if not labels.size:
+        refuse("no label was left to answer", mend="Name at least one")
+    keep[labels.astype(np.int64)] = True
+    layers = []
     for layer in reversed(model.layers):
-        C = sparse.csc_matrix(sparse.diags(keep.astype(np.float32)) @ layer.C); C.eliminate_zeros(); C.sort_indices()
-        layers.insert(0, Chunks.from_csc(layer.to_csc(), C, layer.bias)); keep = np.diff(C.indptr) > 0
+        C = sparse.csc_matrix(sparse.diags(keep.astype(np.float32)) @ layer.C)
+        C.eliminate_zeros()
+        C.sort_indices()
+        layers.insert(0, Chunks.from_csc(layer.to_csc(), C, layer.bias))
+        keep = np.diff(C.indptr) > 0
     return XRLinear(layers, model.beam, model.k, model.post)
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_subtree
 def _subtree(
-    model, layer:int,  # its layer becomes the root's
-    node:int,  # of the layer above
-    reindex:bool,
+    model,
+    layer: int,  # its layer becomes the root's
+    node: int,  # of the layer above
+    reindex: bool,
 ):  # (XRLinear, its labels' numbers in the whole model; None without reindex)
     "The part of the tree below one node."
-    if not 1 <= layer < model.depth: refuse(f"a subtree starts at layer 1 to {model.depth - 1}, got {layer}")
+    if not 1 <= layer < model.depth:
+        refuse(f"a subtree starts at layer 1 to {model.depth - 1}, got {layer}")
     parents, layers = np.array([node]), []
     for t in range(layer, model.depth):
         whole, W = model.layers[t], model.layers[t].to_csc()
-        C = whole.C[:, parents]; nodes = np.unique(C.indices)
-        if reindex: W, C = W[:, nodes], C[nodes]
+        C = whole.C[:, parents]
+        nodes = np.unique(C.indices)
+        if reindex:
+            W, C = W[:, nodes], C[nodes]
         else:
-            keep = sparse.diags(np.isin(np.arange(whole.nodes), nodes).astype(np.float32)).tocsc()
-            W, C = W @ keep, C if t == layer else sparse.csc_matrix(whole.C @ sparse.diags(np.isin(np.arange(whole.clusters), parents).astype(np.float32)))
-            W.eliminate_zeros(); C.eliminate_zeros()
-        W.sort_indices(); C.sort_indices(); layers.append(Chunks.from_csc(W.tocsc(), C.tocsc(), whole.bias)); parents = nodes
-    return XRLinear(layers, model.beam[layer:], model.k, _posts(model.post, model.depth)[layer:]), parents if reindex else None
+            keep = sparse.diags(
+                np.isin(np.arange(whole.nodes), nodes).astype(np.float32)
+            ).tocsc()
+            W, C = (
+                W @ keep,
+                (
+                    C
+                    if t == layer
+                    else sparse.csc_matrix(
+                        whole.C
+                        @ sparse.diags(
+                            np.isin(np.arange(whole.clusters), parents).astype(
+                                np.float32
+                            )
+                        )
+                    )
+                ),
+            )
+            W.eliminate_zeros()
+            C.eliminate_zeros()
+        W.sort_indices()
+        C.sort_indices()
+        layers.append(Chunks.from_csc(W.tocsc(), C.tocsc(), whole.bias))
+        parents = nodes
+    return XRLinear(
+        layers, model.beam[layer:], model.k, _posts(model.post, model.depth)[layer:]
+    ), (parents if reindex else None)
+
 
 def _cut(model, layer, reindex):
-    "(top, [(subtree, its labels), ...]): the tree above `layer`, and one part for each of its nodes."
-    if not 1 <= layer < model.depth: refuse(f"a tree of {model.depth} layers can be cut at 1 to {model.depth - 1}, got {layer}")
-    top = XRLinear(model.layers[:layer], model.beam[:layer-1], model.beam[layer-1], _posts(model.post, model.depth)[:layer])
-    return top, [_subtree(model, layer, node, reindex) for node in range(model.layers[layer].clusters)]
+    """(top, [(subtree, its labels), ...]):
+
+    the tree above `layer`, and one part for each of its nodes.
+    """
+    if not 1 <= layer < model.depth:
+        refuse(
+            f"a tree of {model.depth} layers can be cut at 1 to {model.depth - 1}, got"
+            f" {layer}"
+        )
+    top = XRLinear(
+        model.layers[:layer],
+        model.beam[: layer - 1],
+        model.beam[layer - 1],
+        _posts(model.post, model.depth)[:layer],
+    )
+    return top, [
+        _subtree(model, layer, node, reindex)
+        for node in range(model.layers[layer].clusters)
+    ]
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_join
 def _join(
-    cls, top,  # XRLinear
-    subtrees:list,  # an XRLinear for each node of the top's last layer
-    labels:list,  # for each subtree, its labels' numbers in the joined model
+    cls,
+    top,  # XRLinear
+    subtrees: list,  # an XRLinear for each node of the top's last layer
+    labels: list,  # for each subtree, its labels' numbers in the joined model
 ):
     "Put subtrees under a top."
     if not len(subtrees) == len(labels) == top.labels:
-        refuse(f"the top has {top.labels} nodes, there are {len(subtrees)} subtrees and {len(labels)} lists of labels", mend="Give one of each for every node")
-    wrong = [i for i, (s, l) in enumerate(zip(subtrees, labels)) if s.depth != subtrees[0].depth or len(l) != s.labels]
-    if wrong: refuse("subtrees of another depth, or with a list of labels of another length", wrong)
+        refuse(
+            f"the top has {top.labels} nodes, there are {len(subtrees)} subtrees and"
+            f" {len(labels)} lists of labels",
+            mend="Give one of each for every node",
+        )
+    wrong = [
+        i
+        for i, (s, l) in enumerate(zip(subtrees, labels))
+        if s.depth != subtrees[0].depth or len(l) != s.labels
+    ]
+    if wrong:
+        refuse(
+            "subtrees of another depth, or with a list of labels of another length",
+            wrong,
+        )
     posts = [_posts(s.post, s.depth) for s in subtrees]
-    if others := [i for i, p in enumerate(posts) if p != posts[0]]: refuse("subtrees with other post-processors than the first", others)
-    numbers, layers = np.concatenate([np.asarray(l, np.int64) for l in labels]), list(top.layers)
-    if not np.array_equal(np.sort(numbers), np.arange(len(numbers))): refuse("the lists of labels do not number every label once")
+    if others := [i for i, p in enumerate(posts) if p != posts[0]]:
+        refuse("subtrees with other post-processors than the first", others)
+    numbers, layers = (
+        np.concatenate([np.asarray(l, np.int64) for l in labels]),
+        list(top.layers),
+    )
+    if not np.array_equal(np.sort(numbers), np.arange(len(numbers))):
+        refuse("the lists of labels do not number every label once")
     for t in range(subtrees[0].depth):
-        W = sparse.hstack([s.layers[t].to_csc() for s in subtrees], format="csc"); C = sparse.block_diag([s.layers[t].C for s in subtrees], format="csc")
-        if t == subtrees[0].depth - 1: order = np.argsort(numbers); W, C = W[:, order], C[order]
-        W.sort_indices(); C.sort_indices(); layers.append(Chunks.from_csc(W, C, top.bias))
-    return cls(layers, [*top.beam, top.k, *subtrees[0].beam], subtrees[0].k, [*_posts(top.post, top.depth), *posts[0]])
+        W = sparse.hstack([s.layers[t].to_csc() for s in subtrees], format="csc")
+        C = sparse.block_diag([s.layers[t].C for s in subtrees], format="csc")
+        if t == subtrees[0].depth - 1:
+            order = np.argsort(numbers)
+            W, C = W[:, order], C[order]
+        W.sort_indices()
+        C.sort_indices()
+        layers.append(Chunks.from_csc(W, C, top.bias))
+    return cls(
+        layers,
+        [*top.beam, top.k, *subtrees[0].beam],
+        subtrees[0].k,
+        [*_posts(top.post, top.depth), *posts[0]],
+    )

@@ -7,7 +7,10 @@ __all__ = ['LOSSES', 'STARTS', 'FineTuning', 'Matcher', 'label_layers', 'Batch',
            'XRTransformer', 'with_label_names']
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #4b7adbdd
-import hashlib, json, os, shutil
+import hashlib
+import json
+import os
+import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,37 +32,48 @@ from .xrlinear import XRLinear
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #FineTuning
 LOSSES = {
-    "squared-hinge": lambda z, y: F.relu(1 - y*z)**2,
-    "hinge": lambda z, y: F.relu(1 - y*z),
-    "cross-entropy": lambda z, y: F.softplus(-y*z),
+    "squared-hinge": lambda z, y: F.relu(1 - y * z) ** 2,
+    "hinge": lambda z, y: F.relu(1 - y * z),
+    "cross-entropy": lambda z, y: F.softplus(-y * z),
 }
 STARTS = ("linear", "weighted-linear", "inherit", "none")
+
 
 @dataclass
 class FineTuning:
     "How the encoder learns from the labels; every field may be left alone."
-    steps: tuple = (300, 1000)  # optimiser steps of each layer, top first; the last one serves all further layers
+
+    # optimiser steps of each layer, top first; the last one serves all further layers
+    steps: tuple = (300, 1000)
     batch: int = 32  # texts a step, over all processes
     lr: float = 1e-4  # peak learning rate of the encoder
-    head_rate: float = 10.  # how many times faster the head learns
-    warmup: float = .1  # share of a layer's steps with rising rate
+    head_rate: float = 10.0  # how many times faster the head learns
+    warmup: float = 0.1  # share of a layer's steps with rising rate
     clip: float = 1.0  # largest gradient norm
-    loss: str = "squared-hinge"  # one of LOSSES, or "weighted-" and one of them: positives count as often as they occur
-    start: str = "linear"  # the head of a layer starts as: "linear", "weighted-linear", "inherit" or "none"
+    # one of LOSSES, or "weighted-" and one of them: positives count as often as they
+    # occur
+    loss: str = "squared-hinge"
+    # the head of a layer starts as: "linear", "weighted-linear", "inherit" or "none"
+    start: str = "linear"
     first: str = "linear"  # the same for the top layer, which cannot inherit
-    negatives: str = "tfn+man"  # which clusters a text is shown: its own, those that the layer above confuses it with, or both
+    # which clusters a text is shown: its own, those that the layer above confuses it
+    # with, or both
+    negatives: str = "tfn+man"
     topk: int = 10  # clusters that a layer sends a text to
     branches: int = 16  # of the preliminary tree
     leaf: int = 16  # labels in its smallest clusters, at most
     top: int = 256  # nodes that its first layer has, at most
     widest: int = 32768  # layers with more nodes are not tuned
-    dropout: float = .1  # of the embedding, before the head
-    mix: float = .5  # share of the tuned weights in the final encoder; the rest are the weights before
-    validation: float = 0.  # share of the instances that is held out, to keep the best weights
+    dropout: float = 0.1  # of the embedding, before the head
+    # share of the tuned weights in the final encoder; the rest are the weights before
+    mix: float = 0.5
+    # share of the instances that is held out, to keep the best weights
+    validation: float = 0.0
     validate_every: int = 0  # steps between two looks at them
     patience: int = 0  # looks without progress before a layer ends
     checkpoint_every: int = 200  # steps
-    precision: str = "32-true"  # "bf16-mixed": up to three times as fast where the processor has it
+    # "bf16-mixed": up to three times as fast where the processor has it
+    precision: str = "32-true"
     recompute: bool = False  # gradient checkpointing: less memory, a third more time
     devices: int = 1  # processes; under torchrun its own count is used
     accelerator: str = "auto"
@@ -68,141 +82,272 @@ class FineTuning:
 
     def __post_init__(self):
         self.steps = tuple(np.atleast_1d(self.steps).tolist())
-        for name, of in dict(loss=[w + k for w in ("", "weighted-") for k in LOSSES], start=STARTS, first=[s for s in STARTS if s != "inherit"], negatives=("tfn", "man", "tfn+man")).items():
-            if getattr(self, name) not in of: refuse(f"unknown {name}", [getattr(self, name)], f"Choose one of {', '.join(of)}")
-        if not 0 <= self.mix <= 1: refuse(f"mix is a share of the tuned weights, 0 <= mix <= 1, got {self.mix}")
-        if not 0 <= self.validation < 1: refuse(f"validation is a share of the instances, 0 <= validation < 1, got {self.validation}")
-        if bool(self.validation) != bool(self.validate_every): refuse("validation and validate_every belong together", mend="Give both, for example validation=.05, validate_every=200")
-        if any(s < 1 for s in self.steps) or self.batch < 1 or self.topk < 1: refuse("steps, batch and topk must be at least 1", [self.steps, self.batch, self.topk])
+        for name, of in dict(
+            loss=[w + k for w in ("", "weighted-") for k in LOSSES],
+            start=STARTS,
+            first=[s for s in STARTS if s != "inherit"],
+            negatives=("tfn", "man", "tfn+man"),
+        ).items():
+            if getattr(self, name) not in of:
+                refuse(
+                    f"unknown {name}",
+                    [getattr(self, name)],
+                    f"Choose one of {', '.join(of)}",
+                )
+        if not 0 <= self.mix <= 1:
+            refuse(
+                f"mix is a share of the tuned weights, 0 <= mix <= 1, got {self.mix}"
+            )
+        if not 0 <= self.validation < 1:
+            refuse(
+                "validation is a share of the instances, 0 <= validation < 1, got"
+                f" {self.validation}"
+            )
+        if bool(self.validation) != bool(self.validate_every):
+            refuse(
+                "validation and validate_every belong together",
+                mend="Give both, for example validation=.05, validate_every=200",
+            )
+        if any(s < 1 for s in self.steps) or self.batch < 1 or self.topk < 1:
+            refuse(
+                "steps, batch and topk must be at least 1",
+                [self.steps, self.batch, self.topk],
+            )
 
     bf16 = property(lambda self: self.precision.startswith("bf16"))
+
     def training(self, layer):
-        "The house's training settings for a layer; no weight decay, as in the paper's runs."
-        same = ("lr", "warmup", "clip", "validate_every", "patience", "checkpoint_every", "precision", "devices", "accelerator", "progress")
-        return Training(steps=self.steps[min(layer, len(self.steps) - 1)], weight_decay=0., seed=self.seed*1000 + layer, **{n: getattr(self, n) for n in same})
+        """The house's training settings for a layer; no weight decay, as in the paper's
+        runs.
+        """
+        same = (
+            "lr",
+            "warmup",
+            "clip",
+            "validate_every",
+            "patience",
+            "checkpoint_every",
+            "precision",
+            "devices",
+            "accelerator",
+            "progress",
+        )
+        return Training(
+            steps=self.steps[min(layer, len(self.steps) - 1)],
+            weight_decay=0.0,
+            seed=self.seed * 1000 + layer,
+            **{n: getattr(self, n) for n in same},
+        )
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #Matcher
 class Matcher(nn.Module):
     "An encoder with a head for the nodes of one layer (Zhang et al. 2021, section 3)."
+
     def __init__(
         self,
-        encoder:TextEncoder,  # trained with the head
-        W:np.ndarray,  # (node, hidden) where the head starts
-        b:np.ndarray,  # (node,)
-        dropout:float=.1,  # of the embedding
-        rate:float=1.,  # how many times faster the head learns
+        encoder: TextEncoder,  # trained with the head
+        W: np.ndarray,  # (node, hidden) where the head starts
+        b: np.ndarray,  # (node,)
+        dropout: float = 0.1,  # of the embedding
+        rate: float = 1.0,  # how many times faster the head learns
     ):
-        super().__init__(); self.encoder, self.dropout, self.rate = encoder, nn.Dropout(dropout), rate
-        self.weight = nn.Parameter(torch.as_tensor(np.ascontiguousarray(W, np.float32))/rate)
-        self.bias = nn.Parameter(torch.as_tensor(np.ascontiguousarray(b, np.float32))/rate)
+        super().__init__()
+        self.encoder, self.dropout, self.rate = encoder, nn.Dropout(dropout), rate
+        self.weight = nn.Parameter(
+            torch.as_tensor(np.ascontiguousarray(W, np.float32)) / rate
+        )
+        self.bias = nn.Parameter(
+            torch.as_tensor(np.ascontiguousarray(b, np.float32)) / rate
+        )
 
     def forward(self, ids, mask, nodes):
         e = self.dropout(self.encoder(ids, mask))
-        return (e @ self.weight[nodes].T + self.bias[nodes])*self.rate
+        return (e @ self.weight[nodes].T + self.bias[nodes]) * self.rate
 
     @property
-    def head(self)->np.ndarray:  # (node, hidden + 1) rows and biases
-        return np.concatenate([self.weight.detach().cpu().numpy(), self.bias.detach().cpu().numpy()[:, None]], 1)*np.float32(self.rate)
-    def chunks(self, C)->Chunks: return Chunks.from_csc(sparse.csc_matrix(self.head.T), C, 1.)
+    def head(self) -> np.ndarray:  # (node, hidden + 1) rows and biases
+        return np.concatenate(
+            [
+                self.weight.detach().cpu().numpy(),
+                self.bias.detach().cpu().numpy()[:, None],
+            ],
+            1,
+        ) * np.float32(self.rate)
+
+    def chunks(self, C) -> Chunks:
+        return Chunks.from_csc(sparse.csc_matrix(self.head.T), C, 1.0)
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #label_layers
 def label_layers(
     Y,  # (instance, label)
     chain,  # the tree
-)->list:  # csr (instance, node) of every layer, top first: how many of a text's labels lie below a node
+    # csr (instance, node) of every layer, top first: how many of a text's labels lie
+    # below a node
+) -> list:
     "Labels seen from every layer."
     Ys = [sparse.csr_matrix(Y)]
-    for C in chain[:0:-1]: Ys.insert(0, (Ys[0] @ C).tocsr())
+    for C in chain[:0:-1]:
+        Ys.insert(0, (Ys[0] @ C).tocsr())
     return Ys
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #Batch
 @dataclass
 class Batch:
     "Some texts and the nodes they are shown."
-    ids:Tensor  # (row, width) tokens
-    mask:Tensor  # (row, width) 1 for a token
-    nodes:Tensor  # (node,) nodes that any of the texts is shown
-    sign:Tensor  # (row, node) +1 for a text's own node, else -1
-    cost:Tensor  # (row, node) what a mistake costs; 0: not shown
 
-    def part(self, rows): return replace(self, ids=self.ids[rows], mask=self.mask[rows], sign=self.sign[rows], cost=self.cost[rows])
-    def to(self, device, **how): return Batch(*(getattr(self, n).to(device, **how) for n in ("ids", "mask", "nodes", "sign", "cost")))
+    ids: Tensor  # (row, width) tokens
+    mask: Tensor  # (row, width) 1 for a token
+    nodes: Tensor  # (node,) nodes that any of the texts is shown
+    sign: Tensor  # (row, node) +1 for a text's own node, else -1
+    cost: Tensor  # (row, node) what a mistake costs; 0: not shown
+
+    def part(self, rows):
+        return replace(
+            self,
+            ids=self.ids[rows],
+            mask=self.mask[rows],
+            sign=self.sign[rows],
+            cost=self.cost[rows],
+        )
+
+    def to(self, device, **how):
+        return Batch(
+            *(
+                getattr(self, n).to(device, **how)
+                for n in ("ids", "mask", "nodes", "sign", "cost")
+            )
+        )
+
 
 def node_loss(
-    model, batch:Batch,
-    kind:str="squared-hinge",  # one of LOSSES
+    model,
+    batch: Batch,
+    kind: str = "squared-hinge",  # one of LOSSES
 ):  # sum over the pairs shown, and their number
     "Loss of a batch, as core.fit wants it."
-    device = batch.ids.device if (home := next(model.parameters()).device) == batch.ids.device else home
+    device = (
+        batch.ids.device
+        if (home := next(model.parameters()).device) == batch.ids.device
+        else home
+    )
     batch = batch.to(device)
     z = model(batch.ids, batch.mask, batch.nodes)
-    return (batch.cost*LOSSES[kind](z, batch.sign)).sum(), (batch.cost > 0).sum()
+    return (batch.cost * LOSSES[kind](z, batch.sign)).sum(), (batch.cost > 0).sum()
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #Draw
 class Draw:
     "Batches of one layer, `draw(generator)` as core.fit calls it."
+
     def __init__(
-        self, tokens:Tokens,  # of all instances
+        self,
+        tokens: Tokens,  # of all instances
         rows,  # (row,) instances to train on
         Y,  # (instance, node) csr labels of this layer
         C,  # (node, node above) csc
         M,  # (instance, node above) csr active clusters; None: all nodes are shown
         R=None,  # (instance, node) csr costs of the positives; None: 1
-        batch:int=32, seed:int=0,
+        batch: int = 32,
+        seed: int = 0,
     ):
-        self.tokens, self.rows, self.batch, self.seed, self.step, self.epoch = tokens, np.asarray(rows), min(batch, len(rows)), seed, None, None
-        self.Y, self.R, self.M, self.down = binary(Y.tocsr()), None if R is None else R.tocsr(), None if M is None else binary(M.tocsr()), sparse.csr_matrix(C.T)
+        self.tokens, self.rows, self.batch, self.seed, self.step, self.epoch = (
+            tokens,
+            np.asarray(rows),
+            min(batch, len(rows)),
+            seed,
+            None,
+            None,
+        )
+        self.Y, self.R, self.M, self.down = (
+            binary(Y.tocsr()),
+            None if R is None else R.tocsr(),
+            None if M is None else binary(M.tocsr()),
+            sparse.csr_matrix(C.T),
+        )
 
-    def __call__(self, generator)->Batch:
-        per_epoch = len(self.rows)//self.batch
+    def __call__(self, generator) -> Batch:
+        per_epoch = len(self.rows) // self.batch
         epoch, at = divmod(self._count(generator), per_epoch)
-        if epoch != self.epoch: self.epoch, self.plan = epoch, self._shuffled(epoch)
+        if epoch != self.epoch:
+            self.epoch, self.plan = epoch, self._shuffled(epoch)
         return self.show(self.plan[at])
 
     def _count(self, generator):
         "Steps before this one."
         if self.step is None:
-            self.step, probe, now = 0, torch.Generator().manual_seed(self.seed), generator.get_state()
-            while not torch.equal(probe.get_state(), now): torch.rand(1, generator=probe); self.step += 1
-        torch.rand(1, generator=generator); self.step += 1
+            self.step, probe, now = (
+                0,
+                torch.Generator().manual_seed(self.seed),
+                generator.get_state(),
+            )
+            while not torch.equal(probe.get_state(), now):
+                torch.rand(1, generator=probe)
+                self.step += 1
+        torch.rand(1, generator=generator)
+        self.step += 1
         return self.step - 1
 
     def _shuffled(self, epoch):
         "Row numbers of every batch of an epoch."
-        rng, size = np.random.default_rng([self.seed, epoch]), self.batch; order = rng.permutation(self.rows); batches = []
-        for pool in np.split(order, range(50*size, len(order), 50*size)):
+        rng, size = np.random.default_rng([self.seed, epoch]), self.batch
+        order = rng.permutation(self.rows)
+        batches = []
+        for pool in np.split(order, range(50 * size, len(order), 50 * size)):
             pool = pool[np.argsort(self.tokens.lengths[pool], kind="stable")]
-            batches += [pool[s:s + size] for s in range(0, len(pool) - size + 1, size)]
+            batches += [
+                pool[s : s + size] for s in range(0, len(pool) - size + 1, size)
+            ]
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def show(self, rows)->Batch:
+    def show(self, rows) -> Batch:
         "The texts of these rows, and what they are shown."
         y = self.Y[rows]
-        if self.M is None: nodes, shown = np.arange(y.shape[1]), np.ones(y.shape, np.float32)
+        if self.M is None:
+            nodes, shown = np.arange(y.shape[1]), np.ones(y.shape, np.float32)
         else:
-            near = self.M[rows] @ self.down + y; nodes = np.unique(near.indices)
+            near = self.M[rows] @ self.down + y
+            nodes = np.unique(near.indices)
             y, shown = y[:, nodes], (near[:, nodes].toarray() > 0).astype(np.float32)
         own = y.toarray() > 0
-        if self.R is not None: shown[own] = self.R[rows][:, nodes].toarray()[own]
+        if self.R is not None:
+            shown[own] = self.R[rows][:, nodes].toarray()[own]
         ids, mask = self.tokens.batch(rows)
-        return Batch(ids, mask, torch.from_numpy(nodes.astype(np.int64)), torch.from_numpy(np.where(own, 1, -1).astype(np.float32)), torch.from_numpy(shown))
+        return Batch(
+            ids,
+            mask,
+            torch.from_numpy(nodes.astype(np.int64)),
+            torch.from_numpy(np.where(own, 1, -1).astype(np.float32)),
+            torch.from_numpy(shown),
+        )
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #start_head
 def start_head(
-    how:str,  # "linear", "weighted-linear", "inherit" or "none"
-    E:np.ndarray,  # (instance, hidden) embeddings
-    Y, C, M=None,  # labels of the layer, its part of the tree, active clusters
+    how: str,  # "linear", "weighted-linear", "inherit" or "none"
+    E: np.ndarray,  # (instance, hidden) embeddings
+    Y,
+    C,
+    M=None,  # labels of the layer, its part of the tree, active clusters
     R=None,  # (instance, node) costs
     above=None,  # (node above, hidden + 1) head of the layer above
-    seed:int=0, threads=None,
-)->np.ndarray:  # (node, hidden + 1) rows and biases
+    seed: int = 0,
+    threads=None,
+) -> np.ndarray:  # (node, hidden + 1) rows and biases
     "The head of a layer before it is tuned (Zhang et al. 2021, section 3.3)."
-    if how == "inherit" and above is not None: return np.asarray(sparse.csr_matrix(C) @ above, np.float32)
+    if how == "inherit" and above is not None:
+        return np.asarray(sparse.csr_matrix(C) @ above, np.float32)
     if how in ("none", "inherit"):
-        W = np.random.default_rng(seed).normal(0, .02, (C.shape[0], E.shape[1] + 1)); W[:, -1] = 0
+        W = np.random.default_rng(seed).normal(0, 0.02, (C.shape[0], E.shape[1] + 1))
+        W[:, -1] = 0
         return W.astype(np.float32)
-    settings = LinearSettings(Cp=100., Cn=100., threshold=0.)
-    layer = train_layer(E, Y.tocsc(), C, None if M is None else M.tocsc(), R.tocsc() if how == "weighted-linear" else None, settings, threads)
+    settings = LinearSettings(Cp=100.0, Cn=100.0, threshold=0.0)
+    layer = train_layer(
+        E,
+        Y.tocsc(),
+        C,
+        None if M is None else M.tocsc(),
+        R.tocsc() if how == "weighted-linear" else None,
+        settings,
+        threads,
+    )
     return layer.to_csc().toarray().T.astype(np.float32)
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #_tune
@@ -210,23 +355,76 @@ def _tune(encoder, texts, X, Y, chain, settings, folder, threads):
     "Fine-tune coarse to fine; the encoder is changed in place. Returns the last head."
     s, sent, above = settings, None, None
     Ys, tokens = label_layers(Y, chain), encoder.tokens(texts, s.progress)
-    held = np.random.default_rng(s.seed).permutation(len(texts))[:round(s.validation*len(texts))]
+    held = np.random.default_rng(s.seed).permutation(len(texts))[
+        : round(s.validation * len(texts))
+    ]
     rows = np.setdiff1d(np.arange(len(texts)), held)
     for t, C in enumerate(chain):
-        if C.shape[0] > s.widest: break
+        if C.shape[0] > s.widest:
+            break
         M = None if t == 0 else _active(s.negatives, Ys[t - 1], sent)
-        R = Ys[t] if s.loss.startswith("weighted") or "weighted-linear" in (s.start, s.first) else None
-        finish = folder and folder/f"layer-{t}.safetensors"
+        R = (
+            Ys[t]
+            if s.loss.startswith("weighted") or "weighted-linear" in (s.start, s.first)
+            else None
+        )
+        finish = folder and folder / f"layer-{t}.safetensors"
+
         def begin():
             E = _embed(texts, encoder, s, folder)
-            return start_head(s.start if t else s.first, E[rows], Ys[t][rows], C, None if M is None else M[rows], None if R is None else R[rows], above, s.seed, threads)
-        model = _layer(encoder, C, begin, finish, s, t, Draw(tokens, rows, Ys[t], C, M, R if s.loss.startswith("weighted") else None, s.batch, s.training(t).seed),
-                       _judge(texts, held, Ys[t], C, sent, s) if len(held) else None)
+            return start_head(
+                s.start if t else s.first,
+                E[rows],
+                Ys[t][rows],
+                C,
+                None if M is None else M[rows],
+                None if R is None else R[rows],
+                above,
+                s.seed,
+                threads,
+            )
+
+        model = _layer(
+            encoder,
+            C,
+            begin,
+            finish,
+            s,
+            t,
+            Draw(
+                tokens,
+                rows,
+                Ys[t],
+                C,
+                M,
+                R if s.loss.startswith("weighted") else None,
+                s.batch,
+                s.training(t).seed,
+            ),
+            _judge(texts, held, Ys[t], C, sent, s) if len(held) else None,
+        )
         above = model.head
-        if t + 1 < len(chain): sent = beam_search(_embed(texts, encoder, s, folder), [model.chunks(C)], k=s.topk, start=sent, threads=threads)
+        if t + 1 < len(chain):
+            sent = beam_search(
+                _embed(texts, encoder, s, folder),
+                [model.chunks(C)],
+                k=s.topk,
+                start=sent,
+                threads=threads,
+            )
     return above
 
-def _embed(texts, encoder, s, folder): return embed(texts, encoder, bf16=s.bf16, cache=folder and folder/"embeddings", progress=s.progress, device=None if s.accelerator == "auto" else s.accelerator)
+
+def _embed(texts, encoder, s, folder):
+    return embed(
+        texts,
+        encoder,
+        bf16=s.bf16,
+        cache=folder and folder / "embeddings",
+        progress=s.progress,
+        device=None if s.accelerator == "auto" else s.accelerator,
+    )
+
 
 def _active(kinds, truth, sent):
     "(instance, node above) which clusters a text is shown."
@@ -235,155 +433,339 @@ def _active(kinds, truth, sent):
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #_layer
 def _layer(encoder, C, begin, finish, s, t, draw, validate):
-    "Train one layer, or read it if it is finished. Returns its Matcher, with the encoder trained."
+    """Train one layer, or read it if it is finished.
+
+    Returns its Matcher, with the encoder trained.
+    """
     from safetensors.torch import load, save
+
     done = finish and finish.exists()
     H = np.zeros((C.shape[0], encoder.width + 1), np.float32) if done else begin()
     model = Matcher(encoder, H[:, :-1], H[:, -1], s.dropout, s.head_rate)
     if done:
-        try: model.load_state_dict(load(finish.read_bytes()))
-        except Exception as e: refuse(f"{finish} is no whole layer", [f"{type(e).__name__}: {e}"], "Remove it; the layer is then trained again", OSError)
+        try:
+            model.load_state_dict(load(finish.read_bytes()))
+        except Exception as e:
+            refuse(
+                f"{finish} is no whole layer",
+                [f"{type(e).__name__}: {e}"],
+                "Remove it; the layer is then trained again",
+                OSError,
+            )
         return model.eval()
-    if s.recompute: _recompute(encoder.model, "enable", dict(use_reentrant=False))
+    if s.recompute:
+        _recompute(encoder.model, "enable", dict(use_reentrant=False))
     point = finish and finish.with_suffix(".part")
-    fit(model, draw, partial(node_loss, kind=s.loss.removeprefix("weighted-")), s.training(t), point, validate)
-    if s.recompute: _recompute(encoder.model, "disable")
+    fit(
+        model,
+        draw,
+        partial(node_loss, kind=s.loss.removeprefix("weighted-")),
+        s.training(t),
+        point,
+        validate,
+    )
+    if s.recompute:
+        _recompute(encoder.model, "disable")
     if finish and os.environ.get("RANK", "0") == "0":
-        data = save({n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()})
-        with atomic(finish) as tmp: tmp.write_bytes(data)
+        data = save(
+            {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
+        )
+        with atomic(finish) as tmp:
+            tmp.write_bytes(data)
         point.unlink(missing_ok=True)
     return model
 
+
 def _recompute(model, what, *how):
     "Switch gradient checkpointing; transformers 5 has a new name for it."
-    name = next(n for n in ("activation_checkpointing_", "gradient_checkpointing_") if hasattr(model, n + what))
+    name = next(
+        n
+        for n in ("activation_checkpointing_", "gradient_checkpointing_")
+        if hasattr(model, n + what)
+    )
     getattr(model, name + what)(*how)
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #_judge
 def _judge(texts, held, Y, C, sent, s):
     "validate(model) for core.fit: smaller is better."
-    texts, truth, start = [texts[i] for i in held], Y[held], None if sent is None else sent[held]
+    texts, truth, start = (
+        [texts[i] for i in held],
+        Y[held],
+        None if sent is None else sent[held],
+    )
     return partial(_score, texts=texts, truth=truth, C=C, start=start, bf16=s.bf16)
 
+
 def _score(model, texts, truth, C, start, bf16):
-    found = beam_search(embed(texts, model.encoder, bf16=bf16, device=model.encoder.device), [model.chunks(C)], k=5, start=start)
-    hits = np.zeros((found.shape[0], 5)); row = np.repeat(np.arange(found.shape[0]), np.diff(found.indptr))
-    hits[row, np.arange(found.nnz) - found.indptr[row]] = np.asarray(truth[row, found.indices]).ravel() > 0
-    return -float((hits.cumsum(1)/np.arange(1, 6)).mean())
+    found = beam_search(
+        embed(texts, model.encoder, bf16=bf16, device=model.encoder.device),
+        [model.chunks(C)],
+        k=5,
+        start=start,
+    )
+    hits = np.zeros((found.shape[0], 5))
+    row = np.repeat(np.arange(found.shape[0]), np.diff(found.indptr))
+    hits[row, np.arange(found.nnz) - found.indptr[row]] = (
+        np.asarray(truth[row, found.indices]).ravel() > 0
+    )
+    return -float((hits.cumsum(1) / np.arange(1, 6)).mean())
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #mix_weights
 @torch.no_grad()
 def mix_weights(
-    encoder:nn.Module,  # tuned; changed in place
-    before:dict,  # name -> weights before it was tuned
-    share:float,  # of the tuned weights
+    encoder: nn.Module,  # tuned; changed in place
+    before: dict,  # name -> weights before it was tuned
+    share: float,  # of the tuned weights
 ):
     "Interpolate between two sets of weights (Wortsman et al. 2022, section 3)."
     for name, w in encoder.state_dict().items():
-        if w.is_floating_point(): w.lerp_(before[name].to(w), 1 - share)
+        if w.is_floating_point():
+            w.lerp_(before[name].to(w), 1 - share)
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #XRTransformer
 class XRTransformer:
-    "A fine-tuned encoder, and an XR-Linear on words and embeddings (Zhang et al. 2021)."
+    """A fine-tuned encoder, and an XR-Linear on words and embeddings (Zhang et al.
+
+    2021).
+    """
+
     def __init__(
-        self, encoder:TextEncoder,  # fine-tuned
-        linear:XRLinear,  # over [X, weight*E]
-        features:int,  # columns of X; 0: there is none
-        weight:float=1.,  # of the embedding
+        self,
+        encoder: TextEncoder,  # fine-tuned
+        linear: XRLinear,  # over [X, weight*E]
+        features: int,  # columns of X; 0: there is none
+        weight: float = 1.0,  # of the embedding
         head=None,  # (node, hidden + 1) of the last tuned layer, for further tuning
-        bf16:bool=False,  # precision of the embeddings
-    ): self.encoder, self.linear, self.features, self.weight, self.head, self.bf16 = encoder, linear, features, weight, head, bf16
+        bf16: bool = False,  # precision of the embeddings
+    ):
+        self.encoder, self.linear, self.features, self.weight, self.head, self.bf16 = (
+            encoder,
+            linear,
+            features,
+            weight,
+            head,
+            bf16,
+        )
 
     labels = property(lambda self: self.linear.labels)
-    def __repr__(self): return f"XRTransformer({self.encoder}, {self.linear})"
+
+    def __repr__(self):
+        return f"XRTransformer({self.encoder}, {self.linear})"
+
     @classmethod
-    def train(cls, texts, X, Y, encoder=None, settings=None, **how): return _train(cls, texts, X, Y, encoder, settings, **how)
-    def encode(self, texts, progress=False, cache=None): return embed(texts, self.encoder, bf16=self.bf16, cache=cache, progress=progress)
-    def inputs(self, texts, X=None, progress=False, cache=None): return _inputs(self.encode(texts, progress, cache), X, self.features, self.weight)
-    def predict(self, texts, X=None, progress=False, **how): return self.linear.predict(self.inputs(texts, X, progress), **how)
-    def save(self, folder, overwrite=False): _save(self, folder, overwrite)
+    def train(cls, texts, X, Y, encoder=None, settings=None, **how):
+        return _train(cls, texts, X, Y, encoder, settings, **how)
+
+    def encode(self, texts, progress=False, cache=None):
+        return embed(
+            texts, self.encoder, bf16=self.bf16, cache=cache, progress=progress
+        )
+
+    def inputs(self, texts, X=None, progress=False, cache=None):
+        return _inputs(
+            self.encode(texts, progress, cache), X, self.features, self.weight
+        )
+
+    def predict(self, texts, X=None, progress=False, **how):
+        return self.linear.predict(self.inputs(texts, X, progress), **how)
+
+    def save(self, folder, overwrite=False):
+        _save(self, folder, overwrite)
+
     @classmethod
-    def load(cls, folder, mmap=False): return _load(cls, folder, mmap)
+    def load(cls, folder, mmap=False):
+        return _load(cls, folder, mmap)
+
 
 def _inputs(E, X, features, weight):
     "(instance, features + hidden) what the linear model sees."
-    if X is None and features: refuse(f"this model was trained with {features:,} features beside the texts, and X is missing", mend="Pass X, made by the same vectorizer")
-    if X is not None and not features: refuse("this model was trained on texts alone, and X was given", mend="Leave X out")
-    E = np.asarray(E, np.float32)*np.float32(weight)
-    if X is None: return np.ascontiguousarray(E)
+    if X is None and features:
+        refuse(
+            f"this model was trained with {features:,} features beside the texts, and X"
+            " is missing",
+            mend="Pass X, made by the same vectorizer",
+        )
+    if X is not None and not features:
+        refuse(
+            "this model was trained on texts alone, and X was given", mend="Leave X out"
+        )
+    E = np.asarray(E, np.float32) * np.float32(weight)
+    if X is None:
+        return np.ascontiguousarray(E)
     X = as_features(X, features=features)
-    if X.shape[0] != len(E): refuse(f"there are {len(E):,} texts and X has {X.shape[0]:,} rows", mend="Each instance has one text and one row")
+    if X.shape[0] != len(E):
+        refuse(
+            f"there are {len(E):,} texts and X has {X.shape[0]:,} rows",
+            mend="Each instance has one text and one row",
+        )
     return as_features(hstack([X, E]))
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #_train
 def _train(
-    cls, texts,  # (instance,) list of str
+    cls,
+    texts,  # (instance,) list of str
     X,  # (instance, feature) TF-IDF features, or None
     Y,  # (instance, label)
     encoder=None,  # TextEncoder, a name or a folder; None: MiniLM
-    settings:FineTuning|None=None,  # of the encoder; None: the defaults
+    settings: FineTuning | None = None,  # of the encoder; None: the defaults
     chain=None,  # the preliminary tree; None: PIFA on words and first embeddings
-    refine:bool=True,  # build the tree anew for the final ranker; False: the preliminary one stays
-    weight:float=1.,  # of the embedding beside X
-    tune:bool=True,  # False: the encoder stays as it is
+    # build the tree anew for the final ranker; False: the preliminary one stays
+    refine: bool = True,
+    weight: float = 1.0,  # of the embedding beside X
+    tune: bool = True,  # False: the encoder stays as it is
     folder=None,  # work folder; a killed run goes on from there
-    threads=None, **ranker,  # settings of XRLinear.train: leaf, branches, negatives, solver, ...
+    threads=None,
+    **ranker,  # settings of XRLinear.train: leaf, branches, negatives, solver, ...
 ):
     "Preliminary tree, fine-tuning layer by layer, final XR-Linear."
     s, folder = settings or FineTuning(), Path(folder) if folder else None
-    Y = as_labels(Y, len(texts)); X = None if X is None else as_features(X)
+    Y = as_labels(Y, len(texts))
+    X = None if X is None else as_features(X)
     encoder = encoder if isinstance(encoder, TextEncoder) else TextEncoder.load(encoder)
-    if folder: _claim(folder, texts, X, Y, encoder, s, chain, weight)
+    if folder:
+        _claim(folder, texts, X, Y, encoder, s, chain, weight)
     features = 0 if X is None else X.shape[1]
     if tune or not refine:
-        before = lambda: pifa(Y, _inputs(_embed(texts, encoder, s, folder), X, features, weight))
-        chain = hierarchical_kmeans(before(), branches=s.branches, leaf=s.leaf, min_codes=min(s.top, Y.shape[1]), seed=s.seed, threads=threads) if chain is None else check_chain(chain, Y.shape[1])
-    was = {n: w.clone() for n, w in encoder.state_dict().items()} if tune and s.mix < 1 else None
+        before = lambda: pifa(
+            Y, _inputs(_embed(texts, encoder, s, folder), X, features, weight)
+        )
+        chain = (
+            hierarchical_kmeans(
+                before(),
+                branches=s.branches,
+                leaf=s.leaf,
+                min_codes=min(s.top, Y.shape[1]),
+                seed=s.seed,
+                threads=threads,
+            )
+            if chain is None
+            else check_chain(chain, Y.shape[1])
+        )
+    was = (
+        {n: w.clone() for n, w in encoder.state_dict().items()}
+        if tune and s.mix < 1
+        else None
+    )
     head = _tune(encoder, texts, X, Y, chain, s, folder, threads) if tune else None
-    if was: mix_weights(encoder, was, s.mix)
+    if was:
+        mix_weights(encoder, was, s.mix)
     Z = _inputs(_embed(texts, encoder, s, folder), X, features, weight)
-    linear = XRLinear.train(Z, Y, None if refine else chain, threads=threads, progress=s.progress, **ranker)
+    linear = XRLinear.train(
+        Z, Y, None if refine else chain, threads=threads, progress=s.progress, **ranker
+    )
     return cls(encoder, linear, features, weight, head, s.bf16)
+
 
 def _claim(folder, texts, X, Y, encoder, s, chain, weight):
     "Mark a work folder with what it belongs to, or refuse it."
     h = hashlib.sha256(json.dumps([encoder.fingerprint(), weight]).encode())
-    for t in texts: h.update(t.encode("utf-8", "surrogatepass") + b"\0")
+    for t in texts:
+        h.update(t.encode("utf-8", "surrogatepass") + b"\0")
     for A in (X, Y, *(chain or ())):
-        for part in () if A is None else (A.indptr, A.indices, A.data) if sparse.issparse(A) else (A,): h.update(np.ascontiguousarray(part).tobytes())
+        for part in (
+            ()
+            if A is None
+            else (A.indptr, A.indices, A.data)
+            if sparse.issparse(A)
+            else (A,)
+        ):
+            h.update(np.ascontiguousarray(part).tobytes())
     free = ("progress", "devices", "accelerator", "checkpoint_every", "mix")
-    mine = {"data": h.hexdigest()} | {k: v for k, v in json.loads(json.dumps(asdict(s))).items() if k not in free}
-    path = folder/"run.json"
+    mine = {"data": h.hexdigest()} | {
+        k: v for k, v in json.loads(json.dumps(asdict(s))).items() if k not in free
+    }
+    path = folder / "run.json"
     if path.exists():
-        old = json.loads(path.read_text()); other = [k if k == "data" else f"{k}={old.get(k)} (now {v})" for k, v in mine.items() if old.get(k) != v]
-        if other: refuse(f"the work folder {folder} belongs to another training", other, "Name another folder, or remove it")
+        old = json.loads(path.read_text())
+        other = [
+            k if k == "data" else f"{k}={old.get(k)} (now {v})"
+            for k, v in mine.items()
+            if old.get(k) != v
+        ]
+        if other:
+            refuse(
+                f"the work folder {folder} belongs to another training",
+                other,
+                "Name another folder, or remove it",
+            )
     elif os.environ.get("RANK", "0") == "0":
-        with atomic(path) as tmp: tmp.write_text(json.dumps(mine, indent=1))
+        with atomic(path) as tmp:
+            tmp.write_text(json.dumps(mine, indent=1))
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #_save
 def _save(model, folder, overwrite):
     "Write the model's folder, whole or not at all."
     from safetensors.numpy import save
-    folder = Path(folder); tmp = folder.with_name(f".{folder.name}.part")
-    if folder.exists() and not overwrite: refuse(f"{folder} exists", mend="Choose another folder, or say overwrite=True", kind=FileExistsError)
-    shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir(parents=True)
-    model.encoder.save(tmp/"text_encoder"); model.linear.save(tmp/"concat_model")
-    if model.head is not None: (tmp/"head.safetensors").write_bytes(save({"weight": np.ascontiguousarray(model.head[:, :-1]), "bias": np.ascontiguousarray(model.head[:, -1])}))
-    about = dict(model="XRTransformer", features=int(model.features), weight=float(model.weight), bf16=bool(model.bf16))
-    (tmp/"param.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-    if folder.exists(): shutil.rmtree(folder)
+
+    folder = Path(folder)
+    tmp = folder.with_name(f".{folder.name}.part")
+    if folder.exists() and not overwrite:
+        refuse(
+            f"{folder} exists",
+            mend="Choose another folder, or say overwrite=True",
+            kind=FileExistsError,
+        )
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
+    model.encoder.save(tmp / "text_encoder")
+    model.linear.save(tmp / "concat_model")
+    if model.head is not None:
+        (tmp / "head.safetensors").write_bytes(
+            save(
+                {
+                    "weight": np.ascontiguousarray(model.head[:, :-1]),
+                    "bias": np.ascontiguousarray(model.head[:, -1]),
+                }
+            )
+        )
+    about = dict(
+        model="XRTransformer",
+        features=int(model.features),
+        weight=float(model.weight),
+        bf16=bool(model.bf16),
+    )
+    (tmp / "param.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
     tmp.rename(folder)
+
 
 def _load(cls, folder, mmap):
     "Read a model's folder."
     from safetensors.numpy import load
-    folder = Path(folder); path = folder/"param.json"
-    if not path.is_file(): refuse(f"{folder} holds no XR-Transformer: {path} is missing", mend="Pass the folder that `save` wrote", kind=FileNotFoundError)
-    try: about = json.loads(path.read_text(encoding="utf-8")); features, weight = int(about["features"]), float(about["weight"])
-    except (ValueError, KeyError, TypeError) as e: refuse(f"{path} is no XR-Transformer's", [f"{type(e).__name__}: {e}"], "A folder of libpecos' X-Transformer holds a pickle and is not read: train again, or load its concat_model with XRLinear")
-    encoder, linear, head = TextEncoder.load(folder/"text_encoder"), XRLinear.load(folder/"concat_model", mmap), None
-    if (file := folder/"head.safetensors").is_file(): parts = load(file.read_bytes()); head = np.concatenate([parts["weight"], parts["bias"][:, None]], 1)
-    if linear.features != features + encoder.width: refuse(f"{folder}: the linear model has {linear.features:,} features, words and embedding have {features + encoder.width:,}", mend="Files of two models are mixed")
+
+    folder = Path(folder)
+    path = folder / "param.json"
+    if not path.is_file():
+        refuse(
+            f"{folder} holds no XR-Transformer: {path} is missing",
+            mend="Pass the folder that `save` wrote",
+            kind=FileNotFoundError,
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        features, weight = int(about["features"]), float(about["weight"])
+    except (ValueError, KeyError, TypeError) as e:
+        refuse(
+            f"{path} is no XR-Transformer's",
+            [f"{type(e).__name__}: {e}"],
+            "A folder of libpecos' X-Transformer holds a pickle and is not read: train"
+            " again, or load its concat_model with XRLinear",
+        )
+    encoder, linear, head = (
+        TextEncoder.load(folder / "text_encoder"),
+        XRLinear.load(folder / "concat_model", mmap),
+        None,
+    )
+    if (file := folder / "head.safetensors").is_file():
+        parts = load(file.read_bytes())
+        head = np.concatenate([parts["weight"], parts["bias"][:, None]], 1)
+    if linear.features != features + encoder.width:
+        refuse(
+            f"{folder}: the linear model has {linear.features:,} features, words and"
+            f" embedding have {features + encoder.width:,}",
+            mend="Files of two models are mixed",
+        )
     return cls(encoder, linear, features, weight, head, bool(about.get("bf16")))
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #with_label_names
@@ -392,14 +774,33 @@ def with_label_names(
     X,  # (instance, feature) or None
     Y,  # (instance, label)
     names,  # (label,) list of str
-    features=None,  # (label, feature) the names through the same vectorizer; None where X is None
+    # (label, feature) the names through the same vectorizer; None where X is None
+    features=None,
 ):  # texts, X and Y, with a row for each label at the end
     "Label names as training texts."
     Y, texts, names = as_labels(Y, len(texts)), list(texts), list(names)
-    if len(names) != Y.shape[1]: refuse(f"there are {len(names):,} names for {Y.shape[1]:,} labels", mend="Give one for each label, in the order of Y's columns")
-    if (X is None) != (features is None): refuse("X and the features of the names belong together", mend="Give both or none")
+    if len(names) != Y.shape[1]:
+        refuse(
+            f"there are {len(names):,} names for {Y.shape[1]:,} labels",
+            mend="Give one for each label, in the order of Y's columns",
+        )
+    if (X is None) != (features is None):
+        refuse(
+            "X and the features of the names belong together", mend="Give both or none"
+        )
     if X is not None:
-        X = as_features(X); features = as_features(features, "the features of the names", X.shape[1])
-        if features.shape[0] != len(names): refuse(f"the features of the names have {features.shape[0]:,} rows for {len(names):,} names")
-        X = sparse.vstack([sparse.csr_matrix(X), sparse.csr_matrix(features)], format="csr")
-    return texts + names, X, sparse.vstack([Y, sparse.identity(len(names), dtype=np.float32)], format="csr")
+        X = as_features(X)
+        features = as_features(features, "the features of the names", X.shape[1])
+        if features.shape[0] != len(names):
+            refuse(
+                f"the features of the names have {features.shape[0]:,} rows for"
+                f" {len(names):,} names"
+            )
+        X = sparse.vstack(
+            [sparse.csr_matrix(X), sparse.csr_matrix(features)], format="csr"
+        )
+    return (
+        texts + names,
+        X,
+        sparse.vstack([Y, sparse.identity(len(names), dtype=np.float32)], format="csr"),
+    )
