@@ -15,7 +15,7 @@ from forecastlab.core.backtest import Backtest, as_known, backtest, origins_of, 
 from forecastlab.core.distributions import QuantileGrid
 from forecastlab.core.forecast import Forecast
 from forecastlab.core.panel import Panel
-from forecastlab.demand.mq import MQForecaster
+from forecastlab.demand.mq import BY_ENCODER
 from forecastlab.demand.textbook import AutoETS, CrostonSBA, EmpiricalQuantiles
 from forecastlab.demand.textbook import SeasonalNaive
 
@@ -39,7 +39,7 @@ LAB = {
     "EmpiricalQuantiles": EmpiricalQuantiles(),
     "CrostonSBA": CrostonSBA(),
     "AutoETS": AutoETS(progress=False, n_jobs=1),
-    **{e: MQForecaster(5, encoder=e, **TINY) for e in ("cnn", "rnn", "lags")},
+    **{e: BY_ENCODER[e](5, **TINY) for e in ("cnn", "rnn", "lags")},
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from forecastlab.core.conformal import LevelMap, recalibrated
-from forecastlab.core.decision import (
+from forecastlab.demand.decision import (
     achieved,
     joint_service,
     newsvendor,

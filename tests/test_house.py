@@ -22,7 +22,7 @@ FAMILIES = {
     "quantile": ["kernels", "core"],
     "ranking": ["kernels", "core"],
     "earth": ["kernels", "core"],
-    "demand": ["quantile", "kernels", "core"],
+    "demand": ["quantile", "ranking", "kernels", "core"],
 }
 
 

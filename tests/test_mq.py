@@ -23,7 +23,7 @@ from forecastlab.core.windows import Windows, forked
 from forecastlab.core import forecaster
 from forecastlab.core.encoders import ENCODERS, classical, running_scale
 from forecastlab.core.features import Recipe, Sizes
-from forecastlab.demand.mq import MQCNN, MQDense, MQForecaster, MQNetwork, MQRNN
+from forecastlab.demand.mq import BY_ENCODER, MQCNN, MQDense, MQNetwork, MQRNN
 from forecastlab.demand.mq import MQSettings, mq_loss
 from forecastlab.demand.textbook import SeasonalNaive
 from toys import ROLES, frame, full, plain
@@ -47,7 +47,7 @@ LEVELS = [0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99]
 
 
 def model(encoder="cnn", horizon=3, steps=4, **more):
-    return MQForecaster(horizon, encoder=encoder, steps=steps, **SMALL | more)
+    return BY_ENCODER[encoder](horizon, steps=steps, **SMALL | more)
 
 
 def q(forecast, levels=LEVELS):
@@ -266,7 +266,7 @@ def test_same_seed_same_forecast(encoder):
 def test_a_saved_model_forecasts_the_same_bits(trained, encoder, tmp_path):
     m, seen = trained[encoder], full().cut(36)
     m.save(tmp_path / "m.safetensors")
-    again = MQForecaster.load(tmp_path / "m.safetensors")
+    again = MQCNN.load(tmp_path / "m.safetensors")
     assert (
         np.array_equal(q(m.predict(3, seen)), q(again.predict(3, seen)))
         and again.name == m.name
@@ -276,7 +276,7 @@ def test_a_saved_model_forecasts_the_same_bits(trained, encoder, tmp_path):
     # and can be trained anew
     assert again.fit(seen).predict().horizon == 3
     with pytest.raises(ValueError, match="no panel to forecast from. Pass predict"):
-        MQForecaster.load(tmp_path / "m.safetensors").predict(3)
+        MQCNN.load(tmp_path / "m.safetensors").predict(3)
 
 
 def test_a_loaded_model_trains_anew_as_the_first_would(tmp_path):
@@ -286,7 +286,7 @@ def test_a_loaded_model_trains_anew_as_the_first_would(tmp_path):
     )
     m = model().fit(seen)
     m.save(tmp_path / "m")
-    again = MQForecaster.load(tmp_path / "m").fit(other)
+    again = MQCNN.load(tmp_path / "m").fit(other)
     fresh = model().fit(other)
     assert (
         again.settings == fresh.settings
@@ -315,7 +315,7 @@ def test_a_file_of_another_version_is_named(trained, tmp_path):
             " .*'old'"
         ),
     ):
-        MQForecaster.load(tmp_path / "old")
+        MQCNN.load(tmp_path / "old")
 
 
 def test_numbers_may_come_from_numpy(tmp_path):
@@ -328,7 +328,7 @@ def test_numbers_may_come_from_numpy(tmp_path):
     ).fit(seen)
     m.save(tmp_path / "m")
     assert np.array_equal(
-        q(MQForecaster.load(tmp_path / "m").predict(3, seen)),
+        q(MQCNN.load(tmp_path / "m").predict(3, seen)),
         q(model(levels=(0.1, 0.5, 0.9)).fit(seen).predict()),
     )
 
@@ -346,7 +346,7 @@ def test_members_are_averaged_and_saved(tmp_path):
     )
     assert (
         np.array_equal(
-            q(two.predict()), q(MQForecaster.load(tmp_path / "two").predict(3, seen))
+            q(two.predict()), q(MQCNN.load(tmp_path / "two").predict(3, seen))
         )
         and two.cpu > 0
     )
@@ -356,12 +356,10 @@ def test_members_are_averaged_and_saved(tmp_path):
 def test_a_damaged_model_file_is_named(trained, tmp_path, damage):
     trained["cnn"].save(tmp_path / "m")
     (tmp_path / "m").write_bytes(damage((tmp_path / "m").read_bytes()))
-    with pytest.raises(
-        OSError, match="not a readable MQForecaster file: .*m. Save it again"
-    ):
-        MQForecaster.load(tmp_path / "m")
+    with pytest.raises(OSError, match="not a readable MQCNN file: .*m. Save it again"):
+        MQCNN.load(tmp_path / "m")
     with pytest.raises(FileNotFoundError, match="no such model file"):
-        MQForecaster.load(tmp_path / "none")
+        MQCNN.load(tmp_path / "none")
     with pytest.raises(RuntimeError, match="nothing to save"):
         model().save(tmp_path / "new")
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
@@ -742,7 +740,7 @@ def test_impossible_settings_are_refused_in_words(wrong, message):
 
 def test_a_season_need_only_fit_the_context_that_is_read():
     fit = lambda panel=plain(np.arange(400.0) % 48 + 1, "h"), **k: (
-        MQForecaster(steps=2, training=QUIET, season=48, **k).fit(panel).settings
+        MQCNN(steps=2, training=QUIET, season=48, **k).fit(panel).settings
     )
     s = fit(horizon=48)
     assert (s.context, s.forks) == (192, 26) and fit(
@@ -755,7 +753,7 @@ def test_a_season_need_only_fit_the_context_that_is_read():
         fit(horizon=4, context=60)
     # hopeless whatever the panel
     with pytest.raises(ValueError, match="season must be 0, or 1 to 20 rows"):
-        MQForecaster(4, context=20, season=48)
+        MQCNN(4, context=20, season=48)
 
 
 # --- units
@@ -961,7 +959,7 @@ def test_it_learns_eight_series_by_heart(encoder):
         ),
         freq=1,
     )
-    m = MQForecaster(
+    m = MQCNN(
         2,
         encoder=encoder,
         context=12,
@@ -1005,7 +1003,7 @@ def test_it_beats_the_seasonal_naive_where_season_and_promotion_were_planted(enc
     seen = p.cut(T - 15)
     actual = p.actual(seen.last, 14)
     tenths = [0.1, 0.3, 0.5, 0.7, 0.9]
-    m = MQForecaster(
+    m = MQCNN(
         14,
         encoder=encoder,
         context=28,

@@ -12,7 +12,7 @@ from forecastlab.core.distributions import Counts
 from forecastlab.core.features import Recipe
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows, forked
-from forecastlab.demand.mq import MQForecaster, MQNetwork, MQSettings, mq_loss
+from forecastlab.demand.mq import MQCNN, MQNetwork, MQSettings, mq_loss
 from forecastlab.quantile.heads import HEADS
 from forecastlab.quantile.spline import SplineQuantile
 
@@ -49,7 +49,7 @@ def sales(low=0, n=6, steps=60, seed=0):
 
 
 def model(head, **options):
-    return MQForecaster(4, head=head, **SMALL | dict(training=QUIET) | options)
+    return MQCNN(4, head=head, **SMALL | dict(training=QUIET) | options)
 
 
 @pytest.mark.parametrize("encoder", ["cnn", "rnn", "lags"])
@@ -79,7 +79,7 @@ def test_every_head_on_every_backbone(head, tails, encoder, tmp_path):
             and (low < 0 or (q >= 0).all())
         )
         m.save(tmp_path / "m")
-        again = MQForecaster.load(tmp_path / "m")
+        again = MQCNN.load(tmp_path / "m")
         assert (
             torch.equal(again.predict(4, sales(low)).quantile(FINE), q)
             and again.settings == m.settings

@@ -22,7 +22,7 @@ pytest.importorskip(
 from forecastlab.core.panel import Panel
 from forecastlab.core.parameters import declared, find, pipelines, resolve
 from forecastlab.core.runs import load_json, read, run
-from forecastlab.demand.mq import MQForecaster
+from forecastlab.demand.mq import MQCNN
 from toys import walk
 
 torch.set_num_threads(1)
@@ -184,9 +184,7 @@ def test_the_main_job_on_ones_own_csv(tmp_path):
         static=["colour"],
         future=future,
     )
-    again = MQForecaster.load(folder / "artifacts" / "model.safetensors").predict(
-        4, panel
-    )
+    again = MQCNN.load(folder / "artifacts" / "model.safetensors").predict(4, panel)
     np.testing.assert_allclose(
         again.quantile([0.9]).numpy().ravel(), f["MQCNN_ql0.9"], rtol=1e-5
     )

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from forecastlab.core.panel import Panel
-from forecastlab.ranking.alike import Shop, as_launched, bought_with, load_shop
-from forecastlab.ranking.alike import price_words, rank_texts, reads_alike, same_rank
-from forecastlab.ranking.alike import sells_alike, sold_alike
+from forecastlab.demand.alike import Shop, as_launched, bought_with, load_shop
+from forecastlab.demand.alike import price_words, rank_texts, reads_alike, same_rank
+from forecastlab.demand.alike import sells_alike, sold_alike
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from forecastlab.ranking import commands
 from forecastlab.ranking.commands import COMMANDS, ELSEWHERE, Text2Text, read_params
 from forecastlab.ranking.commands import skeleton
 from forecastlab.ranking.index import load_chain
-from forecastlab.ranking.sparse import load_matrix, save_matrix
+from forecastlab.core.sparse import load_matrix, save_matrix
 from forecastlab.ranking.text import Vectorizer
 from forecastlab.ranking.xrlinear import XRLinear
 

@@ -40,7 +40,7 @@ from forecastlab.ranking.index import matching_chain, relevance_chain, save_chai
 from forecastlab.ranking.labels import label_embedding, pifa, spectrum
 from forecastlab.ranking.linear import LinearSettings
 from forecastlab.ranking.metrics import evaluate
-from forecastlab.ranking.sparse import (
+from forecastlab.core.sparse import (
     binary,
     block_diag,
     hstack,

@@ -22,7 +22,7 @@ pytest.importorskip(
 from forecastlab.core.runs import load_json
 from forecastlab.ranking.corpus import load_corpus, read_corpus, read_text2text
 from forecastlab.ranking.corpus import search_corpus
-from forecastlab.ranking.sparse import save_matrix, write_xc
+from forecastlab.core.sparse import save_matrix, write_xc
 from forecastlab.ranking.xrlinear import XRLinear
 from toys import walk
 

@@ -17,13 +17,14 @@ pytest.importorskip(
     "numba", reason="ranking needs numba: pip install 'forecastlab[ranking]'"
 )
 
-from forecastlab.ranking import commands, sparse
+from forecastlab.core import sparse
+from forecastlab.ranking import commands
 from forecastlab.ranking.beam import beam_search
 from forecastlab.ranking.chunks import Chunks
 from forecastlab.ranking.index import hierarchical_kmeans, make_chain, unbalanced_kmeans
 from forecastlab.ranking.linear import train_layer
 from forecastlab.ranking.metrics import judge, table
-from forecastlab.ranking.sparse import cores, save_matrix
+from forecastlab.core.sparse import cores, save_matrix
 from forecastlab.ranking.xrlinear import XRLinear, _on_device
 
 rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from forecastlab.ranking import sparse as S
+from forecastlab.core import sparse as S
 
 
 def some(rows, columns, density=0.2, seed=0, kind="csr", dtype=np.float32):

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from forecastlab.ranking import text as T
-from forecastlab.ranking.sparse import load_matrix, vstack
+from forecastlab.core.sparse import load_matrix, vstack
 from forecastlab.ranking.text import Vectorizer
 
 CORPUS = ["midas amazon pecos", "amazon pecos pecos pecos", "iphone"]

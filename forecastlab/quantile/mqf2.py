@@ -15,7 +15,7 @@ from ..core.distributions import Counts, Paths, QuantileFunction
 from ..core.encoders import Encoder, Reading, among, check_reading, numbers
 from ..core.encoders import seasonal_map, whole
 from ..core.features import Sizes, support_of
-from ..core.forecaster import Forecaster
+from ..core.neural import NeuralForecaster
 from ..core.windows import Batch, forked
 from .convex import ConvexMap, Potential, energy_loss
 
@@ -302,16 +302,16 @@ def _path_rank(paths, y):
     return tuple(sum(v) / len(v) for v in zip(*found))
 
 # %% ../../nbs/quantile/50_mqf2.ipynb #MQF2Forecaster
-class MQF2Forecaster(Forecaster):
+class MQF2Forecaster(NeuralForecaster):
     """Joint forecasts of all steps behind `fit(panel)` and `predict(h, panel)` (Kan et
     al. 2022).
     """
 
-    Settings, name, partial = MQF2Settings, "MQF2", False
+    Settings, name = MQF2Settings, "MQF2"
 
-    def settle(self, panel) -> MQF2Settings:
+    def settings_for(self, panel) -> MQF2Settings:
         return MQF2Settings(
-            **self.given(panel)
+            **self.defaults_for(panel)
             | dict(support=support_of(panel, self.options.get("support", "auto")))
         )
 
@@ -322,7 +322,7 @@ class MQF2Forecaster(Forecaster):
     def loss(network, batch, settings, recipe):
         return mqf2_loss(network, batch, settings, recipe.typical)
 
-    def answer(self, networks, batch, h) -> dict:
+    def parameters(self, networks, batch, h, seed) -> dict:
         "What each member's map needs to know about a chunk of series."
         found = {}
         for k, n in enumerate(networks):
@@ -344,4 +344,6 @@ class MQF2Forecaster(Forecaster):
             "real" if self.settings.support == "real" else "nonnegative",
             self.settings.paths,
         )
+        if h < self.settings.horizon:
+            paths = paths[:, :h]
         return Counts(paths) if self.settings.support == "count" else paths

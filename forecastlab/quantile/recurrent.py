@@ -17,7 +17,7 @@ from ..core.distributions import Counts, Paths, check_levels
 from ..core.encoders import among, check_link, check_scale, fractions
 from ..core.encoders import given_scale, running_scale, whole
 from ..core.features import SUPPORTS, Embeddings, Sizes, support_of
-from ..core.forecaster import Forecaster
+from ..core.neural import NeuralForecaster
 from ..core.forecast import Forecast
 from ..core.panel import Panel
 from ..core.windows import Batch
@@ -428,14 +428,13 @@ NAMES = dict(
 )
 
 
-class RecurrentForecaster(Forecaster):
+class RecurrentForecaster(NeuralForecaster):
     "An autoregressive RNN with any head behind `fit(panel)` and `predict(h, panel)`."
 
     Settings = RNNSettings
-    asked = None  # draws and seed of the forecast being made
     name = property(lambda self: NAMES[self.options.get("head", "sqf")])
 
-    def settle(self, panel) -> RNNSettings:
+    def settings_for(self, panel) -> RNNSettings:
         return _settle(self, panel)
 
     def network(self, settings, sizes) -> RecurrentNetwork:
@@ -445,21 +444,8 @@ class RecurrentForecaster(Forecaster):
     def loss(network, batch, settings, recipe):
         return rnn_loss(network, batch, recipe.typical, settings.weight)
 
-    def predict(
-        self, h: int = None, panel: Panel = None, draws: int = None, seed: int = 0
-    ) -> Forecast:
-        "Paths of h steps after each series' last known row; the seed decides which."
-        if draws is not None and (
-            isinstance(draws, bool)
-            or not isinstance(draws, (int, np.integer))
-            or draws < 2
-        ):
-            refuse(f"draws must be a whole number, at least 2, got {draws!r}")
-        self.asked = draws, seed
-        return super().predict(h, panel)
-
-    def answer(self, networks, batch, h) -> dict:
-        return _answer(self, networks, batch, h)
+    def parameters(self, networks, batch, h, seed) -> dict:
+        return _answer(self, networks, batch, h, seed)
 
     def distribution(self, parts, h):
         paths = Paths(
@@ -500,10 +486,9 @@ def _settle(self, panel) -> RNNSettings:
     return RNNSettings(**given | dict(context=context, horizon=self.horizon))
 
 
-def _answer(self, networks, batch, h, most: int = 2**14) -> dict:
+def _answer(self, networks, batch, h, seed, most: int = 2**14) -> dict:
     "Paths of one chunk of series, (series, draw, step); each member draws its share."
-    draws, seed = self.asked
-    draws = draws or self.settings.draws
+    draws = self.settings.draws
     found = []
     shares = [len(x) for x in np.array_split(np.arange(draws), len(networks))]
     for rows in torch.arange(len(batch)).split(max(1, most // draws)):

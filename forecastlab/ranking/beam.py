@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from ..core.basics import refuse
 from .chunks import LANES, _answer, _ask, _each, _margins, _questions
-from .sparse import arrays, as_features, cores
+from ..core.sparse import arrays, as_features, cores
 
 # %% ../../nbs/ranking/32_beam.ipynb #_post
 POSTS = {

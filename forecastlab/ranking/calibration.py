@@ -17,7 +17,7 @@ from scipy import sparse
 from sklearn.isotonic import IsotonicRegression
 from ..core.basics import atomic, refuse
 from .chunks import Chunks, layer_scores
-from .sparse import as_features, as_labels, binary, ordered
+from ..core.sparse import as_features, as_labels, binary, ordered
 
 # %% ../../nbs/ranking/55_calibration.ipynb #_promised
 def _promised(p, y):

@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from ..core.basics import atomic, refuse
-from .sparse import arrays, as_features
+from ..core.sparse import arrays, as_features
 
 # %% ../../nbs/ranking/30_chunks.ipynb #Chunks
 _ARRAYS = dict(

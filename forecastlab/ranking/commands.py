@@ -25,8 +25,8 @@ from .index import hierarchical_kmeans, load_chain, save_chain
 from .labels import label_embedding
 from .linear import LinearSettings
 from .metrics import evaluate
-from .sparse import as_features, as_labels, load_matrix, ordered
-from .sparse import save_matrix, vstack
+from ..core.sparse import as_features, as_labels, load_matrix, ordered
+from ..core.sparse import save_matrix, vstack
 from .text import Vectorizer
 from .xrlinear import XRLinear
 

@@ -14,8 +14,8 @@ import numpy as np
 from scipy import sparse
 from ..core.basics import data_dir, embedded_dir, refuse
 from ..core.datasets import fault
-from .sparse import as_features, as_labels, load_matrix, read_parquet
-from .sparse import read_xc
+from ..core.sparse import as_features, as_labels, load_matrix, read_parquet
+from ..core.sparse import read_xc
 
 # %% ../../nbs/ranking/12_corpus.ipynb #Corpus
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 from ..core.basics import atomic, atomic_folder, refuse
-from .sparse import ordered, softmax_rows
+from ..core.sparse import ordered, softmax_rows
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_checked
 def _checked(

@@ -25,7 +25,7 @@ from .explain import explain
 from .index import hierarchical_kmeans
 from .labels import pifa
 from .linear import LinearSettings
-from .sparse import as_features, as_labels, ordered
+from ..core.sparse import as_features, as_labels, ordered
 from .text import Vectorizer
 from .xrlinear import XRLinear, negatives_of
 

@@ -13,7 +13,7 @@ from scipy import sparse
 from ..core.basics import refuse
 from .beam import beam_search
 from .chunks import Chunks
-from .sparse import as_features
+from ..core.sparse import as_features
 from .xrlinear import XRLinear
 
 # %% ../../nbs/ranking/60_explain.ipynb #parents_of

@@ -19,8 +19,8 @@ from .beam import beam_search
 from .chunks import Chunks
 from .linear import LinearSettings, _gather, _prune, _shuffle, _solve
 from .linear import _twister
-from .sparse import arrays, as_features, as_labels, load_matrix
-from .sparse import save_matrix
+from ..core.sparse import arrays, as_features, as_labels, load_matrix
+from ..core.sparse import save_matrix
 from .xrlinear import XRLinear
 
 # %% ../../nbs/ranking/65_growth.ipynb #Statistics

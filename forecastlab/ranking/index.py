@@ -17,8 +17,8 @@ import scipy.sparse as sp
 from numba import njit, uint64
 from ..core.basics import atomic, refuse
 from .labels import label_embedding
-from .sparse import arrays, as_features, as_labels, binary, cores
-from .sparse import l2_rows, load_matrix, save_matrix
+from ..core.sparse import arrays, as_features, as_labels, binary, cores
+from ..core.sparse import l2_rows, load_matrix, save_matrix
 
 # %% ../../nbs/ranking/25_index.ipynb #_member
 def _member(parent, clusters):

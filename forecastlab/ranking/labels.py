@@ -11,8 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit, uint64
 from ..core.basics import refuse
-from .sparse import arrays, as_features, as_labels, cores, hstack
-from .sparse import l2_rows, scale_rows
+from ..core.sparse import arrays, as_features, as_labels, cores, hstack
+from ..core.sparse import l2_rows, scale_rows
 
 # %% ../../nbs/ranking/20_labels.ipynb #pii
 def pii(

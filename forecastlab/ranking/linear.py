@@ -19,7 +19,7 @@ from numba.extending import intrinsic, models, overload, register_model
 from tqdm.auto import tqdm
 from ..core.basics import refuse
 from .chunks import Chunks
-from .sparse import cores
+from ..core.sparse import cores
 
 # %% ../../nbs/ranking/35_linear.ipynb #LinearSettings
 SOLVERS = ("l2-svm", "l1-svm", "logistic", "l2-svm-primal")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 from ..core.basics import refuse
-from .sparse import as_labels
+from ..core.sparse import as_labels
 
 # %% ../../nbs/ranking/50_metrics.ipynb #_each_once
 TIES = ("stored", "label", "random")

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ..core.basics import atomic, refuse
 from .chunks import _ARRAYS, Chunks
 from .linear import LinearSettings, train_layer
-from .sparse import l2_rows
+from ..core.sparse import l2_rows
 
 # %% ../../nbs/ranking/85_scale.ipynb #_Growing
 class _Growing:

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from numba import njit
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from ..core.basics import atomic, refuse
-from .sparse import as_features, hstack, scale_rows, vstack
+from ..core.sparse import as_features, hstack, scale_rows, vstack
 
 # %% ../../nbs/ranking/15_text.ipynb #NGrams
 @dataclass

@@ -19,8 +19,8 @@ from .chunks import Chunks
 from .index import label_chain, make_chain, matching_chain
 from .index import relevance_chain
 from .linear import LinearSettings, train_layer
-from .sparse import as_features, as_labels, binary, load_matrix
-from .sparse import save_matrix
+from ..core.sparse import as_features, as_labels, binary, load_matrix
+from ..core.sparse import save_matrix
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #active
 def active(

@@ -27,7 +27,7 @@ from .encoder import TextEncoder, Tokens, embed
 from .index import check_chain, hierarchical_kmeans
 from .labels import pifa
 from .linear import LinearSettings, train_layer
-from .sparse import as_features, as_labels, binary, hstack
+from ..core.sparse import as_features, as_labels, binary, hstack
 from .xrlinear import XRLinear
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #FineTuning
