@@ -1,4 +1,4 @@
-# The whole interface: make demo | test | lab | docs | check | bench | peers | clean
+# The whole interface: make demo | test | lab | docs | check | hooks | bench | peers | clean
 # Each sets up what it needs first, in .venv; PYTHON=python3.12 picks the interpreter (3.11 or 3.12).
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -11,7 +11,7 @@ OTHERS := omikuji==0.5.2 cffi==1.17.1 pycparser==2.22 napkinxc==0.7.2
 # With a CPU build of torch on offer there is no reason to download gigabytes of CUDA to a machine without an NVIDIA GPU.
 CPU    := $(shell [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test lab docs check bench peers clean
+.PHONY: demo test lab docs check lint hooks bench peers clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready  ## the main job: a probabilistic forecast of real retail demand and the stock it implies
@@ -27,10 +27,17 @@ lab: .venv/.ready  ## JupyterLab on the home notebook
 docs: .venv/.ready .venv-docs/.ready  ## the whole site in _docs/: with Quarto where it is installed, else with smalldocs
 	$(BIN)/python .ci/site.py
 
-check: .venv/.ready  ## what CI runs, cheapest first: lint, the house's rules (notebooks clean and exported), then every test
-	$(BIN)/ruff check -q forecastlab
+check: lint  ## cheapest first: format, lint and types, the house's rules (notebooks clean and exported), then every test
 	$(BIN)/python -m pytest -q tests/test_house.py
 	$(MAKE) test
+
+lint: .venv/.ready  ## format and lint of notebooks, tests and tools; types of the public surface
+	$(BIN)/ruff format --check -q nbs tests .ci || { echo 'mend: $(BIN)/ruff format nbs tests .ci'; exit 1; }
+	$(BIN)/ruff check -q nbs tests .ci || { echo 'mend: $(BIN)/ruff check --fix nbs tests .ci'; exit 1; }
+	$(BIN)/mypy
+
+hooks: .venv/.ready  ## once a clone: what is committed is formatted and linted
+	install -m 755 .ci/pre-commit "$$(git rev-parse --git-path hooks)/pre-commit"
 
 bench: .venv/.ready  ## make every figure of data/results/figures.csv again on this machine
 	$(BIN)/forecastlab figures --run

@@ -35,6 +35,44 @@ def commented(line, texts, alone):
     return line in texts or (line - 1) in alone
 
 
+def read_by_nbdev(function, texts):
+    """Parameter -> the comment that nbdev shows for it; "return" for the result.
+
+    Its own line's comment, else the lines of comment right above it.
+    """
+    a = function.args
+    several = [x for x in (a.vararg, a.kwarg) if x is not None]
+    places = {p.lineno: p.arg for p in [*a.args, *a.kwonlyargs, *several]}
+    if function.returns is not None:
+        places[function.returns.lineno] = "return"
+    read = {}
+    for line, name in places.items():
+        above = line - 1
+        if line in texts:
+            read[name] = {line: texts[line]}
+            continue
+        while above in texts and above not in places and above > function.lineno:
+            read.setdefault(name, {})[above] = texts[above]
+            above -= 1
+    return read
+
+
+def unread_comments(function, texts):
+    "Comments of a signature that nbdev would not show."
+    end = function.body[0].lineno
+    if function.returns is not None:
+        end = function.returns.end_lineno + 1
+    elif function.args.args or function.args.kwonlyargs:
+        last = [*function.args.args, *function.args.kwonlyargs][-1]
+        end = min(end, last.end_lineno + 1)
+    read = {i for found in read_by_nbdev(function, texts).values() for i in found}
+    return [
+        texts[i]
+        for i in range(function.lineno, min(end, function.body[0].lineno))
+        if i in texts and i not in read
+    ]
+
+
 def parameters_of(function):
     "Parameters that a reader must know: all but self, cls and what begins with _."
     a = function.args
@@ -104,8 +142,7 @@ def documented_class(node, module, texts, alone):
         faults += [
             f"no comment on {f.target.id}"
             for f in fields
-            if not f.target.id.startswith("_")
-            and not commented(f.lineno, texts, alone)
+            if not f.target.id.startswith("_") and not commented(f.lineno, texts, alone)
         ]
     found = {f"{module}:{node.name}": faults}
     for b in node.body:

@@ -2,11 +2,11 @@
 smalldocs) -> _docs, made to read offline, every link checked.
 
 Both renderers read the same _quarto.yml. What they leave different or online is evened
-out here: page names lose their number, links to our own
-host become relative, TeX becomes MathML (no script, no font to fetch), and "source"
-leads to a page of the site.
+out here: page names lose their number, links to our own host become relative, TeX
+becomes MathML (no script, no font to fetch), and "source" leads to a page of the site.
 """
 
+import ast
 import html
 import json
 import os
@@ -23,14 +23,51 @@ ROOT = Path(__file__).resolve().parent.parent
 PROC, DOCS = ROOT / "_proc", ROOT / "_docs"
 
 
-def process():
-    """Notebooks through nbdev's processors:
+def methods_of(source):
+    "Class -> its public methods and properties, in the order in which they stand."
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            names = [b.name for b in node.body if isinstance(b, ast.FunctionDef)]
+            # a property and its setter share a name
+            found[node.name] = [n for n in dict.fromkeys(names) if n[0] != "_"]
+    return found
 
-    import cells and exported cells run, `show_doc` is added, hidden cells go.
+
+def document_methods():
+    """Let nbdev's pages show every public method below its class, in place of classes
+    alone.
+    """
+    from nbdev import processors
+
+    class WithMethods(processors.add_show_docs):
+        def begin(self):
+            super().begin()
+            cells, methods = self.nb.cells, {}
+            for cell in cells:
+                if cell.cell_type == "code" and "export" in cell.directives_:
+                    methods |= methods_of(cell.source)
+            for at in reversed(range(len(cells))):
+                shown = re.fullmatch(r"show_doc\((\w+)\)", cells[at].source.strip())
+                for name in reversed(methods.get(shown[1], []) if shown else []):
+                    words = f"show_doc({shown[1]}.{name}, title_level=4)"
+                    new = processors.mk_cell(words)
+                    new.has_sd = True
+                    cells.insert(at + 1, new)
+
+    processors.add_show_docs = WithMethods
+
+
+def process():
+    """Notebooks through nbdev's processors.
+
+    Import cells and exported cells run, `show_doc` is added for every public name and
+    method, hidden cells go.
     """
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
 
+    document_methods()
     for old in (PROC, DOCS):
         shutil.rmtree(old, ignore_errors=True)
     refresh_quarto_yml()

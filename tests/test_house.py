@@ -4,6 +4,7 @@ No torch; each failure names the culprits and the command that mends them.
 """
 
 import ast
+import importlib.util
 import json
 import re
 import shutil
@@ -15,6 +16,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, LIB = ROOT / "nbs", ROOT / "forecastlab"
+
+
+def tool(name):
+    "A module of .ci, which is no package."
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+house = tool("house")
 # who may import whom: one way only
 FAMILIES = {
     "core": [],
@@ -86,27 +98,47 @@ def test_each_module_comes_from_one_notebook_of_its_name():
     )
 
 
-def imported(path):
-    "Dotted modules of forecastlab that a module imports, wherever in the file."
-    package = ["forecastlab", *path.relative_to(LIB).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def homes():
+    "Lazy names of the package -> the modules that they come from."
+    tree = ast.parse((LIB / "__init__.py").read_text())
+    return next(
+        ast.literal_eval(n.value)
+        for n in tree.body
+        if isinstance(n, ast.Assign) and n.targets[0].id == "_home"
+    )
+
+
+def imported(source, package):
+    """Dotted modules of forecastlab that a module of `package` imports, wherever in the
+    file; a lazy name of the package counts as its home.
+    """
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (a.name for a in node.names if a.name.startswith("forecastlab."))
+            names = [a.name for a in node.names]
+            yield from (n for n in names if n.startswith("forecastlab."))
         elif isinstance(node, ast.ImportFrom):
-            base = (
-                ".".join(
-                    [
-                        *package[: len(package) - node.level + 1],
-                        *([node.module] if node.module else []),
-                    ]
-                )
-                if node.level
-                else node.module
-            )
+            base = node.module or ""
+            if node.level:
+                above = package[: len(package) - node.level + 1]
+                base = ".".join([*above, *([node.module] if node.module else [])])
             if base == "forecastlab":
-                yield from (f"forecastlab.{a.name}" for a in node.names)
+                known = homes()
+                for a in node.names:
+                    yield f"forecastlab.{known.get(a.name, a.name)}"
             elif base.startswith("forecastlab."):
                 yield base
+
+
+def against_the_order(source, path):
+    "What a module imports although its family may not."
+    parts = path.relative_to(LIB).parts
+    own, wrong = parts[0], []
+    for module in imported(source, ["forecastlab", *parts[:-1]]):
+        other = module.split(".")[1]
+        foreign = other != own and other in FAMILIES and other not in FAMILIES[own]
+        if foreign or other in ("pipelines", "studies"):
+            wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    return wrong
 
 
 def test_imports_go_one_way():
@@ -118,13 +150,21 @@ def test_imports_go_one_way():
         assert own in FAMILIES, (
             f"{own} has no place in the order of imports: add it to FAMILIES"
         )
-        for module in imported(path):
-            other = module.split(".")[1]
-            if other != own and other in FAMILIES and other not in FAMILIES[own]:
-                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
-            if other in ("pipelines", "studies"):
-                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+        wrong += against_the_order(path.read_text(encoding="utf-8"), path)
     assert not wrong, wrong
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from forecastlab.demand.mq import MQCNN",
+        "from ..demand import mq",
+        "from forecastlab import MQCNN",
+        "def f():\n    import forecastlab.ranking.beam",
+    ],
+)
+def test_a_planted_import_against_the_order_is_found(line):
+    assert against_the_order(line, LIB / "core" / "panel.py")
 
 
 def test_exported_code_needs_no_notebook_tools():
@@ -182,7 +222,7 @@ def test_cells_with_imports_hold_nothing_else():
             if "nbdev_export()" in source(cell):
                 continue
             body = ast.parse(
-                re.sub(r"^(\s*)[%!].*$", r"\1pass", source(cell), flags=re.M)
+                re.sub(r"^[%!]\S.*$", "pass", source(cell), flags=re.M)
             ).body
             top = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in body]
             if any(top) and not all(top):
@@ -294,36 +334,166 @@ def test_package_starts_light():
 
 def test_public_names_lead_somewhere():
     "Each lazy name of the package is in its module's `__all__`."
-    tree = ast.parse((LIB / "__init__.py").read_text())
-    homes = next(
-        ast.literal_eval(n.value)
-        for n in tree.body
-        if isinstance(n, ast.Assign) and n.targets[0].id == "_home"
-    )
-    for name, home in homes.items():
-        module = ast.parse(
-            (LIB / Path(*home.split(".")).with_suffix(".py")).read_text()
-        )
-        public = next(
-            ast.literal_eval(n.value)
-            for n in module.body
-            if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"
-        )
-        assert name in public, (
+    for name, home in homes().items():
+        path = (LIB / Path(*home.split("."))).with_suffix(".py")
+        assert name in house.public_names(ast.parse(path.read_text())), (
             f"forecastlab.{name} is said to be in {home}, which has no such name"
         )
 
 
-def test_code_is_free_of_lint():
+def test_what_is_public_is_documented_where_a_reader_looks():
+    "A docstring, a comment and a type for each parameter, a type of the result."
+    faults = {
+        name: found
+        for path in house.modules()
+        for name, found in house.documented(path).items()
+        if found
+    }
+    assert not faults, (
+        f"{len(faults)} public names lack words, for example"
+        f" {dict(list(faults.items())[:5])}; python .ci/house.py -v lists them"
+    )
+    assert len(house.EXCUSED) <= 10
+
+
+@pytest.mark.parametrize(
+    "planted, fault",
+    [
+        ("def f(x: int) -> int:\n    'Doc.'", "no comment on x"),
+        ("def f(\n    x,  # a number\n) -> int:\n    'Doc.'", "no type on x"),
+        ("def f(\n    x: int,  # a number\n):\n    'Doc.'", "no type of the result"),
+        ("def f() -> int:\n    pass", "no docstring"),
+        ("class f:\n    'Doc.'\n    def g(self) -> int:\n        pass", "docstring"),
+        ("@dataclass\nclass f:\n    'Doc.'\n    x: int = 1", "no comment on x"),
+    ],
+)
+def test_a_planted_lack_of_words_is_found(planted, fault, tmp_path, monkeypatch):
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    path = tmp_path / "forecastlab" / "core" / "planted.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(f'__all__ = ["f"]\n{planted}\n')
+    assert fault in str(house.documented(path))
+
+
+def test_code_is_as_wide_as_a_page():
+    wide = [
+        f"{path.relative_to(ROOT)}: {line[:60]}"
+        for path, line in house.code_lines()
+        if len(line) > house.COLUMNS
+    ]
+    lines = sum(1 for _ in house.code_lines())
+    assert len(wide) <= 0.002 * lines, wide[:20]
+
+
+def test_nbdev_reads_every_comment_of_a_signature():
+    "A comment that moved to a bracket's line would be lost to help() and to the site."
+    lost = []
+    for path in house.modules():
+        tree = ast.parse(source := path.read_text(encoding="utf-8"))
+        texts, _ = house.comments_of(source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.body[0].lineno != node.lineno:
+                unread = house.unread_comments(node, texts)
+                lost += [f"{path.stem}.{node.name}: {c}" for c in unread]
+    assert not lost, lost[:20]
+
+
+def test_a_planted_comment_that_nbdev_loses_is_found():
+    source = "def f(\n    x: int = (\n        1  # lost\n    ),\n) -> int:\n    pass"
+    texts, _ = house.comments_of(source)
+    assert house.unread_comments(ast.parse(source).body[0], texts) == ["lost"]
+
+
+def test_the_rule_is_nbdevs_own():
+    "The same comments as nbdev's reader, on a module that imports nothing heavy."
+    docments = pytest.importorskip("fastcore.docments").docments
+    from forecastlab.core import basics
+
+    source = Path(basics.__file__).read_text(encoding="utf-8")
+    texts, _ = house.comments_of(source)
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.FunctionDef) or node.decorator_list:
+            continue
+        ours = {
+            name: " ".join(found[i] for i in sorted(found))
+            for name, found in house.read_by_nbdev(node, texts).items()
+        }
+        theirs = {
+            name: " ".join(comment.split())
+            for name, comment in docments(getattr(basics, node.name)).items()
+            if comment
+        }
+        assert theirs == ours, node.name
+
+
+def test_papermill_reads_every_parameter():
+    "Its help names each with type, default and meaning; a wrapped line would empty it."
+    papermill = pytest.importorskip("papermill")
+    for nb in notebooks("pipelines"):
+        tagged = next(
+            source(c) for c in code(nb) if "parameters" in c["metadata"].get("tags", [])
+        )
+        lines = [x for x in tagged.splitlines() if not x.startswith("#")]
+        known = papermill.inspect_notebook(str(nb))
+        assert len(known) == len(lines), f"{where(nb)}: {sorted(known)}"
+        poor = [
+            n for n, p in known.items() if not (p["help"] and p["inferred_type_name"])
+        ]
+        assert not poor, f"{where(nb)}: papermill's help says nothing of {poor}"
+
+
+def delegations(source):
+    "Methods that only call a private function with themselves."
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for b in node.body:
+            if not isinstance(b, ast.FunctionDef) or b.name.startswith("_"):
+                continue
+            body = [
+                x
+                for x in b.body
+                if not isinstance(getattr(x, "value", 0), ast.Constant)
+            ]
+            call = getattr(body[0], "value", None) if len(body) == 1 else None
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+                first = ast.unparse(call.args[0]) if call.args else ""
+                if call.func.id.startswith("_") and first in ("self", "cls"):
+                    yield f"{node.name}.{b.name}"
+
+
+def test_methods_do_their_work_where_they_are_documented():
+    "No `def f(self, x): return _f(self, x)`: the reader would have to look twice."
+    wrong = [
+        f"{path.stem}.{name}"
+        for path in house.modules()
+        for name in delegations(path.read_text(encoding="utf-8"))
+    ]
+    assert not wrong, wrong
+    assert list(delegations("class A:\n    def f(self, x): return _f(self, x)"))
+
+
+def test_tests_use_what_is_public():
+    wrong = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                if (node.module or "").startswith("forecastlab"):
+                    private = [a.name for a in node.names if a.name.startswith("_")]
+                    wrong += [f"{path.name}: {node.module}.{n}" for n in private]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("job", [["check", "-q"], ["format", "--check", "-q"]])
+def test_code_is_formatted_and_free_of_lint(job):
+    "Notebooks, tests and tools, in the ways that pyproject.toml names."
     ruff = shutil.which("ruff") or shutil.which(
         "ruff", path=str(Path(sys.executable).parent)
     )
     if ruff is None:
         pytest.skip("ruff is in the `dev` extra")
     done = subprocess.run(
-        [ruff, "check", "-q", "forecastlab", "tests"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+        [ruff, *job, "nbs", "tests", ".ci"], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout[-3000:]
+    mend = "ruff format, or ruff check --fix, on nbs tests .ci"
+    assert done.returncode == 0, f"{mend}\n{done.stdout[-3000:]}"
