@@ -180,7 +180,7 @@ def test_a_missed_bar_and_a_missing_metric(claims, tmp_path, capsys):
     "more, message",
     [
         (dict(bars=1), "unknown key bars"),
-        (dict(direction="up"), "direction is max or min"),
+        (dict(direction="up"), "direction is max, min or equal"),
         (dict(id="toy.wql"), "id given twice"),
         (dict(metric=None), ""),
     ],
