@@ -1,7 +1,6 @@
-"""Panels:
+"""Panels: every source gives the same one, in any order and frequency.
 
-every source gives the same one, in any order and frequency; cut, choose, save and read
-back lose and leak nothing.
+To cut, choose, save and read back loses and leaks nothing.
 """
 
 import resource
@@ -17,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal as same
 
-from forecastlab.core import panel as module
-from forecastlab.core.panel import Panel
+from forecastlab.core import basics, packing
+from forecastlab.core.panel import Panel, series_chunks
 
 ROLES = dict(known=["price", "promo"], past=["weather", "sky"])
 FREQS = [
@@ -212,10 +211,7 @@ def test_huge_integer_times_need_no_huge_calendar():
 
 
 def test_rows_without_a_category_in_use():
-    """A categorical column may name series and values that no row holds:
-
-    they are no series, and no category.
-    """
+    "A category may name series and values that no row holds: they are neither."
     df = ragged().astype({"unique_id": "category", "promo": "category"})
     some = df[df.unique_id.isin(["item 01", "item 03"]) & (df.promo != "half")]
     p = Panel.from_frame(some, freq="D", known=["promo"], fill="missing")
@@ -267,10 +263,7 @@ def test_junk_columns_are_never_looked_at():
 
 @pytest.mark.parametrize("roles", [{}, ROLES])
 def test_parquet_in_pieces(tmp_path, roles):
-    """One file, many files, many row groups, shuffled or not, cached or not:
-
-    the panel of the frame.
-    """
+    "Files and row groups, shuffled or not, cached or not, give the frame's panel."
     df = ragged(3, series=20)
     a = Panel.from_frame(df, freq="D", static=["size", "shop"], **roles)
     df.to_parquet(tmp_path / "a.parquet", row_group_size=37)
@@ -354,8 +347,19 @@ def test_save_and_load(tmp_path, freq):
     # copy on write: the disk keeps its numbers
     q.cut(12).y[:] = -1
     equal(p, Panel.load(tmp_path / "deep" / "p"))
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match="something is there already"):
         p.save(tmp_path / "deep" / "p")
+    p.cut(12).save(tmp_path / "deep" / "p", overwrite=True)
+    equal(p.cut(12), Panel.load(tmp_path / "deep" / "p"))
+    assert [f.name for f in (tmp_path / "deep").iterdir()] == ["p"]
+
+
+def test_only_a_panel_is_ever_replaced(tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    with pytest.raises(FileExistsError, match="only a folder with panel.json"):
+        Panel.from_frame(ragged(), freq="D").save(tmp_path / "letters", overwrite=True)
+    assert (tmp_path / "letters" / "a.txt").read_text() == "dear"
 
 
 @pytest.mark.parametrize("name", ["y.npy", "indptr.npy", "known-0.npy", "panel.json"])
@@ -406,21 +410,60 @@ def test_full_disk_leaves_nothing_behind(tmp_path):
 
 
 def test_leftovers_of_a_killed_save_do_no_harm(tmp_path, monkeypatch):
-    """A process killed half way leaves a hidden folder; the next one, of the same
-    process id, must not pick up its files.
+    """A process killed half way leaves a hidden folder.
+
+    The next one, of the same process id, must not pick up its files.
     """
-    a, b = (Panel.from_frame(ragged(s), freq="D") for s in (0, 1))
-    # killed: no clean-up
-    monkeypatch.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+    a = Panel.from_frame(ragged(0), freq="D", static=["size"])
+    b = Panel.from_frame(ragged(1), freq="D")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as m:
-        m.setattr(
-            module.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        m.setattr(basics.os, "replace", killed)
+        # killed: no clean-up
+        m.setattr(basics.shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
             a.save(tmp_path / "p")
     assert len(list(tmp_path.iterdir())) == 1
     b.save(tmp_path / "p")
     equal(b, Panel.load(tmp_path / "p"))
+    assert not (tmp_path / "p" / "static-0.npy").exists()
+
+
+@pytest.mark.parametrize("when", ["scattering", "writing the note"])
+def test_a_killed_packing_leaves_no_cache(tmp_path, monkeypatch, when):
+    ragged().to_parquet(tmp_path / "a.parquet")
+    read = lambda: Panel.from_parquet(
+        tmp_path / "a.parquet", freq="D", cache=tmp_path / "packed"
+    )
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        if when == "scattering":
+            m.setattr(packing.np, "isinf", killed)
+        else:
+            m.setattr(packing, "write_panel", killed)
+        with pytest.raises(KeyboardInterrupt):
+            read()
+    assert [f.name for f in tmp_path.iterdir()] == ["a.parquet"]
+    equal(read(), Panel.from_frame(ragged(), freq="D"))
+
+
+def test_a_file_with_a_hole_in_it_is_named_and_leaves_no_cache(tmp_path):
+    "Its end is whole, so it opens; its middle is not."
+    file = tmp_path / "a.parquet"
+    ragged(series=200).to_parquet(file)
+    content = bytearray(file.read_bytes())
+    content[100:5000] = b"!" * 4900
+    file.write_bytes(content)
+    for cache in (None, tmp_path / "packed"):
+        with pytest.raises(OSError, match="not a readable parquet file.*a.parquet"):
+            Panel.from_parquet(file, freq="D", cache=cache)
+        assert [f.name for f in tmp_path.iterdir()] == ["a.parquet"]
 
 
 def truth(df, freq):
@@ -486,10 +529,9 @@ def test_holes_mean_what_fill_says(seed, freq, fill, align_end):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, "missing"]), st.booleans())
 def test_cut_never_leaks(seed, fill, mapped):
-    """Change everything after the cut:
+    """Change everything after the cut: what was known then is the same.
 
-    the panel as it was known then is the same, array by array, in memory and on the
-    disk.
+    Array by array, in memory and on the disk.
     """
     import tempfile
 
@@ -682,19 +724,14 @@ def test_carry_against_plain_python(holes, lead, rows):
         for i in range(a, b):
             seen = seen if hole[i] else v[i]
             expected.append(seen)
-    chunks = module._chunks
-    module._chunks = lambda p: chunks(p, rows)
-    try:
-        module._carry(v, hole, indptr, lead)
-    finally:
-        module._chunks = chunks
+    packing.carry_forward(v, hole, indptr, lead, rows)
     same(v, np.array(expected, np.float32))
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(1, 40))
 def test_chunks_cover_every_series_once(count, rows):
     indptr = np.r_[0, np.cumsum(count)]
-    chunks = module._chunks(indptr, rows)
+    chunks = series_chunks(indptr, rows)
     covered = [s for a, b in chunks for s in range(a, b)]
     assert len(covered) == len(set(covered)) and {
         s for s, n in enumerate(count) if n
