@@ -1,7 +1,6 @@
-"""Data sets:
+"""Data sets: the registry is complete, files are verified, broken ones are named.
 
-the registry is complete, files are verified, broken ones are named, and every reader
-gives the peers' series.
+Every reader gives the peers' series.
 """
 
 import functools
@@ -18,7 +17,7 @@ import pandas as pd
 import pytest
 
 from forecastlab.core import datasets
-from forecastlab.core.basics import embedded_dir
+from forecastlab.core.basics import LabError, embedded_dir
 
 PEERS = {
     "online_retail_ii": "online_retail_ii (weekly)",
@@ -78,7 +77,7 @@ def toy(
             "folder": "demand/toy",
             "files": [file],
             "how": "Ask the owner.",
-            "reader": "stallion",
+            "reader": "demand.readers:stallion",
             **entry,
         }
     }
@@ -90,7 +89,7 @@ def toy(
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A web server on this machine:
+    """A web server on this machine.
 
     `server.folder` is served at `server.url`; `server.cut` breaks every answer off
     after so many bytes.
@@ -123,7 +122,6 @@ def server(tmp_path, monkeypatch):
 
 
 # --- the registry
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_registry_is_complete():
@@ -154,7 +152,7 @@ def test_registry_is_complete():
             "text",
         }, name
         assert (
-            e["reader"] in datasets._READERS
+            callable(datasets.reader_of(name))
             and e["fill"] in (None, "zero")
             and e["horizon"] > 0
             and e["series"] > 0
@@ -162,7 +160,7 @@ def test_registry_is_complete():
         ), name
         assert e["page"].startswith("https://"), name
         for f in e["files"]:
-            for form in datasets._forms(f):
+            for form in datasets.forms(f):
                 assert len(form["sha256"]) == 64 and form["bytes"] > 0, (
                     name,
                     f["path"],
@@ -196,8 +194,44 @@ def test_unknown_name_and_option_are_refused_with_a_hint():
         TypeError, match="unknown option of data set 'online_retail': fequency"
     ):
         datasets.load(fequency="D")
-    with pytest.raises(ValueError, match="series must be a whole number above 0: 0"):
+    with pytest.raises(
+        ValueError, match="series must be a whole number, at least 1, got 0"
+    ):
         datasets.load(series=0)
+
+
+@pytest.mark.parametrize(
+    "reader, why",
+    [
+        ("stallion", "module:function"),
+        ("demand.nowhere:stallion", "No module named 'forecastlab.demand.nowhere'"),
+        ("demand.readers:nobody", "has no attribute 'nobody'"),
+        ("..os:system", "module:function"),
+        ("demand.readers:_shop", "module:function"),
+    ],
+)
+def test_a_reader_that_is_nowhere_is_refused(tmp_path, monkeypatch, reader, why):
+    toy(tmp_path, monkeypatch, reader=reader)
+    with pytest.raises(LabError, match=why):
+        datasets.reader_of("toy")
+
+
+def test_a_set_needs_only_an_entry_and_a_reader(tmp_path, monkeypatch):
+    content = b"shop,2024-01,2024-02\nnorth,3,4\nsouth,,5\n"
+    folder = toy(
+        tmp_path,
+        monkeypatch,
+        content,
+        reader="core.datasets:wide",
+        options={"file": "toy", "first": 1},
+        roles={"known": [], "past": [], "static": [], "text": []},
+        **{"freq": "MS", "horizon": 1, "season": 12, "fill": None},
+    )
+    folder.mkdir(parents=True)
+    (folder / "toy.csv").write_bytes(content)
+    monkeypatch.setenv("FORECASTLAB_DATA", str(tmp_path / "cache"))
+    panel = datasets.load("toy").panel()
+    assert panel.ids.tolist() == ["north", "south"] and panel.length.tolist() == [2, 1]
 
 
 def test_embedded_set_is_whole_and_means_what_it_says(monkeypatch):
@@ -241,7 +275,6 @@ def test_panel_takes_the_roles():
 
 
 # --- broken files
-# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -302,9 +335,9 @@ def test_missing_file_is_named_and_nothing_is_downloaded_behind_a_mirror(
     assert not (tmp_path / "cache").exists() and not datasets.check("toy").present.any()
     # asked for, it is fetched and then found
     folder = datasets.get("toy")
-    assert (folder / "toy.csv").read_bytes() == content and datasets._whole("toy") == {
-        "toy": folder / "toy.csv"
-    }
+    assert (folder / "toy.csv").read_bytes() == content and datasets.whole_files(
+        "toy"
+    ) == {"toy": folder / "toy.csv"}
 
 
 def test_a_set_without_address_says_how_to_get_it(tmp_path, monkeypatch):
@@ -355,7 +388,6 @@ def test_truncated_parquet_is_one_error_even_where_the_checksum_agrees(
 
 
 # --- downloads
-# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_download_verifies_keeps_and_does_not_repeat(tmp_path, monkeypatch, server):
@@ -399,7 +431,7 @@ def test_download_of_a_member_of_an_archive_in_another_form(
     assert (
         datasets.get("toy") == folder
         and os.listdir(folder) == ["toy.csv"]
-        and datasets._whole("toy")["toy"] == folder / "toy.csv"
+        and datasets.whole_files("toy")["toy"] == folder / "toy.csv"
     )
 
 
@@ -443,13 +475,13 @@ def test_a_killed_download_leaves_no_file_and_the_next_one_works(
     folder = toy(
         tmp_path, monkeypatch, content, source={"url": f"{server.url}/toy.csv"}
     )
-    real = datasets._download
+    real = datasets.download
 
-    def killed(url, path, progress):
+    def killed(url, path, progress=False):
         path.write_bytes(content[:50])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(datasets, "_download", killed)
+    monkeypatch.setattr(datasets, "download", killed)
     with pytest.raises(KeyboardInterrupt):
         datasets.get("toy")
     assert os.listdir(folder) == []
@@ -459,12 +491,11 @@ def test_a_killed_download_leaves_no_file_and_the_next_one_works(
     (stale / "toy.csv").write_bytes(b"half")
     os.utime(stale, (0, 0))
     assert datasets.check("toy").present.tolist() == [False]
-    monkeypatch.setattr(datasets, "_download", real)
+    monkeypatch.setattr(datasets, "download", real)
     assert os.listdir(datasets.get("toy")) == ["toy.csv"]
 
 
 # --- frames
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_grid_refuses_duplicates_and_stray_dates():
@@ -630,7 +661,6 @@ def test_rebuilt_embedded_data_equal_the_shipped(mirror, tmp_path):
 
 
 # --- covariates: what must not leak
-# --------------------------------------------------------------------------------------------------
 
 
 def test_breakfast_covariates(mirror):
