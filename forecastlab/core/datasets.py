@@ -117,7 +117,7 @@ def _places(name: str) -> dict[str, Path]:
 
 
 def _inspect(folder: Path, entry: dict) -> tuple[Path | None, str]:
-    "(path, fault) of one file in one folder: a whole form wins, then one that is there."
+    "(path, fault) of a file in a folder: a whole form wins, then one that is there."
     faults = {
         form["path"]: fault(folder / form["path"], form["bytes"], form["sha256"])
         for form in forms(entry)
@@ -422,7 +422,8 @@ def reader_of(
 def load(
     name: str = "online_retail",  # data set
     series: int | None = None,  # keep only the first so many series; None keeps all
-    **options: Any,  # options of the set's reader, for example freq="D" for online_retail_ii
+    # options of the set's reader, for example freq="D" for online_retail_ii
+    **options: Any,
 ) -> Dataset:
     "Find, verify and read a data set. Refuses options that its reader does not have."
     entry = info(name)

@@ -30,7 +30,7 @@ def canonical_freq(
     # pandas offset or alias, an integer step, or None to infer it later
     freq: str | int | pd.DateOffset | None,
 ) -> str | int | None:
-    "A frequency in the one spelling that panels use. Refuses what pandas does not know."
+    "A frequency as panels spell it. Refuses what pandas does not know."
     if freq is None:
         return None
     if isinstance(freq, (int, np.integer)):
@@ -69,16 +69,9 @@ class Roles:
     target: str = "y"  # column to forecast
 
     def __post_init__(self) -> None:
-        self.known = [self.known] if isinstance(self.known, str) else list(self.known)
-        self.past = [self.past] if isinstance(self.past, str) else list(self.past)
-        number = isinstance(self.fill, (int, float)) and np.isfinite(self.fill)
-        if not (self.fill is None or self.fill == "missing" or number):
-            refuse(f"fill must be None, a number or 'missing', got {self.fill!r}")
-        if yes_or_no("align_end", self.align_end) and self.fill is None:
-            refuse(
-                "align_end needs fill",
-                mend="Say what the added steps mean: fill=0 or fill='missing'",
-            )
+        self.known = _names("known", self.known)
+        self.past = _names("past", self.past)
+        _check_fill(self.fill, self.align_end)
         _one_role_each(self)
         self.freq = canonical_freq(self.freq)
 
@@ -103,13 +96,42 @@ class Roles:
         "All columns to read of the future rows."
         return [self.id, self.time, *self.known]
 
+# %% ../../nbs/core/12_packing.ipynb #_one_role_each
+def _names(role: str, given: Any) -> list[str]:
+    "Names of columns, from one name or from many."
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, Iterable):
+        refuse(f"{role} must be names of columns, got {given!r}", kind=TypeError)
+    return list(given)
+
+
+def _check_fill(fill: Any, align_end: Any) -> None:
+    "Refuse a `fill` that says nothing, and steps that nobody explains."
+    number = isinstance(fill, (int, float)) and not isinstance(fill, bool)
+    if not (fill is None or fill == "missing" or number and np.isfinite(fill)):
+        refuse(f"fill must be None, a number or 'missing', got {fill!r}")
+    if yes_or_no("align_end", align_end) and fill is None:
+        refuse(
+            "align_end needs fill",
+            mend="Say what the added steps mean: fill=0 or fill='missing'",
+        )
+
 
 def _one_role_each(roles: Roles) -> None:
-    "Refuse a column that was declared twice."
+    "Refuse a column that was declared twice, and a name that is no text."
+    declared = {
+        "id": [roles.id],
+        "time": [roles.time],
+        "target": [roles.target],
+        "known": roles.known,
+        "past": roles.past,
+    }
     seen: dict[str, str] = {}
-    declared = [("id", [roles.id]), ("time", [roles.time]), ("target", [roles.target])]
-    for role, names in [*declared, ("known", roles.known), ("past", roles.past)]:
+    for role, names in declared.items():
         for n in names:
+            if not isinstance(n, str):
+                refuse(f"{role} must be the name of a column", [n], kind=TypeError)
             if n in seen:
                 refuse(
                     f"column declared both {seen[n]} and {role}",
@@ -204,8 +226,16 @@ def _check_columns(names: list[str], wanted: Iterable[str]) -> None:
 def parquet_files(
     path: Any,  # a parquet file, a folder of them, a glob, or a list
 ) -> list[str]:  # paths, sorted
-    "The parquet files meant by a path. Each is opened once, so a truncated one is named."
-    paths = [Path(p) for p in (path if isinstance(path, (list, tuple)) else [path])]
+    "The files meant by a path, each opened once. Refuses none, and a truncated one."
+    given = path if isinstance(path, (list, tuple)) else [path]
+    foreign = [p for p in given if not isinstance(p, (str, Path))]
+    if foreign:
+        refuse(
+            f"expected the path of a parquet file, got {type(foreign[0]).__name__}",
+            mend="Pass a file, a folder, a pattern, or a list of them",
+            kind=TypeError,
+        )
+    paths = [Path(p) for p in given]
     found: set[str] = set()
     for p in paths:
         if p.is_file():
@@ -279,6 +309,13 @@ def _part_of_files(
             )
         except OSError as e:
             _refuse_file(files, e)
+        except pa.ArrowException as e:
+            refuse(
+                "the parquet files do not agree on the types of their columns",
+                files,
+                f"Write them all with one schema ({e})",
+                TypeError,
+            )
 
     return _Part(schema, read, values, available)
 

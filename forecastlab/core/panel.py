@@ -375,10 +375,19 @@ def step_of(
     when: Any,  # calendar step, or a date in any form that pandas reads
     calendar: pd.Index,  # (step,) all time stamps
 ) -> int:
-    "The calendar step that a date lies in; -1 before the first one."
+    "The calendar step that a date lies in, -1 before the first. Refuses other words."
     if isinstance(when, (int, np.integer)):
         return int(when)
-    return int(calendar.searchsorted(pd.Timestamp(when), "right")) - 1
+    try:
+        date = pd.Timestamp(when)
+        if date is not pd.NaT:
+            return int(calendar.searchsorted(date, "right")) - 1
+    except (ValueError, TypeError):
+        pass
+    refuse(
+        f"{when!r} is no step of a calendar that ends at {calendar[-1]}",
+        mend="Pass a whole number, or a date where the calendar has dates",
+    )
 
 
 def hidden_after(
