@@ -295,9 +295,8 @@ def test_missing_file_is_named_and_nothing_is_downloaded_behind_a_mirror(
     assert not (tmp_path / "cache").exists() and not datasets.check("toy").present.any()
     # asked for, it is fetched and then found
     folder = datasets.get("toy")
-    assert (folder / "toy.csv").read_bytes() == content and datasets.whole_files(
-        "toy"
-    ) == {"toy": folder / "toy.csv"}
+    assert (folder / "toy.csv").read_bytes() == content
+    assert datasets.whole_files("toy") == {"toy": folder / "toy.csv"}
 
 
 def test_a_set_without_address_says_how_to_get_it(tmp_path, monkeypatch):
