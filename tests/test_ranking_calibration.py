@@ -143,7 +143,7 @@ def test_the_product_family_equals_a_general_optimiser(seed):
         method="Nelder-Mead",
         options=dict(xatol=1e-7, fatol=1e-13, maxiter=5000),
     )
-    got = C._fit_sigmoid(v, y, log_c)
+    got = C.fit_sigmoid(v, y, log_c)
     assert loss(got) <= want.fun + 1e-9 and got == pytest.approx(
         want.x, rel=1e-3, abs=1e-3
     )
