@@ -104,13 +104,14 @@ def test_a_refit_that_fails_leaves_the_old_model_whole(breaks, data, shop, monke
         from forecastlab.ranking import estimator
 
         calls = []
-        real = estimator._trees
-        # after the calibration
-        monkeypatch.setattr(
-            estimator,
-            "_trees",
-            lambda *a: real(*a) if not calls.append(1) and len(calls) < 6 else 1 / 0,
-        )
+        real = estimator.train_trees
+
+        def failing(*matrices, **settings):
+            calls.append(1)
+            # after the calibration
+            return real(*matrices, **settings) if len(calls) < 6 else 1 / 0
+
+        monkeypatch.setattr(estimator, "train_trees", failing)
     with pytest.raises((ValueError, ZeroDivisionError)):
         m.set_params(C=-1 if breaks == "settings" else 0.5).fit(
             shop[0], shop[1][:-1] if breaks == "rows" else shop[1]
@@ -330,7 +331,7 @@ def test_rows_are_weighted_or_refused(shop):
         (dict(C="1"), "C must"),
         (dict(branches=1), "branches"),
         (dict(leaf=0), "leaf"),
-        (dict(how="vote"), "unknown way"),
+        (dict(how="vote"), "unknown how"),
         (dict(negatives="all"), "unknown negatives"),
         (dict(solver="svm"), "unknown solver"),
         (dict(threshold=-1), "threshold"),
