@@ -5,8 +5,8 @@ import pytest
 from scipy import sparse
 
 from forecastlab.ranking.chunks import Chunks
-from forecastlab.ranking.growth import Statistics, _widened, add_labels, drop_labels
-from forecastlab.ranking.growth import health, place, rename_labels
+from forecastlab.ranking.growth import Statistics, add_labels, drop_labels, health
+from forecastlab.ranking.growth import place, rename_labels, widened
 from forecastlab.ranking.linear import LinearSettings, train_layer
 from forecastlab.ranking.xrlinear import XRLinear
 
@@ -59,7 +59,7 @@ def test_widened_chunks_are_those_of_the_whole_matrix(seed):
         d + int(bias), k, 0.3, random_state=s, format="csc", dtype=np.float32
     )
     layer, added = Chunks.from_csc(W(nodes, seed), tree(parent), bias), W(n, seed + 100)
-    wide = _widened(layer, added, leaf)
+    wide = widened(layer, added, leaf)
     whole = Chunks.from_csc(
         sparse.hstack([layer.to_csc(), added], format="csc"),
         tree(np.append(parent, leaf)),
@@ -246,7 +246,7 @@ def test_samples_are_members_and_overlap(grown):
         assert M[rows, c].all() and len(rows) == min(5, M[:, c].sum()) == len(set(rows))
     assert (
         np.array_equal(s.size, M.sum(0))
-        and (s.X != Xo[s.rows]).nnz == 0
+        and (s.instances != Xo[s.rows]).nnz == 0
         and len(s.rows) < len(s.sample)
     )
 
