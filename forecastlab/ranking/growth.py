@@ -33,7 +33,8 @@ def members_of(
     Y: sparse.csr_matrix,  # (instance, label)
 ) -> list[sparse.csr_matrix]:  # (instance, cluster) of ones, for every layer
     "Which instances lie below every cluster."
-    below, found = Y, []
+    below = Y
+    found: list = []
     for layer in reversed(layers):
         below = sparse.csr_matrix(below @ layer.C)
         below.data[:] = 1
@@ -422,7 +423,8 @@ def strangers(
     leaf: np.ndarray,  # (new label,) the leaf of each
 ) -> list[tuple]:  # of each layer but the last: nodes, ascending, and instances
     "Instances that only a new label puts below a node."
-    n, out = max(1, new.shape[0]), []
+    n = max(1, new.shape[0])
+    out: list = []
     node, instance = _pairs(new, leaf)
     node_known, instance_known = _pairs(Y, clusters_of(layers[-1]))
     # labels that were pruned have no place
@@ -656,7 +658,7 @@ def new_rankers(
     ones = np.ones(X.shape[1] + 1, np.float32)
     seat = np.full(X.shape[1], -1, np.int32)
     new = sparse.csc_matrix(new)
-    columns = [None] * len(leaf)
+    columns: list = [None] * len(leaf)
     for c in np.unique(leaf):
         labels = np.flatnonzero(leaf == c)
         bounds = [(new.indptr[l], new.indptr[l + 1]) for l in labels]
@@ -865,23 +867,23 @@ def add_labels(
         hold = number("hold", hold, 0)
     last = model.layers[-1]
     if leaf is None:
-        leaf = place(model, X, new, threads=threads)
+        home = place(model, X, new, threads=threads)
     else:
-        leaf = _given_leaves(leaf, new.shape[1], last.clusters)
+        home = _given_leaves(leaf, new.shape[1], last.clusters)
     solver = solver or LinearSettings(bias=model.bias, eps=0.8)
     layers, nudged = list(model.layers), []
     if hold is not None:
         x = arrays(X)
-        for t, (node, who) in enumerate(strangers(model.layers, Y, new, leaf)):
+        for t, (node, who) in enumerate(strangers(model.layers, Y, new, home)):
             h = statistics.curvature[t]
             layers[t] = taught(layers[t], node, who, x, h, solver, hold)
             nudged.append(np.unique(node))
-    W = new_rankers(X, new, leaf, statistics, rows, solver, last.bias)
-    layers[-1] = widened(last, W, leaf)
+    W = new_rankers(X, new, home, statistics, rows, solver, last.bias)
+    layers[-1] = widened(last, W, home)
     grown = copy.copy(model)
     grown.layers = layers
     grown.__dict__.pop("_uploaded", None)
-    return Growth(grown, model.labels + np.arange(new.shape[1]), leaf, nudged)
+    return Growth(grown, model.labels + np.arange(new.shape[1]), home, nudged)
 
 # %% ../../nbs/ranking/65_growth.ipynb #health
 def _members(Y, layer, leaves):
