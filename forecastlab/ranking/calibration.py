@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from scipy import sparse
 from sklearn.isotonic import IsotonicRegression
 from ..core.basics import atomic, number, one_of, refuse, whole
@@ -131,10 +130,10 @@ def log_loss(
 # %% ../../nbs/ranking/55_calibration.ipynb #plot_reliability
 def plot_reliability(
     table: pd.DataFrame,  # from `reliability`
-    ax: Axes,  # where to draw
+    ax: Any,  # matplotlib axes to draw in
     label: str = "",  # name in the legend
     **style: Any,  # of the line, as matplotlib's `errorbar` takes it
-) -> Axes:  # the same axes
+) -> Any:  # the same axes
     "Promised against observed, with the intervals of chance."
     ax.axline((0, 0), slope=1, color="0.7", lw=1, zorder=0)
     below = table.observed - table.low

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from scipy import sparse
 from ..core.basics import refuse, whole
 from .beam import beam_search
@@ -75,8 +74,8 @@ class Explanation:
 
     def plot(
         self,
-        axes: Sequence[Axes] | None = None,  # (layer,); None: a new figure
-    ) -> Sequence[Axes]:  # (layer,)
+        axes: Sequence | None = None,  # (layer,) of matplotlib; None: a new figure
+    ) -> Sequence:  # (layer,)
         "One panel of words for each layer."
         import matplotlib.pyplot as plt
 

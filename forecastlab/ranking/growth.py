@@ -56,7 +56,7 @@ def cluster_curvature(
         found.append(sparse.csr_matrix(sums, dtype=np.float32))
     return found
 
-
+# %% ../../nbs/ranking/65_growth.ipynb #leaf_samples
 def _leaf_samples(leaves, most, seed):
     "(leaf,) ascending instances of every leaf (csc), at most so many."
     turn = np.random.default_rng(seed).permutation(leaves.shape[0])
@@ -570,7 +570,7 @@ def _collected(w, X, who, threshold):
     order = np.argsort(feature[:n])
     return feature[order], weight[order]
 
-
+# %% ../../nbs/ranking/65_growth.ipynb #one_ranker
 @njit(cache=True, nogil=True)
 def _ranker(
     w,  # (features + 1,) to work in
@@ -824,7 +824,7 @@ class Growth:
     leaf: np.ndarray  # (new,) where they went
     nudged: list[np.ndarray]  # nodes that were nudged, for each layer but the last
 
-
+# %% ../../nbs/ranking/65_growth.ipynb #add_labels
 def _given_leaves(leaf, labels, leaves):
     "Where the user wants the labels, checked."
     leaf = np.asarray(leaf, np.int64)
@@ -913,7 +913,7 @@ def _reach(model, X, ask, threads):
     reached = {c: rows[P.indices[P.indptr[c] : P.indptr[c + 1]]] for c in ask}
     return {c: np.isin(who, reached[c]).mean() for c, who in ask.items()}
 
-
+# %% ../../nbs/ranking/65_growth.ipynb #health_table
 def _new_in_leaves(layer, since):
     "(leaf,) labels from `since` on."
     fresh = np.append(0, np.cumsum(layer.child >= since))

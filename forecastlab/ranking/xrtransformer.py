@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'STARTS', 'FineTuning', 'Matcher', 'Batch', 'node_loss', 'Draw', 'start_head', 'train_matcher', 'tune',
-           'mix_weights', 'beside_words', 'XRTransformer', 'preliminary_tree', 'claim', 'with_label_names']
+           'mix_weights', 'beside_words', 'claim', 'XRTransformer', 'preliminary_tree', 'with_label_names']
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #4b7adbdd
 import hashlib
@@ -404,7 +404,7 @@ def _judge(texts, held, Y, C, sent, bf16):
     own = [texts[i] for i in held]
     return partial(_score, texts=own, truth=Y[held], C=C, start=start, bf16=bf16)
 
-# %% ../../nbs/ranking/80_xrtransformer.ipynb #tune
+# %% ../../nbs/ranking/80_xrtransformer.ipynb #layer_inputs
 def _embed(texts, encoder, settings, folder):
     "Embeddings as the settings want them, kept in the work folder."
     auto = settings.accelerator == "auto"
@@ -429,7 +429,7 @@ def _rows_of(A, rows):
     "Some rows of a matrix that may be None."
     return None if A is None else A[rows]
 
-
+# %% ../../nbs/ranking/80_xrtransformer.ipynb #tune
 def tune(
     encoder: TextEncoder,  # changed in place
     texts: Sequence[str],  # (instance,)
@@ -524,9 +524,57 @@ def beside_words(
         )
     return as_features(hstack([X, E]))
 
+# %% ../../nbs/ranking/80_xrtransformer.ipynb #_claim
+# settings that do not change the tuned weights
+_FREE = ("progress", "devices", "accelerator", "checkpoint_every", "mix")
+
+
+def _hash_of(texts, matrices, about):
+    "SHA-256 over texts and matrices, dense or sparse; None has no bytes."
+    mark = hashlib.sha256(json.dumps(about).encode())
+    for text in texts:
+        mark.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    for A in matrices:
+        if A is None:
+            continue
+        parts = (A.indptr, A.indices, A.data) if sparse.issparse(A) else (A,)
+        for part in parts:
+            mark.update(np.ascontiguousarray(part).tobytes())
+    return mark.hexdigest()
+
+
+def claim(
+    folder: Path,  # work folder
+    data: str,  # hash of what is trained on
+    settings: FineTuning,  # how it is trained
+) -> None:
+    "Mark a work folder with what it belongs to, or refuse another training's."
+    told = json.loads(json.dumps(asdict(settings)))
+    mine = {"data": data} | {k: v for k, v in told.items() if k not in _FREE}
+    path = folder / "run.json"
+    if not path.exists():
+        if os.environ.get("RANK", "0") == "0":
+            with atomic(path) as tmp:
+                tmp.write_text(json.dumps(mine, indent=1))
+        return
+    old = json.loads(path.read_text())
+    other = [k for k, v in mine.items() if old.get(k) != v]
+    if other:
+        changed = [
+            k if k == "data" else f"{k}={old.get(k)} (now {mine[k]})" for k in other
+        ]
+        refuse(
+            f"the work folder {folder} belongs to another training",
+            changed,
+            "Name another folder, or remove it",
+        )
+
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #XRTransformer
 class XRTransformer:
-    "A fine-tuned encoder, and an XR-Linear on words and embeddings (Zhang et al. 2021)."
+    """A fine-tuned encoder, and an XR-Linear on words and embeddings.
+
+    Zhang et al. (2021) call it XR-Transformer.
+    """
 
     def __init__(
         self,
@@ -776,51 +824,6 @@ def _read_param(folder):
             " again, or load its concat_model with XRLinear",
         )
     return features, weight, bool(about.get("bf16"))
-
-# %% ../../nbs/ranking/80_xrtransformer.ipynb #_claim
-# settings that do not change the tuned weights
-_FREE = ("progress", "devices", "accelerator", "checkpoint_every", "mix")
-
-
-def _hash_of(texts, matrices, about):
-    "SHA-256 over texts and matrices, dense or sparse; None has no bytes."
-    mark = hashlib.sha256(json.dumps(about).encode())
-    for text in texts:
-        mark.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    for A in matrices:
-        if A is None:
-            continue
-        parts = (A.indptr, A.indices, A.data) if sparse.issparse(A) else (A,)
-        for part in parts:
-            mark.update(np.ascontiguousarray(part).tobytes())
-    return mark.hexdigest()
-
-
-def claim(
-    folder: Path,  # work folder
-    data: str,  # hash of what is trained on
-    settings: FineTuning,  # how it is trained
-) -> None:
-    "Mark a work folder with what it belongs to, or refuse another training's."
-    told = json.loads(json.dumps(asdict(settings)))
-    mine = {"data": data} | {k: v for k, v in told.items() if k not in _FREE}
-    path = folder / "run.json"
-    if not path.exists():
-        if os.environ.get("RANK", "0") == "0":
-            with atomic(path) as tmp:
-                tmp.write_text(json.dumps(mine, indent=1))
-        return
-    old = json.loads(path.read_text())
-    other = [k for k, v in mine.items() if old.get(k) != v]
-    if other:
-        changed = [
-            k if k == "data" else f"{k}={old.get(k)} (now {mine[k]})" for k in other
-        ]
-        refuse(
-            f"the work folder {folder} belongs to another training",
-            changed,
-            "Name another folder, or remove it",
-        )
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #with_label_names
 def with_label_names(
