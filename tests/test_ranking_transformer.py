@@ -302,6 +302,24 @@ def test_parts_that_are_not_supported_are_refused(tmp_path):
         TextEncoder.load(tmp_path / "e")
 
 
+def test_an_unknown_pooling_is_refused_unless_one_is_given(tmp_path):
+    tiny_encoder(TEXTS).save(tmp_path / "e")
+    file = tmp_path / "e" / "1_Pooling" / "config.json"
+    file.write_text(json.dumps(dict(pooling_mode_max_tokens=True)))
+    with pytest.raises(ValueError, match="not supported: max_tokens"):
+        TextEncoder.load(tmp_path / "e")
+    assert TextEncoder.load(tmp_path / "e", pooling="cls").pooling == "cls"
+
+
+def test_a_saved_encoder_is_replaced_only_on_request(tmp_path):
+    e = tiny_encoder(TEXTS)
+    e.save(tmp_path / "e")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        e.save(tmp_path / "e")
+    e.save(tmp_path / "e", overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["e"]
+
+
 @pytest.mark.parametrize(
     "how, message",
     [
@@ -506,6 +524,12 @@ def test_a_saved_model_holds_no_code_and_predicts_the_same(model, tmp_path):
     with pytest.raises(FileExistsError, match="overwrite=True"):
         model.save(tmp_path / "m")
     model.save(tmp_path / "m", overwrite=True)
+    head = tmp_path / "m" / "head.safetensors"
+    whole = head.read_bytes()
+    head.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(OSError, match="damaged"):
+        XRTransformer.load(tmp_path / "m")
+    head.write_bytes(whole)
     (tmp_path / "m" / "param.json").unlink()
     with pytest.raises(FileNotFoundError, match="param.json is missing"):
         XRTransformer.load(tmp_path / "m")
