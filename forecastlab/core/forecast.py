@@ -42,7 +42,7 @@ class Forecast:
     model: str = "model"  # column name in frames
 
     def __post_init__(self):
-        shape = tuple(self.distribution.batch_shape)
+        shape = tuple(self.distribution.shape)
         if len(shape) != 2 or shape[0] != len(self.panel) or not shape[1]:
             refuse(
                 f"expected a distribution of shape ({len(self.panel)}, horizon), got"
@@ -52,7 +52,7 @@ class Forecast:
     ids = property(lambda self: self.panel.ids)
     # (series,) calendar step of the origin
     last = property(lambda self: self.panel.last)
-    horizon = property(lambda self: self.distribution.batch_shape[1])
+    horizon = property(lambda self: self.distribution.shape[1])
     # (series, horizon)
     dates = property(
         lambda self: dates_of(

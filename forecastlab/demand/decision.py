@@ -177,7 +177,7 @@ def shortage(
 ) -> Tensor:  # (*batch,) units
     "Expected units short, E(D - s)+."
     d = distribution
-    return d.excess(torch.as_tensor(stock).to(d.device, d.dtype).expand(d.batch_shape))
+    return d.excess(torch.as_tensor(stock).to(d.device, d.dtype).expand(d.shape))
 
 # %% ../../nbs/demand/60_decision.ipynb #_named
 def _named(forecast):
@@ -188,13 +188,13 @@ def _named(forecast):
         return (
             np.asarray(forecast.ids),
             forecast.distribution,
-            tuple(forecast.distribution.batch_shape),
+            tuple(forecast.distribution.shape),
         )
-    shape = (tuple(forecast.batch_shape) + (1, 1))[:2]
-    if len(forecast.batch_shape) > 2:
+    shape = (tuple(forecast.shape) + (1, 1))[:2]
+    if len(forecast.shape) > 2:
         refuse(
             "expected forecasts of shape (series, horizon), got"
-            f" {tuple(forecast.batch_shape)}"
+            f" {tuple(forecast.shape)}"
         )
     return np.arange(shape[0]), forecast, shape
 
@@ -230,9 +230,9 @@ def newsvendor(
     under, over = _costs(ids, under, over)
     ratio = under / (under + over)
     check_told(d.draws, np.unique(ratio))
-    level = torch.tensor(
-        np.broadcast_to(ratio[:, None], shape).reshape(d.batch_shape)
-    ).to(d.device, d.dtype)
+    level = torch.tensor(np.broadcast_to(ratio[:, None], shape).reshape(d.shape)).to(
+        d.device, d.dtype
+    )
     stock = d.icdf(level)
     short = shortage(d, stock)
     mean = d.mean
@@ -286,9 +286,9 @@ def stockout_probability(
 
     ids, d, shape = _named(forecast)
     stock = _stock(stock, ids, shape)
-    s = torch.tensor(stock.reshape(d.batch_shape)).to(d.device, d.dtype)
+    s = torch.tensor(stock.reshape(d.shape)).to(d.device, d.dtype)
     p = (1 - d.cdf(s)).clamp(0, 1).detach().double().cpu().numpy().reshape(shape)
-    if d.joint:
+    if d.event_shape:
         rank = (
             _draws(d, draws, seed)
             .argsort(0)
@@ -336,10 +336,10 @@ def _lead(forecast, lead_time, draws, seed):
         forecast = Paths(torch.as_tensor(forecast))
     ids, d, shape = _named(forecast)
     lead_time = shape[1] if lead_time is None else lead_time
-    if len(d.batch_shape) < 2:
+    if len(d.shape) < 2:
         refuse(
             "a lead time needs forecasts of shape (series, horizon), got"
-            f" {tuple(d.batch_shape)}"
+            f" {tuple(d.shape)}"
         )
     if not isinstance(lead_time, (int, np.integer)) or not 1 <= lead_time <= shape[1]:
         refuse(
@@ -353,7 +353,7 @@ def _lead(forecast, lead_time, draws, seed):
         torch.stack(
             [x[torch.randperm(len(x), generator=g), :, t] for t in range(lead_time)], -1
         )
-        if d.joint
+        if d.event_shape
         else x
     )
     return ids, x, apart
