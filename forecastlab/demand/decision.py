@@ -93,11 +93,11 @@ def stock_curve(
     value: ArrayLike | None = None,  # (series,) money a unit: fills the column `money`
 ) -> pd.DataFrame:  # unique_id, level, units, money; a row an item and level
     "Stock needed at the start of a step for each service level, averaged over steps."
-    levels = check_levels(levels, increasing=True)
-    check_told(forecast.distribution.draws, levels)
+    u = check_levels(levels, increasing=True)
+    check_told(forecast.distribution.draws, u)
     # (series, level)
-    units = forecast.quantile(levels).mean(1).detach().cpu().numpy()
-    return _by_level(forecast.ids, levels, value, units=units)
+    units = forecast.quantile(u).mean(1).detach().cpu().numpy()
+    return _by_level(forecast.ids, u, value, units=units)
 
 # %% ../../nbs/demand/60_decision.ipynb #total_curve
 def total_curve(
@@ -142,10 +142,10 @@ def price_of_service(
     The slope of the stock curve. Of draws, its mean between level - h and level + h,
     with h = min(level, 1 - level)/2.
     """
-    levels = check_levels(levels, increasing=True)
-    slope = slope_or_window(forecast.distribution, levels)
+    u = check_levels(levels, increasing=True)
+    slope = slope_or_window(forecast.distribution, u)
     units = slope.mean(1).detach().cpu().numpy() / 100
-    return _by_level(forecast.ids, levels, value, units=units)
+    return _by_level(forecast.ids, u, value, units=units)
 
 
 def slope_or_window(
@@ -170,8 +170,8 @@ def shortage(
 ) -> Tensor:  # (*shape,) units
     "Expected units short, E(D - s)+."
     d = distribution
-    stock = torch.as_tensor(stock).to(d.device, d.dtype)
-    return d.excess(stock.expand(d.shape))
+    held = torch.as_tensor(stock).to(d.device, d.dtype)
+    return d.excess(held.expand(d.shape))
 
 # %% ../../nbs/demand/60_decision.ipynb #_named
 def _named(forecast) -> tuple[np.ndarray, QuantileFunction, tuple[int, int]]:
@@ -263,17 +263,17 @@ def _stock(stock, ids, shape) -> np.ndarray:
 # %% ../../nbs/demand/60_decision.ipynb #so_far
 def run_out_so_far(
     p: np.ndarray,  # (series, horizon) probability to run out in each step
-    how: str,  # "joint", "independent" or "comonotone"
+    how: str,  # "independent", "comonotone", or "joint", which takes the draws
     draws: np.ndarray | None = None,  # (draw, series, horizon) of a joint forecast
 ) -> np.ndarray:  # (series, horizon)
     "Probability to have run out at least once, up to each step."
-    if how == "independent":
-        return 1 - np.cumprod(1 - p, 1)
+    if draws is not None:
+        rank = draws.argsort(0).argsort(0) + 1
+        out = (rank - len(rank) * (1 - p)).clip(0, 1)
+        return np.maximum.accumulate(out, -1).mean(0)
     if how == "comonotone":
         return np.maximum.accumulate(p, 1)
-    rank = draws.argsort(0).argsort(0) + 1
-    out = (rank - len(rank) * (1 - p)).clip(0, 1)
-    return np.maximum.accumulate(out, -1).mean(0)
+    return 1 - np.cumprod(1 - p, 1)
 
 
 def stockout_probability(
@@ -367,17 +367,17 @@ def stock_for_joint_service(
 
     Beside it, that of independent steps and the sum of the steps' quantiles.
     """
-    levels = check_levels(levels, increasing=True)
+    u = check_levels(levels, increasing=True)
     ids, d, steps = _lead(forecast, lead_time)
     total = total_of(d, lead_time, assume)
-    check_told(total.draws, levels)
+    check_told(total.draws, u)
     columns = dict(
         units=total,
         independent=total_of(d, lead_time, "independent"),
         summed=total_of(d, lead_time, "comonotone"),
     )
-    units = {k: t.quantile(levels).detach().cpu().numpy() for k, t in columns.items()}
-    return _by_level(ids, levels, value, lead_time=steps[:, None], **units)
+    units = {k: t.quantile(u).detach().cpu().numpy() for k, t in columns.items()}
+    return _by_level(ids, u, value, lead_time=steps[:, None], **units)
 
 # %% ../../nbs/demand/60_decision.ipynb #achieved
 def achieved(
@@ -386,24 +386,25 @@ def achieved(
     levels: ArrayLike,  # (level,) promised service levels
 ) -> pd.DataFrame:  # level, achieved, fill_rate
     "Delivered service: steps without a stock-out, and units served from stock."
-    y, q = np.asarray(y, float), np.asarray(q, float)
-    levels = np.asarray(levels, float)
-    if q.shape != (*y.shape, len(levels)):
+    happened = np.asarray(y, float)
+    stock = np.asarray(q, float)
+    promised = np.asarray(levels, float)
+    if stock.shape != (*happened.shape, len(promised)):
         refuse(
-            f"expected stock of shape {(*y.shape, len(levels))}, one for each target"
-            f" and level, got {q.shape}"
+            f"expected stock of shape {(*happened.shape, len(promised))}, one for each"
+            f" target and level, got {stock.shape}"
         )
-    scored = np.isfinite(y)
-    if np.isnan(q[scored]).any():
+    scored = np.isfinite(happened)
+    if np.isnan(stock[scored]).any():
         refuse("stock is NaN where demand is known")
     if not scored.any():
         refuse("nothing to score: every target is NaN")
-    y, q = y[scored], q[scored]
-    served = np.minimum(y[:, None], q).sum(0) / max(y.sum(), 1e-12)
+    happened, stock = happened[scored][:, None], stock[scored]
+    served = np.minimum(happened, stock).sum(0) / max(happened.sum(), 1e-12)
     return pd.DataFrame(
         {
-            "level": levels,
-            "achieved": (y[:, None] <= q).mean(0),
+            "level": promised,
+            "achieved": (happened <= stock).mean(0),
             "fill_rate": served,
         }
     )
