@@ -407,11 +407,7 @@ def test_refit_trains_on_everything_and_settings_stay_untouched():
     p = panel()
     template = Conformal(LEVELS)
     m = Calibrated(Shy(), origins=4, conformal=template, refit=True).fit(p)
-    assert (
-        m.fitted.seen == 6 * 120
-        and not hasattr(template, "values")
-        and m.model.seen == 0
-    )
+    assert m.fitted.seen == 6 * 120 and not template.fitted and m.model.seen == 0
     assert m.predict(3).ids.tolist() == p.ids.tolist()
 
 
@@ -841,7 +837,7 @@ def test_bad_input():
         "does not fit forecasts",
         lambda: Recalibrated(Standard((2, 3)), LevelMap(D, D.expand(4, 1, 9))),
     )
-    bad("rate must be a positive number: 0", lambda: Adaptive(rate=0))
+    bad("rate must be a number above 0, got 0", lambda: Adaptive(rate=0))
     bad("can only start from", lambda: Adaptive().start(Conformal()))
     bad("unknown grouping", lambda: Adaptive(by="item"))
     bad("expected targets of shape", lambda: Adaptive().update(f, y[:3]))
@@ -865,7 +861,11 @@ def test_bad_models_and_backtests():
             return self
 
     bad("names no horizon. Pass horizon=", lambda: Calibrated(Plain()).fit(p))
-    bad("Call fit\\(panel\\) first", lambda: Calibrated(Shy()).predict(3))
+    bad(
+        "has not been fitted. Call fit",
+        lambda: Calibrated(Shy()).predict(3),
+        RuntimeError,
+    )
     bad(
         "1 series|calibration targets are too few to promise 0.9, which needs 9: s0",
         lambda: Calibrated(Shy(), origins=2, conformal=Conformal(LEVELS, "series")).fit(

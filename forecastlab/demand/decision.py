@@ -376,7 +376,7 @@ def stock_for_joint_service(
         independent=total_of(d, lead_time, "independent"),
         summed=total_of(d, lead_time, "comonotone"),
     )
-    units = {k: t.quantile(u).detach().cpu().numpy() for k, t in columns.items()}
+    units = {k: t.quantile(u).detach().double().cpu() for k, t in columns.items()}
     return _by_level(ids, u, value, lead_time=steps[:, None], **units)
 
 # %% ../../nbs/demand/60_decision.ipynb #achieved
