@@ -19,6 +19,7 @@ from forecastlab.core.conformal import Recalibrated, enough, isotonic, needed_le
 from forecastlab.core.conformal import recalibrated
 from forecastlab.core.distributions import Counts, Paths, QuantileFunction, QuantileGrid
 from forecastlab.core.forecast import Forecast
+from forecastlab.core.forecaster import Forecaster, load_model
 from forecastlab.core.panel import Panel
 from forecastlab.quantile.spline import SplineQuantile
 
@@ -411,6 +412,73 @@ def test_refit_trains_on_everything_and_settings_stay_untouched():
     assert m.predict(3).ids.tolist() == p.ids.tolist()
 
 
+class Median(Forecaster):
+    "A family of its own: quantiles around the last value, learned spread."
+
+    name, horizon = "median", 3
+
+    def fit(self, panel):
+        self.spread = float(np.nanstd(panel.y)) / 2
+        self.panel = panel
+        return self
+
+    def _predict(self, panel, h, seed):
+        last = torch.tensor([panel.history(s)[-1] for s in range(len(panel))])
+        q = last[:, None, None] + self.spread * N01.icdf(D)
+        return Forecast(panel, QuantileGrid(D, q.expand(-1, h, -1)), self.name)
+
+    def _state(self):
+        return dict(spread=self.spread), {}
+
+    @classmethod
+    def _restore(cls, note, tensors):
+        new = cls()
+        new.spread = note["spread"]
+        return new
+
+    @property
+    def _ready(self):
+        return hasattr(self, "spread")
+
+
+@pytest.mark.parametrize(
+    "correction",
+    [
+        Conformal(LEVELS),
+        Conformal(by="step"),
+        Conformal(LEVELS, "series", "shift"),
+        Adaptive(by="all"),
+        Adaptive((0.1, 0.5, 0.9), by="series"),
+        Adaptive(LEVELS, by="step"),
+    ],
+    ids=str,
+)
+def test_a_calibrated_model_is_saved_with_its_correction(tmp_path, correction):
+    p = panel()
+    m = Calibrated(Median(), origins=12, conformal=correction).fit(p)
+    assert isinstance(m, Forecaster) and m.horizon == 3 and m.name == "median"
+    m.save(tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert isinstance(again, Calibrated) and again.origins == 12
+    for h in (None, 2):
+        before, after = m.predict(h), again.predict(h, p)
+        assert torch.equal(before.quantile(LEVELS), after.quantile(LEVELS))
+        assert not torch.equal(
+            before.quantile([0.9]), Median().fit(p).predict(h).quantile([0.9])
+        )
+    with pytest.raises(FileExistsError):
+        m.save(tmp_path / "model")
+
+
+def test_only_what_is_fitted_and_of_the_lab_is_saved(tmp_path):
+    with pytest.raises(RuntimeError, match="has not been fitted"):
+        Calibrated(Median()).save(tmp_path / "m")
+    with pytest.raises(
+        TypeError, match="only forecasters of the lab can be saved: Shy"
+    ):
+        Calibrated(Shy(), origins=12).fit(panel()).save(tmp_path / "m")
+
+
 def test_a_calibrated_model_is_backtested_like_any_other():
     p = panel()
     result = backtest(
@@ -711,6 +779,26 @@ def test_isotonic_is_the_nearest_increasing_sequence(h):
     assert torch.allclose(s.mean(), h.mean(), atol=1e-9)
     for other in (h.sort().values, h.cummax(0).values, h.mean().expand_as(h)):
         assert ((s - h) ** 2).sum() <= ((other - h) ** 2).sum() + 1e-9
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.floats(-9, 9), st.integers(1, 4)), min_size=1, max_size=9))
+def test_isotonic_with_weights_is_that_of_repeated_values(pairs):
+    h, w = (np.array(x, float) for x in zip(*pairs))
+    many = isotonic(np.repeat(h, w.astype(int)))
+    first = np.cumsum(np.r_[0, w[:-1]]).astype(int)
+    np.testing.assert_allclose(isotonic(h, w), many[first], atol=1e-9)
+    down = isotonic(h, w, increasing=False)
+    np.testing.assert_allclose(down, -isotonic(-h, w), atol=1e-9)
+
+
+def test_isotonic_keeps_shape_type_and_rows_apart():
+    h = draw(4, 5, 6).float()
+    s = isotonic(h)
+    assert s.shape == h.shape and s.dtype == h.dtype
+    assert torch.equal(s[2, 3], isotonic(h[2, 3]))
+    assert isinstance(isotonic(h.numpy()), np.ndarray)
+    bad("weights must be positive: 0", lambda: isotonic(h, torch.zeros(6)))
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5])
