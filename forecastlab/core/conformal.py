@@ -475,7 +475,7 @@ def excess_by_pieces(
     pieces: Pieces,  # of the recalibrated forecast
     base_excess: Tensor,  # (*sample, *shape) E(X - c)+ of the base
     c: Tensor,  # (*sample, *shape) stock
-    asked: Tensor,  # (*group, knot) levels of the base, exactly 0 where nothing needs one
+    asked: Tensor,  # (*group, knot) asked levels, exactly 0 where none is needed
 ) -> Tensor:  # (*sample, *shape) double
     "E(Y - c)+ of a recalibrated forecast."
     b, q, e, means, weight = pieces

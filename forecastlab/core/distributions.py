@@ -238,7 +238,7 @@ class QuantileGrid(QuantileFunction):
         levels: ArrayLike,
         values: ArrayLike,  # (*batch, level) finite quantiles, in any order
         tails: str = "exponential",  # "exponential" or "flat"
-        # "real" or "nonnegative": negative quantiles become 0, the left tail stops there
+        # "real" or "nonnegative", where the left tail stops at 0
         support: str = "real",
     ):
         values = torch.as_tensor(values)
@@ -294,7 +294,7 @@ class QuantileGrid(QuantileFunction):
 
     def refine(
         self,
-        levels: ArrayLike,  # (level,) to add; those outside the grid's range are left out
+        levels: ArrayLike,  # (level,) to add; left out where the grid has no range
     ) -> "QuantileGrid":
         "The grid with more levels inside its range, joined exponentially."
         u, values = refined(self.levels, self.values, check_levels(levels))
@@ -415,7 +415,7 @@ def curve_of(
     tails: str,  # "exponential" or "flat"
     support: str,  # "real" or "nonnegative"
 ) -> Curve:
-    "The broken line of a quantile grid, its knots for flat and stopping tails included."
+    "The curve of a quantile grid; flat and stopping tails are knots of it."
     a, v = levels, values
     left = right = None
     if support == "nonnegative":

@@ -109,7 +109,7 @@ class Forecast:
 
     def total(
         self,
-        # (series,) how many steps are added up, or one number for all; None: the horizon
+        # (series,) steps that are added up, or one number for all; None: the horizon
         steps: int | ArrayLike | None = None,
         # "independent" or "comonotone": how the steps hang together; None: as the joint
         # distribution has it

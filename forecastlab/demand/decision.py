@@ -279,7 +279,8 @@ def run_out_so_far(
 def stockout_probability(
     # distributions of demand, or paths of shape (draw, series, horizon)
     forecast: Forecast | QuantileFunction | Tensor | np.ndarray,
-    stock: ArrayLike,  # at the start of each step: a number, (series,), (series, horizon)
+    # at the start of each step: one number, (series,) or (series, horizon)
+    stock: ArrayLike,
     # "independent" or "comonotone": how steps hang together; None: as a joint forecast
     # has it
     assume: str | None = None,
