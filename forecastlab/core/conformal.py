@@ -925,6 +925,11 @@ class Calibrated(Forecaster):
         return self
 
     @property
+    def longest(self) -> int | None:
+        "The most steps that the trained model can be asked for; None: any number."
+        return getattr(self.fitted, "longest", None) if self._ready else None
+
+    @property
     def _ready(self) -> bool:
         return hasattr(self, "correction")
 
