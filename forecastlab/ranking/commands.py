@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 from ..core.basics import atomic, atomic_folder, refuse
 from .beam import POSTS
-from .corpus import read_text2text
+from .files import read_text2text
 from .ensemble import average
 from .index import hierarchical_kmeans, load_chain, save_chain
 from .labels import label_embedding
