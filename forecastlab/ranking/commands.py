@@ -21,9 +21,10 @@ from ..core.basics import atomic, atomic_folder, refuse
 from .beam import POSTS
 from .files import read_text2text
 from .ensemble import average
-from .index import hierarchical_kmeans, load_chain, save_chain
+from .chain import load_chain, save_chain
 from .labels import label_embedding
 from .linear import LinearSettings
+from .two_means import hierarchical_kmeans
 from .metrics import evaluate
 from ..core.sparse import as_features, as_labels, load_matrix, ordered
 from ..core.sparse import save_matrix, vstack
