@@ -587,8 +587,11 @@ def csr_of_blocks(
     ends = [b[0][1:] + first for b, first in zip(blocks, base)]
     start = np.concatenate([[0], *ends]).astype(np.int64)[: shape[0] + 1]
     start = np.append(start, np.full(shape[0] + 1 - start.size, start[-1]))
-    index = np.concatenate([np.empty(0, np.int32), *(b[1] for b in blocks)])
-    value = np.concatenate([np.empty(0, np.float32), *(b[2] for b in blocks)])
+    if len(blocks) == 1:
+        _, index, value = blocks[0]
+    else:
+        index = np.concatenate([np.empty(0, np.int32), *(b[1] for b in blocks)])
+        value = np.concatenate([np.empty(0, np.float32), *(b[2] for b in blocks)])
     return sp.csr_matrix((value, index, start), shape=shape)
 
 # %% ../../nbs/core/15_sparse.ipynb #_aligned
