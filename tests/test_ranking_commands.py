@@ -15,11 +15,12 @@ import pytest
 import scipy.sparse as sp
 
 from forecastlab.ranking import commands
-from forecastlab.ranking.commands import COMMANDS, ELSEWHERE, Text2Text, read_params
-from forecastlab.ranking.commands import skeleton
-from forecastlab.ranking.index import load_chain
+from forecastlab.ranking.chain import load_chain
+from forecastlab.ranking.commands import COMMANDS
 from forecastlab.core.sparse import load_matrix, save_matrix
+from forecastlab.ranking.options import ELSEWHERE, read_params, skeleton
 from forecastlab.ranking.text import Vectorizer
+from forecastlab.ranking.text2text import Text2Text
 from forecastlab.ranking.xrlinear import XRLinear
 
 THINGS = "red apple,green apple,yellow banana,fast car,slow car,blue böat".split(",")
