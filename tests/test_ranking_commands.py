@@ -702,7 +702,7 @@ def test_help_lists_every_command(xr):
     own = {
         o
         for name in COMMANDS
-        for a in commands._parsers()[1][name]._actions
+        for a in commands.parsers()[1][name]._actions
         for o in a.option_strings
     }
     assert not set(ELSEWHERE) & own
@@ -775,7 +775,7 @@ def test_every_option_of_libpecos_is_here_with_its_default(name, module, root):
     )
     assert done.returncode == 0, done.stderr
     ours = {
-        o: a for a in commands._parsers()[1][name]._actions for o in a.option_strings
+        o: a for a in commands.parsers()[1][name]._actions for o in a.option_strings
     }
     for words, default, required in json.loads(done.stdout.splitlines()[-1]):
         for word in words:
@@ -838,7 +838,7 @@ def test_a_text2text_folder_of_libpecos(files, xr, root):
 
 def test_skeleton_of_defaults():
     assert skeleton(
-        commands._parsers()[0].parse_args(["train", "-x", "a", "-y", "b", "-m", "c"])
+        commands.parsers()[0].parse_args(["train", "-x", "a", "-y", "b", "-m", "c"])
     )["indexer_params"] == dict(
         nr_splits=16, max_leaf_size=100, spherical=True, seed=0, kmeans_max_iter=20
     )

@@ -21,9 +21,11 @@ from forecastlab.core import sparse
 from forecastlab.ranking import commands
 from forecastlab.ranking.beam import beam_search
 from forecastlab.ranking.chunks import Chunks
-from forecastlab.ranking.index import hierarchical_kmeans, make_chain, unbalanced_kmeans
+from forecastlab.ranking.index import make_chain
 from forecastlab.ranking.linear import train_layer
 from forecastlab.ranking.metrics import judge, table
+from forecastlab.ranking.natural import unbalanced_kmeans
+from forecastlab.ranking.two_means import hierarchical_kmeans
 from forecastlab.core.sparse import cores, save_matrix
 from forecastlab.ranking.xrlinear import XRLinear, _on_device
 

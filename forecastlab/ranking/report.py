@@ -7,10 +7,13 @@ __all__ = ['beams', 'trees', 'pruned', 'sizes', 'Report', 'report']
 
 # %% ../../nbs/ranking/90_report.ipynb #19589947
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
-from ..core.basics import refuse
+from ..core.basics import number
+from ..core.sparse import Matrix
 from .calibration import ece, pairs_of, reliability
 from .chunks import Chunks
 from .estimator import ExtremeClassifier
@@ -18,145 +21,169 @@ from .linear import LinearSettings
 from .metrics import precision, table, tail
 from .xrlinear import XRLinear
 
+# %% ../../nbs/ranking/90_report.ipynb #report-typing
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 # %% ../../nbs/ranking/90_report.ipynb #_p
-def _p(Y, P):
-    p = 100 * precision(Y, P, 5)
-    return dict(zip(("P@1", "P@3", "P@5"), p[[0, 2, 4]]))
+def _precisions(Y: Matrix, P: Matrix) -> dict[str, float]:
+    "P@1, P@3 and P@5 in percent."
+    at = 100 * precision(Y, P, 5)
+    return {"P@1": at[0], "P@3": at[2], "P@5": at[4]}
 
 
+def _cpu_seconds(work: Callable) -> tuple[Any, float]:
+    "What the work gives, and the CPU seconds it took, all cores added up."
+    begin = time.process_time()
+    result = work()
+    return result, time.process_time() - begin
+
+
+def _looked_at(model: XRLinear, X: Matrix, beam: int) -> float:
+    "Share of all labels that an instance is scored against."
+    sizes = np.diff(model.layers[-1].child_ptr)
+    if model.depth == 1:
+        return sizes[0] / model.labels
+    post = model.post[:-1] if isinstance(model.post, list) else model.post
+    upper = XRLinear(model.layers[:-1], beam, beam, post)
+    clusters = upper.predict(X, k=beam, beam=beam).indices
+    return sizes[clusters].sum() / X.shape[0] / model.labels
+
+# %% ../../nbs/ranking/90_report.ipynb #beams
 def beams(
-    model: XRLinear,
-    X,
-    Y,  # (instance, feature) and (instance, label), held out
-    widths=(1, 2, 5, 10, 20, 50),  # beams to try; the exact answer is added
+    model: XRLinear,  # trained
+    X: Matrix,  # (n, d) features of instances that were held out
+    Y: Matrix,  # (n, L) their labels
+    # beams to try; the exact answer is added
+    widths: Sequence[int] = (1, 2, 5, 10, 20, 50),
     # a row for each: P@1, P@3, P@5, looked_at (share of labels scored), ms an instance
     # (CPU)
 ) -> pd.DataFrame:
     "What a beam loses against scoring every label."
-    rows, exact = [], max((layer.nodes for layer in model.layers[:-1]), default=1)
-    sizes = np.diff(model.layers[-1].child_ptr)
-    for b in [*(w for w in widths if w < exact), exact]:
-        begin = time.process_time()
-        P = model.predict(X, k=5, beam=b)
-        took = time.process_time() - begin
-        leaves = (
-            XRLinear(
-                model.layers[:-1],
-                b,
-                b,
-                model.post[:-1] if isinstance(model.post, list) else model.post,
-            )
-            .predict(X, k=b, beam=b)
-            .indices
-            if model.depth > 1
-            else np.zeros(X.shape[0], int)
-        )
+    exact = max((layer.nodes for layer in model.layers[:-1]), default=1)
+    rows = []
+    for beam in [*(w for w in widths if w < exact), exact]:
+        P, seconds = _cpu_seconds(lambda: model.predict(X, k=5, beam=beam))
         rows.append(
-            dict(beam="exact" if b == exact else b)
-            | _p(Y, P)
-            | dict(
-                looked_at=sizes[leaves].sum() / X.shape[0] / model.labels,
-                ms=1e3 * took / X.shape[0],
-            )
+            {
+                "beam": "exact" if beam == exact else beam,
+                **_precisions(Y, P),
+                "looked_at": _looked_at(model, X, beam),
+                "ms": 1e3 * seconds / X.shape[0],
+            }
         )
     return pd.DataFrame(rows).set_index("beam")
 
 # %% ../../nbs/ranking/90_report.ipynb #trees
 def trees(
-    X,
-    Y,
-    X_test,
-    Y_test,  # to train on, to test on
-    settings: LinearSettings = None,  # of the rankers
-    leaves=(20, 100, 400),  # leaf sizes to try
-    # the user's tree, and its leaf setting: its clusters get a row, marked
-    own: XRLinear = None,
-    leaf: int = None,
-    branches: int = 16,
-    negatives="tfn",
-    post="l3-hinge",
-    beam=10,
-    seed: int = 0,  # as in XRLinear.train
-    R=None,  # (instance, label) relevance
+    X: Matrix,  # (n, d) features to train on
+    Y: Matrix,  # (n, L) labels to train on
+    X_test: Matrix,  # (m, d) features to test on
+    Y_test: Matrix,  # (m, L) labels to test on
+    settings: LinearSettings | None = None,  # of the rankers; None: the defaults
+    leaves: Sequence[int] = (20, 100, 400),  # leaf sizes to try
+    own: XRLinear | None = None,  # the user's tree: its clusters get a row, marked
+    leaf: int | None = None,  # the user's leaf setting; None: the largest cluster
+    branches: int = 16,  # children of a node
+    negatives: str | Sequence[str] = "tfn",  # as in XRLinear.train
+    post: str | Sequence[str] = "l3-hinge",  # as in XRLinear.train
+    beam: int | Sequence[int] = 10,  # as in XRLinear.train
+    seed: int = 0,  # of the trees
+    R: Matrix | None = None,  # (n, L) relevance
     # one-vs-rest is left out where instances x labels exceed this
     most: float = 2e9,
-    threads=None,
-    progress: bool = True,
+    threads: int | None = None,  # None: all cores
+    progress: bool = True,  # show bars
 ) -> pd.DataFrame:  # a row for each: P@k, training CPU seconds, weights
     "What the tree costs, and what it saves."
-    rows, single = [], Y.shape[1] * X.shape[0] <= most
-    fixed = dict(
+    fixed: dict[str, Any] = dict(
         solver=settings or LinearSettings(),
         post=post,
         beam=beam,
         threads=threads,
         progress=progress,
-    ) | ({} if R is None else dict(R=R, rel_mode="induce"))
-    kinds = {
-        f"leaves of {n}": dict(
-            leaf=n,
-            branches=branches,
-            seed=seed,
-            negatives=negatives if isinstance(negatives, str) else "tfn",
-        )
-        for n in leaves
-        if n < Y.shape[1]
+    )
+    if R is not None:
+        fixed |= dict(R=R, rel_mode="induce")
+    # a row of rules belongs to the user's depth, not to another tree's
+    rule = negatives if isinstance(negatives, str) else "tfn"
+    grown = dict(branches=branches, seed=seed, negatives=rule)
+    kinds: dict[str, dict[str, Any]] = {
+        f"leaves of {n}": grown | dict(leaf=n) for n in leaves if n < Y.shape[1]
     }
     if own is not None:
         leaf = leaf or int(np.diff(own.layers[-1].child_ptr).max())
         kinds.pop(f"leaves of {leaf}", None)
-        kinds = {
-            f"leaves of {leaf} (yours)": dict(chain=own.chain, negatives=negatives)
-        } | kinds
-    if single:
+        yours = dict(chain=own.chain, negatives=negatives)
+        kinds = {f"leaves of {leaf} (yours)": yours} | kinds
+    if Y.shape[1] * X.shape[0] <= most:
         kinds["one-vs-rest"] = dict(chain="ova")
+    rows = []
     for name, how in kinds.items():
-        begin = time.process_time()
-        m = XRLinear.train(X, Y, **how, **fixed)
-        took = time.process_time() - begin
+        model, seconds = _cpu_seconds(lambda: XRLinear.train(X, Y, **how, **fixed))
         rows.append(
-            dict(tree=name)
-            | _p(Y_test, m.predict(X_test, k=5))
-            | dict(train_cpu_s=took, weights=sum(len(c.value) for c in m.layers))
+            {
+                "tree": name,
+                **_precisions(Y_test, model.predict(X_test, k=5)),
+                "train_cpu_s": seconds,
+                "weights": sum(len(layer.value) for layer in model.layers),
+            }
         )
     return pd.DataFrame(rows).set_index("tree")
 
 # %% ../../nbs/ranking/90_report.ipynb #pruned
 def pruned(
-    model: XRLinear,
-    share: float,  # of the weights that stay
+    model: XRLinear,  # trained; it stays as it is
+    share: float,  # of the weights that stay, in (0, 1]
 ) -> XRLinear:
     "The model with its smallest weights dropped."
-    if not 0 < share <= 1:
-        refuse(f"the share that stays must lie in (0, 1], got {share}")
-    layers = []
-    for layer in model.layers:
-        W = layer.to_csc()
-        most = int(round(share * W.nnz))
-        if most < W.nnz:
-            W.data[
-                abs(W.data) < np.partition(abs(W.data), W.nnz - most)[W.nnz - most]
-            ] = 0
-            W.eliminate_zeros()
-        layers.append(Chunks.from_csc(W, layer.C, layer.bias))
+    number("share", share, 0, 1, "(]")
+    layers = [_pruned_layer(layer, share) for layer in model.layers]
     return XRLinear(layers, model.beam, model.k, model.post)
 
 
+def _pruned_layer(layer: Chunks, share: float) -> Chunks:
+    "A layer with this share of its weights, the largest."
+    W = layer.to_csc()
+    most = int(round(share * W.nnz))
+    if most < W.nnz:
+        size = abs(W.data)
+        smallest = np.partition(size, W.nnz - most)[W.nnz - most]
+        W.data[size < smallest] = 0
+        W.eliminate_zeros()
+    return Chunks.from_csc(W, layer.C, layer.bias)
+
+
 def sizes(
-    model: XRLinear,
-    X,
-    Y,  # held out
-    shares=(1.0, 0.7, 0.5, 0.3, 0.2, 0.1),  # of the weights that stay
+    model: XRLinear,  # trained
+    X: Matrix,  # (n, d) features of instances that were held out
+    Y: Matrix,  # (n, L) their labels
+    # of the weights that stay
+    shares: Sequence[float] = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1),
 ) -> pd.DataFrame:  # a row for each: mb, P@1, P@3, P@5
     "What a smaller model loses."
     rows = []
     for share in shares:
-        m = pruned(model, share)
-        mb = sum(len(c.value) * 8 + len(c.row) * 12 for c in m.layers) / 1e6
-        rows.append(dict(kept=share, mb=mb) | _p(Y, m.predict(X, k=5)))
+        smaller = pruned(model, share)
+        size = sum(len(c.value) * 8 + len(c.row) * 12 for c in smaller.layers)
+        precisions = _precisions(Y, smaller.predict(X, k=5))
+        rows.append({"kept": share, "mb": size / 1e6, **precisions})
     return pd.DataFrame(rows).set_index("kept")
 
 # %% ../../nbs/ranking/90_report.ipynb #Report
+_MEANINGS = {
+    "metrics": "whole estimator, %",
+    "beams": (
+        "first tree; P@k in %, looked_at: share of the labels scored, ms: CPU"
+        " milliseconds an instance"
+    ),
+    "trees": "one tree; P@k in %, train_cpu_s: CPU seconds, weights: stored numbers",
+    "sizes": "first tree; kept: share of the weights, mb: megabytes, P@k in %",
+    "tail": "whole estimator, by how often a label was seen",
+}
+
+
 @dataclass
 class Report:
     "Tables about one model on one data set."
@@ -165,66 +192,120 @@ class Report:
     beams: pd.DataFrame  # beam against exact, first tree
     sizes: pd.DataFrame  # weights kept against P@k, first tree
     tail: pd.DataFrame  # P@5 by how often a label was seen in training
-    trees: pd.DataFrame = None  # tree against one-vs-rest
-    reliability: pd.DataFrame = None  # promised against observed
-    ece: float = None  # expected calibration error
+    trees: pd.DataFrame | None = None  # tree against one-vs-rest
+    reliability: pd.DataFrame | None = None  # promised against observed
+    ece: float | None = None  # expected calibration error
 
     def __str__(self):
-        means = dict(
-            metrics="whole estimator, %",
-            beams=(
-                "first tree; P@k in %, looked_at: share of the labels scored, ms: CPU"
-                " milliseconds an instance"
-            ),
-            trees=(
-                "one tree; P@k in %, train_cpu_s: CPU seconds, weights: stored numbers"
-            ),
-            sizes="first tree; kept: share of the weights, mb: megabytes, P@k in %",
-            tail="whole estimator, by how often a label was seen",
-        )
-        parts = dict(
-            metrics=self.metrics,
-            beams=self.beams,
-            trees=self.trees,
-            sizes=self.sizes,
-            tail=self.tail,
-        )
-        return "\n\n".join(
-            f"{n} ({means[n]})\n{t.round(3).to_string()}"
-            for n, t in parts.items()
-            if t is not None
-        ) + (
-            f"\n\nexpected calibration error {self.ece:.4f}"
-            if self.ece is not None
-            else ""
-        )
+        parts = []
+        for name, meaning in _MEANINGS.items():
+            rows = getattr(self, name)
+            if rows is not None:
+                parts.append(f"{name} ({meaning})\n{rows.round(3).to_string()}")
+        if self.ece is not None:
+            parts.append(f"expected calibration error {self.ece:.4f}")
+        return "\n\n".join(parts)
 
-    def plot(self):
-        return _plot(self)
+    def plot(self) -> "Figure":
+        "Four panels: beam, tree, size, probabilities; empty where nothing was measured."
+        import matplotlib.pyplot as plt
+        from forecastlab.core.plots import style
+
+        with plt.rc_context(style()):
+            fig, axes = plt.subplots(1, 4, figsize=(12, 2.6))
+            _plot_beams(axes[0], self.beams)
+            if self.trees is not None:
+                _plot_trees(axes[1], self.trees)
+            _plot_sizes(axes[2], self.sizes)
+            if self.reliability is not None:
+                _plot_reliability(axes[3], self.reliability, self.ece)
+        return fig
+
+# %% ../../nbs/ranking/90_report.ipynb #_plot
+def _note(ax: "Axes", text: str, x: float, y: float, below: bool) -> None:
+    "A word beside a point."
+    shift = 3, -9 if below else 4
+    ax.annotate(text, (x, y), shift, textcoords="offset points", fontsize=7)
 
 
+def _forecast_colour() -> str:
+    "The colour of what a model says."
+    from forecastlab.core.plots import PALETTE
+
+    return PALETTE["forecast"]
+
+
+def _plot_beams(ax: "Axes", beams: pd.DataFrame) -> None:
+    "P@1 against the share of labels that is looked at."
+    share = 100 * beams.looked_at
+    ax.plot(share, beams["P@1"], "o-", color=_forecast_colour())
+    ax.set(xscale="log", xlabel="labels looked at, %", title="beam against exact")
+    ax.set_ylabel("P@1, %")
+    for beam, x, y in zip(beams.index, share, beams["P@1"]):
+        _note(ax, str(beam), x, y, below=True)
+
+
+def _plot_trees(ax: "Axes", trees: pd.DataFrame) -> None:
+    "P@1 against what training takes."
+    ax.plot(trees.train_cpu_s, trees["P@1"], "o", color=_forecast_colour())
+    ax.margins(0.3)
+    ax.set(xscale="log", xlabel="training, CPU s", title="tree against one-vs-rest")
+    ax.minorticks_off()
+    points = zip(trees.index, trees.train_cpu_s, trees["P@1"])
+    for i, (name, x, y) in enumerate(points):
+        _note(ax, name, x, y, below=i % 2 == 1)
+
+
+def _plot_sizes(ax: "Axes", sizes: pd.DataFrame) -> None:
+    "P@1 against the size of the weights."
+    ax.plot(sizes.mb, sizes["P@1"], "o-", color=_forecast_colour())
+    ax.set(xlabel="weights, MB", title="size against P@1", ylim=(0, None))
+
+
+def _plot_reliability(ax: "Axes", steps: pd.DataFrame, error: float | None) -> None:
+    "Observed shares against promised probabilities."
+    from forecastlab.core.plots import PALETTE
+
+    ax.plot([0, 1], [0, 1], color=PALETTE["quiet"], lw=1)
+    ax.plot(steps.promised, steps.observed, "o-", color=_forecast_colour())
+    ax.set(
+        xlabel="promised", ylabel="observed", title=f"probabilities, ECE {error:.3f}"
+    )
+
+# %% ../../nbs/ranking/90_report.ipynb #report
 def report(
     model: ExtremeClassifier,  # fitted
-    X,
-    y,  # what it was fitted on
-    X_test,
-    y_test,  # held out
+    X: Any,  # (n,) texts or (n, d) features that it was fitted on
+    y: Any,  # (n,) label lists or (n, L) labels that it was fitted on
+    X_test: Any,  # texts or features that were held out, in the same form
+    y_test: Any,  # labels that were held out, in the same form
     # also train trees of other shapes and, where affordable, one-vs-rest
     compare: bool = True,
-    R=None,  # (instance, label) relevance that it was fitted with
-    threads=None,
-    progress: bool = False,
+    R: Matrix | None = None,  # (n, L) relevance that it was fitted with
+    threads: int | None = None,  # None: all cores
+    progress: bool = False,  # show bars while trees are trained
 ) -> Report:
     "Four questions, and who is served."
-    X, X_test = (model._features(A) for A in (X, X_test))
-    Y, Y_test = (model._matrix(y_) for y_ in (y, y_test))
+    X = model._features(X)
+    X_test = model._features(X_test)
+    Y = model._matrix(y)
+    Y_test = model._matrix(y_test)
+    P = model.rank(X_test, 20)
     first = model.model_.models[0]
-    P, found = model.rank(X_test, 20), {}
+    found = Report(
+        table(Y_test, P, Y),
+        beams(first, X_test, Y_test),
+        sizes(first, X_test, Y_test),
+        tail(Y_test, P, Y),
+    )
     if compare:
-        solver = LinearSettings(
-            model.solver, float(model.C), float(model.C), threshold=model.threshold
-        )
-        own = dict(
+        C = float(model.C)
+        found.trees = trees(
+            X,
+            Y,
+            X_test,
+            Y_test,
+            LinearSettings(model.solver, C, C, threshold=model.threshold),
             own=first,
             leaf=model.leaf,
             branches=model.branches,
@@ -232,68 +313,12 @@ def report(
             post=model.post,
             beam=model.beam,
             seed=model.seed,
-        )
-        found["trees"] = trees(
-            X, Y, X_test, Y_test, solver, **own, R=R, threads=threads, progress=progress
+            R=R,
+            threads=threads,
+            progress=progress,
         )
     if model.calibration_ is not None:
         p, right, _ = pairs_of(Y_test, model.predict_proba(X_test))
-        found |= dict(reliability=reliability(p, right, 10, "width"), ece=ece(p, right))
-    return Report(
-        table(Y_test, P, Y),
-        beams(first, X_test, Y_test),
-        sizes(first, X_test, Y_test),
-        tail(Y_test, P, Y),
-        **found,
-    )
-
-# %% ../../nbs/ranking/90_report.ipynb #_plot
-def _plot(r):
-    "Four panels."
-    import matplotlib.pyplot as plt
-    from forecastlab.core.plots import PALETTE, style
-
-    with plt.rc_context(style()):
-        fig, axes = plt.subplots(1, 4, figsize=(12, 2.6))
-        colour = PALETTE["forecast"]
-        axes[0].plot(100 * r.beams.looked_at, r.beams["P@1"], "o-", color=colour)
-        axes[0].set(
-            xscale="log", xlabel="labels looked at, %", title="beam against exact"
-        )
-        for b, row in r.beams.iterrows():
-            axes[0].annotate(
-                str(b),
-                (100 * row.looked_at, row["P@1"]),
-                (3, -9),
-                textcoords="offset points",
-                fontsize=7,
-            )
-        if r.trees is not None:
-            axes[1].plot(r.trees.train_cpu_s, r.trees["P@1"], "o", color=colour)
-            axes[1].margins(0.3)
-            axes[1].set(
-                xscale="log", xlabel="training, CPU s", title="tree against one-vs-rest"
-            )
-            axes[1].minorticks_off()
-            for i, (n, row) in enumerate(r.trees.iterrows()):
-                axes[1].annotate(
-                    n,
-                    (row.train_cpu_s, row["P@1"]),
-                    (3, -9 if i % 2 else 4),
-                    textcoords="offset points",
-                    fontsize=7,
-                )
-        axes[2].plot(r.sizes.mb, r.sizes["P@1"], "o-", color=colour)
-        axes[2].set(xlabel="weights, MB", title="size against P@1", ylim=(0, None))
-        if r.reliability is not None:
-            axes[3].plot([0, 1], [0, 1], color=PALETTE["quiet"], lw=1)
-            axes[3].plot(
-                r.reliability.promised, r.reliability.observed, "o-", color=colour
-            )
-            axes[3].set(
-                xlabel="promised",
-                ylabel="observed",
-                title=f"probabilities, ECE {r.ece:.3f}",
-            )
-        axes[0].set_ylabel("P@1, %")
-    return fig
+        found.reliability = reliability(p, right, 10, "width")
+        found.ece = ece(p, right)
+    return found
