@@ -39,11 +39,11 @@ def _lloyd(
 ) -> np.ndarray:  # (rows,) 0, 1, 2 and so on, without gaps
     "Cluster of each row by k-means with natural sizes (Lloyd 1982)."
     centre = _first_centres(Z, k, np.random.default_rng(seed))
-    code = None
+    code = np.full(Z.shape[0], -1)
     for _ in range(most):
         half_square = 0 if spherical else 0.5 * (centre**2).sum(0)
         now = (Z @ centre - half_square).argmax(1)
-        if code is not None and (now == code).all():
+        if (now == code).all():
             break
         code = now
         members = parent_matrix(code, centre.shape[1])

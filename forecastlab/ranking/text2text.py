@@ -81,7 +81,7 @@ class Text2Text:
         self,
         names: Iterable[str],  # those that may be answered
     ) -> "Text2Text":
-        "The model that answers with these names only; one may be that of several labels."
+        "The model that answers with these names only, whatever labels have them."
         wanted = set(names)
         labels = [i for i, item in enumerate(self.items) if item in wanted]
         if unknown := sorted(wanted - set(self.items)):

@@ -46,7 +46,7 @@ def _smallest(a, k):
 # %% ../../nbs/ranking/22_two_means.ipynb #_halves
 @njit(cache=True, nogil=True)
 def _halves(s, right):
-    "Mark the upper half of the scores; the gap to the lower one, as a share of the range."
+    "Mark the upper half of the scores; the gap below it, as a share of the range."
     h = s.size // 2
     middle = _smallest(s.copy(), h)
     below = 0
@@ -68,7 +68,7 @@ def _halves(s, right):
 # %% ../../nbs/ranking/22_two_means.ipynb #_own
 @njit(cache=True, nogil=True)
 def _own(start, stop, index, value, features, own_index):
-    """Copy the rows and give their features numbers 0, 1, 2 and so on, in the old order.
+    """Copy the rows and number their features 0, 1, 2 and so on, in the old order.
 
     The numbers are written to `own_index`.
     """
@@ -218,7 +218,7 @@ def _below(bits, at, n):
 
 @njit(cache=True, nogil=True)
 def _shuffled(bits, n):
-    """The numbers 0 to n - 1 shuffled as libstdc++ does it, and where the next draw starts.
+    """The numbers 0 to n - 1 shuffled as libstdc++ does, and where the next draw is.
 
     It makes one draw for two swaps while that fits.
     """
