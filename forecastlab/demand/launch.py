@@ -252,7 +252,7 @@ def _losses(
     return table
 
 # %% ../../nbs/demand/20_launch.ipynb #Catalogue
-def _calendar(first: Any, steps: int, freq: Any) -> pd.Index:
+def _calendar(first: Any, steps: int, freq: str | int) -> pd.Index:
     "So many time stamps from the first on."
     if isinstance(freq, int):
         return pd.RangeIndex(first, first + steps * freq, freq)
@@ -266,8 +266,8 @@ class Catalogue:
     ids: np.ndarray  # (series,) names
     first: np.ndarray  # (series,) step of the first sale, -1 where there is none
     launches: Launches  # those that are over
-    calendar: Any  # (step,) time stamps, DatetimeIndex or RangeIndex
-    freq: Any  # pandas offset alias, or an integer step
+    calendar: pd.Index  # (step,) time stamps
+    freq: str | int  # pandas offset alias, or an integer step
     eve: int  # the last step with history
 
     @classmethod

@@ -54,7 +54,7 @@ _CYCLES = {
 
 
 def season_of(
-    freq: object,  # pandas offset alias, or an integer step
+    freq: str | int,  # pandas offset alias, or an integer step
 ) -> int:  # steps in the usual season; 1 where there is none
     "Steps until the calendar repeats itself. Refuses an unknown alias."
     if isinstance(freq, (int, np.integer)):
@@ -207,7 +207,7 @@ class TextbookForecaster(Forecaster):
 
 # %% ../../nbs/demand/10_textbook.ipynb #window_of
 def window_of(
-    freq: object,  # pandas offset alias, or an integer step
+    freq: str | int,  # pandas offset alias, or an integer step
 ) -> int:  # values
     "How much of the past is recent: 13 weeks, 28 days, two years of months."
     season = season_of(freq)
