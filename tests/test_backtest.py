@@ -232,6 +232,11 @@ def test_impossible_schedules(ask, message):
         backtest({"a": Constant()}, panel(), **dict(horizon=5, progress=False) | ask)
 
 
+def test_a_table_is_no_panel():
+    with pytest.raises(TypeError, match="Build one with Panel.from_frame"):
+        backtest({"a": Constant()}, sales(), 5)
+
+
 # --- ragged panels
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from .basics import named, refuse, whole
 from .distributions import check_levels
 from .forecast import Forecast, dates_of
+from .forecaster import checked_panel
 from .metrics import score
 from .panel import Panel
 
@@ -33,6 +34,7 @@ def origins_of(
 
     Refuses a schedule whose first origin lies before every series begins.
     """
+    checked_panel(panel)
     horizon = whole("horizon", horizon)
     origins = whole("origins", origins)
     step = horizon if step is None else whole("step", step)
