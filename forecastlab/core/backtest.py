@@ -86,7 +86,7 @@ class Fold:
     fit_cpu: float  # CPU seconds of this process, likewise
     predict_seconds: float  # wall seconds of forecasting
 
-
+# %% ../../nbs/core/70_backtest.ipynb #_fitted
 @dataclass
 class _Fitted:
     "A model, and what it cost."

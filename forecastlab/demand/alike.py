@@ -187,7 +187,7 @@ class Shop:
             f" weeks, {lines} invoice lines, {launches:,} launches"
         )
 
-# %% ../../nbs/demand/25_alike.ipynb #reads_alike
+# %% ../../nbs/demand/25_alike.ipynb #_texts_of
 def _texts_of(
     eve: Eve,
     partners: int,  # names of so many products that are bought with it
@@ -212,7 +212,7 @@ def _texts_of(
         labels.append(np.repeat(np.arange(len(launched)), np.diff(bought.indptr)))
     return np.concatenate(texts), np.concatenate(labels)
 
-
+# %% ../../nbs/demand/25_alike.ipynb #reads_alike
 def reads_alike(
     eve: Eve,  # what is known
     new: np.ndarray,  # (product,) positions in the shop
@@ -277,19 +277,7 @@ def as_launched(
     into = sparse.csr_matrix(place, shape=(len(start), len(at)))
     return (into @ sparse.vstack(parts)).tocsr()
 
-# %% ../../nbs/demand/25_alike.ipynb #load_shop
-def load_shop(
-    # "online_retail_ii" or "online_retail"; None takes the first where it is here
-    name: str | None = None,
-) -> Shop:
-    "The gift shop, whole or its embedded thousand items."
-    if name is None:
-        here = datasets.check("online_retail_ii").ok.all()
-        name = "online_retail_ii" if here else "online_retail"
-    one_of("shop", name, ("online_retail_ii", "online_retail"))
-    return _small_shop() if name == "online_retail" else _whole_shop()
-
-
+# %% ../../nbs/demand/25_alike.ipynb #_whole_shop
 def _whole_shop() -> Shop:
     "Every invoice line: the text and the price of each product's first one."
     file = datasets.get("online_retail_ii") / "online_retail.csv.xz"
@@ -318,7 +306,7 @@ def _weekly(goods: pd.DataFrame) -> Panel:
     weeks = datasets.grid(rows, "W-SUN", to_end=True).fillna({"y": 0})
     return Panel.from_frame(weeks, freq="W-SUN")
 
-
+# %% ../../nbs/demand/25_alike.ipynb #_small_shop
 def _small_shop() -> Shop:
     "The embedded items: the commonest text, the price of the first week, no invoices."
     source = datasets.load("online_retail")
@@ -327,3 +315,15 @@ def _small_shop() -> Shop:
     text = items.description.loc[panel.ids]
     price = panel.past["price"][panel.indptr[:-1]]
     return Shop(panel, text.to_numpy(str), np.maximum(price, 0.01))
+
+# %% ../../nbs/demand/25_alike.ipynb #load_shop
+def load_shop(
+    # "online_retail_ii" or "online_retail"; None takes the first where it is here
+    name: str | None = None,
+) -> Shop:
+    "The gift shop, whole or its embedded thousand items."
+    if name is None:
+        here = datasets.check("online_retail_ii").ok.all()
+        name = "online_retail_ii" if here else "online_retail"
+    one_of("shop", name, ("online_retail_ii", "online_retail"))
+    return _small_shop() if name == "online_retail" else _whole_shop()

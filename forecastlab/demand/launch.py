@@ -115,6 +115,32 @@ def launch_quantiles(
         q[:, k] = np.where(np.isnan(q[:, k]), q[:, k - 1], q[:, k])
     return q
 
+# %% ../../nbs/demand/20_launch.ipynb #_checked_scores
+def _checked_scores(similar: Any, rows: int, columns: int) -> sparse.csr_matrix:
+    "(rows, columns) scores, refused where they are none."
+    s = sparse.csr_matrix(similar, dtype=np.float64)
+    if s.shape != (rows, columns):
+        refuse(
+            f"similar has shape {s.shape}, expected {(rows, columns)}",
+            mend="It needs one row a product and one column a series of the catalogue",
+        )
+    bad = ~np.isfinite(s.data) | (s.data < 0)
+    if bad.any():
+        refuse(
+            f"{bad.sum():,} scores are negative, NaN or infinite, in rows",
+            np.unique(np.repeat(np.arange(rows), np.diff(s.indptr))[bad]).tolist(),
+            "Clip them at 0: an analogue cannot count for less than nothing",
+        )
+    return s
+
+
+def _refuse_twice(names: ArrayLike) -> None:
+    "Refuse names that come twice."
+    twice = pd.Series(names)
+    twice = twice[twice.duplicated()].unique()
+    if len(twice):
+        refuse("products named twice", twice)
+
 # %% ../../nbs/demand/20_launch.ipynb #Scorer
 class Scorer(Protocol):
     "What compares products with the catalogue."
@@ -163,32 +189,6 @@ def _picked(have: ArrayLike, want: ArrayLike) -> sparse.csr_matrix:
     row = np.flatnonzero(at >= 0)
     shape = len(at), len(np.asarray(have))
     return sparse.csr_matrix((np.ones(len(row)), (row, at[row])), shape=shape)
-
-
-def _checked_scores(similar: Any, rows: int, columns: int) -> sparse.csr_matrix:
-    "(rows, columns) scores, refused where they are none."
-    s = sparse.csr_matrix(similar, dtype=np.float64)
-    if s.shape != (rows, columns):
-        refuse(
-            f"similar has shape {s.shape}, expected {(rows, columns)}",
-            mend="It needs one row a product and one column a series of the catalogue",
-        )
-    bad = ~np.isfinite(s.data) | (s.data < 0)
-    if bad.any():
-        refuse(
-            f"{bad.sum():,} scores are negative, NaN or infinite, in rows",
-            np.unique(np.repeat(np.arange(rows), np.diff(s.indptr))[bad]).tolist(),
-            "Clip them at 0: an analogue cannot count for less than nothing",
-        )
-    return s
-
-
-def _refuse_twice(names: ArrayLike) -> None:
-    "Refuse names that come twice."
-    twice = pd.Series(names)
-    twice = twice[twice.duplicated()].unique()
-    if len(twice):
-        refuse("products named twice", twice)
 
 # %% ../../nbs/demand/20_launch.ipynb #_sizes
 def _sizes_of(size: Mapping[str, float] | None, ids: np.ndarray) -> np.ndarray:
@@ -340,7 +340,11 @@ class Catalogue:
 # %% ../../nbs/demand/20_launch.ipynb #LaunchForecaster
 @dataclass
 class LaunchForecaster(Forecaster):
-    "The first steps of new products, from the launches of their analogues."
+    """The first steps of new products, from the launches of their analogues.
+
+    `predict(panel=...)` asks about products that have rows but no sale yet, and refuses
+    those that sold. Where there are only names, ask `forecast_launches`.
+    """
 
     horizon: int = 8  # steps that make a launch; the most that can be forecast
     # a number, or several to choose among; None counts everyone with a score
@@ -594,7 +598,7 @@ def _unpacked_catalogue(note: dict, numbers: dict[str, np.ndarray]) -> Catalogue
         note["eve"],
     )
 
-
+# %% ../../nbs/demand/20_launch.ipynb #_packed_scores
 def _packed_scores(
     similar: Scorer | None,
 ) -> tuple[dict | None, dict[str, torch.Tensor]]:  # names; the matrix
