@@ -6,7 +6,6 @@ or refused by name, a killed training goes on.
 
 from dataclasses import replace
 import dataclasses
-import json
 import subprocess
 import sys
 import warnings
@@ -16,13 +15,15 @@ import pandas as pd
 import pytest
 import torch
 
+from forecastlab.core.basics import read_tensors, write_tensors
 from forecastlab.core.backtest import as_known, plant
 from forecastlab.core.metrics import mean_wql
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows, forked
-from forecastlab.core import forecaster
 from forecastlab.core.encoders import ENCODERS, classical, running_scale
 from forecastlab.core.features import Recipe, Sizes
+from forecastlab.core.forecaster import load_model
+from forecastlab.core.neural import WindowTask
 from forecastlab.demand.mq import BY_ENCODER, MQCNN, MQDense, MQNetwork, MQRNN
 from forecastlab.demand.mq import MQSettings, mq_loss
 from forecastlab.demand.textbook import SeasonalNaive
@@ -266,7 +267,7 @@ def test_same_seed_same_forecast(encoder):
 def test_a_saved_model_forecasts_the_same_bits(trained, encoder, tmp_path):
     m, seen = trained[encoder], full().cut(36)
     m.save(tmp_path / "m.safetensors")
-    again = MQCNN.load(tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
     assert (
         np.array_equal(q(m.predict(3, seen)), q(again.predict(3, seen)))
         and again.name == m.name
@@ -276,7 +277,7 @@ def test_a_saved_model_forecasts_the_same_bits(trained, encoder, tmp_path):
     # and can be trained anew
     assert again.fit(seen).predict().horizon == 3
     with pytest.raises(ValueError, match="no panel to forecast from. Pass predict"):
-        MQCNN.load(tmp_path / "m.safetensors").predict(3)
+        load_model(tmp_path / "m.safetensors").predict(3)
 
 
 def test_a_loaded_model_trains_anew_as_the_first_would(tmp_path):
@@ -296,18 +297,10 @@ def test_a_loaded_model_trains_anew_as_the_first_would(tmp_path):
 
 
 def test_a_file_of_another_version_is_named(trained, tmp_path):
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
     trained["cnn"].save(tmp_path / "m")
-    with safe_open(tmp_path / "m", "pt") as f:
-        note = json.loads(f.metadata()["forecastlab.model"])
-    note["recipe"]["old"] = True
-    save_file(
-        load_file(tmp_path / "m"),
-        tmp_path / "old",
-        {"forecastlab.model": json.dumps(note)},
-    )
+    tensors, note = read_tensors(tmp_path / "m")
+    note["state"]["recipe"]["old"] = True
+    write_tensors(tmp_path / "old", tensors, note)
     with pytest.raises(
         OSError,
         match=(
@@ -356,7 +349,7 @@ def test_members_are_averaged_and_saved(tmp_path):
 def test_a_damaged_model_file_is_named(trained, tmp_path, damage):
     trained["cnn"].save(tmp_path / "m")
     (tmp_path / "m").write_bytes(damage((tmp_path / "m").read_bytes()))
-    with pytest.raises(OSError, match="not a readable MQCNN file: .*m. Save it again"):
+    with pytest.raises(OSError, match="not a readable model file: .*m. Save it again"):
         MQCNN.load(tmp_path / "m")
     with pytest.raises(FileNotFoundError, match="no such model file"):
         MQCNN.load(tmp_path / "none")
@@ -382,7 +375,7 @@ def test_a_killed_training_goes_on_to_the_same_forecast(
         checkpoint=tmp_path,
         training=QUIET | dict(checkpoint_every=5),
     )
-    draw, count = forecaster._Task.draw, []
+    draw, count = WindowTask.draw, []
 
     def dying(task, generator):
         count.append(1)
@@ -391,12 +384,12 @@ def test_a_killed_training_goes_on_to_the_same_forecast(
         return draw(task, generator)
 
     with monkeypatch.context() as patch:
-        patch.setattr(forecaster._Task, "draw", dying)
+        patch.setattr(WindowTask, "draw", dying)
         with pytest.raises(KeyboardInterrupt):
             make().fit(seen)
     count.clear()
     monkeypatch.setattr(
-        forecaster._Task, "draw", lambda task, g: count.append(1) or draw(task, g)
+        WindowTask, "draw", lambda task, g: count.append(1) or draw(task, g)
     )
     resumed = make().fit(seen)
     assert len(count) == 32 - (dies - 1) // 16 * 16 - (dies - 1) % 16 // 5 * 5
@@ -691,6 +684,8 @@ def test_what_does_not_fit_the_training_is_refused(trained):
         m.predict(3, full(promo=1.0).cut(36))
     with pytest.raises(RuntimeError, match="MQRNN has not been fitted. Call fit"):
         MQRNN(3).predict(3, seen)
+    with pytest.raises(ValueError, match="unknown encoder: rnn. Choose cnn"):
+        MQCNN(3, encoder="rnn")
     with pytest.raises(ValueError, match="the panel holds no series"):
         model().fit(seen.select(np.zeros(6, bool)))
 
@@ -708,7 +703,7 @@ def test_what_does_not_fit_the_training_is_refused(trained):
         (dict(batch=0), "batch must be a whole number, at least 1, got 0"),
         (dict(members=0), "members must be a whole number, at least 1, got 0"),
         (dict(steps=0), "steps must be a whole number, at least 1, got 0"),
-        (dict(encoder="gru"), "unknown encoder: gru. Choose cnn, rnn, lags"),
+        (dict(head="spline"), "unknown head: spline. Choose grid, sqf, iqf, isqf"),
         (dict(link="exp"), "unknown link: exp. Choose auto, log, identity"),
         (dict(levels=()), "no levels given"),
         (dict(levels=(0.9, 0.1)), "levels must increase"),
@@ -886,7 +881,7 @@ def test_a_classical_start_is_exact_on_a_seasonal_series(head, hide):
     ).fit(panel)
     middle = q(m.predict(), [0.5])[..., 0]
     np.testing.assert_allclose(middle, y[:, :6], rtol=2e-3)
-    assert float(m.networks[0].loc.head.out.weight.detach().abs().max()) < 1e-9
+    assert float(m.networks[0].local_decoder.head.out.weight.detach().abs().max()) < 1e-9
 
 
 def test_the_classical_start_is_that_of_the_textbook_and_reads_nothing_later():
@@ -959,9 +954,8 @@ def test_it_learns_eight_series_by_heart(encoder):
         ),
         freq=1,
     )
-    m = MQCNN(
+    m = BY_ENCODER[encoder](
         2,
-        encoder=encoder,
         context=12,
         forks=2,
         channels=32,
@@ -1003,9 +997,8 @@ def test_it_beats_the_seasonal_naive_where_season_and_promotion_were_planted(enc
     seen = p.cut(T - 15)
     actual = p.actual(seen.last, 14)
     tenths = [0.1, 0.3, 0.5, 0.7, 0.9]
-    m = MQCNN(
+    m = BY_ENCODER[encoder](
         14,
-        encoder=encoder,
         context=28,
         forks=14,
         channels=16,

@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal as same
 
+from forecastlab.core.frequency import cycles_of
 from forecastlab.core.panel import Panel
-from forecastlab.core.windows import Batch, Windows, _around, calendar_features
-from forecastlab.core.windows import cycles_of, forked
+from forecastlab.core.windows import Batch, Windows, calendar_features, continued
+from forecastlab.core.windows import forked
 
 ROLES = dict(known=["price", "promo"], past=["weather", "sky"])
 
@@ -124,7 +125,7 @@ def test_read_against_plain_python(seed, freq, context, horizon, mapped):
             p.save(f"{folder}/p")
             q = Panel.load(f"{folder}/p")
         w = Windows(q, context, horizon, cycles=("week", "year"))
-        table = calendar_features(_around(p.calendar, p.freq, 99, 99), w.cycles)
+        table = calendar_features(continued(p.calendar, p.freq, 99, 99), w.cycles)
         pairs = [
             (s, k)
             for s in range(len(p))
@@ -307,9 +308,9 @@ def test_part_of_a_batch():
 @pytest.mark.parametrize(
     "context, horizon, message",
     [
-        (5, 0, "horizon must be at least 1 step, got 0"),
+        (5, 0, "horizon must be a whole number, at least 1, got 0"),
         (5, -2, "got -2"),
-        (0, 5, "context must be at least 1 row, got 0"),
+        (0, 5, "context must be a whole number, at least 1, got 0"),
     ],
 )
 def test_impossible_lengths(context, horizon, message):
