@@ -881,7 +881,9 @@ def test_a_classical_start_is_exact_on_a_seasonal_series(head, hide):
     ).fit(panel)
     middle = q(m.predict(), [0.5])[..., 0]
     np.testing.assert_allclose(middle, y[:, :6], rtol=2e-3)
-    assert float(m.networks[0].local_decoder.head.out.weight.detach().abs().max()) < 1e-9
+    assert (
+        float(m.networks[0].local_decoder.head.out.weight.detach().abs().max()) < 1e-9
+    )
 
 
 def test_the_classical_start_is_that_of_the_textbook_and_reads_nothing_later():

@@ -295,6 +295,7 @@ def write_tensors(
 def read_tensors(
     path: str | os.PathLike,  # file of `write_tensors`
     what: str = "model",  # what it should hold, for the error
+    mend: str = "Save it again",  # what to do with a damaged one, for the error
 ) -> tuple[dict, dict]:  # name -> torch.Tensor on the CPU; the note
     "Read a file of `write_tensors`. Refuses one that is missing, foreign or damaged."
     from safetensors import safe_open
@@ -308,12 +309,12 @@ def read_tensors(
         words, mark = about["forecastlab"], about["sha256"]
         note = json.loads(words)
     except Exception as e:
-        refuse(f"not a readable {what} file", [path], f"Save it again ({e})", OSError)
+        refuse(f"not a readable {what} file", [path], f"{mend} ({e})", OSError)
     if _digest(tensors, words) != mark:
         refuse(
             f"the {what} file is damaged: its checksum is another",
             [path],
-            "Copy it again from where it came, or save it again",
+            f"{mend}, or copy it again from where it came",
             OSError,
         )
     return tensors, note
@@ -388,7 +389,7 @@ def machine() -> str:  # for example "2 x Xeon, 24 GB, no GPU"
 # %% ../../nbs/core/00_basics.ipynb #versions
 def versions(
     # distributions to look up
-    packages=(
+    packages: Iterable[str] = (
         "forecastlab",
         "torch",
         "numpy",
