@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from forecastlab.core.fit import Training, fit
+from forecastlab.core.fit import Training, fit, rate
 from tiny_task import draw, loss, net
 
 TASK = f"""
@@ -303,3 +303,82 @@ if __name__ == "__main__":
     assert np.array_equal(
         np.load(tmp_path / "whole.npy"), np.load(tmp_path / "resumed.npy")
     )
+
+
+def test_batches_drawn_ahead_change_no_number_and_resume_bit_for_bit(tmp_path):
+    "The checkpoint must not know of the batch that was drawn too early."
+    settings = dict(steps=30, average=0.9, checkpoint_every=7, **QUIET)
+    count = []
+
+    def dying(generator):
+        count.append(1)
+        if len(count) == 19:
+            raise KeyboardInterrupt
+        return draw(generator)
+
+    plain = fit(a := net(0.3), draw, loss, Training(**settings))
+    ahead = Training(prefetch=True, **settings)
+    point = tmp_path / "point.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit(net(0.3), dying, loss, ahead, point)
+    resumed = fit(b := net(0.3), draw, loss, ahead, point)
+    assert np.array_equal(resumed.losses, plain.losses)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    # one that draws in time takes over from one that draws ahead
+    taken = fit(net(0.3), draw, loss, Training(**settings), point)
+    assert np.array_equal(taken.losses, plain.losses)
+
+
+def test_several_batches_a_step_equal_one_large_batch():
+    "Although their masks differ: sums and weights add up."
+    once = [draw(torch.Generator().manual_seed(i)) for i in range(3)]
+    large = tuple(torch.cat(parts) for parts in zip(*once))
+    turns = iter(once * 25)
+    whole = fit(a := net(0.0), lambda g: large, loss, Training(steps=25, **QUIET))
+    settings = Training(steps=25, accumulate=3, **QUIET)
+    parts = fit(b := net(0.0), lambda g: next(turns), loss, settings)
+    np.testing.assert_allclose(parts.losses, whole.losses, rtol=1e-4)
+    for p, q in zip(a.parameters(), b.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+
+
+def test_groups_learn_at_rates_of_their_own_and_norms_do_not_decay():
+    still = net(0.0)
+    before = [p.detach().clone() for p in still.parameters()]
+    rates = {"0.": 1e-12, "0.bias": 1e-2}
+    fit(still, draw, loss, Training(steps=5, rates=rates, **QUIET))
+    moved = [float((p - q).abs().max()) for p, q in zip(still.parameters(), before)]
+    assert moved[0] < 1e-9 and min(moved[1:]) > 1e-3
+
+    nothing = lambda model, batch: (0.0 * model(batch[0]).sum(), batch[2].sum())
+    spared = net(0.0)
+    settings = Training(steps=5, weight_decay=0.5, decay="matrices", **QUIET)
+    fit(spared, draw, nothing, settings)
+    kept = [torch.equal(p, q) for p, q in zip(spared.parameters(), before)]
+    assert kept == [False, True, False, True]
+    with pytest.raises(ValueError, match="no parameter's name begins so: head"):
+        fit(net(0.0), draw, loss, Training(steps=5, rates={"head": 1.0}, **QUIET))
+
+
+@pytest.mark.parametrize(
+    "schedule, end", [("cosine", 0.01), ("linear", 0.01), ("constant", 1.0)]
+)
+def test_a_rate_rises_and_then_follows_its_schedule(schedule, end):
+    settings = Training(steps=10_000, lr=2.0, schedule=schedule)
+    rates = [rate(i, settings) for i in range(10_000)]
+    assert rates[0] < 0.01 and max(rates) == rates[999] == 2.0
+    assert rates[-1] == pytest.approx(2 * end, rel=0.02)
+    assert (np.diff(rates[1000:]) <= 0).all()
+    with pytest.raises(ValueError, match="unknown schedule: step. Choose cosine"):
+        Training(schedule="step")
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
+    point = tmp_path / "point.safetensors"
+    settings = Training(steps=10, **QUIET)
+    fit(net(0.0), draw, loss, settings, point)
+    data = bytearray(point.read_bytes())
+    data[-5] ^= 4
+    point.write_bytes(data)
+    with pytest.raises(OSError, match="damaged.*Remove it to start anew"):
+        fit(net(0.0), draw, loss, settings, point)

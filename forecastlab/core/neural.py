@@ -94,12 +94,9 @@ def held_back(
             f" {int(panel.length.max())}, needed are {horizon + least + 1}",
             mend="Leave out validate_every and patience, or pass longer series",
         )
+    # nothing reads targets behind the history, so they may stay where they are
     length = np.where(long, panel.length - horizon, panel.length)
-    y = np.array(panel.y)
-    for s in np.flatnonzero(long):
-        end = panel.indptr[s] + panel.length[s]
-        y[end - horizon : end] = np.nan
-    return replace(panel, y=y, length=length)
+    return replace(panel, length=length)
 
 # %% ../../nbs/core/68_neural.ipynb #HeldOut
 class HeldOut:
@@ -143,7 +140,12 @@ class HeldOut:
                 rest, less = self.task.loss(network, self._without(batch))
             total += float(loss - rest)
             weight += float(mass - less)
-        return total / max(weight, 1e-12)
+        if not weight > 0:
+            refuse(
+                "none of the rows held out was observed",
+                mend="Leave out validate_every and patience, or pass longer series",
+            )
+        return total / weight
 
     def _without(self, batch: Batch) -> Batch:
         "The same windows, their horizon not observed."
