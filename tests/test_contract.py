@@ -55,7 +55,6 @@ MAKERS = {
 # Names that do not keep the contract yet, and why.
 TO_COME = {
     "RecurrentForecaster": "its draws depend on the place in the batch",
-    "MQF2Forecaster": "its maps are being renamed",
     "EmpiricalQuantiles": "not a Forecaster yet",
     "SeasonalNaive": "not a Forecaster yet",
     "CrostonSBA": "not a Forecaster yet",

@@ -23,7 +23,7 @@ from forecastlab.core.windows import Windows, forked
 from forecastlab.core.encoders import ENCODERS, classical, running_scale
 from forecastlab.core.features import Recipe, Sizes
 from forecastlab.core.forecaster import load_model
-from forecastlab.core.neural import WindowTask
+from forecastlab.core.neural import HeldOut, WindowTask, held_back
 from forecastlab.demand.mq import BY_ENCODER, MQCNN, MQDense, MQNetwork, MQRNN
 from forecastlab.demand.mq import MQSettings, mq_loss
 from forecastlab.demand.textbook import SeasonalNaive
@@ -1056,3 +1056,95 @@ def test_other_data_of_the_same_size_and_mean_do_not_take_over_a_checkpoint(tmp_
     honest = q(model("cnn").fit(b).predict())
     model("cnn", checkpoint=tmp_path).fit(a)
     assert np.array_equal(q(model("cnn", checkpoint=tmp_path).fit(b).predict()), honest)
+
+
+# --- early stopping
+
+
+def swapped(panel, rows):
+    "The last rows of every series in reverse order: other values, equal statistics."
+    other = replace(panel, y=np.array(panel.y))
+    for s in range(len(other)):
+        end = other.indptr[s] + other.length[s]
+        other.y[end - rows : end] = other.y[end - rows : end][::-1]
+    return other
+
+
+@pytest.mark.parametrize("head", ["grid", "isqf"])
+def test_rows_held_out_are_scored_and_never_trained_on(head):
+    panel = full()
+    training = QUIET | dict(validate_every=4)
+    one, other = (
+        model(head=head, steps=12, training=training).fit(p).fitted[0]
+        for p in (panel, swapped(panel, 3))
+    )
+    assert np.array_equal(one.losses, other.losses)
+    steps, scores = zip(*one.scores)
+    assert steps == (4, 8, 12) and scores != list(zip(*other.scores))[1]
+    assert min(scores) > 0 and not one.stopped
+
+
+def test_the_score_is_the_loss_of_the_rows_held_out_alone():
+    "Checked against the loss of one origin, whose horizon is what was held out."
+    panel = full()
+    m = model(forks=1, steps=2, training=QUIET | dict(validate_every=1)).fit(panel)
+    kept = held_back(panel, 3, m.settings.least)
+    assert (panel.length - kept.length == 3).all()
+    task = WindowTask(type(m), kept, m.settings, m.recipe, 8, torch.device("cpu"))
+    score = HeldOut(task, panel, kept).score(m.networks[0])
+    w = Windows(m.recipe.apply(panel), 16, 3, cycles=m.recipe.cycles)
+    batch = w.read(torch.arange(6), torch.as_tensor(kept.length))
+    total, mass = m.loss(m.networks[0], batch, m.settings, m.recipe)
+    assert score == pytest.approx(float((total / mass).detach()), rel=1e-5)
+    # several origins a window: the others are taken off again
+    m = model(steps=2, training=QUIET).fit(kept)
+    task = WindowTask(type(m), kept, m.settings, m.recipe, 8, torch.device("cpu"))
+    score = HeldOut(task, panel, kept).score(m.networks[0].eval())
+    assert np.isfinite(score) and score > 0
+
+
+def test_patience_ends_training_and_keeps_the_best_weights():
+    panel, seen = full(), full().cut(36)
+    steady = QUIET | dict(lr=0.3, average=0.0, warmup=0.0, schedule="constant")
+    patient = steady | dict(validate_every=3, patience=2)
+    early = model(steps=300, training=patient).fit(panel)
+    fitted = early.fitted[0]
+    steps, scores = zip(*fitted.scores)
+    best = int(np.argmin(scores))
+    assert fitted.stopped and fitted.step == steps[best + 2] < 300
+    # the weights are those of the best step, as if training had ended there
+    steady |= dict(validate_every=steps[best])
+    there = model(steps=steps[best], training=steady).fit(panel)
+    assert np.array_equal(q(early.predict(3, seen)), q(there.predict(3, seen)))
+
+
+def test_a_killed_training_with_validation_goes_on_to_the_same_end(
+    tmp_path, monkeypatch
+):
+    training = QUIET | dict(validate_every=4, checkpoint_every=5, prefetch=True)
+    make = lambda place: model(steps=16, dropout=0.2, training=training, **place)
+    whole = make({}).fit(full())
+    draw, count = WindowTask.draw, []
+
+    def dying(task, generator):
+        count.append(1)
+        if len(count) == 12:
+            raise KeyboardInterrupt
+        return draw(task, generator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WindowTask, "draw", dying)
+        with pytest.raises(KeyboardInterrupt):
+            make(dict(checkpoint=tmp_path)).fit(full())
+    resumed = make(dict(checkpoint=tmp_path)).fit(full())
+    seen = full().cut(36)
+    assert resumed.fitted[0].scores == whole.fitted[0].scores
+    assert np.array_equal(q(resumed.predict(3, seen)), q(whole.predict(3, seen)))
+
+
+def test_what_cannot_be_held_out_is_refused():
+    with pytest.raises(ValueError, match="patience needs validate_every"):
+        model(training=dict(patience=3))
+    training = QUIET | dict(validate_every=2)
+    with pytest.raises(ValueError, match="long enough to hold out 3 rows.*has 4"):
+        model(training=training).fit(plain(np.arange(4.0)))
