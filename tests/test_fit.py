@@ -347,7 +347,9 @@ def test_groups_learn_at_rates_of_their_own_and_norms_do_not_decay():
     before = [p.detach().clone() for p in still.parameters()]
     rates = {"0.": 1e-12, "0.bias": 1e-2}
     fit(still, draw, loss, Training(steps=5, rates=rates, **QUIET))
-    moved = [float((p - q).detach().abs().max()) for p, q in zip(still.parameters(), before)]
+    moved = [
+        float((p - q).detach().abs().max()) for p, q in zip(still.parameters(), before)
+    ]
     assert moved[0] < 1e-9 and min(moved[1:]) > 1e-3
 
     nothing = lambda model, batch: (0.0 * model(batch[0]).sum(), batch[2].sum())

@@ -331,9 +331,10 @@ class Embeddings(nn.Module):
     ):
         super().__init__()
         widths = [min(settings.embedding, (n + 1) // 2 + 1) for n in counts]
-        self.tables = nn.ModuleList(map(nn.Embedding, counts, widths))
-        for table in self.tables:
+        tables = [nn.Embedding(n, width) for n, width in zip(counts, widths)]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.1)
+        self.tables = nn.ModuleList(tables)
         self.width, self.unknown = sum(widths), settings.unknown
 
     def forward(

@@ -392,7 +392,7 @@ class NeuralForecaster(Forecaster):
             batch=self.batch,
             members=len(self.networks),
         )
-        weights = {}
+        weights: dict[str, Tensor] = {}
         for k, network in enumerate(self.networks):
             weights |= {f"{k}.{n}": v for n, v in network.state_dict().items()}
         return note, weights

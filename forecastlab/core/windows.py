@@ -128,7 +128,8 @@ def _columns_of(panel, length: int, device) -> tuple[_Column, dict, dict]:
 
 def _static_of(panel, device) -> tuple[list, list]:
     "(series,) columns of numbers, and of codes."
-    numbers, codes = [], []
+    numbers: list[Tensor] = []
+    codes: list[Tensor] = []
     for name, values in panel.static.items():
         kind = codes if name in panel.categories else numbers
         kind.append(torch.as_tensor(np.asarray(values), device=device))

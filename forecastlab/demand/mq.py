@@ -414,7 +414,10 @@ class MQForecaster(NeuralForecaster):
         seed: int,  # not used: nothing is drawn
     ) -> dict[str, Tensor | None]:  # name -> one row a series of the batch
         "Quantile functions of one chunk of series, averaged over the members."
-        found = [_at_last_origin(*network(batch), h) for network in networks]
+        found = []
+        for network in networks:
+            scaled, loc, scale = network(batch)
+            found.append(_at_last_origin(scaled, loc, scale, h))
         if self.settings.head == "grid":
             return dict(values=sum(p["values"] for p in found) / len(found))
         return _for_each_series(_averaged(found))
