@@ -1,7 +1,6 @@
-"""Training:
+"""Training: resumed runs equal unbroken ones, processes and batches add up.
 
-resumed runs equal unbroken ones bit for bit, processes add up, and a checkpoint is
-whole or absent.
+A checkpoint is whole or absent.
 """
 
 import errno

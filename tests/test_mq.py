@@ -1,7 +1,6 @@
-"""MQ networks:
+"""MQ networks: nothing after the origin is read, quantiles keep their order.
 
-nothing after the origin is read, quantiles keep their order, hard series are forecast
-or refused by name, a killed training goes on.
+Hard series are forecast or refused by name, a killed training goes on.
 """
 
 from dataclasses import replace
@@ -362,10 +361,7 @@ def test_a_damaged_model_file_is_named(trained, tmp_path, damage):
 def test_a_killed_training_goes_on_to_the_same_forecast(
     tmp_path, monkeypatch, encoder, dies
 ):
-    """Dropout, hidden categories and two members:
-
-    whatever is random must be in the checkpoint.
-    """
+    "Dropout, hidden categories, two members: what is random is in the checkpoint."
     seen = full().cut(36)
     make = lambda: model(
         encoder,

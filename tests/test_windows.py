@@ -1,7 +1,6 @@
-"""Windows:
+"""Windows: a batch holds what plain Python reads row by row.
 
-what a batch holds is what plain Python reads row by row, in memory and on the disk, and
-never another series or the future.
+In memory and on the disk, and never another series or the future.
 """
 
 import json
@@ -367,10 +366,7 @@ print(json.dumps(dict(size=size, fits=fits, total=total, grad=weight.grad.tolist
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is enforced by Linux")
 def test_a_panel_larger_than_the_memory_limit_trains(tmp_path):
-    """200 MB of panel, 50 MB of memory:
-
-    the mapped panel trains, with the numbers of the one in memory.
-    """
+    "200 MB of panel, 50 MB of memory: it trains, with the numbers of one in memory."
     series, steps = 250, 100_000
     rng = np.random.default_rng(0)
     grid = pd.date_range("2020", periods=steps, freq="h", unit="us")
