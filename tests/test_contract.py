@@ -19,6 +19,7 @@ from forecastlab.core.basics import LabError
 from forecastlab.core.conformal import Calibrated
 from forecastlab.core.forecast import Forecast
 from forecastlab.core.forecaster import Forecaster, load_model
+from forecastlab.core.neural import NeuralForecaster
 from forecastlab.core.panel import Panel
 from forecastlab.demand.launch import LaunchForecaster
 from forecastlab.demand.mq import MQCNN, MQDense, MQRNN
@@ -173,6 +174,18 @@ def test_the_same_seed_gives_the_same_bits(name):
     once, again = (q(model.predict(seed=3)) for _ in range(2))
     assert np.array_equal(once, again)
     assert np.array_equal(q(MAKERS[name]().fit(sales()).predict(seed=3)), once)
+
+
+@every_forecaster
+def test_a_network_may_hold_the_last_rows_out(name):
+    "Whatever its loss: the score is finite, and the hidden rows change no training."
+    model = MAKERS[name]()
+    if not isinstance(model, NeuralForecaster):
+        pytest.skip("not a network")
+    model.training = dataclasses.replace(model.training, validate_every=2)
+    scores = model.fit(sales()).fitted[0].scores
+    assert [step for step, _ in scores] == [2, 4]
+    assert np.isfinite(scores).all()
 
 
 # --- files

@@ -22,7 +22,13 @@ from forecastlab.core.fit import Training, fit, rate
 from tiny_task import draw, loss, net
 
 TASK = f"""
-import sys, torch
+import os
+import sys
+import time
+
+import numpy as np
+import torch
+
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from tiny_task import draw, loss, net
 from forecastlab.core.fit import Training, fit
@@ -43,14 +49,18 @@ def test_a_run_killed_with_sigkill_resumes_to_the_same_losses_bit_for_bit(
     """The process is killed for real at a random moment, more than once, and started
     again each time.
     """
-    settings = (
-        "Training(steps=300, average=.9, checkpoint_every=7, validate_every=50,"
-        " progress=False, accelerator='cpu', lr=1e-2)"
-    )
+    plan = dict(steps=300, average=0.9, checkpoint_every=7, validate_every=50, **QUIET)
     body = f"""
-import time
-def slow(g): time.sleep(.004); return draw(g)
-fit(net(.3), slow, loss, {settings}, sys.argv[1], validate=lambda m: float(m[0].weight.detach().square().sum()))
+def slow(generator):
+    time.sleep(0.004)
+    return draw(generator)
+
+
+def score(model):
+    return float(model[0].weight.detach().square().sum())
+
+
+fit(net(0.3), slow, loss, Training(**{plan!r}), sys.argv[1], validate=score)
 """
     path, point = script(tmp_path, body), tmp_path / "point.safetensors"
     dice = random.Random(when)
@@ -69,8 +79,9 @@ fit(net(.3), slow, loss, {settings}, sys.argv[1], validate=lambda m: float(m[0].
         )
     assert load_file(point)["losses"].numel() < 300, "nothing was left to resume"
     score = lambda m: float(m[0].weight.detach().square().sum())
-    resumed = fit(a := net(0.3), draw, loss, eval(settings), point, validate=score)
-    whole = fit(b := net(0.3), draw, loss, eval(settings), validate=score)
+    settings = Training(**plan)
+    resumed = fit(a := net(0.3), draw, loss, settings, point, validate=score)
+    whole = fit(b := net(0.3), draw, loss, settings, validate=score)
     assert (
         len(whole.losses) == 300
         and np.array_equal(resumed.losses, whole.losses)
@@ -81,11 +92,12 @@ fit(net(.3), slow, loss, {settings}, sys.argv[1], validate=lambda m: float(m[0].
 
 @pytest.mark.parametrize("launch", ["torchrun", "spawn"])
 def test_two_processes_equal_one(tmp_path, launch):
+    plan = dict(steps=40, devices=2 if launch == "spawn" else 1, **QUIET)
     body = f"""
 if __name__ == "__main__":
-    f = fit(net(0.), draw, loss, Training(steps=40, devices={2 if launch == "spawn" else 1}, progress=False, accelerator="cpu", lr=1e-2))
-    import os, numpy as np
-    if os.environ.get("RANK", "0") == "0": np.save(sys.argv[1], f.losses)
+    fitted = fit(net(0.0), draw, loss, Training(**{plan!r}))
+    if os.environ.get("RANK", "0") == "0":
+        np.save(sys.argv[1], fitted.losses)
 """
     path, out = script(tmp_path, body), tmp_path / "losses.npy"
     command = (
@@ -266,16 +278,24 @@ def test_two_processes_with_dropout_resume_bit_for_bit(tmp_path):
     """Each process draws masks of its own, seeded by step and rank, so a killed run
     gets the same ones again.
     """
-    body = """
+    plan = dict(steps=20, checkpoint_every=5, **QUIET)
+    body = f"""
+out, point, stop = sys.argv[1], sys.argv[2], int(sys.argv[3])
+count = []
+
+
+def dying(generator):
+    count.append(1)
+    if len(count) == stop:
+        os._exit(9)
+    return draw(generator)
+
+
 if __name__ == "__main__":
-    import os, numpy as np
-    stop = int(sys.argv[3]); count = [0]
-    def dying(g):
-        count[0] += 1
-        if count[0] == stop: os._exit(9)
-        return draw(g)
-    f = fit(net(.3), dying, loss, Training(steps=20, checkpoint_every=5, progress=False, accelerator="cpu", lr=1e-2), sys.argv[2] if sys.argv[2] != "-" else None)
-    if os.environ["RANK"] == "0": np.save(sys.argv[1], f.losses)
+    settings = Training(**{plan!r})
+    fitted = fit(net(0.3), dying, loss, settings, None if point == "-" else point)
+    if os.environ["RANK"] == "0":
+        np.save(out, fitted.losses)
 """
     path = script(tmp_path, body)
     point = tmp_path / "point.safetensors"

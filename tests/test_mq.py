@@ -427,14 +427,28 @@ def test_a_panel_on_disk_gives_the_same_forecast(tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
     code = """
-import sys, numpy as np, pandas as pd
+import sys
+
+import numpy as np
+import pandas as pd
+
 from forecastlab.core.panel import Panel
 from forecastlab.demand.mq import MQCNN
+
 if __name__ == "__main__":
-    rng = np.random.default_rng(0)
-    panel = Panel.from_frame(pd.DataFrame({"unique_id": np.repeat([*"abcdef"], 40), "ds": np.tile(np.arange(40), 6), "y": rng.poisson(5, 240)}), freq=1)
-    m = MQCNN(3, context=12, forks=4, steps=12, batch=8, channels=8, training=dict(progress=False, accelerator="cpu", devices=int(sys.argv[1]))).fit(panel)
-    np.savez(sys.argv[2], losses=m.fitted[0].losses, q=m.predict().quantile([.1, .5, .9]).numpy())
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat([*"abcdef"], 40),
+            "ds": np.tile(np.arange(40), 6),
+            "y": np.random.default_rng(0).poisson(5, 240),
+        }
+    )
+    panel = Panel.from_frame(frame, freq=1)
+    training = dict(progress=False, accelerator="cpu", devices=int(sys.argv[1]))
+    small = dict(context=12, forks=4, steps=12, batch=8, channels=8)
+    m = MQCNN(3, training=training, **small).fit(panel)
+    q = m.predict().quantile([0.1, 0.5, 0.9]).numpy()
+    np.savez(sys.argv[2], losses=m.fitted[0].losses, q=q)
 """
     (tmp_path / "train.py").write_text(code)
     for n in "12":

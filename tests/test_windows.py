@@ -347,20 +347,43 @@ def test_batches_on_the_gpu():
 
 
 LARGER = """
-import json, resource, sys
-import numpy as np, pandas as pd, torch
+import json
+import resource
+import sys
+
+import numpy as np
+import torch
+
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows
-folder, limit = sys.argv[1], 2**20*int(sys.argv[2])
-panel = Panel.load(folder); size = 4*panel.rows*(1 + len(panel.known))
-data = lambda: 1024*int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1])
-resource.setrlimit(resource.RLIMIT_DATA, (data() + limit,)*2)         # private memory: no copy of a column fits
-try: np.ones(panel.rows, np.float32); fits = True
-except MemoryError: fits = False
-w = Windows(panel, 48, 12); g = torch.Generator().manual_seed(0); weight = torch.zeros(48, requires_grad=True); total = 0.
+
+
+def data():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(x for x in lines if x.startswith("VmData")).split()[1])
+
+
+folder, limit = sys.argv[1], 2**20 * int(sys.argv[2])
+panel = Panel.load(folder)
+size = 4 * panel.rows * (1 + len(panel.known))
+# private memory: no copy of a column fits
+resource.setrlimit(resource.RLIMIT_DATA, (data() + limit,) * 2)
+try:
+    np.ones(panel.rows, np.float32)
+    fits = True
+except MemoryError:
+    fits = False
+w = Windows(panel, 48, 12)
+g = torch.Generator().manual_seed(0)
+weight = torch.zeros(48, requires_grad=True)
+total = 0.0
 for _ in range(20):
-    b = w.read(*w.draw(256, g)); loss = (((b.y[:, :48]*weight).sum(1, keepdim=True) - b.y[:, 48:])**2).mean(); loss.backward(); total += float(loss.detach())
-print(json.dumps(dict(size=size, fits=fits, total=total, grad=weight.grad.tolist())))
+    b = w.read(*w.draw(256, g))
+    loss = (((b.y[:, :48] * weight).sum(1, keepdim=True) - b.y[:, 48:]) ** 2).mean()
+    loss.backward()
+    total += float(loss.detach())
+found = dict(size=size, fits=fits, total=total, grad=weight.grad.tolist())
+print(json.dumps(found))
 """
 
 
@@ -408,14 +431,32 @@ def test_a_panel_larger_than_the_memory_limit_trains(tmp_path):
 
 
 CUT = """
-import json, sys
-import torch
+import json
+import sys
+
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows
-panel = Panel.load(sys.argv[1]); memory = lambda: 1024*int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1])
-w = Windows(panel, 48, 12); w.read(*w.draw(64)); before = memory()
-late = panel.cut(len(panel.calendar) - 25); w = Windows(late, 48, 12); b = w.read(*w.latest())
-print(json.dumps(dict(grown=memory() - before, size=4*panel.rows, hidden=not b.observed[:, 48:].any().item(), seen=b.observed[:, :48].all().item())))
+
+
+def memory():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(x for x in lines if x.startswith("RssAnon")).split()[1])
+
+
+panel = Panel.load(sys.argv[1])
+w = Windows(panel, 48, 12)
+w.read(*w.draw(64))
+before = memory()
+late = panel.cut(len(panel.calendar) - 25)
+w = Windows(late, 48, 12)
+b = w.read(*w.latest())
+found = dict(
+    grown=memory() - before,
+    size=4 * panel.rows,
+    hidden=not b.observed[:, 48:].any().item(),
+    seen=b.observed[:, :48].all().item(),
+)
+print(json.dumps(found))
 """
 
 
