@@ -616,7 +616,9 @@ def test_a_series_of_one_row_is_a_series():
         ),
     ):
         Windows(p, 5, 30).draw(1)
-    with pytest.raises(ValueError, match="the horizon must be at least 1 step, got 0"):
+    with pytest.raises(
+        ValueError, match="horizon must be a whole number, at least 1, got 0"
+    ):
         Windows(p, 5, 0)
     one = Panel.from_frame(GOOD[:1], freq="D")
     assert (

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.basics import refuse
+from ..core.basics import number, one_of, refuse, whole
 from ..core.distributions import Counts, Paths, QuantileFunction
-from ..core.encoders import Encoder, Reading, among, check_reading, numbers
-from ..core.encoders import seasonal_map, whole
+from ..core.encoders import Encoder, Reading, check_reading, seasonal_map
 from ..core.features import Sizes, support_of
 from ..core.neural import NeuralForecaster
 from ..core.windows import Batch, forked
@@ -44,17 +43,20 @@ class MQF2Settings(Reading):
 def _check(s):
     "Refuse settings that no network can have."
     check_reading(s)
-    whole(s, ("agnostic", "specific", "local"))
-    whole(s, ("draws", "paths"), 2)
-    whole(s, ("season",), 0)
+    for name in ("agnostic", "specific", "local"):
+        whole(name, getattr(s, name))
+    for name in ("draws", "paths"):
+        whole(name, getattr(s, name), 2)
+    whole("season", s.season, 0)
     if not (
         isinstance(s.units, (tuple, list))
         and len(s.units) == 2
         and all(isinstance(n, int) and n > 0 for n in s.units)
     ):
         refuse(f"units must be two whole numbers such as (20, 20), got {s.units!r}")
-    among(s, loss=("energy", "likelihood"))
-    numbers(s, ("start", "marginal"))
+    one_of("loss", s.loss, ("energy", "likelihood"))
+    for name in ("start", "marginal"):
+        number(name, getattr(s, name))
     if not (s.start > 0 and 0 <= s.marginal < 1):
         refuse(
             f"expected start > 0 and 0 <= marginal < 1, got {s.start!r} and"

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.basics import refuse
+from ..core.basics import number, one_of, refuse, whole
 from ..core.distributions import Counts, Paths, check_levels
-from ..core.encoders import among, check_link, check_scale, fractions
-from ..core.encoders import given_scale, running_scale, whole
+from ..core.encoders import check_link, check_scale
+from ..core.encoders import given_scale, link_of, running_scale
 from ..core.features import SUPPORTS, Embeddings, Sizes, support_of
 from ..core.neural import NeuralForecaster
 from ..core.forecast import Forecast
@@ -120,10 +120,13 @@ class RNNSettings:
 # %% ../../nbs/quantile/30_recurrent.ipynb #_check
 def _check(s):
     "Refuse settings that no network can have."
-    whole(s, ("context", "horizon", "hidden", "layers", "embedding", "least"))
-    whole(s, ("draws",), 2)
-    whole(s, ("pieces",), 0)
-    among(s, head=(*HEADS, *LAWS), tails=("exponential", "pareto"), support=SUPPORTS)
+    for name in ("context", "horizon", "hidden", "layers", "embedding", "least"):
+        whole(name, getattr(s, name))
+    whole("draws", s.draws, 2)
+    whole("pieces", s.pieces, 0)
+    one_of("head", s.head, (*HEADS, *LAWS))
+    one_of("tails", s.tails, ("exponential", "pareto"))
+    one_of("support", s.support, SUPPORTS)
     if (
         np.ndim(s.lags) != 1
         or any(
@@ -133,7 +136,8 @@ def _check(s):
         or list(s.lags) != sorted(set(s.lags))
     ):
         refuse(f"lags must be increasing whole numbers of at least 1, got {s.lags!r}")
-    fractions(s, ("dropout", "unknown"))
+    for name in ("dropout", "unknown"):
+        number(name, getattr(s, name), 0, 1, "[)")
     check_scale(s)
     check_link(s)
     s.lags, s.levels = (
@@ -473,15 +477,8 @@ def _settle(self, panel) -> RNNSettings:
     if not len(given["lags"]):
         given["lags"] = lags_of(panel.freq, longest)
     given["support"] = support_of(panel, given.get("support", "auto"))
-    if given.get("link", "auto") == "auto":
-        given["link"] = (
-            "identity" if given.get("centre") or given["support"] == "real" else "log"
-        )
-    if given["link"] == "log" and given["support"] == "real":
-        refuse(
-            "link='log' keeps quantiles positive, but the support is real",
-            mend="Pass link='identity', or leave it out",
-        )
+    signed = bool(given.get("centre"))
+    given["link"] = link_of(given.get("link", "auto"), given["support"], signed)
     given |= given_scale(panel, given.get("floor", 0.0), given.get("centre", False))
     return RNNSettings(**given | dict(context=context, horizon=self.horizon))
 
