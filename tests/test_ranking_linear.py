@@ -8,8 +8,10 @@ import pytest
 import scipy.sparse as sp
 
 from forecastlab.ranking.chunks import Chunks
-from forecastlab.ranking.linear import BLOCK, LANES, SOLVERS, LinearSettings
+from forecastlab.ranking.lanes import LANES
+from forecastlab.ranking.linear import BLOCK
 from forecastlab.ranking.linear import solve_cluster, train_layer
+from forecastlab.ranking.solvers import SOLVERS, LinearSettings
 
 TIGHT = dict(eps=1e-5, max_iter=3000, threshold=0)
 

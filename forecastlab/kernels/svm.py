@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KERNELS', 'objective', 'svm_ref', 'Stack', 'stack', 'gather_ref', 'bend_ref', 'cg_ref', 'search_ref', 'bytes_moved',
-           'memory', 'gather_triton', 'cg_triton', 'search_triton', 'newton', 'train_svms', 'bench_svm']
+           'memory', 'gather_triton', 'cg_triton', 'search_triton', 'newton', 'train_svms', 'random_stack', 'bench_svm']
 
 # %% ../../nbs/kernels/50_svm.ipynb #20695787
 from collections.abc import Iterable, Iterator
@@ -754,8 +754,15 @@ def train_svms(
             yield w[lo:hi, :labels]
 
 # %% ../../nbs/kernels/50_svm.ipynb #_bench_problem
-def _bench_problem(clusters, n, features, labels, per, device):
-    "Random clusters: `per` features an instance, a few positives a label."
+def random_stack(
+    clusters: int,  # how many
+    n: int,  # instances of each cluster
+    features: int,  # of each cluster
+    labels: int,  # of each cluster
+    per: int,  # features of an instance
+    device: torch.device | str,  # where it is made
+) -> Stack:
+    "Random clusters for benchmarks, a few positives a label."
     own = torch.randint(features, (clusters * n, per), device=device)
     cluster = torch.arange(clusters, device=device).repeat_interleave(n)
     index = (own + features * cluster[:, None]).flatten()
@@ -796,12 +803,13 @@ def bench_svm(
         paths["triton"] = True
     rows = []
     for clusters, n, features, labels, per in shapes:
-        problem = _bench_problem(clusters, n, features, labels, per, default_device())
-        sizes = problem.instances, problem.features, labels, len(problem.index)
+        sizes = clusters, n, features, labels, per
+        problem = random_stack(*sizes, default_device())
+        total = problem.instances, problem.features, labels, len(problem.index)
         for name, kernels in paths.items():
             _, newtons, steps = newton(problem, eps, kernels=kernels)
             ms = milliseconds(lambda: newton(problem, eps, kernels=kernels), repeat=3)
-            size = steps * bytes_moved(*sizes) / 1e6
+            size = steps * bytes_moved(*total) / 1e6
             row = dict(
                 clusters=clusters,
                 n=n,

@@ -424,7 +424,7 @@ class XRLinear:
     @classmethod
     def join(
         cls,
-        top: "XRLinear",
+        top: "XRLinear",  # the upper layers
         subtrees: list["XRLinear"],  # one for each node of the top's last layer
         # for each subtree, (its labels,) their numbers in the joined model
         labels: list[np.ndarray],
