@@ -194,7 +194,7 @@ class Ensemble:
         # labels a row; None: the ensemble's own number, or all where `selected` names
         # them
         k: int | None = None,
-        **options,  # passed on to every member, for example beam or selected
+        **options: Any,  # passed on to every member, for example beam or selected
     ) -> sparse.csr_matrix:  # (n, L), rows best first, at most k entries a row
         "Ask every member, combine, cut."
         chosen = options.get("selected") is not None
