@@ -9,7 +9,7 @@ __all__ = ['KERNELS', 'DeviceChunks', 'device_chunks', 'device_layers', 'apply_p
            'search_bytes', 'bench_chunk_product']
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #20695787
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -172,8 +172,7 @@ def device_chunks(
     )
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #device_layers
-_ARGUMENTS = ("child_ptr", "child", "row_ptr", "row", "entry_ptr", "column", "value")
-_ARGUMENTS += ("features", "bias")
+_ARGUMENTS = "child_ptr child row_ptr row entry_ptr column value features bias".split()
 
 
 def device_layers(
@@ -231,6 +230,8 @@ class Queries:
         "Some queries, written out."
         if self.dense is not None:
             return self.dense[query]
+        assert self.ptr is not None and self.index is not None
+        assert self.value is not None
         per = self.ptr.diff()[query]
         row = torch.repeat_interleave(per)
         before = (per.cumsum(0) - per)[row]
@@ -262,7 +263,7 @@ def queries(
     if not value.isfinite().all():
         refuse("queries must be finite", value[~value.isfinite()].tolist())
     if not sparse:
-        return Queries(*X.shape, dense=X.contiguous())
+        return Queries(X.shape[0], X.shape[1], dense=X.contiguous())
     ptr = torch.as_tensor(X.indptr).to(device, torch.int64)
     index = torch.as_tensor(X.indices).to(device, torch.int32)
     if len(index) and not (0 <= index.min() and index.max() < X.shape[1]):
@@ -270,7 +271,7 @@ def queries(
             f"feature numbers must lie between 0 and {X.shape[1] - 1}",
             [int(index.min()), int(index.max())],
         )
-    return Queries(*X.shape, ptr, index, value)
+    return Queries(X.shape[0], X.shape[1], ptr, index, value)
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_written_out
 def written_out(
@@ -344,10 +345,10 @@ def count_work(
         x = X.rows(query[cluster == c]) != 0
         # (rows,) jobs that touch the row
         hit = pad(x, (0, 1), value=True)[:, row].sum(0)
-        seen["features"] += x.sum().item()
-        seen["hits"] += hit.sum().item() * ((weight.shape[1] + 31) // 32)
-        seen["weights"] += (hit * (weight != 0).sum(1)).sum().item()
-    return seen | dict(candidates=width[cluster].sum().item())
+        seen["features"] += int(x.sum())
+        seen["hits"] += int(hit.sum()) * ((weight.shape[1] + 31) // 32)
+        seen["weights"] += int((hit * (weight != 0).sum(1)).sum())
+    return seen | dict(candidates=int(width[cluster].sum()))
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_weights_at
 @triton.jit
@@ -782,8 +783,8 @@ def _layer(X, chunk, ptr, cluster, parent, k, post, kernels):
     From jobs (n+1,), (jobs,), (jobs,) to the kept children (n, k) and their scores, -1
     and -inf where there are fewer.
     """
-    product: Callable = chunk_product_triton if kernels else chunk_product_ref
-    best_of: Callable = topk_rows_triton if kernels and k <= 1024 else topk_rows_ref
+    product = chunk_product_triton if kernels else chunk_product_ref
+    best_of = topk_rows_triton if kernels and k <= 1024 else topk_rows_ref
     query = torch.repeat_interleave(ptr.diff())
     score = product(X, chunk, query, cluster, parent, post)
     at, best = best_of(score, _expand(chunk, ptr, cluster), k)
@@ -859,10 +860,10 @@ def beam_search_gpu(
     scores = [torch.zeros(0, k, device=device)]
     for lo in range(0, X.n, size):
         part = _batch(X, lo, min(X.n, lo + size))
-        jobs = _begin(part.n, start, lo, post, device)
+        ptr, cluster, parent = _begin(part.n, start, lo, post, device)
         for chunk, b in zip(layers, beams):
-            node, score = _layer(part, chunk, *jobs, b, post, kernels)
-            jobs = _jobs_of(node, score)
+            node, score = _layer(part, chunk, ptr, cluster, parent, b, post, kernels)
+            ptr, cluster, parent = _jobs_of(node, score)
         leaves.append(node)
         scores.append(score)
     return torch.cat(leaves), torch.cat(scores)
@@ -954,13 +955,14 @@ def search_bytes(
     k: int = 20,  # leaves kept
 ) -> int:  # bytes
     "The least traffic of a whole search, counted layer by layer."
-    jobs = _begin(X.n, None, 0, "l3-hinge", layers[0].device)
+    post = "l3-hinge"
+    ptr, cluster, parent = _begin(X.n, None, 0, post, layers[0].device)
     total = 0
     for chunk, b in zip(layers, [beam] * (len(layers) - 1) + [k]):
-        ptr, cluster, _ = jobs
         work = count_work(X, chunk, torch.repeat_interleave(ptr.diff()), cluster)
-        jobs = _jobs_of(*_layer(X, chunk, *jobs, b, "l3-hinge", native()))
-        total += bytes_moved(**work, kept=len(jobs[1]))
+        node, score = _layer(X, chunk, ptr, cluster, parent, b, post, native())
+        ptr, cluster, parent = _jobs_of(node, score)
+        total += bytes_moved(**work, kept=len(cluster))
     return total
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #bench_chunk_product

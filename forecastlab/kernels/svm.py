@@ -716,7 +716,7 @@ def _size_of(X, cost, bias):
 
 def _batches(problems, bias, megabytes, size):
     "Problems in lists that fit into the memory."
-    batch: list = []
+    batch = []
     total = (0, 0, 0, 0)
     for X, cost in problems:
         n, features, labels, entries = _size_of(X, cost, bias)

@@ -10,10 +10,9 @@ import ctypes
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from numba import njit
@@ -95,11 +94,23 @@ class Chunks:
         if not W.has_canonical_format:
             W = W.copy()
             W.sum_duplicates()
-        weights = arrays(W)
-        row_ptr = _count_rows(*weights[:2], child_ptr, child, W.shape[0])
-        regrouped = _regroup(*weights, child_ptr, child, row_ptr, W.shape[0])
-        features = W.shape[0] - (bias > 0)
-        return cls(features, float(bias), child_ptr, child, row_ptr, *regrouped, nodes)
+        indptr, indices, data = arrays(W)
+        row_ptr = _count_rows(indptr, indices, child_ptr, child, W.shape[0])
+        row, entry_ptr, column, value = _regroup(
+            indptr, indices, data, child_ptr, child, row_ptr, W.shape[0]
+        )
+        return cls(
+            W.shape[0] - (bias > 0),
+            float(bias),
+            child_ptr,
+            child,
+            row_ptr,
+            row,
+            entry_ptr,
+            column,
+            value,
+            nodes,
+        )
 
     @classmethod
     def pack(
@@ -164,7 +175,7 @@ class Chunks:
         folder = Path(folder)
         features, bias, nodes = _read_about(folder)
         found = _read_arrays(folder, mmap)
-        chunks = cls(features, bias, *found.values(), nodes)
+        chunks = cls(features=features, bias=bias, nodes=nodes, **found)
         if check is None:
             sizes = [(folder / f"{name}.npy").stat().st_size for name in _ARRAYS]
             check = not mmap or sum(sizes) < 1 << 30
@@ -785,7 +796,7 @@ def _each(
     job: Callable,  # called with (lo, hi)
     total: int,  # things to do
     threads: int,  # that share them
-    pool: Executor | None,  # with at least so many threads; needed for more than one
+    pool: Any,  # an executor with at least so many threads; needed for more than one
 ) -> None:
     "job(lo, hi) over parts of range(total)."
     if threads == 1 or total < 256:

@@ -90,7 +90,7 @@ def _shared(
     "What clusters share, in the types that compiled code expects."
     if sp.issparse(X):
         A = X.tocsr()
-        parts: Any = (
+        parts = (
             A.indptr.astype(np.int64, copy=False),
             A.indices.astype(np.int32, copy=False),
             A.data.astype(np.float32, copy=False),

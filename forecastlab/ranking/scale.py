@@ -102,7 +102,7 @@ def save_mapped(
         kind, shape = "dense", list(A.shape)
         np.save(folder / "data.npy", A, allow_pickle=False)
     else:
-        kind = A.format if sp.issparse(A) else "csr"
+        kind = getattr(A, "format", "csr")
         if kind not in ("csr", "csc"):
             refuse(
                 f"{kind} matrices have no mapped form",
@@ -267,7 +267,7 @@ def train_group(
     R: sp.csc_matrix | None,
     lo: int,  # first cluster of the group
     hi: int,  # the one after its last
-    settings: LinearSettings,
+    settings: LinearSettings,  # how a ranker is trained
     threads: int | None = 1,  # None: all cores
 ) -> Chunks:  # of these clusters only; its nodes keep their numbers
     "Some clusters of a layer, from the part of the matrices that belongs to them."
@@ -394,9 +394,10 @@ class _Layer(NamedTuple):
 
 def _groups_here(X, layer, left, settings, threads) -> Iterator:
     "Groups one after the other in this process: (group, CPU seconds, its Chunks)."
+    Y, C, M, R = layer
     for lo, hi in left:
         begin = time.process_time()
-        part = train_group(X, *layer, lo, hi, settings, threads)
+        part = train_group(X, Y, C, M, R, lo, hi, settings, threads)
         yield (lo, hi), time.process_time() - begin, part
 
 # %% ../../nbs/ranking/85_scale.ipynb #_groups_by_ray

@@ -567,7 +567,7 @@ def _kept_query(model, k, beam, post):
     "The compiled query of these settings, made where there is none yet."
     queries = model.__dict__.setdefault("_queries", {})
     if isinstance(beam, int):
-        widths: Any = beam
+        widths = beam
     elif isinstance(beam, list):
         widths = tuple(beam)
     else:
