@@ -1,7 +1,6 @@
-"""Scale:
+"""Scale: matrices in files, groups that add up to the layer, killed runs, Ray, memory.
 
-matrices in files, groups of clusters that add up to the layer bit by bit, runs that are
-killed, Ray, memory as it is measured.
+Groups of clusters give the same bits as the whole layer.
 """
 
 import subprocess

@@ -154,7 +154,7 @@ class Chunks:
         folder: str | os.PathLike,  # gets the files; made where it is missing
         overwrite: bool = False,  # replace a layer that is there
     ) -> None:
-        "One .npy file an array, then chunks.json, whose presence says that all are there."
+        "A .npy file for each array, then chunks.json: it says that all are there."
         folder = Path(folder)
         _make_room(folder, overwrite)
         for name, kind in _ARRAYS.items():
@@ -171,7 +171,7 @@ class Chunks:
         # larger than a gigabyte
         check: bool | None = None,
     ) -> "Chunks":
-        "Chunks from a folder. Refuses one that is not whole, or whose arrays do not fit."
+        "Chunks from a folder. Refuses one that is not whole, or does not fit itself."
         folder = Path(folder)
         features, bias, nodes = _read_about(folder)
         found = _read_arrays(folder, mmap)
@@ -185,7 +185,7 @@ class Chunks:
         self,
         where: str = "this layer",  # its name in the error
     ) -> "Chunks":  # itself
-        "Refuse arrays that point outside of each other: compiled code would follow them."
+        "Refuse arrays that point outside of each other; compiled code would follow."
         if fault := _fault_of(self):
             refuse(
                 f"the arrays of {where} do not fit together",
@@ -415,7 +415,7 @@ def _read_about(folder):
 
 
 def _read_arrays(folder, mmap):
-    "Name -> array of a layer's folder. Refuses other types, and lengths that do not fit."
+    "Name -> array of a layer's folder. Refuses other types and lengths."
 
     def read(name):
         path = folder / f"{name}.npy"

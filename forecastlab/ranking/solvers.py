@@ -71,7 +71,7 @@ class _Positives(NamedTuple):
 # %% ../../nbs/ranking/33_solvers.ipynb #_gather
 @_jit
 def _own_features(ptr, ids, rows, seat):
-    """Features that the rows have, ascending; `seat` then tells a feature's place."""
+    "Features that the rows have, ascending; `seat` then tells a feature's place."
     total = 0
     for i in rows:
         total += ptr[i + 1] - ptr[i]

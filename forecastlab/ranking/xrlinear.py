@@ -23,7 +23,7 @@ from .beam import Query, beam_search, score_selected
 from .chunks import Chunks
 from .index import label_chain, make_chain, matching_chain
 from .index import relevance_chain
-from .linear import train_layer
+from .linear import _check_kernel, train_layer
 from .solvers import LinearSettings
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #active
@@ -217,10 +217,12 @@ class XRLinear:
         "Train the layers from the root down."
         X = as_features(X)
         Y = as_labels(Y, X.shape[0])
+        solver = solver or LinearSettings()
+        trainer = _on(device, trainer, solver)
+        k = whole("k", k)
         _numbers("beam", beam)
         for one in post if isinstance(post, (list, tuple)) else [post]:
             post_name(one)
-        trainer = _on(device, trainer)
         chain = make_chain(
             chain,
             X,
@@ -258,7 +260,7 @@ class XRLinear:
                 C,
                 M,
                 costs[t],
-                solver or LinearSettings(),
+                solver,
                 threads=threads,
                 progress=f"layer {t + 1} of {depth}" if progress else None,
             )
@@ -453,8 +455,9 @@ class XRLinear:
 def _on(
     device,  # "cpu" or a GPU
     trainer,  # who trains a layer
+    settings,  # LinearSettings
 ):
-    "The trainer for this device. Only `train_layer` knows a GPU."
+    "The trainer for this device. Only `train_layer` knows a GPU, and not all solvers."
     if str(device) == "cpu":
         return trainer
     if trainer is not train_layer:
@@ -462,6 +465,7 @@ def _on(
             f"{trainer!r} trains on CPUs, and device is {str(device)!r}",
             mend="Leave out trainer, or device",
         )
+    _check_kernel(settings, device)
     return lambda *layer, **how: train_layer(*layer, **how, device=device)
 
 
