@@ -151,7 +151,7 @@ def test_layout_loses_nothing(bias, shuffled, tmp_path):
             (np.diff(c.column[a:b]) > 0).all()
             for a, b in zip(c.entry_ptr, c.entry_ptr[1:])
         )
-        c.save(tmp_path / "layer")
+        c.save(tmp_path / "layer", overwrite=True)
         for mmap in (True, False):
             d = Chunks.load(tmp_path / "layer", mmap)
             for name in "features bias child_ptr child row_ptr row entry_ptr column value nodes".split():
