@@ -338,7 +338,7 @@ def test_crps_of_heads_equals_quadrature(name, options):
     with torch.no_grad():
         params = head(u.double())
     assert_close(
-        7 * head.crps(params, (targets(d, 1)[2] - 2) / 7), d.crps(targets(d, 1)[2])
+        7 * head.loss(params, (targets(d, 1)[2] - 2) / 7), d.crps(targets(d, 1)[2])
     )
 
 
@@ -455,7 +455,7 @@ def test_heads_take_any_number(name, options):
         head, u = headed(1, name, options, size)
         params = head(u)
         for z in (torch.zeros(8), torch.full((8,), 1e-8), torch.full((8,), 1e8)):
-            loss = head.crps(params, z)
+            loss = head.loss(params, z)
             assert torch.isfinite(loss).all() and (loss >= 0).all()
             found = torch.autograd.grad(
                 loss.sum(), [u, *head.parameters()], retain_graph=True

@@ -8,13 +8,14 @@ __all__ = ['FLOOR', 'SHARE', 'DECILES', 'HEADS', 'step_table', 'Ordered', 'Share
 
 # %% ../../nbs/quantile/20_heads.ipynb #0737be78
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.basics import refuse
-from ..core.distributions import check_levels, stopped, toward_zero
-from ..kernels.spline_crps import spline_crps
-from .spline import SplineQuantile, _stretch
+from ..core.basics import one_of, refuse, whole
+from ..core.distributions import check_levels, stopped
+from .spline import TAILS, SplineQuantile, crps_of, halved
 
 # %% ../../nbs/quantile/20_heads.ipynb #step_table
 FLOOR = 1e-4  # least step of values, in scaled units
@@ -23,59 +24,77 @@ SHARE = 0.02  # part of a range that its pieces share evenly, whatever the netwo
 
 def step_table(
     levels: int,  # how many
-    mid: int = None,  # which is free; None: the middle one
+    mid: int | None = None,  # which is free; None: the middle one
 ) -> Tensor:  # (level, level) with 0, 1, -1
     "Row i sums the free output and the steps between it and quantile i."
-    i, j, mid = (
-        torch.arange(levels)[:, None],
-        torch.arange(levels)[None],
-        levels // 2 if mid is None else mid,
-    )
-    return ((j == mid) | ((i > mid) & (j > mid) & (j <= i))).float() - (
-        (i < mid) & (j < mid) & (j >= i)
-    ).float()
+    mid = levels // 2 if mid is None else mid
+    i, j = torch.arange(levels)[:, None], torch.arange(levels)[None]
+    up = (i > mid) & (j > mid) & (j <= i)
+    down = (i < mid) & (j < mid) & (j >= i)
+    return ((j == mid) | up).float() - down.float()
 
-
+# %% ../../nbs/quantile/20_heads.ipynb #Ordered
 class Ordered(nn.Module):
     "Any numbers to increasing ones: one free, the others by positive steps from it."
 
-    def __init__(self, knots: int, base: str = "middle"):
+    table: Tensor  # (knot, knot) which steps each number sums
+    free: Tensor  # (knot,) true where the number is taken as it is
+
+    def __init__(
+        self,
+        knots: int,  # how many numbers
+        base: str = "middle",  # which is free: the "middle" one or the "lowest"
+    ):
         super().__init__()
-        if base not in ("middle", "lowest"):
-            refuse("unknown base", [base], "Choose 'middle' or 'lowest'")
+        one_of("base", base, ("middle", "lowest"))
         self.mid = knots // 2 if base == "middle" else 0
-        self.register_buffer(
-            "table", step_table(knots, self.mid).T.contiguous(), persistent=False
-        )
+        table = step_table(knots, self.mid).T.contiguous()
+        self.register_buffer("table", table, persistent=False)
         self.register_buffer("free", torch.arange(knots) == self.mid, persistent=False)
 
-    def forward(self, r: Tensor) -> Tensor:  # (..., knot)
+    def start(self) -> Tensor:
+        "(knot,) numbers whose steps together are about 1, around 0."
+        knots = len(self.free)
+        start = torch.full((knots,), math.log(math.expm1(1 / (knots - 1))))
+        start[self.mid] = 0
+        return start
+
+    def forward(
+        self,
+        r: Tensor,  # (..., knot) any numbers
+    ) -> Tensor:  # (..., knot) increasing
+        "Steps of at least FLOOR from the free number."
         return torch.where(self.free, r, F.softplus(r) + FLOOR) @ self.table
 
 # %% ../../nbs/quantile/20_heads.ipynb #Shares
 class Shares(nn.Module):
-    """Any numbers to the inner points of (0, 1), in order:
+    "Any numbers to the inner points of (0, 1), in order, by cumulative shares."
 
-    cumulative shares, none smaller than SHARE/pieces.
-    """
+    table: Tensor  # (piece, piece) which shares each point sums
+    even: Tensor  # (piece - 1,) the part that is shared evenly
 
-    def __init__(self, pieces: int):
+    def __init__(
+        self,
+        pieces: int,  # shares, none smaller than SHARE/pieces
+    ):
         super().__init__()
-        self.register_buffer(
-            "table",
-            (torch.arange(pieces)[:, None] <= torch.arange(pieces)).float(),
-            persistent=False,
-        )
-        self.register_buffer(
-            "even", SHARE * torch.arange(1, pieces) / pieces, persistent=False
-        )
+        upper = torch.arange(pieces)[:, None] <= torch.arange(pieces)
+        even = SHARE * torch.arange(1, pieces) / pieces
+        self.register_buffer("table", upper.float(), persistent=False)
+        self.register_buffer("even", even, persistent=False)
 
-    def forward(self, r: Tensor) -> Tensor:  # (..., piece) -> (..., piece - 1)
+    def forward(
+        self,
+        r: Tensor,  # (..., piece) any numbers
+    ) -> Tensor:  # (..., piece - 1) increasing, strictly inside (0, 1)
+        "Sums of positive numbers over their total, and an even part."
         total = (F.softplus(r) + FLOOR) @ self.table
         return (1 - SHARE) * total[..., :-1] / total[..., -1:] + self.even
 
 # %% ../../nbs/quantile/20_heads.ipynb #positive
-def positive(q: Tensor) -> Tensor:  # same shape, > 0
+def positive(
+    q: Tensor,  # any numbers
+) -> Tensor:  # same shape, > 0
     "exp below 1, its tangent above: increasing, smooth, and no overflow."
     return torch.where(q < 1, q.clamp(max=1).exp(), torch.e * q.clamp(min=1))
 
@@ -83,106 +102,78 @@ def positive(q: Tensor) -> Tensor:  # same shape, > 0
 class Head(nn.Module):
     "A linear layer and the map from its outputs to a quantile function."
 
+    # what a head defines: its groups of outputs by name, (..., output) each, to the
+    # parameters of a SplineQuantile by name, None where there are none
+    curve: Callable[..., dict[str, Any]]
+
     def __init__(
         self,
         inputs: int,  # width of the backbone's output
-        sizes: dict,  # name of a group of outputs -> (how many, where they start)
+        starts: dict[str, Tensor],  # name of a group of outputs -> their first biases
         link: str = "identity",  # "identity", or "log": knots are positive
     ):
         super().__init__()
-        if link not in ("identity", "log"):
-            refuse("unknown link", [link], "Choose 'identity' or 'log'")
-        self.link, self.sizes, self.out = (
-            link,
-            {n: k for n, (k, _) in sizes.items()},
-            nn.Linear(inputs, sum(k for k, _ in sizes.values())),
-        )
+        self.link = one_of("link", link, ("identity", "log"))
+        self.sizes = {name: len(start) for name, start in starts.items()}
+        self.out = nn.Linear(inputs, sum(self.sizes.values()))
         with torch.no_grad():
-            self.out.bias.copy_(
-                torch.cat(
-                    [torch.full((k,), float(start)) for k, start in sizes.values()]
-                )
-            )
+            self.out.bias.copy_(torch.cat(list(starts.values())))
 
     def forward(
         self,
-        u: Tensor,
-    ) -> dict:  # (..., inputs) -> parameters of shape (..., knot) and (...)
-        return self.curve(
-            **dict(zip(self.sizes, self.out(u).split(list(self.sizes.values()), -1)))
-        )
+        u: Tensor,  # (..., inputs) of the backbone
+    ) -> dict[str, Any]:  # parameters of shape (..., knot) and (...), by name
+        "Parameters of a quantile function, in scaled units."
+        groups = self.out(u).split(list(self.sizes.values()), -1)
+        return self.curve(**dict(zip(self.sizes, groups)))
 
     @staticmethod
-    def crps(params: dict, z: Tensor) -> Tensor:  # (...) in scaled units
-        "The loss, by the kernel."
-        flat = lambda x, *knot: (
-            None if x is None else x.expand((*z.shape, *knot)).reshape(-1, *knot)
-        )
-        K = params["values"].shape[-1]
-        levels = (
-            params["levels"]
-            if params["levels"].dim() == 1
-            else flat(params["levels"], K)
-        )
-        return spline_crps(
-            levels,
-            flat(params["values"], K),
-            *(flat(params[n]) for n in ("left", "right", "left_shape", "right_shape")),
-            flat(z),
-        ).view(z.shape)
+    def loss(
+        params: dict[str, Any],  # of `forward`
+        z: Tensor,  # (...) scaled target
+    ) -> Tensor:  # (...) in scaled units
+        "The CRPS, by the kernel."
+        return crps_of(params, z)
 
     def distribution(
-        self, params: dict, loc=0.0, scale=1.0, support: str = "real"
+        self,
+        params: dict[str, Any],  # of `forward`
+        loc: Tensor | float = 0.0,  # (...) or broadcasts to it: added
+        scale: Tensor | float = 1.0,  # (...) or broadcasts to it: multiplied by
+        support: str = "real",  # "real" or "nonnegative"
     ) -> SplineQuantile:  # batch shape (...)
-        "The forecast in the data's units; loc and scale broadcast to (...)."
-        like = params["values"]
-        loc, scale = (
-            torch.as_tensor(x, dtype=like.dtype, device=like.device)[..., None]
-            for x in (loc, scale)
-        )
-        tails = {
-            n: (
-                None
-                if params[n] is None
-                else params[n] * (scale[..., 0] if n in ("left", "right") else 1)
-            )
-            for n in ("left", "right", "left_shape", "right_shape")
-        }
-        return SplineQuantile(
-            params["levels"],
-            (like * scale + loc).cummax(-1).values,
-            support=support,
-            **tails,
-        )
+        "The forecast in the data's units."
+        values = params["values"]
+        loc = torch.as_tensor(loc).to(values)
+        scale = torch.as_tensor(scale).to(values)
+        tails = dict((name, params[name]) for name in TAILS)
+        for side in ("left", "right"):
+            if tails[side] is not None:
+                tails[side] = tails[side] * scale
+        moved = values * scale[..., None] + loc[..., None]
+        moved = moved.cummax(-1).values
+        return SplineQuantile(params["levels"], moved, **tails, support=support)
 
-# %% ../../nbs/quantile/20_heads.ipynb #_narrow
-def _narrow(knots):  # softplus of it, knots - 1 times, is 1
-    return math.log(math.expm1(1 / (knots - 1)))
-
-
+# %% ../../nbs/quantile/20_heads.ipynb #_linked
 def _linked(
-    head, levels, values, left=None, right=None, left_shape=None, right_shape=None
-):
-    """Knots through the link; the right tail is stretched as the link is at the outer
-    knot, the left one stops at 0.
-    """
-    if head.link == "log":
+    link: str,
+    levels: Tensor,
+    values: Tensor,
+    left: Tensor | None = None,
+    right: Tensor | None = None,
+    left_shape: Tensor | None = None,
+    right_shape: Tensor | None = None,
+) -> dict[str, Any]:
+    "A curve through the link, as parameters by name."
+    if link == "log":
         if right is not None:
-            right = right * torch.minimum(
-                positive(values[..., -1]), values.new_tensor(math.e)
-            )
-        # knots at each halving of the level, then (0, 0)
+            steep = values.new_tensor(math.e)
+            right = right * torch.minimum(positive(values[..., -1]), steep)
         if left is not None:
-            low, k = toward_zero(levels[..., :1])
-            tail = values[..., :1] - left[..., None] * _stretch(
-                k * math.log(2), None if left_shape is None else left_shape[..., None]
-            )
-            levels, values, left, left_shape = (
-                torch.cat([low, levels], -1),
-                torch.cat([stopped(positive(tail)), positive(values)], -1),
-                None,
-                None,
-            )
+            low, tail = halved(levels, values, left, left_shape)
+            levels = torch.cat([low, levels], -1)
+            values = torch.cat([stopped(positive(tail)), positive(values)], -1)
+            left = left_shape = None
         else:
             values = positive(values)
     return dict(
@@ -200,28 +191,28 @@ class SQFHead(Head):
 
     def __init__(
         self,
-        inputs: int,
-        pieces: int = 20,
-        link: str = "identity",
-        base: str = "middle",
+        inputs: int,  # width of the backbone's output
+        pieces: int = 20,  # lines, at least 2
+        link: str = "identity",  # "identity", or "log": knots are positive
+        base: str = "middle",  # which knot is free: the "middle" one or the "lowest"
     ):
         if pieces < 2:
             refuse(f"an SQF needs at least 2 pieces, got {pieces}")
-        super().__init__(
-            inputs,
-            dict(steps=(pieces + 1, _narrow(pieces + 1)), widths=(pieces, 0)),
-            link,
-        )
-        self.order, self.share = Ordered(pieces + 1, base), Shares(pieces)
-        with torch.no_grad():
-            self.out.bias[self.order.mid] = 0
+        order = Ordered(whole("pieces", pieces, 2) + 1, base)
+        starts = dict(steps=order.start(), widths=torch.zeros(pieces))
+        super().__init__(inputs, starts, link)
+        self.order = order
+        self.share: Shares = Shares(pieces)
 
-    def curve(self, steps, widths) -> dict:
-        return _linked(
-            self,
-            F.pad(F.pad(self.share(widths), (1, 0)), (0, 1), value=1.0),
-            self.order(steps),
-        )
+    def curve(
+        self,
+        steps: Tensor,  # (..., piece + 1) outputs for the values
+        widths: Tensor,  # (..., piece) outputs for the levels
+    ) -> dict[str, Any]:  # parameters of a SplineQuantile by name
+        "Free values at free levels, from 0 to 1."
+        inner = self.share(widths)
+        levels = F.pad(F.pad(inner, (1, 0)), (0, 1), value=1.0)
+        return _linked(self.link, levels, self.order(steps))
 
 # %% ../../nbs/quantile/20_heads.ipynb #IQFHead
 DECILES = tuple(round(0.1 * k, 1) for k in range(1, 10))
@@ -230,12 +221,15 @@ DECILES = tuple(round(0.1 * k, 1) for k in range(1, 10))
 class IQFHead(Head):
     "Incremental quantile function at fixed levels (Park et al. 2022, section 3.1)."
 
+    levels: Tensor  # (level,) of the knots
+
     def __init__(
         self,
-        inputs: int,
-        levels=(0.025, *DECILES, 0.975),
-        link: str = "identity",
-        base: str = "middle",
+        inputs: int,  # width of the backbone's output
+        # (level,) increasing, at least 2
+        levels: Tensor | Sequence[float] = (0.025, *DECILES, 0.975),
+        link: str = "identity",  # "identity", or "log": knots are positive
+        base: str = "middle",  # which knot is free: the "middle" one or the "lowest"
     ):
         a = check_levels(levels, increasing=True).double()
         if len(a) < 2:
@@ -243,98 +237,90 @@ class IQFHead(Head):
                 f"an IQF needs at least 2 levels, got {len(a)}",
                 mend="One level says nothing of the tails",
             )
-        super().__init__(inputs, dict(steps=(len(a), _narrow(len(a)))), link)
-        self.order = Ordered(len(a), base)
+        order = Ordered(len(a), base)
+        super().__init__(inputs, dict(steps=order.start()), link)
+        self.order = order
         self.register_buffer("levels", a.float(), persistent=False)
-        self.log_left, self.log_right = (
-            math.log(a[1] / a[0]),
-            math.log((1 - a[-2]) / (1 - a[-1])),
-        )
-        with torch.no_grad():
-            self.out.bias[self.order.mid] = 0
+        # how much rarer the outermost level is than its neighbour
+        self.log_left = math.log(a[1] / a[0])
+        self.log_right = math.log((1 - a[-2]) / (1 - a[-1]))
 
-    def curve(self, steps) -> dict:
-        v = self.order(steps)
-        p = _linked(
-            self,
-            self.levels.to(v),
-            v,
-            left=(v[..., 1] - v[..., 0]).clamp(min=0) / self.log_left,
-        )
-        return p | dict(
-            right=(p["values"][..., -1] - p["values"][..., -2]).clamp(min=0)
-            / self.log_right
-        )
+    def curve(
+        self,
+        steps: Tensor,  # (..., level) outputs for the values
+    ) -> dict[str, Any]:  # parameters of a SplineQuantile by name
+        "Free values at fixed levels; exponential tails through the outermost two."
+        values = self.order(steps)
+        left = (values[..., 1] - values[..., 0]).clamp(min=0) / self.log_left
+        curve = _linked(self.link, self.levels.to(values), values, left)
+        last = curve["values"][..., -1] - curve["values"][..., -2]
+        return curve | dict(right=last.clamp(min=0) / self.log_right)
 
 # %% ../../nbs/quantile/20_heads.ipynb #ISQFHead
 class ISQFHead(Head):
-    """Incremental spline quantile function:
+    """Incremental spline quantile function: anchors, and splines between them.
 
-    anchors, splines between them, learned tails (Park et al. 2022, section 3.2).
+    With learned tails (Park et al. 2022, section 3.2).
     """
+
+    levels: Tensor  # (level,) of the anchors
 
     def __init__(
         self,
-        inputs: int,
-        levels=DECILES,
-        pieces: int = 4,
-        tails: str = "exponential",
-        link: str = "identity",
-        base: str = "middle",
+        inputs: int,  # width of the backbone's output
+        levels: Tensor | Sequence[float] = DECILES,  # (level,) increasing, at least 2
+        pieces: int = 4,  # lines between two levels
+        tails: str = "exponential",  # "exponential" or "pareto"
+        link: str = "identity",  # "identity", or "log": knots are positive
+        base: str = "middle",  # which anchor is free: the "middle" one or the "lowest"
     ):
-        a = check_levels(levels, increasing=True).float()
-        gaps = len(a) - 1
+        anchors = check_levels(levels, increasing=True).float()
+        gaps = len(anchors) - 1
         if gaps < 1 or pieces < 1:
             refuse(
-                f"an ISQF needs at least 2 levels and 1 piece, got {len(a)} and"
+                f"an ISQF needs at least 2 levels and 1 piece, got {len(anchors)} and"
                 f" {pieces}"
             )
-        if tails not in ("exponential", "pareto"):
-            refuse("unknown tails", [tails], "Choose 'exponential' or 'pareto'")
-        inner = gaps * pieces if pieces > 1 else 0
-        super().__init__(
-            inputs,
-            dict(
-                steps=(len(a), _narrow(len(a))),
-                widths=(inner, 0),
-                heights=(inner, 0),
-                scales=(2, -1.6),
-                shapes=(2 * (tails == "pareto"), -2),
-            ),
-            link,
+        one_of("tails", tails, ("exponential", "pareto"))
+        order = Ordered(len(anchors), base)
+        inner = gaps * whole("pieces", pieces) if pieces > 1 else 0
+        starts = dict(
+            steps=order.start(),
+            widths=torch.zeros(inner),
+            heights=torch.zeros(inner),
+            scales=torch.full((2,), -1.6),
+            shapes=torch.full((2 * (tails == "pareto"),), -2.0),
         )
-        self.order, self.share, self.pieces = (
-            Ordered(len(a), base),
-            Shares(pieces),
-            pieces,
-        )
-        self.register_buffer("levels", a, persistent=False)
-        with torch.no_grad():
-            self.out.bias[self.order.mid] = 0
+        super().__init__(inputs, starts, link)
+        self.order, self.pieces = order, pieces
+        self.share: Shares = Shares(pieces)
+        self.register_buffer("levels", anchors, persistent=False)
 
-    def curve(self, steps, widths, heights, scales, shapes) -> dict:
-        a, v = self.levels.to(steps), self.order(steps)
+    def curve(
+        self,
+        steps: Tensor,  # (..., level) outputs for the anchors' values
+        widths: Tensor,  # (..., gap x piece) for the levels between them
+        heights: Tensor,  # (..., gap x piece) for the values between them
+        scales: Tensor,  # (..., 2) for the scales of both tails
+        shapes: Tensor,  # (..., 2) for their shapes; (..., 0): exponential tails
+    ) -> dict[str, Any]:  # parameters of a SplineQuantile by name
+        "Free values at anchors and free knots between them."
+        levels, values = self.levels.to(steps), self.order(steps)
         if self.pieces > 1:
-            a, v = self._split(a.expand(v.shape), widths), self._split(v, heights)
-        s, xi = F.softplus(scales) + FLOOR, 0.95 * torch.sigmoid(shapes)
-        return _linked(
-            self,
-            a,
-            v,
-            s[..., 0],
-            s[..., 1],
-            *(xi.unbind(-1) if xi.shape[-1] else (None, None)),
-        )
+            levels = self._split(levels.expand(values.shape), widths)
+            values = self._split(values, heights)
+        left, right = (F.softplus(scales) + FLOOR).unbind(-1)
+        if not shapes.shape[-1]:
+            return _linked(self.link, levels, values, left, right)
+        pair = (0.95 * torch.sigmoid(shapes)).unbind(-1)
+        return _linked(self.link, levels, values, left, right, *pair)
 
-    def _split(self, x, r):
-        """Anchors (..., level) and the knots between them, from raw shares (..., gap x
-        piece).
-        """
-        low, gap = x[..., :-1, None], x.diff(dim=-1)[..., None]
-        inner = torch.cat(
-            [low, low + gap * self.share(r.unflatten(-1, (-1, self.pieces)))], -1
-        )
-        return torch.cat([inner.flatten(-2), x[..., -1:]], -1)
+    def _split(self, anchors: Tensor, shares: Tensor) -> Tensor:
+        "(..., level) anchors and the knots between them, from (..., gap x piece) shares."
+        low, gap = anchors[..., :-1, None], anchors.diff(dim=-1)[..., None]
+        share = self.share(shares.unflatten(-1, (-1, self.pieces)))
+        inner = torch.cat([low, low + gap * share], -1)
+        return torch.cat([inner.flatten(-2), anchors[..., -1:]], -1)
 
 
 HEADS = {"sqf": SQFHead, "iqf": IQFHead, "isqf": ISQFHead}
