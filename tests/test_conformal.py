@@ -154,7 +154,7 @@ def test_whatever_the_forecast_and_the_map_it_stays_a_quantile_function(base):
             and torch.isfinite(d.crps(y[0])).all()
             and (d.crps(y[0]) >= 0).all()
         )
-        assert d[1:].batch_shape == (2, 4) and torch.equal(
+        assert d[1:].shape == (2, 4) and torch.equal(
             d[1:].quantile([0.3, 0.9]), d.quantile([0.3, 0.9])[1:]
         )
         assert torch.equal(
@@ -162,7 +162,7 @@ def test_whatever_the_forecast_and_the_map_it_stays_a_quantile_function(base):
         )
         assert (
             d.rsample((7,), torch.Generator().manual_seed(0)).shape == (7, 3, 4)
-            and d.joint == base.joint
+            and d.event_shape == base.event_shape
         )
 
 
@@ -455,7 +455,7 @@ def test_indexing_never_mixes_levels_with_groups(which):
         for m in maps(base):
             d = recalibrated(base, m)
             some = d[which]
-            assert some.batch_shape == base.cdf(torch.zeros(3, 4))[which].shape
+            assert some.shape == base.cdf(torch.zeros(3, 4))[which].shape
             u = torch.tensor([0.05, 0.3, 0.77])
             assert torch.equal(
                 some.quantile(u),
@@ -497,7 +497,7 @@ def test_joint_paths_stay_joint():
         .apply(paths),
     ):
         x = d.sample((600,))
-        assert d.joint and x.shape == (600, 5, 4)
+        assert d.event_shape == (4,) and x.shape == (600, 5, 4)
         rho = np.corrcoef(x[:, 0].T.numpy())
         assert rho[np.triu_indices(4, 1)].min() > 0.6
         assert (
@@ -530,7 +530,7 @@ def test_dependence_survives_every_correction(kind, wrap):
     before = wrap(x)
     d = Conformal(D.tolist(), kind=kind).fit(before, y).apply(before)
     assert (
-        d.joint
+        d.event_shape
         and d.draws.shape == x.shape
         and isinstance(d, Counts) == isinstance(before, Counts)
     )

@@ -319,7 +319,7 @@ def test_units_short_equal_the_integral_over_levels(d):
         )
     # with no stock all demand is short
     np.testing.assert_allclose(
-        shortage(d, torch.zeros(2, 3)), d.mean, rtol=2e-3 if d.joint else 2e-4
+        shortage(d, torch.zeros(2, 3)), d.mean, rtol=2e-3 if d.event_shape else 2e-4
     )
 
 
@@ -397,7 +397,7 @@ def test_the_price_of_a_point_is_the_slope_of_the_stock_curve(d):
     curve = d.base if isinstance(d, Counts) else d
     low, high = (
         (levels - (h := np.minimum(levels, 1 - levels) / 2), levels + h)
-        if d.joint
+        if d.event_shape
         else (levels, levels + eps)
     )
     rise = (
@@ -466,7 +466,7 @@ def test_probability_of_a_stock_out(d):
     assert (np.diff(so_far) >= -1e-12).all() and (
         so_far[:, 0] - out.probability.to_numpy().reshape(2, 3)[:, 0] < 0.03
     ).all()
-    if not d.joint:
+    if not d.event_shape:
         np.testing.assert_allclose(
             so_far[:, -1], 1 - np.prod(1 - out.probability.to_numpy().reshape(2, 3), 1)
         )
@@ -556,7 +556,7 @@ def test_joint_service_of_every_distribution(d):
         or isinstance(d, Counts)
     )
     assert (got.lead_time == 2).all() and list(got.unique_id) == ["a", "b"]
-    if not d.joint:
+    if not d.event_shape:
         assert (got.service == got.independent).all()
     one = stock_for_joint_service(f, 0.9, lead_time=1, draws=1500)
     assert np.allclose(one.units, one.summed) and np.allclose(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import integrate
 from torch.testing import assert_close
 
-from forecastlab.core import distributions
-from forecastlab.core.distributions import Counts, Paths, QuantileFunction, QuantileGrid
+from forecastlab.core.distributions import HALVINGS, Counts, Draws, Paths
+from forecastlab.core.distributions import QuantileFunction, QuantileGrid
 from forecastlab.core.distributions import check_levels, line_crps, tail_crps
 from forecastlab.quantile.spline import SplineQuantile
 
@@ -37,7 +37,9 @@ def edges(d):
     poles.
     """
     # knots of a left tail that stops at 0
-    halves = float(d.levels[0]) / 2 ** np.arange(6, 0, -1) if d.left == "line" else []
+    halves = []
+    if d.domain == "nonnegative":
+        halves = float(d.levels[0]) / 2 ** np.arange(HALVINGS, 0, -1)
     return np.r_[
         0,
         np.unique(np.r_[np.geomspace(1e-13, float(d.levels[0]), 12), halves]),
@@ -95,7 +97,7 @@ def test_crps_against_the_integral_of_squared_errors(tails, support):
                 np.r_[
                     np.linspace(-120, 160, 561),
                     d.values.numpy(),
-                    distributions._knots(d)[1].numpy(),
+                    at(d.icdf)(edges(d)[1:-1]),
                     z,
                 ]
             ),
@@ -361,16 +363,16 @@ def test_indexing_never_mixes_levels_with_batch():
             torch.stack([v[..., k][which] for k in range(9)], -1).sort(-1).values,
         )
     paths = Paths(v.movedim(-1, 0))
-    assert (
-        paths[..., np.int64(2)].batch_shape == (3,) and not paths[1, np.int64(2)].joint
-    )
-    assert (
-        paths[..., 2].batch_shape == (3,)
-        and not paths[..., 2].joint
-        and paths[1, 2].batch_shape == ()
-        and paths[..., :2].joint
-        and paths[[0, 2]].batch_shape == (2, 9)
-    )
+    for which, batch, event in (
+        ((..., np.int64(2)), (3,), ()),
+        ((..., 2), (3,), ()),
+        ((1, np.int64(2)), (), ()),
+        ((1, 2), (), ()),
+        ((..., slice(2)), (3,), (2,)),
+        ([0, 2], (2,), (9,)),
+    ):
+        some = paths[which]
+        assert some.batch_shape == batch and some.event_shape == event
 
 
 @pytest.mark.parametrize(
@@ -379,7 +381,7 @@ def test_indexing_never_mixes_levels_with_batch():
         lambda v: QuantileGrid([0.1, 0.5, 0.9], v),
         lambda v: QuantileGrid([0.1, 0.5, 0.9], v, "flat"),
         lambda v: Counts(QuantileGrid([0.1, 0.5, 0.9], v)),
-        lambda v: Paths(v.T),
+        lambda v: Draws(v.T),
         lambda v: SplineQuantile([0.1, 0.5, 0.9], v, 1.0, 1.0),
     ],
 )
@@ -403,7 +405,7 @@ def test_paths_of_whole_numbers_are_paths():
     ):
         assert torch.equal(f(whole), f(part))
     with pytest.raises(
-        ValueError, match="unknown support: positive. Choose 'real' or 'nonnegative'"
+        ValueError, match="unknown support: positive. Choose real, nonnegative"
     ):
         Paths(part.draws, "positive")
 
@@ -514,7 +516,7 @@ BAD = [
     (dict(levels=[0.0, 0.5]), "strictly between 0 and 1: 0.0"),
     (dict(levels=[float("nan"), 0.5]), "strictly"),
     (dict(levels=[]), "no levels given"),
-    (dict(tails="gauss"), "unknown tails: gauss. Choose 'exponential' or 'flat'"),
+    (dict(tails="gauss"), "unknown tails: gauss. Choose exponential, flat"),
     (dict(support="counts"), "unknown support: counts"),
     (dict(values=torch.tensor([[0.0, np.inf]])), "1 quantiles are NaN or infinite"),
 ]

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from .backtest import Backtest, backtest
 from .basics import named, refuse
-from .distributions import Counts, Paths, QuantileFunction, QuantileGrid
+from .distributions import Counts, Draws, Paths
+from .distributions import QuantileFunction, QuantileGrid
 from .distributions import check_levels, picked
 from .forecast import Forecast
 
@@ -25,9 +26,9 @@ from .forecast import Forecast
 def _targets(base, y) -> Tensor:
     "Targets beside their distributions."
     y = torch.as_tensor(y).to(base.device, base.dtype)
-    if tuple(y.shape) != tuple(base.batch_shape):
+    if tuple(y.shape) != tuple(base.shape):
         refuse(
-            f"expected targets of shape {tuple(base.batch_shape)}, one for each"
+            f"expected targets of shape {tuple(base.shape)}, one for each"
             f" distribution, got {tuple(y.shape)}"
         )
     if y.isinf().any():
@@ -176,18 +177,24 @@ class Recalibrated(QuantileFunction):
         map: LevelMap,  # group shape broadcasts to the batch
     ):
         try:
-            map.values.expand(*base.batch_shape, -1)
+            map.values.expand(*base.shape, -1)
         except RuntimeError:
             refuse(
                 f"a level map for groups {tuple(map.group)} does not fit forecasts of"
-                f" shape {tuple(base.batch_shape)}"
+                f" shape {tuple(base.shape)}"
             )
         self.base, self.map = base, map.to(base.device)
-        super().__init__(base.batch_shape, validate_args=False)
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     dtype = property(lambda self: self.base.dtype)
     device = property(lambda self: self.base.device)
-    joint = property(lambda self: getattr(self.base, "joint", False))
+
+    @property
+    def marginal(self) -> QuantileFunction:
+        if not self.event_shape:
+            return self
+        return Recalibrated(self.base.marginal, self.map)
+
     domain = property(lambda self: getattr(self.base, "domain", "real"))
     draws = functools.cached_property(
         lambda self: (
@@ -196,7 +203,7 @@ class Recalibrated(QuantileFunction):
     )
     pieces = functools.cached_property(lambda self: _pieces(self))
     lowest = functools.cached_property(
-        lambda self: self.icdf(torch.zeros(self.batch_shape, device=self.device))
+        lambda self: self.icdf(torch.zeros(self.shape, device=self.device))
     )
 
     def __repr__(self):
@@ -205,11 +212,7 @@ class Recalibrated(QuantileFunction):
     def __getitem__(self, which) -> "Recalibrated":
         return Recalibrated(
             self.base[which],
-            (
-                self.map
-                if not self.map.group
-                else self.map.expand(*self.batch_shape)[which]
-            ),
+            (self.map if not self.map.group else self.map.expand(*self.shape)[which]),
         )
 
     def icdf(self, value):
@@ -226,6 +229,8 @@ class Recalibrated(QuantileFunction):
         return _cdf(self, torch.as_tensor(value).to(self.device, self.dtype))
 
     def log_prob(self, value):
+        if self.event_shape:
+            return super().log_prob(value)
         return self.base.log_prob(value) - self.map.slope(self.cdf(value)).clamp(
             min=1e-30
         ).log().to(self.dtype)
@@ -271,7 +276,7 @@ def _quantile(self, levels):
             self, m := self.map(u.to(self.device)), self.base.quantile(_asked(self, m))
         )
     return self.icdf(
-        u.view(-1, *[1] * len(self.batch_shape)).expand(-1, *self.batch_shape)
+        u.view(-1, *[1] * len(self.shape)).expand(-1, *self.shape)
     ).movedim(0, -1)
 
 # %% ../../nbs/core/78_conformal.ipynb #_cdf
@@ -285,7 +290,7 @@ def _slope(self, levels):
     "(*batch, level) derivative of the quantile function, by the chain rule."
     u, group = (
         check_levels(levels).double().to(self.device),
-        (1,) * (len(self.batch_shape) - len(self.map.group)) + tuple(self.map.group),
+        (1,) * (len(self.shape) - len(self.map.group)) + tuple(self.map.group),
     )
     if not self.map.group:
         return self.base.slope(_asked(self, self.map(u))) * self.map.slope(u).to(
@@ -296,7 +301,7 @@ def _slope(self, levels):
         self.map(u).view(-1, *group),
         self.map.slope(u).view(-1, *group).movedim(0, -1).to(self.dtype),
     )
-    out = torch.empty(*self.batch_shape, len(u), dtype=self.dtype, device=self.device)
+    out = torch.empty(*self.shape, len(u), dtype=self.dtype, device=self.device)
     # the base answers shared levels: one group after the other
     for i in np.ndindex(*group):
         which, at = (
@@ -314,8 +319,9 @@ def _slope(self, levels):
 def _rsample(self, shape, generator):
     "Draws; those of a joint base keep their ranks, and so their dependence."
     if self.draws is not None:
-        return Paths(self.draws, self.domain).rsample(shape, generator)
-    if not self.joint:
+        kind = Paths if self.event_shape else Draws
+        return kind(self.draws, self.domain).rsample(shape, generator)
+    if not self.event_shape:
         return QuantileFunction.rsample(self, shape, generator)
     x = self.base.rsample(shape, generator)
     low, high = (
@@ -340,7 +346,8 @@ def rejoined(
     q = marginal.quantile((torch.arange(n, dtype=torch.float64) + 0.5) / n).movedim(
         -1, 0
     )
-    return Paths(
+    kind = Paths if paths.event_shape else Draws
+    return kind(
         torch.empty_like(q).scatter_(0, paths.draws.argsort(0), q),
         getattr(marginal, "domain", "real"),
     )
@@ -358,9 +365,7 @@ def _pieces(self):
         (
             self.base.quantile(b)
             if b.dim() == 1
-            else self.base.icdf(b.expand(*self.batch_shape, -1).movedim(-1, 0)).movedim(
-                0, -1
-            )
+            else self.base.icdf(b.expand(*self.shape, -1).movedim(-1, 0)).movedim(0, -1)
         ),
     )
     e = self.base.excess(q.movedim(-1, 0)).movedim(0, -1)
@@ -391,7 +396,7 @@ def _excess(self, c):
     whole pieces above c by their means, the piece that holds c by the excess of the
     base.
     """
-    c = c.expand(torch.broadcast_shapes(c.shape, self.batch_shape))
+    c = c.expand(torch.broadcast_shapes(c.shape, self.shape))
     b, q, e, means, weight = self.pieces
     E, x, total = self.base.excess(c).double(), c.double(), 0.0
     for j in range(len(weight)):
@@ -647,7 +652,7 @@ def _or_pooled(self, values, pooled, top):
 def _values_for(self, base, ids):
     "The corrections of the series or steps of a forecast."
     v = self.values
-    wanted = range(base.batch_shape[-2]) if self.by == "series" and ids is None else ids
+    wanted = range(base.shape[-2]) if self.by == "series" and ids is None else ids
     if self.by == "series":
         at = {name: i for i, name in enumerate(self.names)}
         unknown = [name for name in wanted if name not in at]
@@ -660,13 +665,12 @@ def _values_for(self, base, ids):
             )
         return v[[at[name] for name in wanted]]
     if self.by == "step":
-        if base.batch_shape[-1] > len(v):
+        if base.shape[-1] > len(v):
             refuse(
-                f"calibrated for {len(v)} steps ahead, asked for"
-                f" {base.batch_shape[-1]}",
+                f"calibrated for {len(v)} steps ahead, asked for {base.shape[-1]}",
                 mend="Calibrate on windows of that horizon, or use by='all'",
             )
-        return v[: base.batch_shape[-1]]
+        return v[: base.shape[-1]]
     return v
 
 # %% ../../nbs/core/78_conformal.ipynb #_spread
@@ -855,12 +859,12 @@ def _keys(self, base, ids) -> list:
     "Names of the groups of a forecast."
     if self.by == "all":
         return [()]
-    if len(base.batch_shape) < 2:
+    if len(base.shape) < 2:
         refuse(f"by={self.by!r} needs batches of shape (..., series, horizon)")
     return (
-        list(range(base.batch_shape[-1]))
+        list(range(base.shape[-1]))
         if self.by == "step"
-        else list(range(base.batch_shape[-2]) if ids is None else ids)
+        else list(range(base.shape[-2]) if ids is None else ids)
     )
 
 
