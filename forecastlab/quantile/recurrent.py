@@ -402,7 +402,7 @@ def rnn_loss(
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #_value
 def _values(
-    head: nn.Module,
+    head: Any,
     params: dict[str, Any],
     streams: Streams,
     step: int,

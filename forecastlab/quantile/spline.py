@@ -7,9 +7,10 @@ __all__ = ['TAILS', 'SplineQuantile', 'halved', 'stretch', 'shrink', 'crps_of']
 
 # %% ../../nbs/quantile/10_spline.ipynb #6a9c5455
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from ..core.basics import one_of, refuse
 from ..core.distributions import QuantileFunction, check_levels, picked
@@ -27,7 +28,7 @@ class SplineQuantile(QuantileFunction):
     def __init__(
         self,
         # (knot,) shared, or (*batch, knot): never decreasing, in [0, 1]
-        levels: Tensor | Sequence[float],
+        levels: ArrayLike,
         values: Tensor,  # (*batch, knot) never decreasing
         # (*batch,) scale of the tail below the first knot; None: levels start at 0
         left: Tensor | float | None = None,
@@ -130,7 +131,7 @@ class SplineQuantile(QuantileFunction):
 
     def icdf(
         self,
-        value: Tensor | Sequence[float] | float,  # (*sample, *batch) levels in [0, 1]
+        value: ArrayLike,  # (*sample, *batch) levels in [0, 1]
     ) -> Tensor:  # (*sample, *batch) in the target's unit
         "Quantities at levels; infinite at 0 and 1 where there is a tail."
         u, back = _columns(value, self)
@@ -145,7 +146,7 @@ class SplineQuantile(QuantileFunction):
 
     def quantile(
         self,
-        levels: Tensor | Sequence[float],  # (level,) strictly inside (0, 1), any order
+        levels: ArrayLike,  # (level,) strictly inside (0, 1), any order
     ) -> Tensor:  # (*batch, level) in the target's unit
         "Quantities at the same levels for the whole batch; they never cross."
         u = check_levels(levels).to(self.values)
@@ -160,7 +161,7 @@ class SplineQuantile(QuantileFunction):
 
     def slope(
         self,
-        levels: Tensor | Sequence[float],  # (level,) strictly inside (0, 1), any order
+        levels: ArrayLike,  # (level,) strictly inside (0, 1), any order
     ) -> Tensor:  # (*batch, level) same unit as the target
         "Derivative of the quantile function; at a knot, that to its right."
         u = check_levels(levels).to(self.values)
@@ -175,7 +176,7 @@ class SplineQuantile(QuantileFunction):
 
     def cdf(
         self,
-        value: Tensor | Sequence[float] | float,  # (*sample, *batch) quantities
+        value: ArrayLike,  # (*sample, *batch) quantities
     ) -> Tensor:  # (*sample, *batch) in [0, 1]
         "Probability of at most `value`; NaN stays NaN."
         y, back = _columns(value, self)
@@ -195,7 +196,7 @@ class SplineQuantile(QuantileFunction):
 
     def log_prob(
         self,
-        value: Tensor | Sequence[float] | float,  # (*sample, *batch) quantities
+        value: ArrayLike,  # (*sample, *batch) quantities
     ) -> Tensor:  # (*sample, *batch)
         "Log density; minus infinity where there is no probability."
         y, back = _columns(value, self)
@@ -210,7 +211,7 @@ class SplineQuantile(QuantileFunction):
 
     def crps(
         self,
-        value: Tensor | Sequence[float] | float,  # (*sample, *batch) what happened
+        value: ArrayLike,  # (*sample, *batch) what happened
     ) -> Tensor:  # (*sample, *batch) same unit as the target
         """Continuous ranked probability score, exact and differentiable.
 
@@ -225,7 +226,7 @@ class SplineQuantile(QuantileFunction):
 
     def excess(
         self,
-        stock: Tensor | Sequence[float] | float,  # (*sample, *batch) quantities
+        stock: ArrayLike,  # (*sample, *batch) quantities
     ) -> Tensor:  # (*sample, *batch) same unit as the target
         "Expectation of what the target exceeds a stock by, 0 where it does not."
         c, back = _columns(stock, self)
@@ -267,7 +268,7 @@ class SplineQuantile(QuantileFunction):
 
     def at(
         self,
-        levels: Tensor | Sequence[float],  # (level,) increasing, inside (0, 1)
+        levels: ArrayLike,  # (level,) increasing, inside (0, 1)
     ) -> "SplineQuantile":
         """The curve through its own quantiles at shared levels.
 
