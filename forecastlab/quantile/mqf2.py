@@ -203,7 +203,7 @@ class MapPaths(Paths):
         loc: Tensor,  # (series,) added to paths
         scale: Tensor,  # (series,) paths are multiplied by
         support: str = "real",  # "real" or "nonnegative": paths are cut at 0
-        draws: int = 512,  # fixed draws behind the marginals, at least one a member
+        draws: int = 512,  # fixed draws behind the marginals
         steps: int | None = None,  # first steps of the maps' horizon; None: all
     ):
         self.maps, self.loc, self.scale = maps, loc, scale
