@@ -315,7 +315,7 @@ class ISQFHead(Head):
         return _linked(self.link, levels, values, left, right, *pair)
 
     def _split(self, anchors: Tensor, shares: Tensor) -> Tensor:
-        "(..., level) anchors and the knots between them, from (..., gap x piece) shares."
+        "(..., level) anchors with knots between them, by (..., gap x piece) shares."
         low, gap = anchors[..., :-1, None], anchors.diff(dim=-1)[..., None]
         share = self.share(shares.unflatten(-1, (-1, self.pieces)))
         inner = torch.cat([low, low + gap * share], -1)
