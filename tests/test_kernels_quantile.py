@@ -1,6 +1,6 @@
-"""The scores of quantile functions and of paths:
+"""The scores of quantile functions and of paths.
 
-kernels against references, references against integrals and loops. Triton runs through
+Kernels against references, references against integrals and loops. Triton runs through
 its interpreter on a CPU.
 """
 
@@ -101,9 +101,9 @@ def run(path, made, dtype=None):
 
 
 def agree(path, made, tol=3e-6, own=0.0):
-    """Like the reference in double precision, up to `tol` of the largest entry; `own`:
+    """Like the reference in double precision, up to `tol` of the largest entry; `own`.
 
-    rounding of the gradient's own type.
+    Rounding of the gradient's own type.
     """
     score, grads = run(path, made)
     want, slopes = run(spline_crps_ref, made, torch.float64)
@@ -867,9 +867,9 @@ for kernel, fixed in kernels:
 
 @kernel
 def test_quantile_kernels_compile_for_a_gpu_without_one():
-    """Machine code for Ampere and Hopper:
+    """Machine code for Ampere and Hopper.
 
-    no spilled registers, no atomics, each tail's exponentials taken once a thread.
+    No spilled registers, no atomics, each tail's exponentials taken once a thread.
     """
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | dict(
         TRITON_INTERPRET="0"

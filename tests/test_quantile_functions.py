@@ -1,6 +1,6 @@
-"""Every quantile function of the lab at once:
+"""Every quantile function of the lab at once.
 
-monotone, invertible, scored exactly, differentiable, without NaN; and GluonTS's with
+Monotone, invertible, scored exactly, differentiable, without NaN; and GluonTS's with
 the same parameters.
 """
 
@@ -228,9 +228,9 @@ def legendre(ends, n=24):
 
 
 def quadrature(d, z=None):
-    """Mean, or CRPS of z (batch,), of a distribution with batch (4,):
+    """Mean, or CRPS of z (batch,), of a distribution with batch (4,).
 
-    levels as exp(-t) in the tails, where a Pareto of .9 needs t up to 400.
+    Levels as exp(-t) in the tails, where a Pareto of .9 needs t up to 400.
     """
     a = d.levels.expand(*d.batch_shape, -1).double()
     p = [d.cdf(z).double()[:, None]] if z is not None else []
@@ -821,9 +821,9 @@ def test_piecewise_linear_equals_gluonts(gluonts):
 
 
 def test_flat_pieces_where_gluonts_differs(gluonts):
-    """P(Y <= 1) with a jump at 1:
+    """P(Y <= 1) with a jump at 1.
 
-    their sum of slopes is 0 there or divides by what is left; F must be the highest
+    Their sum of slopes is 0 there or divides by what is left; F must be the highest
     level at which the quantile is 1.
     """
     gamma, slopes, spacings = (
