@@ -101,9 +101,9 @@ def run(path, made, dtype=None):
 
 
 def agree(path, made, tol=3e-6, own=0.0):
-    """Like the reference in double precision, up to `tol` of the largest entry; `own`.
+    """Like the reference in double precision, up to `tol` of the largest entry.
 
-    Rounding of the gradient's own type.
+    `own` is the rounding of the gradient's own type.
     """
     score, grads = run(path, made)
     want, slopes = run(spline_crps_ref, made, torch.float64)
