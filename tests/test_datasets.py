@@ -200,7 +200,10 @@ def test_a_set_needs_only_an_entry_and_a_reader(tmp_path, monkeypatch):
         reader="core.datasets:wide",
         options={"file": "toy", "first": 1},
         roles={"known": [], "past": [], "static": [], "text": []},
-        **{"freq": "MS", "horizon": 1, "season": 12, "fill": None},
+        freq="MS",
+        horizon=1,
+        season=12,
+        fill=None,
     )
     folder.mkdir(parents=True)
     (folder / "toy.csv").write_bytes(content)

@@ -7,7 +7,8 @@ answers as what was saved.
 import contextlib
 import inspect
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest

@@ -8,7 +8,8 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 
 from forecastlab.ranking import beam as searching
-from forecastlab.ranking.beam import POSTS, Query, beam_search, score_selected
+from forecastlab.kernels.posts import POSTS
+from forecastlab.ranking.beam import Query, beam_search, score_selected
 from forecastlab.ranking.chunks import Chunks, layer_scores
 
 NAMES = [p for p in POSTS if isinstance(p, str)]

@@ -335,7 +335,7 @@ def test_libpecos_layers_in_a_parameter_file(tmp_path):
         verbose=0,
         threads=-1,
         newton_eps=0.01,
-        **{"__meta__": {"class_fullname": "x"}},
+        __meta__={"class_fullname": "x"},
     )
     path = tmp_path / "p.json"
     train = dict(

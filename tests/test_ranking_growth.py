@@ -7,7 +7,8 @@ from scipy import sparse
 from forecastlab.ranking.chunks import Chunks
 from forecastlab.ranking.growth import Statistics, add_labels, drop_labels, health
 from forecastlab.ranking.growth import place, rename_labels, widened
-from forecastlab.ranking.linear import LinearSettings, train_layer
+from forecastlab.ranking.linear import train_layer
+from forecastlab.ranking.solvers import LinearSettings
 from forecastlab.ranking.xrlinear import XRLinear
 
 ARRAYS = ("child_ptr", "child", "row_ptr", "row", "entry_ptr", "column", "value")

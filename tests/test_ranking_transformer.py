@@ -17,17 +17,17 @@ import scipy.sparse as sp
 import torch
 
 pytest.importorskip("transformers")
-from safetensors.torch import load_file, save_file  # noqa: E402
+from safetensors.torch import load_file, save_file
 
-from forecastlab.ranking import encoder as encoders  # noqa: E402
-from forecastlab.ranking.encoder import TextEncoder, Tokens  # noqa: E402
-from forecastlab.ranking.encoder import default_encoder, embed, pooled  # noqa: E402
-from forecastlab.ranking.encoder import tiny_encoder  # noqa: E402
-from forecastlab.ranking.index import label_chain  # noqa: E402
-from forecastlab.ranking.xrtransformer import Draw, FineTuning, Matcher  # noqa: E402
-from forecastlab.ranking.xrtransformer import XRTransformer, mix_weights  # noqa: E402
-from forecastlab.ranking.xrtransformer import node_loss, start_head  # noqa: E402
-from forecastlab.ranking.xrtransformer import with_label_names  # noqa: E402
+from forecastlab.ranking import encoder as encoders
+from forecastlab.ranking.encoder import TextEncoder, Tokens
+from forecastlab.ranking.encoder import default_encoder, embed, pooled
+from forecastlab.ranking.encoder import tiny_encoder
+from forecastlab.ranking.chain import label_chain
+from forecastlab.ranking.xrtransformer import Draw, FineTuning, Matcher
+from forecastlab.ranking.xrtransformer import XRTransformer, mix_weights
+from forecastlab.ranking.xrtransformer import node_loss, start_head
+from forecastlab.ranking.xrtransformer import with_label_names
 
 HERE = Path(__file__).parent
 WORDS = "sun moon star sea hill tree road bird fish wind rain snow".split()

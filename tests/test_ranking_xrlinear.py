@@ -19,7 +19,7 @@ pytest.importorskip(
 from forecastlab.ranking.beam import beam_search
 from forecastlab.ranking.estimator import ExtremeClassifier, add, label_matrix
 from forecastlab.ranking.explain import explain, ranker
-from forecastlab.ranking.index import hierarchical_kmeans
+from forecastlab.ranking.two_means import hierarchical_kmeans
 from forecastlab.ranking.labels import pifa
 from forecastlab.ranking.report import pruned, report
 from forecastlab.ranking.solvers import LinearSettings

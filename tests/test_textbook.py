@@ -9,8 +9,9 @@ from forecastlab.core.basics import LabError
 from forecastlab.core.forecaster import load_model
 from forecastlab.core.metrics import mean_wql
 from forecastlab.core.panel import Panel
+from forecastlab.core.frequency import season_of
 from forecastlab.demand.textbook import LEVELS, AutoETS, CrostonSBA, EmpiricalQuantiles
-from forecastlab.demand.textbook import SeasonalNaive, guarded, season_of
+from forecastlab.demand.textbook import SeasonalNaive, guarded
 
 pytest.importorskip(
     "statsforecast",

@@ -17,7 +17,8 @@ from ..core import datasets
 from ..core.basics import one_of, refuse, whole
 from ..core.panel import Panel
 from ..core.sparse import ordered
-from ..ranking.linear import LinearSettings
+from . import readers
+from ..ranking.solvers import LinearSettings
 from ..ranking.text import Vectorizer
 from ..ranking.xrlinear import XRLinear
 
@@ -282,7 +283,7 @@ def _whole_shop() -> Shop:
     "Every invoice line: the text and the price of each product's first one."
     file = datasets.get("online_retail_ii") / "online_retail.csv.xz"
     lines = pd.read_csv(file, dtype={"StockCode": str, "Invoice": str})
-    goods = datasets.clean(lines)
+    goods = readers.clean(lines)
     goods["Description"] = goods.Description.str.strip()
     panel = _weekly(goods)
     day = pd.to_datetime(goods.InvoiceDate, format="%m/%d/%Y %H:%M")
@@ -302,7 +303,7 @@ def _whole_shop() -> Shop:
 def _weekly(goods: pd.DataFrame) -> Panel:
     "Units a week of every product, from its first sale to the end of the records."
     names = {"StockCode": "unique_id", "units": "y"}
-    rows = datasets.sales(goods).rename(columns=names)[["unique_id", "ds", "y"]]
+    rows = readers.sales(goods).rename(columns=names)[["unique_id", "ds", "y"]]
     weeks = datasets.grid(rows, "W-SUN", to_end=True).fillna({"y": 0})
     return Panel.from_frame(weeks, freq="W-SUN")
 

@@ -277,7 +277,7 @@ def mq_loss(
     # (batch, fork, horizon)
     z = (forked(batch.y, horizon, forks) - loc[..., None]) / scale[..., None]
     weight = weight[..., None] * forked(batch.observed, horizon, forks)
-    crps = Head.crps(found, torch.where(weight > 0, z, 0.0))
+    crps = Head.loss(found, torch.where(weight > 0, z, 0.0))
     return (weight * crps).sum(), weight.sum()
 
 # %% ../../nbs/demand/50_mq.ipynb #_at_last_origin

@@ -135,8 +135,6 @@ class Head(nn.Module):
         "The CRPS, by the kernel."
         return crps_of(params, z)
 
-    crps = loss  # for callers that score parameters of any head
-
     def distribution(
         self,
         params: dict[str, Any],  # of `forward`

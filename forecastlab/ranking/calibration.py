@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from sklearn.isotonic import IsotonicRegression
 from ..core.basics import atomic, number, one_of, refuse, whole
+from ..core.conformal import isotonic as nearest_increasing
 from .chunks import Chunks, layer_scores
-from .index import label_chain
+from .chain import label_chain
 from .xrlinear import XRLinear
 from ..core.sparse import as_features, as_labels, binary, ordered
 
@@ -296,12 +296,16 @@ def isotonic(
     scores: np.ndarray,  # (pair,) any finite numbers
     targets: np.ndarray,  # (pair,) in [0, 1]
 ) -> Steps:  # a map from scores to probabilities
-    "The best increasing map in squares, by scikit-learn."
+    "The best increasing map in squares; equal scores count as one, with their mean."
     p, t = _pair_of_columns(scores, targets)
     _all_in_unit(t, "targets")
     _all_finite(p)
-    fit = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(p, t)
-    return Steps(fit.X_thresholds_, fit.y_thresholds_)
+    score, place, count = np.unique(p, return_inverse=True, return_counts=True)
+    value = nearest_increasing(np.bincount(place, t) / count, count)
+    # a corner between two of the same height says nothing
+    turn = np.diff(value) != 0
+    corner = np.r_[True, turn] | np.r_[turn, True]
+    return Steps(score[corner], value[corner])
 
 # %% ../../nbs/ranking/55_calibration.ipynb #_parents
 def clusters_of(

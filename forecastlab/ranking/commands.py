@@ -22,7 +22,7 @@ from ..core.sparse import save_matrix, vstack
 from .chain import Chain, load_chain, save_chain
 from .files import read_text2text
 from .labels import label_embedding
-from .linear import LinearSettings
+from .solvers import LinearSettings
 from .metrics import evaluate
 from .options import INDEX_OPTIONS, SOLVERS, Parser, evaluate_options
 from .options import predict_options, read_params, skeleton

@@ -24,15 +24,15 @@ from sklearn.exceptions import NotFittedError
 from ..core.basics import LabError, atomic_folder, number, one_of, refuse
 from ..core.basics import whole
 from ..core.sparse import as_features, as_labels, ordered
-from .beam import POSTS
+from ..kernels.posts import POSTS
 from .calibration import Calibration, Steps, best_threshold
 from .calibration import isotonic, pairs_of
 from .ensemble import COMBINE, Ensemble
 from .explain import Explanation, explain
 from .growth import add_labels
-from .index import hierarchical_kmeans
+from .two_means import hierarchical_kmeans
 from .labels import pifa
-from .linear import LinearSettings
+from .solvers import LinearSettings
 from .text import Vectorizer
 from .xrlinear import XRLinear, negatives_of
 
@@ -688,15 +688,13 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         whole("branches", self.branches, 2)
         whole("seed", self.seed, 0)
         self._cores()
-        one_of("post", self.post, [p for p in POSTS if isinstance(p, str)])
+        one_of("post", self.post, list(POSTS))
         if not callable(self.how):
             one_of("how", self.how, COMBINE)
         if isinstance(self.negatives, str):
             negatives_of(self.negatives, 1)
         C = number("C", self.C, 0, ends="(]")
         return LinearSettings(self.solver, C, C, threshold=self.threshold)
-
-    _features, _matrix = features_of, matrix_of
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "model_")

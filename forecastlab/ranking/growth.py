@@ -21,8 +21,9 @@ from ..core.basics import atomic_folder, number, refuse, whole
 from .beam import beam_search
 from .calibration import clusters_of
 from .chunks import Chunks
-from .linear import LinearSettings, _gather, _prune, _shuffle, _solve
-from .linear import _twister
+from .linear import _prune
+from .solvers import LinearSettings, _gather, _shuffle, _solve
+from .solvers import _twister
 from ..core.sparse import arrays, as_features, as_labels, load_matrix
 from ..core.sparse import save_matrix
 from .xrlinear import XRLinear

@@ -14,8 +14,6 @@ from ..core.basics import refuse, whole
 from ..core.sparse import Matrix, as_features
 from .chain import Chain, check_chain, from_clusters
 from .chain import from_leaf_codes, parent_matrix
-from .chain import label_chain, matching_chain  # noqa: F401
-from .chain import relevance_chain  # noqa: F401
 from .labels import label_embedding
 from .natural import unbalanced_kmeans
 from .two_means import hierarchical_kmeans

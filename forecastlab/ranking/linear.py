@@ -18,7 +18,6 @@ from ..core.sparse import cores
 from .chunks import Chunks
 from .solvers import LinearSettings, _gather, _gather_dense, _jit
 from .solvers import _positives, _solve
-from .solvers import _shuffle, _twister  # noqa: F401
 
 # %% ../../nbs/ranking/35_linear.ipynb #_prune
 @_jit

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 from ..core.basics import refuse
-from .beam import POSTS
+from ..kernels.posts import POSTS
 
 # %% ../../nbs/ranking/92_options.ipynb #_truth
 Add: TypeAlias = Callable[..., Any]  # `add_argument` of a parser
@@ -174,7 +174,7 @@ def _with_rankers(add: Add) -> None:
 # %% ../../nbs/ranking/92_options.ipynb #_with_prediction
 def _with_prediction(add: Add, beam: int | None, what: str) -> None:
     "What a prediction returns."
-    posts = [p for p in POSTS if isinstance(p, str)]
+    posts = list(POSTS)
     add(
         "-k",
         "--only-topk",

@@ -17,7 +17,7 @@ from ..core.sparse import Matrix
 from .calibration import ece, pairs_of, reliability
 from .chunks import Chunks
 from .estimator import ExtremeClassifier
-from .linear import LinearSettings
+from .solvers import LinearSettings
 from .metrics import precision, table, tail
 from .xrlinear import XRLinear
 
@@ -208,7 +208,6 @@ class Report:
 
     def plot(self) -> "Figure":
         "Four panels: beam, tree, size, probabilities."
-        import matplotlib.pyplot as plt
         from forecastlab.core.plots import style
 
         with plt.rc_context(style()):
@@ -286,10 +285,10 @@ def report(
     progress: bool = False,  # show bars while trees are trained
 ) -> Report:
     "Four questions, and who is served."
-    X = model._features(X)
-    X_test = model._features(X_test)
-    Y = model._matrix(y)
-    Y_test = model._matrix(y_test)
+    X = model.features_of(X)
+    X_test = model.features_of(X_test)
+    Y = model.matrix_of(y)
+    Y_test = model.matrix_of(y_test)
     P = model.rank(X_test, 20)
     first = model.model_.models[0]
     found = Report(

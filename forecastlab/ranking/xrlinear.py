@@ -21,8 +21,8 @@ from ..core.sparse import save_matrix
 from ..kernels.posts import POSTS, post_name
 from .beam import Query, beam_search, score_selected
 from .chunks import Chunks
-from .index import label_chain, make_chain, matching_chain
-from .index import relevance_chain
+from .chain import label_chain, matching_chain, relevance_chain
+from .index import make_chain
 from .linear import _check_kernel, train_layer
 from .solvers import LinearSettings
 

@@ -27,9 +27,11 @@ from ..core.sparse import as_features, as_labels, binary, hstack
 from .beam import beam_search
 from .chunks import Chunks
 from .encoder import TextEncoder, Tokens, embed
-from .index import check_chain, hierarchical_kmeans, label_chain
+from .chain import check_chain, label_chain
 from .labels import pifa
-from .linear import LinearSettings, train_layer
+from .linear import train_layer
+from .solvers import LinearSettings
+from .two_means import hierarchical_kmeans
 from .xrlinear import XRLinear
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #FineTuning
