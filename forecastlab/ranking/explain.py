@@ -165,13 +165,16 @@ def _widths(model, beam, k):
     return [*beam, model.k if k is None else k]
 
 # %% ../../nbs/ranking/60_explain.ipynb #_steps
+def _posts(model) -> list[str]:
+    "(layer,) the post-processor of every layer."
+    return model.post if isinstance(model.post, list) else [model.post] * model.depth
+
+
 def _path_scores(model, x, path):
     "(layer,) score of the path down to every layer, beam or not."
     scores, start = [], None
-    for layer, node in zip(model.layers, path):
-        P = beam_search(
-            x, [layer], k=layer.nodes, post=model.post, start=start, threads=1
-        )
+    for layer, post, node in zip(model.layers, _posts(model), path):
+        P = beam_search(x, [layer], k=layer.nodes, post=post, start=start, threads=1)
         scores.append(float(P[0, node]))
         start = sparse.csr_matrix(
             ([scores[-1]], [node], [0, 1]), shape=(1, layer.nodes), dtype=np.float32
@@ -194,9 +197,10 @@ def follow(
     "Margin, score and rank of a path's nodes, and the last score that was kept."
     rows, sent = [], None
     scores = _path_scores(model, x, path)
+    posts = _posts(model)
     for t, (layer, node, width) in enumerate(zip(model.layers, path, widths)):
         seen = beam_search(
-            x, [layer], k=layer.nodes, post=model.post, start=sent, threads=1
+            x, [layer], k=layer.nodes, post=posts[t], start=sent, threads=1
         )
         at = np.flatnonzero(seen.indices == node)
         rank = int(at[0]) + 1 if len(at) else 0

@@ -208,6 +208,7 @@ class Report:
 
     def plot(self) -> "Figure":
         "Four panels: beam, tree, size, probabilities."
+        import matplotlib.pyplot as plt
         from forecastlab.core.plots import style
 
         with plt.rc_context(style()):

@@ -9,7 +9,7 @@ __all__ = ['active', 'negatives_of', 'XRLinear']
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,10 @@ class XRLinear:
         layers: list[Chunks],  # of every layer, top first
         # nodes kept in a layer on the way down; one number or one for each layer but
         # the last
-        beam: int | list[int] = 10,
+        beam: int | Sequence[int] = 10,
         k: int = 20,  # labels returned
         # what turns a margin into a score, a name in POSTS; one, or one for each layer
-        post: str | bool | None | list[str] = "l3-hinge",
+        post: str | bool | None | Sequence[str] = "l3-hinge",
     ):
         self.layers = list(layers)
         self.k: int = whole("k", k)
@@ -184,7 +184,7 @@ class XRLinear:
         label_features: sparse.csr_matrix | np.ndarray | None = None,
         # who trains with whom: "tfn", "man", "usn", or sums such as "tfn+man"; one, or
         # one for each layer
-        negatives: str | list[str] = "tfn",
+        negatives: str | Sequence[str] = "tfn",
         # {layers above the labels: (instance, node) matrix} for usn, or the matrix for
         # the labels alone
         user_negatives: dict | sparse.csr_matrix | None = None,
@@ -198,10 +198,10 @@ class XRLinear:
         solver: LinearSettings | None = None,
         # nodes kept in a layer, by default in prediction, and for "man"; one number, or
         # one for each layer but the last
-        beam: int | list[int] = 10,
+        beam: int | Sequence[int] = 10,
         k: int = 20,  # labels returned by default
         # post-processor by default, and for "man"; one name, or one for each layer
-        post: str | bool | None | list[str] = "l3-hinge",
+        post: str | bool | None | Sequence[str] = "l3-hinge",
         branches: int = 16,  # children of a node, where a tree is built
         leaf: int = 100,  # labels of a leaf at most, where a tree is built
         seed: int = 0,  # of the tree
@@ -326,7 +326,7 @@ class XRLinear:
         k: int | None = None,  # labels returned; None: the model's own number
         # nodes kept in a layer, one number or one for each layer but the last; None:
         # the model's own
-        beam: int | list[int] | None = None,
+        beam: int | Sequence[int] | None = None,
         # post-processor, a name in POSTS; None: the model's own
         post: str | bool | None = None,
         # (instance, label) sparse: score its stored entries, without a beam; k and beam
@@ -365,7 +365,7 @@ class XRLinear:
         k: int | None = None,  # labels returned; None: the model's own number
         # nodes kept in a layer, one number or one for each layer but the last; None:
         # the model's own
-        beam: int | list[int] | None = None,
+        beam: int | Sequence[int] | None = None,
         # post-processor, a name in POSTS; None: the model's own
         post: str | bool | None = None,
     ) -> Query:  # called with (features, values) of one instance
