@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = 88  # what a page shows without scrolling
+TOLD = ("type: ignore", "noqa", "fmt: ")
 # Public things that need no words of their own, by "module:name"; each with a reason.
 EXCUSED: dict[str, str] = {}
 
@@ -23,7 +24,9 @@ def comments_of(source):
     texts, alone = {}, set()
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and token.string.strip("# "):
+        text = token.string.strip("# ")
+        # what is said to a tool says nothing to a reader
+        if token.type == tokenize.COMMENT and text and not text.startswith(TOLD):
             texts[token.start[0]] = token.string.lstrip("# ")
             if not lines[token.start[0] - 1][: token.start[1]].strip():
                 alone.add(token.start[0])

@@ -101,17 +101,15 @@ def render():
 
 
 def names():
-    """Page as rendered -> page as published:
+    """Page as rendered -> page as published, the name that nbdev's own links use.
 
-    `core/10_panel.html` -> `core/panel.html`, the name that nbdev's own links use.
+    `core/10_panel.html` becomes `core/panel.html`.
     """
     found = {}
     for notebook in sorted(PROC.rglob("*.ipynb")):
         first = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
-        name, page = (
-            re.search(r"^output-file: (\S+)", first, re.M),
-            notebook.relative_to(PROC).with_suffix(".html"),
-        )
+        name = re.search(r"^output-file: (\S+)", first, re.M)
+        page = notebook.relative_to(PROC).with_suffix(".html")
         found[page] = page.with_name(name[1]) if name else page
     twice = sorted(
         {str(p) for p in found.values() if list(found.values()).count(p) > 1}
@@ -151,58 +149,60 @@ def source_page(module):
     page.write_text(highlight((ROOT / module).read_text(), PythonLexer(), look))
 
 
+def pages_by_their_names(text, short):
+    "Links to `10_panel.html` become links to `panel.html`."
+    if not short:
+        return text
+    numbered = "|".join(map(re.escape, short))
+    pattern = rf"(?<![\w-])({numbered})(?=[\"'#?<\s])"
+    return re.sub(pattern, lambda m: short[m[1]], text)
+
+
+def sources_on_the_site(text, blob, up):
+    "Links to a module's source lead to a page of the site; the modules linked to."
+
+    def link(m):
+        line = f"#L-{m[2]}" if m[2] else ""
+        return f'href="{up}source/{m[1]}.html{line}"'
+
+    pattern = rf'href="{re.escape(blob)}(forecastlab/[\w/]+)\.py(?:#L(\d+))?"'
+    modules = {Path(f"{m[0]}.py") for m in re.findall(pattern, text)}
+    return re.sub(pattern, link, text), modules
+
+
+def read_offline(text, host, up):
+    "Links to our own host become relative, TeX becomes MathML."
+
+    def equation(m):
+        return mathml(m[2], m[1] == "display")
+
+    text = re.sub(rf'(<a [^>]*href="){re.escape(host)}', rf"\g<1>{up}", text)
+    spans = r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>'
+    text = re.sub(spans, equation, text, flags=re.S)
+    return re.sub(r"<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?", "", text)
+
+
 def finish():
     "Even the pages out: names, own links, equations, source links."
     from nbdev.config import get_config
 
     config, renamed = get_config(), names()
-    host, blob = (
-        f"{config.doc_host}{config.doc_baseurl}/",
-        f"{config.git_url}/blob/{config.branch}/",
-    )
+    host = f"{config.doc_host}{config.doc_baseurl}/"
+    blob = f"{config.git_url}/blob/{config.branch}/"
     for old, new in renamed.items():
         if old != new and (DOCS / old).exists():
             (DOCS / old).rename(DOCS / new)
     short = {old.name: new.name for old, new in renamed.items() if old.name != new.name}
-    number = (
-        re.compile(
-            r"(?<![\w-])(" + "|".join(map(re.escape, short)) + r")(?=[\"'#?<\s])"
-        )
-        if short
-        else None
-    )
     modules = set()
-    for file in [
-        f
-        for f in DOCS.rglob("*")
-        if f.suffix in (".html", ".json", ".xml") and "site_libs" not in f.parts
-    ]:
-        text = file.read_text()
-        if number:
-            text = number.sub(lambda m: short[m[1]], text)
+    for file in DOCS.rglob("*"):
+        if file.suffix not in (".html", ".json", ".xml") or "site_libs" in file.parts:
+            continue
+        text = pages_by_their_names(file.read_text(), short)
         if file.suffix == ".html":
             up = "../" * (len(file.relative_to(DOCS).parts) - 1)
-            modules |= {
-                Path(m)
-                for m in re.findall(
-                    rf'href="{re.escape(blob)}(forecastlab/[\w/]+\.py)', text
-                )
-            }
-            text = re.sub(
-                rf'href="{re.escape(blob)}(forecastlab/[\w/]+)\.py(?:#L(\d+))?"',
-                lambda m: (
-                    f'href="{up}source/{m[1]}.html' + (f'#L-{m[2]}"' if m[2] else '"')
-                ),
-                text,
-            )
-            text = re.sub(rf'(<a [^>]*href="){re.escape(host)}', rf"\g<1>{up}", text)
-            text = re.sub(
-                r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>',
-                lambda m: mathml(m[2], m[1] == "display"),
-                text,
-                flags=re.S,
-            )
-            text = re.sub(r"<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?", "", text)
+            text, linked = sources_on_the_site(text, blob, up)
+            modules |= linked
+            text = read_offline(text, host, up)
         file.write_text(text)
     for module in modules:
         source_page(module)
@@ -248,41 +248,27 @@ def anchors():
         text = page.read_text()
         for url in set(read(page).links):
             file, fragment = target(page, url) or (None, "")
-            if (
-                not re.search(r"\.|^_", fragment)
-                or not file.exists()
-                or fragment in read(file).ids
-            ):
+            if not re.search(r"\.|^_", fragment) or not file.exists():
                 continue
-            near = next(
-                (
-                    f
-                    for f in (fragment.rsplit(".", 1)[-1], fragment.split(".")[0])
-                    if f in read(file).ids
-                ),
-                "",
-            )
-            text = text.replace(
-                f'href="{html.escape(url)}"',
-                f'href="{url.split("#")[0]}{"#" + near if near else ""}"',
-            )
+            ids = read(file).ids
+            if fragment in ids:
+                continue
+            headings = fragment.rsplit(".", 1)[-1], fragment.split(".")[0]
+            near = next((f"#{f}" for f in headings if f in ids), "")
+            old, new = html.escape(url), url.split("#")[0] + near
+            text = text.replace(f'href="{old}"', f'href="{new}"')
         page.write_text(text)
     read.cache_clear()
 
 
 def check():
-    """What a reader would stumble over:
-
-    broken links and anchors, and anything that is loaded from another host.
-    """
+    "Broken links and anchors, and anything that is loaded from another host."
     wrong = []
     for page in sorted(DOCS.rglob("*.html")):
-        where = page.relative_to(DOCS)
-        wrong += [f"{where} loads {u}" for u in read(page).loads if urlsplit(u).netloc]
-        for url in dict.fromkeys(
-            read(page).links
-            + [u for u in read(page).loads if not u.startswith("data:")]
-        ):
+        where, found = page.relative_to(DOCS), read(page)
+        wrong += [f"{where} loads {u}" for u in found.loads if urlsplit(u).netloc]
+        files = [u for u in found.loads if not u.startswith("data:")]
+        for url in dict.fromkeys(found.links + files):
             file, fragment = target(page, url) or (None, "")
             if file is None:
                 continue
@@ -290,19 +276,18 @@ def check():
                 wrong.append(f"{where} links to {url}, which does not exist")
             elif fragment and file.suffix == ".html" and fragment not in read(file).ids:
                 wrong.append(f"{where} links to {url}, which has no such anchor")
+    elsewhere = r"(?:@import|url\()\s*[\"'(]*(https?://[^\"')]+)"
     for style in DOCS.rglob("*.css"):
-        wrong += [
-            f"{style.relative_to(DOCS)} loads {u}"
-            for u in re.findall(
-                r"(?:@import|url\()\s*[\"'(]*(https?://[^\"')]+)", style.read_text()
-            )
-        ]
+        urls = re.findall(elsewhere, style.read_text())
+        wrong += [f"{style.relative_to(DOCS)} loads {u}" for u in urls]
     return wrong
 
 
 if __name__ == "__main__":
     os.chdir(ROOT)
-    process(), render(), finish()
+    process()
+    render()
+    finish()
     wrong = check()
     for line in wrong:
         print("broken:", line)

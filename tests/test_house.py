@@ -198,6 +198,20 @@ def test_each_pipeline_has_one_parameters_cell_and_defines_no_module():
         assert nb not in exports(), f"{where(nb)} is a pipeline and must not export"
 
 
+@pytest.mark.parametrize("page", ["README.md", "nbs/index.ipynb"])
+def test_the_map_names_every_notebook(page):
+    "And no notebook that is gone."
+    text_of_page = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(\d\d_\w+?)(?:\.ipynb|`)", text_of_page))
+    made = {p.stem for p in notebooks() if re.match(r"\d", p.stem)}
+    if page.startswith("nbs"):
+        made -= {p.stem for p in notebooks("pipelines") if "bench" in p.stem}
+    assert not (lost := sorted(made - named)), f"{page} does not name {lost}"
+    assert not (gone := sorted(named - {p.stem for p in notebooks()})), (
+        f"{page} names {gone}, which are gone"
+    )
+
+
 def test_title_cell_holds_title_subtitle_and_front_matter_only():
     for nb in notebooks():
         cell = next(c for c in text(nb)["cells"] if c["cell_type"] == "markdown")
@@ -479,7 +493,8 @@ def test_tests_use_what_is_public():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
                 if (node.module or "").startswith("forecastlab"):
-                    private = [a.name for a in node.names if a.name.startswith("_")]
+                    names = [a.name for a in node.names]
+                    private = [n for n in names if n[0] == "_" and n[:2] != "__"]
                     wrong += [f"{path.name}: {node.module}.{n}" for n in private]
     assert not wrong, wrong
 
