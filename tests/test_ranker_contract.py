@@ -130,8 +130,6 @@ def test_nothing_is_replaced_silently(ranker, model, tmp_path):
 
 
 def test_what_is_no_model_stays(ranker, model, tmp_path):
-    if ranker.kind.__name__ == "XRTransformer":
-        pytest.xfail("overwrite=True still replaces any folder here")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "diary.txt").write_text("mine")
     with contextlib.suppress(FileExistsError):
