@@ -19,6 +19,7 @@ from forecastlab.core.conformal import Recalibrated, enough, isotonic, needed_le
 from forecastlab.core.conformal import recalibrated
 from forecastlab.core.distributions import Counts, Paths, QuantileFunction, QuantileGrid
 from forecastlab.core.forecast import Forecast
+from forecastlab.core.forecaster import Forecaster, load_model
 from forecastlab.core.panel import Panel
 from forecastlab.quantile.spline import SplineQuantile
 
@@ -154,7 +155,7 @@ def test_whatever_the_forecast_and_the_map_it_stays_a_quantile_function(base):
             and torch.isfinite(d.crps(y[0])).all()
             and (d.crps(y[0]) >= 0).all()
         )
-        assert d[1:].batch_shape == (2, 4) and torch.equal(
+        assert d[1:].shape == (2, 4) and torch.equal(
             d[1:].quantile([0.3, 0.9]), d.quantile([0.3, 0.9])[1:]
         )
         assert torch.equal(
@@ -162,7 +163,7 @@ def test_whatever_the_forecast_and_the_map_it_stays_a_quantile_function(base):
         )
         assert (
             d.rsample((7,), torch.Generator().manual_seed(0)).shape == (7, 3, 4)
-            and d.joint == base.joint
+            and d.event_shape == base.event_shape
         )
 
 
@@ -407,12 +408,75 @@ def test_refit_trains_on_everything_and_settings_stay_untouched():
     p = panel()
     template = Conformal(LEVELS)
     m = Calibrated(Shy(), origins=4, conformal=template, refit=True).fit(p)
-    assert (
-        m.fitted.seen == 6 * 120
-        and not hasattr(template, "values")
-        and m.model.seen == 0
-    )
+    assert m.fitted.seen == 6 * 120 and not template.fitted and m.model.seen == 0
     assert m.predict(3).ids.tolist() == p.ids.tolist()
+
+
+class Median(Forecaster):
+    "A family of its own: quantiles around the last value, learned spread."
+
+    name, horizon = "median", 3
+
+    def fit(self, panel):
+        self.spread = float(np.nanstd(panel.y)) / 2
+        self.panel = panel
+        return self
+
+    def _predict(self, panel, h, seed):
+        last = torch.tensor([panel.history(s)[-1] for s in range(len(panel))])
+        q = last[:, None, None] + self.spread * N01.icdf(D)
+        return Forecast(panel, QuantileGrid(D, q.expand(-1, h, -1)), self.name)
+
+    def _state(self):
+        return dict(spread=self.spread), {}
+
+    @classmethod
+    def _restore(cls, note, tensors):
+        new = cls()
+        new.spread = note["spread"]
+        return new
+
+    @property
+    def _ready(self):
+        return hasattr(self, "spread")
+
+
+@pytest.mark.parametrize(
+    "correction",
+    [
+        Conformal(LEVELS),
+        Conformal(by="step"),
+        Conformal(LEVELS, "series", "shift"),
+        Adaptive(by="all"),
+        Adaptive((0.1, 0.5, 0.9), by="series"),
+        Adaptive(LEVELS, by="step"),
+    ],
+    ids=str,
+)
+def test_a_calibrated_model_is_saved_with_its_correction(tmp_path, correction):
+    p = panel()
+    m = Calibrated(Median(), origins=12, conformal=correction).fit(p)
+    assert isinstance(m, Forecaster) and m.horizon == 3 and m.name == "median"
+    m.save(tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert isinstance(again, Calibrated) and again.origins == 12
+    for h in (None, 2):
+        before, after = m.predict(h), again.predict(h, p)
+        assert torch.equal(before.quantile(LEVELS), after.quantile(LEVELS))
+        assert not torch.equal(
+            before.quantile([0.9]), Median().fit(p).predict(h).quantile([0.9])
+        )
+    with pytest.raises(FileExistsError):
+        m.save(tmp_path / "model")
+
+
+def test_only_what_is_fitted_and_of_the_lab_is_saved(tmp_path):
+    with pytest.raises(RuntimeError, match="has not been fitted"):
+        Calibrated(Median()).save(tmp_path / "m")
+    with pytest.raises(
+        TypeError, match="only forecasters of the lab can be saved: Shy"
+    ):
+        Calibrated(Shy(), origins=12).fit(panel()).save(tmp_path / "m")
 
 
 def test_a_calibrated_model_is_backtested_like_any_other():
@@ -455,7 +519,7 @@ def test_indexing_never_mixes_levels_with_groups(which):
         for m in maps(base):
             d = recalibrated(base, m)
             some = d[which]
-            assert some.batch_shape == base.cdf(torch.zeros(3, 4))[which].shape
+            assert some.shape == base.cdf(torch.zeros(3, 4))[which].shape
             u = torch.tensor([0.05, 0.3, 0.77])
             assert torch.equal(
                 some.quantile(u),
@@ -497,7 +561,7 @@ def test_joint_paths_stay_joint():
         .apply(paths),
     ):
         x = d.sample((600,))
-        assert d.joint and x.shape == (600, 5, 4)
+        assert d.event_shape == (4,) and x.shape == (600, 5, 4)
         rho = np.corrcoef(x[:, 0].T.numpy())
         assert rho[np.triu_indices(4, 1)].min() > 0.6
         assert (
@@ -530,7 +594,7 @@ def test_dependence_survives_every_correction(kind, wrap):
     before = wrap(x)
     d = Conformal(D.tolist(), kind=kind).fit(before, y).apply(before)
     assert (
-        d.joint
+        d.event_shape
         and d.draws.shape == x.shape
         and isinstance(d, Counts) == isinstance(before, Counts)
     )
@@ -717,6 +781,26 @@ def test_isotonic_is_the_nearest_increasing_sequence(h):
         assert ((s - h) ** 2).sum() <= ((other - h) ** 2).sum() + 1e-9
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.floats(-9, 9), st.integers(1, 4)), min_size=1, max_size=9))
+def test_isotonic_with_weights_is_that_of_repeated_values(pairs):
+    h, w = (np.array(x, float) for x in zip(*pairs))
+    many = isotonic(np.repeat(h, w.astype(int)))
+    first = np.cumsum(np.r_[0, w[:-1]]).astype(int)
+    np.testing.assert_allclose(isotonic(h, w), many[first], atol=1e-9)
+    down = isotonic(h, w, increasing=False)
+    np.testing.assert_allclose(down, -isotonic(-h, w), atol=1e-9)
+
+
+def test_isotonic_keeps_shape_type_and_rows_apart():
+    h = draw(4, 5, 6).float()
+    s = isotonic(h)
+    assert s.shape == h.shape and s.dtype == h.dtype
+    assert torch.equal(s[2, 3], isotonic(h[2, 3]))
+    assert isinstance(isotonic(h.numpy()), np.ndarray)
+    bad("weights must be positive: 0", lambda: isotonic(h, torch.zeros(6)))
+
+
 @pytest.mark.parametrize("rate", [0.05, 0.5])
 def test_drift_is_followed_and_the_long_run_share_is_the_promise(rate):
     T = 1200
@@ -841,7 +925,7 @@ def test_bad_input():
         "does not fit forecasts",
         lambda: Recalibrated(Standard((2, 3)), LevelMap(D, D.expand(4, 1, 9))),
     )
-    bad("rate must be a positive number: 0", lambda: Adaptive(rate=0))
+    bad("rate must be a number above 0, got 0", lambda: Adaptive(rate=0))
     bad("can only start from", lambda: Adaptive().start(Conformal()))
     bad("unknown grouping", lambda: Adaptive(by="item"))
     bad("expected targets of shape", lambda: Adaptive().update(f, y[:3]))
@@ -865,7 +949,11 @@ def test_bad_models_and_backtests():
             return self
 
     bad("names no horizon. Pass horizon=", lambda: Calibrated(Plain()).fit(p))
-    bad("Call fit\\(panel\\) first", lambda: Calibrated(Shy()).predict(3))
+    bad(
+        "has not been fitted. Call fit",
+        lambda: Calibrated(Shy()).predict(3),
+        RuntimeError,
+    )
     bad(
         "1 series|calibration targets are too few to promise 0.9, which needs 9: s0",
         lambda: Calibrated(Shy(), origins=2, conformal=Conformal(LEVELS, "series")).fit(

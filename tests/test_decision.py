@@ -250,6 +250,9 @@ class Bell(QuantileFunction):
         staticmethod(law.log_prob),
     )
 
+    def __getitem__(self, which):
+        return Bell(torch.empty(self.batch_shape)[which].shape)
+
 
 def every():
     "One of each, two series and three steps, demand mostly positive."
@@ -319,7 +322,7 @@ def test_units_short_equal_the_integral_over_levels(d):
         )
     # with no stock all demand is short
     np.testing.assert_allclose(
-        shortage(d, torch.zeros(2, 3)), d.mean, rtol=2e-3 if d.joint else 2e-4
+        shortage(d, torch.zeros(2, 3)), d.mean, rtol=2e-3 if d.event_shape else 2e-4
     )
 
 
@@ -397,7 +400,7 @@ def test_the_price_of_a_point_is_the_slope_of_the_stock_curve(d):
     curve = d.base if isinstance(d, Counts) else d
     low, high = (
         (levels - (h := np.minimum(levels, 1 - levels) / 2), levels + h)
-        if d.joint
+        if d.event_shape
         else (levels, levels + eps)
     )
     rise = (
@@ -452,7 +455,9 @@ def test_price_and_margin_meet_at_the_critical_ratio():
 def test_probability_of_a_stock_out(d):
     f = named(d)
     stock = d.quantile([0.8])[..., 0].double().numpy()
-    out = stockout_probability(f, stock)
+    assume = None if d.event_shape else "independent"
+    ask = lambda f, stock: stockout_probability(f, stock, assume)
+    out = ask(f, stock)
     assert (
         list(out) == ["unique_id", "ds", "stock", "probability", "so_far"]
         and out.ds.tolist() == [2, 3, 4] * 2
@@ -466,7 +471,7 @@ def test_probability_of_a_stock_out(d):
     assert (np.diff(so_far) >= -1e-12).all() and (
         so_far[:, 0] - out.probability.to_numpy().reshape(2, 3)[:, 0] < 0.03
     ).all()
-    if not d.joint:
+    if not d.event_shape:
         np.testing.assert_allclose(
             so_far[:, -1], 1 - np.prod(1 - out.probability.to_numpy().reshape(2, 3), 1)
         )
@@ -474,12 +479,11 @@ def test_probability_of_a_stock_out(d):
     np.testing.assert_allclose(
         so_far[:, -1], (x.double().numpy() > stock).any(-1).mean(0), atol=0.04
     )
+    assert (ask(f, [5.0, 6.0]).stock == [5.0] * 3 + [6.0] * 3).all() and (
+        ask(d, 1.0).ds == [1, 2, 3] * 2
+    ).all()
     assert (
-        stockout_probability(f, [5.0, 6.0]).stock == [5.0] * 3 + [6.0] * 3
-    ).all() and (stockout_probability(d, 1.0).ds == [1, 2, 3] * 2).all()
-    assert (
-        stockout_probability(f, pd.Series({"b": 2.0, "a": 1.0})).stock
-        == [1.0] * 3 + [2.0] * 3
+        ask(f, pd.Series({"b": 2.0, "a": 1.0})).stock == [1.0] * 3 + [2.0] * 3
     ).all()
 
 
@@ -503,7 +507,7 @@ def walk(n=6000, rho=0.5):
 )
 def test_dependence_of_steps_costs_stock(wrap):
     x = wrap(walk())
-    need = stock_for_joint_service(x, [0.5, 0.95], value=[1.0, 3.0], draws=6000)
+    need = stock_for_joint_service(x, [0.5, 0.95], value=[1.0, 3.0])
     assert (
         list(need)
         == [
@@ -529,10 +533,8 @@ def test_dependence_of_steps_costs_stock(wrap):
             and top.independent < top.units < top.summed
         )
         assert top.money == pytest.approx(top.units * (1, 3)[i])
-    kept = joint_service(x, need[need.level == 0.95].units.to_numpy(), draws=6000)
-    less = joint_service(
-        x, need[need.level == 0.95].independent.to_numpy(), value=2.0, draws=6000
-    )
+    kept = joint_service(x, need[need.level == 0.95].units.to_numpy())
+    less = joint_service(x, need[need.level == 0.95].independent.to_numpy(), value=2.0)
     np.testing.assert_allclose(kept.service, 0.95, atol=2e-4)
     np.testing.assert_allclose(less.independent, 0.95, atol=2e-4)
     assert (less.service < 0.9).all()
@@ -546,27 +548,90 @@ def test_dependence_of_steps_costs_stock(wrap):
 @pytest.mark.parametrize("d", FAMILIES)
 def test_joint_service_of_every_distribution(d):
     f = named(d)
-    need = stock_for_joint_service(f, [0.5, 0.9], lead_time=2, draws=1500, seed=5)
-    got = joint_service(
-        f, need[need.level == 0.9].units.to_numpy(), 2, draws=1500, seed=5
-    )
-    assert (
-        (got.service >= 0.9 - 1e-9).all()
-        and (got.service < 0.92).all()
-        or isinstance(d, Counts)
-    )
+    assume = None if d.event_shape else "independent"
+    need = stock_for_joint_service(f, [0.5, 0.9], lead_time=2, assume=assume)
+    stock = need[need.level == 0.9].units.to_numpy()
+    got = joint_service(f, stock, 2, assume=assume)
+    assert (got.service >= 0.9 - 1e-6).all()
+    assert (got.service < 0.92).all() or isinstance(d, Counts)
     assert (got.lead_time == 2).all() and list(got.unique_id) == ["a", "b"]
-    if not d.joint:
+    if not d.event_shape:
         assert (got.service == got.independent).all()
-    one = stock_for_joint_service(f, 0.9, lead_time=1, draws=1500)
-    assert np.allclose(one.units, one.summed) and np.allclose(
-        one.units, one.independent
-    )
-    np.testing.assert_allclose(
-        one.units, d.quantile([0.9])[:, 0, 0], rtol=0.25, atol=0.5
-    )
-    again = stock_for_joint_service(f, [0.5, 0.9], lead_time=2, draws=1500, seed=5)
+    # one step needs no assumption, and is the forecast's own
+    one = stock_for_joint_service(f, 0.9, lead_time=1)
+    own = d.quantile([0.9])[:, 0, 0]
+    for column in ("units", "independent", "summed"):
+        np.testing.assert_allclose(one[column], own, rtol=1e-6)
+    again = stock_for_joint_service(f, [0.5, 0.9], lead_time=2, assume=assume)
     pd.testing.assert_frame_equal(need, again)
+
+
+@pytest.mark.parametrize("d", FAMILIES)
+def test_single_steps_are_never_taken_together_without_a_word(d):
+    if d.event_shape:
+        return
+    f = named(d)
+    for ask in (
+        lambda **how: joint_service(f, 50.0, **how),
+        lambda **how: stock_for_joint_service(f, 0.9, **how),
+        lambda **how: stockout_probability(f, 50.0, **how),
+    ):
+        with pytest.raises(ValueError, match="assume='independent'.*MQF2Forecaster"):
+            ask()
+        assert len(ask(assume="independent")) and len(ask(assume="comonotone"))
+        with pytest.raises(ValueError, match="unknown assumption: yes"):
+            ask(assume="yes")
+
+
+@pytest.mark.parametrize("d", FAMILIES)
+def test_a_stock_for_steps_that_move_together_is_the_sum_of_their_stocks(d):
+    f = named(d)
+    need = stock_for_joint_service(f, [0.5, 0.9], assume="comonotone")
+    q = d.quantile([0.5, 0.9]).sum(1).reshape(-1).numpy()
+    np.testing.assert_allclose(need.units, q, rtol=1e-5)
+    assert need.units.equals(need.summed)
+    so_far = stockout_probability(f, 40.0, "comonotone")
+    by_item = so_far.groupby("unique_id").so_far
+    assert (
+        by_item.last().tolist()
+        == so_far.groupby("unique_id").probability.max().tolist()
+    )
+
+
+def test_each_item_has_a_lead_time_of_its_own():
+    need = stock_for_joint_service(walk(), 0.9, lead_time=[1, 4])
+    assert need.lead_time.tolist() == [1, 4]
+    for item, steps in enumerate((1, 4)):
+        alone = stock_for_joint_service(walk(), 0.9, lead_time=steps)
+        assert need.units[item] == pytest.approx(alone.units[item])
+
+
+def test_weeks_that_remember_need_more_than_independent_ones_promise():
+    """AR(1) demand, whose exact weekly law is known.
+
+    95 % by independent weeks serves far less. The same weeks without an assumption are
+    refused, and joint paths keep the promise.
+    """
+    ahead = np.arange(1, 9)
+    decay = np.tril(0.9 ** (ahead[:, None] - ahead))
+    covariance = 64.0 * decay @ decay.T
+    truth = torch.distributions.Normal(800.0, covariance.sum() ** 0.5)
+    spread = torch.tensor(covariance.diagonal() ** 0.5)
+    weekly = QuantileGrid(U, (100 + spread[:, None] * torch.special.ndtri(U))[None])
+    paths = Paths(100 + 8 * draw(20_000, 1, 8, seed=6) @ torch.tensor(decay).T)
+
+    def served(forecast, assume=None):
+        need = stock_for_joint_service(forecast, 0.95, assume=assume)
+        return float(truth.cdf(torch.tensor(need.units[0])))
+
+    with pytest.raises(ValueError, match="how they hang together"):
+        served(weekly)
+    assert served(weekly, "independent") < 0.8
+    assert served(paths) == pytest.approx(0.95, abs=0.01)
+    assert served(weekly, "comonotone") > 0.97
+    promised = joint_service(paths, stock_for_joint_service(paths, 0.95).units)
+    assert promised.service[0] == pytest.approx(0.95, abs=1e-3)
+    assert promised.independent[0] > 0.99
 
 
 @pytest.mark.parametrize(
@@ -601,27 +666,32 @@ def test_joint_service_of_every_distribution(d):
         (
             lambda f: joint_service(f, 5, 4),
             (
-                "whole number of steps from 1 to the horizon 3, got 4. Forecast further"
-                " ahead"
+                "whole number of steps from 1 to the horizon 3, or one for each of 2"
+                " series, got 4. Forecast further ahead"
             ),
         ),
         (lambda f: joint_service(f, 5, 0), "got 0"),
         (lambda f: joint_service(f, 5, 1.5), "got 1.5"),
-        (lambda f: joint_service(f, 5, value=[1, -1]), "worth less than nothing: i1"),
         (
-            lambda f: stock_for_joint_service(f, value=np.inf),
+            lambda f: joint_service(f, 5, value=[1, -1], assume="independent"),
+            "worth less than nothing: i1",
+        ),
+        (
+            lambda f: stock_for_joint_service(f, value=np.inf, assume="independent"),
             "worth infinitely much: i0, i1",
         ),
-        (lambda f: joint_service(f, -5), "not negative; it is not for: i0, i1"),
-        (lambda f: joint_service(f, [1, 2, 3]), "one for each of 2 series"),
         (
-            lambda f: joint_service(f, 5, draws=0),
-            "draws must be a whole number of at least 1: 0",
+            lambda f: joint_service(f, -5, assume="independent"),
+            "not negative; it is not for: i0, i1",
+        ),
+        (
+            lambda f: joint_service(f, [1, 2, 3], assume="independent"),
+            "one for each of 2 series",
         ),
         (lambda f: stock_for_joint_service(f, 95), "For 95 % write 0.95"),
         (
-            lambda f: stock_for_joint_service(f, 0.999, draws=500),
-            "500 paths cannot tell: 0.999. Draw more paths",
+            lambda f: stock_for_joint_service(f, 0.9999, assume="independent"),
+            "4,096 paths cannot tell: 0.9999. Draw more paths",
         ),
         (
             lambda f: joint_service(QuantileGrid(U, U), 5),
@@ -758,21 +828,11 @@ def test_draws_are_found_under_every_wrapper_and_each_is_used_once(wrap):
     d = drawn(wrap=wrap)
     assert d.draws.shape == (400, 3, 5)
     x = np.sort(d.draws.double().sum(-1).numpy(), 0)
-    need = stock_for_joint_service(d, [0.5, 0.9])
-    np.testing.assert_allclose(need.units.to_numpy().reshape(3, 2).T, x[[199, 359]])
-    assert joint_service(d, 90.0, seed=0).equals(
-        joint_service(d, 90.0, seed=3)[
-            [
-                "unique_id",
-                "lead_time",
-                "stock",
-                "service",
-                "independent",
-                "short",
-                "money",
-            ]
-        ].assign(independent=joint_service(d, 90.0, seed=0).independent)
-    )
+    need = stock_for_joint_service(d, [0.5, 0.9]).units.to_numpy().reshape(3, 2).T
+    # between the draws of the two ranks around each level
+    assert (need >= x[[199, 359]] - 1e-3).all() and (need <= x[[200, 360]] + 0.5).all()
+    served = joint_service(d, 90.0).service
+    np.testing.assert_allclose(served, (x <= 90.0).mean(0), atol=2 / 400)
     for ask in (
         lambda: stock_for_joint_service(d, 0.999),
         lambda: newsvendor(d, 999.0, 1.0),

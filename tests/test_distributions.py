@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from scipy import integrate
 from torch.testing import assert_close
 
-from forecastlab.core import distributions
-from forecastlab.core.distributions import Counts, Paths, QuantileFunction, QuantileGrid
+from forecastlab.core.distributions import (
+    DECILES,
+    HALVINGS,
+    LEVELS,
+    Counts,
+    Draws,
+    Paths,
+)
+from forecastlab.core.distributions import QuantileFunction, QuantileGrid
 from forecastlab.core.distributions import check_levels, line_crps, tail_crps
 from forecastlab.quantile.spline import SplineQuantile
 
@@ -37,7 +44,9 @@ def edges(d):
     poles.
     """
     # knots of a left tail that stops at 0
-    halves = float(d.levels[0]) / 2 ** np.arange(6, 0, -1) if d.left == "line" else []
+    halves = []
+    if d.domain == "nonnegative":
+        halves = float(d.levels[0]) / 2 ** np.arange(HALVINGS, 0, -1)
     return np.r_[
         0,
         np.unique(np.r_[np.geomspace(1e-13, float(d.levels[0]), 12), halves]),
@@ -95,7 +104,7 @@ def test_crps_against_the_integral_of_squared_errors(tails, support):
                 np.r_[
                     np.linspace(-120, 160, 561),
                     d.values.numpy(),
-                    distributions._knots(d)[1].numpy(),
+                    at(d.icdf)(edges(d)[1:-1]),
                     z,
                 ]
             ),
@@ -361,16 +370,16 @@ def test_indexing_never_mixes_levels_with_batch():
             torch.stack([v[..., k][which] for k in range(9)], -1).sort(-1).values,
         )
     paths = Paths(v.movedim(-1, 0))
-    assert (
-        paths[..., np.int64(2)].batch_shape == (3,) and not paths[1, np.int64(2)].joint
-    )
-    assert (
-        paths[..., 2].batch_shape == (3,)
-        and not paths[..., 2].joint
-        and paths[1, 2].batch_shape == ()
-        and paths[..., :2].joint
-        and paths[[0, 2]].batch_shape == (2, 9)
-    )
+    for which, batch, event in (
+        ((..., np.int64(2)), (3,), ()),
+        ((..., 2), (3,), ()),
+        ((1, np.int64(2)), (), ()),
+        ((1, 2), (), ()),
+        ((..., slice(2)), (3,), (2,)),
+        ([0, 2], (2,), (9,)),
+    ):
+        some = paths[which]
+        assert some.batch_shape == batch and some.event_shape == event
 
 
 @pytest.mark.parametrize(
@@ -379,7 +388,7 @@ def test_indexing_never_mixes_levels_with_batch():
         lambda v: QuantileGrid([0.1, 0.5, 0.9], v),
         lambda v: QuantileGrid([0.1, 0.5, 0.9], v, "flat"),
         lambda v: Counts(QuantileGrid([0.1, 0.5, 0.9], v)),
-        lambda v: Paths(v.T),
+        lambda v: Draws(v.T),
         lambda v: SplineQuantile([0.1, 0.5, 0.9], v, 1.0, 1.0),
     ],
 )
@@ -403,7 +412,7 @@ def test_paths_of_whole_numbers_are_paths():
     ):
         assert torch.equal(f(whole), f(part))
     with pytest.raises(
-        ValueError, match="unknown support: positive. Choose 'real' or 'nonnegative'"
+        ValueError, match="unknown support: positive. Choose real, nonnegative"
     ):
         Paths(part.draws, "positive")
 
@@ -514,7 +523,7 @@ BAD = [
     (dict(levels=[0.0, 0.5]), "strictly between 0 and 1: 0.0"),
     (dict(levels=[float("nan"), 0.5]), "strictly"),
     (dict(levels=[]), "no levels given"),
-    (dict(tails="gauss"), "unknown tails: gauss. Choose 'exponential' or 'flat'"),
+    (dict(tails="gauss"), "unknown tails: gauss. Choose exponential, flat"),
     (dict(support="counts"), "unknown support: counts"),
     (dict(values=torch.tensor([[0.0, np.inf]])), "1 quantiles are NaN or infinite"),
 ]
@@ -537,3 +546,57 @@ def test_levels_keep_their_precision():
         assert QuantileGrid([0.1, 0.9], torch.tensor([1.0, 2.0])).quantile(
             u
         ).tolist() == [1.5]
+
+
+def joint(n=200):
+    g = torch.Generator().manual_seed(0)
+    return 5 + torch.randn(n, 3, 4, generator=g, dtype=torch.float64).cumsum(-1)
+
+
+@pytest.mark.parametrize("wrap", [Paths, lambda x: Counts(Paths(x))])
+def test_paths_have_an_event_and_answer_for_single_steps_in_the_full_shape(wrap):
+    d = wrap(joint())
+    assert d.batch_shape == (3,) and d.event_shape == (4,) and d.shape == (3, 4)
+    y = torch.full((3, 4), 2.0, dtype=torch.float64)
+    for answer in (d.icdf(y / 9), d.cdf(y), d.crps(y), d.excess(y), d.mean):
+        assert answer.shape == (3, 4)
+    for answer in (d.quantile([0.2, 0.9]), d.slope([0.2, 0.9])):
+        assert answer.shape == (3, 4, 2)
+    assert d.sample((7,)).shape == (7, 3, 4)
+    with pytest.raises(TypeError, match="no density of whole paths.*marginal.log_prob"):
+        d.log_prob(y)
+    apart = d.marginal
+    assert apart.batch_shape == (3, 4) and apart.event_shape == ()
+    assert apart.log_prob(y).shape == (3, 4)
+    assert torch.equal(apart.quantile([0.3]), d.quantile([0.3]))
+    assert apart.marginal.shape == (3, 4)
+
+
+def test_draws_are_sorted_only_when_a_quantile_is_asked_for():
+    d = Paths(joint())
+    d.mean, d[1:].draws, d.sample((2,))
+    assert "sorted" not in d.marginal.__dict__
+    assert torch.equal(d.quantile([0.5]), d.marginal.quantile([0.5]))
+    assert "sorted" in d.marginal.__dict__
+
+
+def test_draws_of_single_numbers_forget_each_other():
+    x = joint(4000)
+    kept, lost = (
+        abs(np.corrcoef(s[:, 0, 2], s[:, 0, 3])[0, 1])
+        for s in (Paths(x).sample((4000,)), Draws(x).sample((4000,)))
+    )
+    assert kept > 0.8 and lost < 0.1
+
+
+def test_a_known_mean_is_kept():
+    x, mean = joint(), torch.zeros(3, 4, dtype=torch.float64)
+    for d in (Draws(x, mean=mean), Paths(x, mean=mean), Counts(Draws(x), mean)):
+        assert torch.equal(d.mean, mean) and torch.equal(d[1].mean, mean[1])
+        assert torch.equal(d.marginal.mean, mean)
+
+
+def test_the_two_grids_of_levels():
+    assert DECILES == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    assert LEVELS[:3] == (0.01, 0.025, 0.05) and LEVELS[-3:] == (0.95, 0.975, 0.99)
+    assert len(LEVELS) == 23 and set(DECILES) < set(LEVELS)

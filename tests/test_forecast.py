@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecastlab.core.distributions import QuantileGrid
-from forecastlab.core.forecast import Forecast, dates_of
+from forecastlab.core.distributions import Counts, Paths, QuantileGrid
+from forecastlab.core.forecast import Forecast, dates_of, total_of
 from forecastlab.core.panel import Panel
 
 LEVELS = torch.arange(1, 10) / 10
@@ -187,3 +187,143 @@ def test_shapes_that_do_not_fit(shape):
 def test_bad_levels(ask, message):
     with pytest.raises(ValueError, match=message):
         made()[0].to_frame(**ask)
+
+
+# ------------------------------------------------------------------ totals
+U = torch.special.ndtr(torch.linspace(-5.5, 5.5, 1001, dtype=torch.float64))
+
+
+def bells(mean, deviation):
+    "Normal steps of shape (series, horizon), as fine grids."
+    mean, deviation = (
+        torch.as_tensor(x, dtype=torch.float64)[..., None] for x in (mean, deviation)
+    )
+    return QuantileGrid(U, mean + deviation * torch.special.ndtri(U))
+
+
+def poisson(mean, n=120):
+    "Poisson counts, P(N <= k) at k + 1/2, of any shape."
+    k = torch.arange(n, dtype=torch.float64)
+    F = torch.special.gammaincc(k + 1, torch.tensor(mean, dtype=torch.float64))
+    k, F = k[F < 1], F[F < 1]
+    return lambda *shape: Counts(
+        QuantileGrid(F, (k + 0.5).expand(*shape, -1), "flat", "nonnegative")
+    )
+
+
+ASKED = torch.tensor([0.05, 0.5, 0.9, 0.95, 0.99], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("horizon", [2, 8, 26])
+def test_independent_normal_steps_have_a_normal_sum(horizon):
+    steps = np.arange(1, horizon + 1)
+    mean, deviation = np.stack([10.0 * steps, 3.0 + steps]), np.stack([steps, steps])
+    total = total_of(bells(mean, deviation), assume="independent")
+    for i in range(2):
+        spread = (deviation[i] ** 2).sum() ** 0.5
+        exact = mean[i].sum() + spread * torch.special.ndtri(ASKED)
+        assert ((total.quantile(ASKED)[i] - exact).abs() < 0.06 * spread).all()
+        assert total.quantile([0.95])[i].item() == pytest.approx(
+            exact[3].item(), rel=0.01
+        )
+
+
+@pytest.mark.parametrize("rate", [0.3, 2.0, 10.0])
+def test_independent_poisson_steps_have_a_poisson_sum_of_whole_numbers(rate):
+    total = total_of(poisson(rate)(1, 8), assume="independent")
+    q = total.quantile(ASKED)[0]
+    exact = poisson(8 * rate)().quantile(ASKED)
+    assert isinstance(total, Counts) and torch.equal(q, q.round())
+    assert ((q - exact).abs() <= (1 if rate > 1 else 0)).all()
+    assert total.mean.item() == pytest.approx(8 * rate, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: bells([[5.0, 7, 9], [1, 2, 3]], [[1.0, 2, 3], [3, 2, 1]]),
+        lambda: poisson(2.5)(2, 3),
+        lambda: QuantileGrid(LEVELS, torch.rand(2, 3, 9).cumsum(-1)),
+    ],
+)
+def test_steps_that_move_together_add_their_quantiles_and_shortages(make):
+    d = make()
+    total = total_of(d, assume="comonotone")
+    fine = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    q = total.quantile(fine)
+    torch.testing.assert_close(q, d.quantile(fine).sum(1))
+    torch.testing.assert_close(total.mean, d.mean.sum(1))
+    for c in q[:, [100, 9000, 19_000]].T:
+        level = (q <= c[:, None]).double().mean(1)
+        short = (q.double() - c[:, None]).clamp(min=0).mean(1)
+        torch.testing.assert_close(total.cdf(c).double(), level, atol=2e-3, rtol=0)
+        near = 5e-3 * float(q.abs().mean())
+        torch.testing.assert_close(
+            total.excess(c).double(), short, atol=near, rtol=1e-2
+        )
+    u = torch.tensor([0.2, 0.7], dtype=d.dtype)
+    assert (total.cdf(total.icdf(u)) >= u - 1e-5).all()
+    torch.testing.assert_close(total[1].quantile(ASKED), total.quantile(ASKED)[1])
+    torch.testing.assert_close(total.slope([0.33]), d.slope([0.33]).sum(1))
+
+
+@pytest.mark.parametrize("assume", ["independent", "comonotone", None])
+def test_means_add_whatever_is_assumed(assume):
+    g = torch.Generator().manual_seed(0)
+    heavy = QuantileGrid(LEVELS, torch.rand(3, 4, 9, generator=g).exp().cumsum(-1))
+    d = Paths(heavy.sample((500,))) if assume is None else heavy
+    f = Forecast(made()[0].panel, d)
+    torch.testing.assert_close(f.total(assume=assume).mean, f.mean().sum(-1))
+    own = f.total([1, 4, 2], assume)
+    exact = [f.mean()[0, :1].sum(), f.mean()[1].sum(), f.mean()[2, :2].sum()]
+    torch.testing.assert_close(own.mean, torch.stack(exact))
+
+
+@pytest.mark.parametrize("wrap", [lambda p: p, Counts])
+def test_the_total_of_paths_is_that_of_their_sums(wrap):
+    g = torch.Generator().manual_seed(1)
+    x = torch.poisson(torch.full((400, 3, 4), 3.0), generator=g)
+    f = Forecast(made()[0].panel, wrap(Paths(x, "nonnegative")))
+    for steps in (None, 4, 2, np.array([4, 1, 3])):
+        n = np.broadcast_to(4 if steps is None else steps, 3)
+        sums = torch.stack([x[:, i, :k].sum(-1) for i, k in enumerate(n)], -1)
+        total = f.total(steps)
+        assert total.batch_shape == (3,) and total.event_shape == ()
+        assert torch.equal(total.draws, sums)
+    # what is assumed replaces what the paths know
+    apart = f.total(assume="independent")
+    torch.testing.assert_close(apart.mean, f.mean().sum(-1))
+
+
+def test_one_step_is_itself_and_several_need_a_word():
+    f, _ = made()
+    assert torch.equal(f.total(1).quantile([0.9]), f.quantile([0.9])[:, 0])
+    with pytest.raises(ValueError) as e:
+        f.total(2)
+    for word in (
+        "assume='independent'",
+        "assume='comonotone'",
+        "MQF2Forecaster",
+        "RecurrentForecaster",
+    ):
+        assert word in str(e.value)
+    with pytest.raises(ValueError, match="unknown assumption: both"):
+        f.total(2, "both")
+    with pytest.raises(
+        ValueError, match="of shape \\(series, horizon\\), got \\(3,\\)"
+    ):
+        total_of(f.distribution[:, 0])
+
+
+@pytest.mark.parametrize("steps", [0, 5, 1.5, True, "2", [1, 2], [1, 2, 5]])
+def test_steps_that_cannot_be_added(steps):
+    with pytest.raises(
+        ValueError, match="from 1 to the horizon 4, or one for each of 3"
+    ):
+        made()[0].total(steps, "independent")
+
+
+def test_totals_are_the_same_every_time():
+    d = made()[0].distribution
+    again = [total_of(d, assume="independent").draws for _ in range(2)]
+    assert torch.equal(*again)

@@ -386,7 +386,7 @@ def test_forecasts_are_joint_ordered_and_within_the_support():
     forecast = model("lags", season=4).fit(full().cut(36)).predict()
     paths = forecast.distribution
     assert (
-        paths.joint
+        paths.event_shape == (3,)
         and forecast.sample(5, seed=1).shape == (5, 6, 3)
         and torch.equal(forecast.sample(5, seed=1), forecast.sample(5, seed=1))
         and not torch.equal(forecast.sample(5, seed=1), forecast.sample(5, seed=2))
@@ -416,7 +416,7 @@ def test_counts_are_whole_numbers_and_members_are_mixed():
     forecast = model(support="count", members=2).fit(plain()).predict()
     assert (
         isinstance(forecast.distribution, Counts)
-        and forecast.distribution.joint
+        and forecast.distribution.event_shape == (3,)
         and (forecast.sample(50) % 1 == 0).all()
         and len(forecast.distribution.base.maps) == 2
     )
@@ -434,7 +434,7 @@ def test_counts_are_whole_numbers_and_members_are_mixed():
 def test_one_series_of_paths_and_every_member_in_their_draws():
     d = model(members=4, paths=6).fit(full().cut(36)).predict().distribution
     for which in (2, np.int64(2), torch.tensor(2)):
-        assert d[which].batch_shape == (3,) and torch.equal(
+        assert d[which].event_shape == (3,) and torch.equal(
             d[which].draws, d.draws[:, 2]
         )
     x = even_noise(6, 3).split([2, 2, 1, 1])

@@ -213,7 +213,10 @@ class MapPaths(Paths):
         )
 
     def __repr__(self):
-        return f"MapPaths(batch {tuple(self.batch_shape)}, {len(self.maps)} maps)"
+        return (
+            f"MapPaths(batch {tuple(self.batch_shape)}, event"
+            f" {tuple(self.event_shape)}, {len(self.maps)} maps)"
+        )
 
     def __getitem__(self, which):
         # single steps or series: only their draws remain
@@ -262,7 +265,7 @@ def _push(paths, p, x, most: int = 2**17):
 def _rsample(paths, shape, generator):
     "Fresh paths, each from a member drawn at random."
     n = shape.numel()
-    x = torch.randn(n, *paths.batch_shape, generator=generator, dtype=paths.dtype).to(
+    x = torch.randn(n, *paths.shape, generator=generator, dtype=paths.dtype).to(
         paths.device
     )
     whose = (
@@ -273,15 +276,13 @@ def _rsample(paths, shape, generator):
     out = torch.empty_like(x)
     for k, p in enumerate(paths.maps):
         out[whose == k] = paths._push(p, x[whose == k])
-    return out.reshape(*shape, *paths.batch_shape)
+    return out.reshape(*shape, *paths.shape)
 
 
 def _scaled(paths, y):
     y = torch.as_tensor(y, dtype=paths.dtype, device=paths.device)
-    if y.shape != paths.batch_shape:
-        refuse(
-            f"expected paths shaped {tuple(paths.batch_shape)}, got {tuple(y.shape)}"
-        )
+    if y.shape != paths.shape:
+        refuse(f"expected paths shaped {tuple(paths.shape)}, got {tuple(y.shape)}")
     return (y - paths.loc[:, None]) / paths.scale[:, None]
 
 
