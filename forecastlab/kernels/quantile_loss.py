@@ -92,7 +92,7 @@ def quantile_loss_ref(
     weight: Tensor | float = 1.0,  # (batch, origin) or what broadcasts to it
 ) -> tuple[Tensor, Tensor]:  # sum of losses, sum of weights
     "Multi-horizon quantile loss, as the formula reads (Wen et al. 2017, equation 1)."
-    y, seen, loc, scale, weight, tau = _prepare(
+    y, seen, shift, spread, weights, tau = _prepare(
         q, y, origins, levels, observed, loc, scale, weight
     )
     ahead = 1 + torch.arange(q.shape[2], device=q.device)
@@ -100,8 +100,8 @@ def quantile_loss_ref(
     index = t.clamp(0, y.shape[1] - 1).flatten(1)
     target = y.gather(1, index).view(t.shape)
     inside = seen.gather(1, index).view(t.shape) & (t >= 0) & (t < y.shape[1])
-    w = torch.where(inside, weight[..., None], 0)
-    z = torch.where(w != 0, (target - loc[..., None]) / scale[..., None], 0)
+    w = torch.where(inside, weights[..., None], 0)
+    z = torch.where(w != 0, (target - shift[..., None]) / spread[..., None], 0)
     u = z[..., None] - q  # (batch, origin, horizon, level)
     return (w[..., None] * u * (tau - (u < 0).to(u.dtype))).sum(), w.sum() * len(tau)
 
@@ -330,11 +330,11 @@ def quantile_loss_triton(
             [q.dtype],
             "Use quantile_loss_torch for float64.",
         )
-    y, seen, loc, scale, weight, tau = _prepare(
+    y, seen, shift, spread, weights, tau = _prepare(
         q, y, origins, levels, observed, loc, scale, weight
     )
     if q.numel() == 0:
-        return q.sum(dtype=torch.float32), weight.new_zeros(())
+        return q.sum(dtype=torch.float32), weights.new_zeros(())
     if not origins.stride(-1) == 1:
         origins = origins.contiguous()
     return _TritonLoss.apply(
@@ -342,9 +342,9 @@ def quantile_loss_triton(
         y.contiguous(),
         seen.to(torch.uint8).contiguous(),
         origins,
-        loc.contiguous(),
-        scale.contiguous(),
-        weight.contiguous(),
+        shift.contiguous(),
+        spread.contiguous(),
+        weights.contiguous(),
         tau,
         torch.is_grad_enabled() and q.requires_grad,
     )
