@@ -10,7 +10,7 @@ import pytest
 from forecastlab import __version__
 from forecastlab.core.basics import pipelines_dir
 from forecastlab.core.cli import main
-from forecastlab.core.figures import _parameters as figure_parameters, declared_figures
+from forecastlab.core.figures import declared_figures, figure_parameters
 from forecastlab.core.parameters import about, declared, from_file, pipelines, resolve
 from forecastlab.core.runs import load_json, read, save_json
 from toys import COMMAND, COUNT, notebook
