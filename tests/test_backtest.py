@@ -1,7 +1,5 @@
-"""Backtests:
-
-a planted future must change nothing, the schedule is kept, every number can be computed
-by hand.
+"""Backtests: a planted future must change nothing, the schedule is kept, every number
+can be computed by hand.
 """
 
 import dataclasses
@@ -44,10 +42,7 @@ LAB = {
 
 
 def sales(n=4, rows=40, seed=0, first=(), last=()):
-    """Weekly counts with covariates of every kind; series i covers the rows first[i] ..
-
-    last[i].
-    """
+    "Weekly counts with every kind of covariate; series i has rows first[i]..last[i]."
     rng = np.random.default_rng(seed)
     weeks = pd.date_range("2023-01-01", periods=rows, freq="W-SUN")
     df = pd.DataFrame(
@@ -92,13 +87,8 @@ class Constant:
 
     def predict(self, h, panel):
         self.shown.append(("predict", int(panel.last.max()), len(panel)))
-        return Forecast(
-            panel,
-            QuantileGrid(
-                LEVELS, torch.tensor(self.values).expand(len(panel), h, 3), "flat"
-            ),
-            "constant",
-        )
+        values = torch.tensor(self.values).expand(len(panel), h, 3)
+        return Forecast(panel, QuantileGrid(LEVELS, values, "flat"), "constant")
 
 
 class Cheat(Constant):
@@ -109,19 +99,11 @@ class Cheat(Constant):
         self.where = where
 
     def predict(self, h, panel):
-        column = panel.y if self.where == "y" else panel.past[self.where]
-        at = np.minimum(
-            panel.indptr[:-1, None] + panel.length[:, None] + np.arange(h),
-            panel.rows - 1,
-        )
-        return Forecast(
-            panel,
-            QuantileGrid(
-                LEVELS,
-                torch.from_numpy(np.asarray(column)[at])[..., None].expand(-1, -1, 3),
-            ),
-            "cheat",
-        )
+        column = np.asarray(panel.y if self.where == "y" else panel.past[self.where])
+        ahead = panel.indptr[:-1, None] + panel.length[:, None] + np.arange(h)
+        seen = torch.from_numpy(column[np.minimum(ahead, panel.rows - 1)])
+        grid = QuantileGrid(LEVELS, seen[..., None].expand(-1, -1, 3))
+        return Forecast(panel, grid, "cheat")
 
 
 # --- nothing leaks
@@ -134,39 +116,26 @@ def test_a_planted_future_changes_no_forecast(name, value):
     p = panel()
     origin = int(origins_of(p, 5, 1)[0])
     wrong = plant(p, origin, value)
-    assert (np.abs(wrong.y) >= 1e5).sum() == 4 * 5 and not np.array_equal(
-        wrong.past["visits"], p.past["visits"]
-    )
-    a, b = (
-        backtest({name: LAB[name]}, x, 5, 1, progress=False).folds[0]
-        for x in (p, wrong)
-    )
-    assert np.array_equal(a.quantiles, b.quantiles) and not np.array_equal(
-        a.actual, b.actual
-    )
+    assert (np.abs(wrong.y) >= 1e5).sum() == 4 * 5
+    assert not np.array_equal(wrong.past["visits"], p.past["visits"])
+    run = lambda x: backtest({name: LAB[name]}, x, 5, 1, progress=False).folds[0]
+    a, b = run(p), run(wrong)
+    assert np.array_equal(a.quantiles, b.quantiles)
+    assert not np.array_equal(a.actual, b.actual)
 
 
 def test_a_planted_future_changes_no_earlier_origin():
     p = panel()
     at = origins_of(p, 5, 3, 4)
     wrong = plant(p, int(at[1]))
-    run = lambda x: backtest(
-        {"cnn": LAB["cnn"], "naive": LAB["SeasonalNaive"]},
-        x,
-        5,
-        3,
-        4,
-        refit=True,
-        progress=False,
-    )
-    for name in ("cnn", "naive"):
-        a, b = run(p).of(name), run(wrong).of(name)
+    models = {"cnn": LAB["cnn"], "naive": LAB["SeasonalNaive"]}
+    run = lambda x: backtest(models, x, 5, 3, 4, refit=True, progress=False)
+    right, planted = run(p), run(wrong)
+    for name in models:
+        folds = zip(right.of(name), planted.of(name))
+        same = [np.array_equal(a.quantiles, b.quantiles) for a, b in folds]
         # the third origin has seen the planted rows
-        assert [np.array_equal(x.quantiles, z.quantiles) for x, z in zip(a, b)] == [
-            True,
-            True,
-            False,
-        ]
+        assert same == [True, True, False]
 
 
 @pytest.mark.parametrize("where", ["y", "visits"])
@@ -191,11 +160,9 @@ def test_a_model_sees_cut_copies_only_and_the_panel_is_untouched():
             return super().predict(h, panel)
 
     backtest({"a": Spoiler()}, p, 5, 2, progress=False)
-    assert (
-        np.array_equal(p.y, before)
-        and p.past["visits"].min() >= 0
-        and all(not np.shares_memory(x.y, p.y) for x in shown)
-    )
+    assert np.array_equal(p.y, before)
+    assert p.past["visits"].min() >= 0
+    assert all(not np.shares_memory(x.y, p.y) for x in shown)
 
 
 # --- the schedule
@@ -213,15 +180,13 @@ def test_a_model_sees_cut_copies_only_and_the_panel_is_untouched():
 )
 def test_refit_schedule(refit, fitted):
     r = backtest({"a": Constant()}, panel(), 5, 4, refit=refit, progress=False)
-    assert [(f.origin, f.fitted_at) for f in r.folds] == list(
-        zip([19, 24, 29, 34], fitted)
-    )
-    assert r.models["a"].shown[0] == ("fit", fitted[-1], 4) and all(
-        s[1] <= o for s, o in zip(r.models["a"].shown[1:], (34,) * 4)
-    )
-    assert [f.fit_seconds > 0 for f in r.folds] == [
-        i == 0 or a != b for i, (a, b) in enumerate(zip(fitted, [None, *fitted]))
-    ]
+    assert [f.origin for f in r.folds] == [19, 24, 29, 34]
+    assert [f.fitted_at for f in r.folds] == fitted
+    first, *later = r.models["a"].shown
+    assert first == ("fit", fitted[-1], 4)
+    assert all(last <= 34 for _, last, _ in later)
+    anew = [a != b for a, b in zip(fitted, [None, *fitted])]
+    assert [f.fit_seconds > 0 for f in r.folds] == anew
 
 
 def test_the_models_given_stay_unfitted():
@@ -231,13 +196,10 @@ def test_the_models_given_stay_unfitted():
 
 
 def test_a_fit_of_the_first_origin_serves_later_ones():
-    """Series that were not there yet when the network was trained are forecast all the
-    same.
-    """
+    "Series that were not there when the network was trained are forecast all the same."
     r = backtest({"cnn": LAB["cnn"]}, panel(first=[0, 0, 0, 30]), 5, 3, progress=False)
-    assert [len(f.forecast.ids) for f in r.folds] == [3, 3, 4] and all(
-        np.isfinite(f.quantiles).all() for f in r.folds
-    )
+    assert [len(f.forecast.ids) for f in r.folds] == [3, 3, 4]
+    assert all(np.isfinite(f.quantiles).all() for f in r.folds)
 
 
 @pytest.mark.parametrize(
@@ -256,17 +218,23 @@ def test_the_last_origin_leaves_one_horizon(ask, at):
 @pytest.mark.parametrize(
     "ask, message",
     [
-        (dict(horizon=0), "horizon must be at least 1, got 0"),
-        (dict(origins=0), "origins must be at least 1, got 0"),
-        (dict(step=0), "step must be at least 1, got 0"),
+        (dict(horizon=0), "horizon must be a whole number, at least 1, got 0"),
+        (dict(origins=0), "origins must be a whole number, at least 1, got 0"),
+        (dict(step=0), "step must be a whole number, at least 1, got 0"),
         (dict(horizon=40), "lies before every series begins. Use fewer origins"),
         (dict(origins=9), "the first of 9 origins lies before"),
+        (dict(levels=(0.5, 0.1)), "levels must increase"),
         (dict(refit=-1), "refit must be False, True or a number of origins, got -1"),
     ],
 )
 def test_impossible_schedules(ask, message):
     with pytest.raises(ValueError, match=message):
         backtest({"a": Constant()}, panel(), **dict(horizon=5, progress=False) | ask)
+
+
+def test_a_table_is_no_panel():
+    with pytest.raises(TypeError, match="Build one with Panel.from_frame"):
+        backtest({"a": Constant()}, sales(), 5)
 
 
 # --- ragged panels
@@ -286,14 +254,13 @@ def test_ragged_series_take_part_where_they_can():
     # s3 ends within the horizon
     assert np.isfinite(r.folds[1].actual).sum() == 5 + 5 + 2
     y, q = r.stack("a")
-    assert (
-        y.shape == (4, 4, 5)
-        and np.isnan(y[2]).all()
-        and np.isnan(q[2]).all()
-        and np.isnan(q[1, 0]).all()
-        and np.isfinite(q[1, 1]).all()
-    )
-    assert r.leaderboard.wql["a"] > 0 and len(r.frame) == 5 * (2 + 3 + 2 + 2)
+    assert y.shape == (4, 4, 5)
+    assert np.isnan(y[2]).all()
+    assert np.isnan(q[2]).all()
+    assert np.isnan(q[1, 0]).all()
+    assert np.isfinite(q[1, 1]).all()
+    assert r.leaderboard.wql["a"] > 0
+    assert len(r.frame) == 5 * (2 + 3 + 2 + 2)
 
 
 @pytest.mark.parametrize("name", LAB)
@@ -313,18 +280,19 @@ def test_every_model_lives_with_ragged_series_and_stock_outs(name):
     )
     r = backtest({name: LAB[name]}, p, 5, 3, refit=True, progress=False)
     ids = [list(f.forecast.ids) for f in r.folds]
-    assert "s4" not in ids[0] and "s4" in ids[1] and all("s5" not in i for i in ids)
-    assert all(np.isfinite(f.quantiles).all() for f in r.folds) and np.isfinite(
-        r.leaderboard.wql[name]
-    )
+    assert "s4" not in ids[0]
+    assert "s4" in ids[1]
+    assert all("s5" not in i for i in ids)
+    assert all(np.isfinite(f.quantiles).all() for f in r.folds)
+    assert np.isfinite(r.leaderboard.wql[name])
 
 
-def test_an_item_discontinued_within_the_horizon_has_no_known_covariates_there_and_is_left_out():
+@pytest.mark.parametrize("name", ["SeasonalNaive", "cnn"])
+def test_an_item_discontinued_within_the_horizon_is_left_out(name):
+    "Its known covariates end there."
     p = panel(last=[39, 39, 39, 26])
-    assert [
-        list(backtest({n: LAB[n]}, p, 5, 4, progress=False).folds[1].forecast.ids)
-        for n in ("SeasonalNaive", "cnn")
-    ] == [["s0", "s1", "s2"]] * 2
+    r = backtest({name: LAB[name]}, p, 5, 4, progress=False)
+    assert list(r.folds[1].forecast.ids) == ["s0", "s1", "s2"]
 
 
 def test_no_series_around_an_origin():
@@ -369,14 +337,13 @@ def test_a_leaderboard_number_by_hand():
         sum(loss(v, q, a) for v in scored) / sum(scored)
         for q, a in zip((1, 2, 4), LEVELS)
     ]
-    assert sum(scored) == 21 and wql[1] == pytest.approx(
-        (1 + 1 + 0 + 2 + 2 + 0 + 6 + 1) / 21
-    )
-    assert r.leaderboard.wql["m"] == pytest.approx(np.mean(wql)) and r.leaderboard[
-        "wql_0.9"
-    ]["m"] == pytest.approx(wql[2])
+    assert sum(scored) == 21
+    assert wql[1] == pytest.approx((1 + 1 + 0 + 2 + 2 + 0 + 6 + 1) / 21)
+    row = r.leaderboard.loc["m"]
+    assert row["wql"] == pytest.approx(np.mean(wql))
+    assert row["wql_0.9"] == pytest.approx(wql[2])
     # 3 1 2 4 . 2 . 1 lie in [1, 4]; 0 and 8 do not
-    assert r.leaderboard.coverage80["m"] == pytest.approx(6 / 8)
+    assert row["coverage80"] == pytest.approx(6 / 8)
 
 
 def test_a_perfect_forecast_loses_nothing_and_comes_first():
@@ -385,81 +352,39 @@ def test_a_perfect_forecast_loses_nothing_and_comes_first():
 
     class Oracle(Constant):
         def predict(self, h, panel):
-            return Forecast(
-                panel,
-                QuantileGrid(
-                    LEVELS,
-                    torch.from_numpy(future[int(panel.last.max())])[..., None].expand(
-                        -1, -1, 3
-                    ),
-                    "flat",
-                ),
-                "oracle",
-            )
+            y = torch.from_numpy(future[int(panel.last.max())])
+            grid = QuantileGrid(LEVELS, y[..., None].expand(-1, -1, 3), "flat")
+            return Forecast(panel, grid, "oracle")
 
-    board = backtest(
-        {"constant": Constant(), "oracle": Oracle()},
-        p,
-        5,
-        2,
-        levels=LEVELS,
-        progress=False,
-    ).leaderboard
-    assert list(board.index) == ["oracle", "constant"] and board.wql["oracle"] == 0
+    models = {"constant": Constant(), "oracle": Oracle()}
+    board = backtest(models, p, 5, 2, levels=LEVELS, progress=False).leaderboard
+    assert list(board.index) == ["oracle", "constant"]
+    assert board.wql["oracle"] == 0
 
 
 def test_the_frame_holds_every_number():
-    r = backtest(
-        {"a": Constant(), "b": Constant((0.0, 3.0, 5.0))},
-        panel(),
-        5,
-        2,
-        levels=LEVELS,
-        refit=True,
-        progress=False,
-    )
+    models = {"a": Constant(), "b": Constant((0.0, 3.0, 5.0))}
+    r = backtest(models, panel(), 5, 2, levels=LEVELS, refit=True, progress=False)
     f = r.frame
-    assert (
-        list(f)
-        == [
-            "unique_id",
-            "ds",
-            "model",
-            "cutoff",
-            "fitted_at",
-            "y",
-            "ql0.1",
-            "ql0.5",
-            "ql0.9",
-        ]
-        and len(f) == 2 * 2 * 4 * 5
-    )
-    assert (
-        ((f.ds - f.cutoff).dt.days // 7).between(1, 5).all()
-        and (f.cutoff == f.fitted_at).all()
-        and f.cutoff.nunique() == 2
-    )
+    columns = "unique_id ds model cutoff fitted_at y ql0.1 ql0.5 ql0.9"
+    assert list(f) == columns.split()
+    assert len(f) == 2 * 2 * 4 * 5
+    assert ((f.ds - f.cutoff).dt.days // 7).between(1, 5).all()
+    assert (f.cutoff == f.fitted_at).all()
+    assert f.cutoff.nunique() == 2
     truth = sales().set_index(["unique_id", "ds"]).y
-    assert (
-        f.set_index(["unique_id", "ds"]).y
-        == truth.reindex(f.set_index(["unique_id", "ds"]).index)
-    ).all()
-    assert (
-        f[f.model == "b"]["ql0.5"].eq(3).all()
-        and repr(r) == "Backtest of a, b: 2 origins x 5 steps"
-    )
+    told = f.set_index(["unique_id", "ds"]).y
+    assert (told == truth.reindex(told.index)).all()
+    assert f[f.model == "b"]["ql0.5"].eq(3).all()
+    assert repr(r) == "Backtest of a, b: 2 origins x 5 steps"
 
 
-def test_volatility_needs_origins_that_overlap():
-    overlap, apart = (
-        backtest(
-            {"m": Constant()}, panel(), 5, 3, step=s, levels=LEVELS, progress=False
-        ).leaderboard
-        for s in (2, 5)
-    )
-    assert overlap.volatility["m"] == 0 and (
-        "volatility" not in apart or np.isnan(apart.volatility["m"])
-    )
+@pytest.mark.parametrize("step, overlap", [(2, True), (5, False)])
+def test_volatility_needs_origins_that_overlap(step, overlap):
+    r = backtest({"m": Constant()}, panel(), 5, 3, step, levels=LEVELS, progress=False)
+    assert ("volatility" in r.leaderboard) == overlap
+    if overlap:
+        assert r.leaderboard.volatility["m"] == 0
 
 
 def test_an_unknown_model():
@@ -471,23 +396,17 @@ def test_an_unknown_model():
         r.stack("b")
 
 
-def test_integer_time_and_months():
-    for freq in (1, "MS"):
-        time = (
-            np.arange(30)
-            if freq == 1
-            else pd.date_range("2020-01-01", periods=30, freq="MS")
-        )
-        p = Panel.from_frame(
-            pd.DataFrame({"unique_id": "a", "ds": time, "y": np.arange(30.0)}),
-            freq=freq,
-        )
-        f = backtest({"a": Constant()}, p, 3, 2, levels=LEVELS, progress=False).frame
-        assert (
-            f.ds.tolist() == list(time[24:30])
-            and f.cutoff.unique().tolist() == list(pd.Series(time[[23, 26]]))
-            and f.y.tolist() == [24.0, 25, 26, 27, 28, 29]
-        )
+@pytest.mark.parametrize("freq", [1, "MS"])
+def test_integer_time_and_months(freq):
+    time = np.arange(30)
+    if freq == "MS":
+        time = pd.date_range("2020-01-01", periods=30, freq="MS")
+    frame = pd.DataFrame({"unique_id": "a", "ds": time, "y": np.arange(30.0)})
+    p = Panel.from_frame(frame, freq=freq)
+    f = backtest({"a": Constant()}, p, 3, 2, levels=LEVELS, progress=False).frame
+    assert f.ds.tolist() == list(time[24:30])
+    assert f.cutoff.unique().tolist() == list(pd.Series(time[[23, 26]]))
+    assert f.y.tolist() == [24.0, 25, 26, 27, 28, 29]
 
 
 def test_plant_leaves_known_covariates_and_history_alone():
@@ -495,9 +414,7 @@ def test_plant_leaves_known_covariates_and_history_alone():
     w = plant(p, 20, 5e5)
     s = np.repeat(np.arange(len(p)), np.diff(p.indptr))
     step = p.start[s] + np.arange(p.rows) - p.indptr[s]
-    assert (
-        np.array_equal(w.y == 5e5, step > 20)
-        and np.array_equal(w.y[step <= 20], p.y[step <= 20])
-        and w.known is p.known
-    )
+    assert np.array_equal(w.y == 5e5, step > 20)
+    assert np.array_equal(w.y[step <= 20], p.y[step <= 20])
+    assert w.known is p.known
     assert dataclasses.asdict(w)["freq"] == "W-SUN"

@@ -1,7 +1,6 @@
-"""Data sets:
+"""Data sets: the registry is complete, files are verified, broken ones are named.
 
-the registry is complete, files are verified, broken ones are named, and every reader
-gives the peers' series.
+Every reader gives the peers' series.
 """
 
 import functools
@@ -18,7 +17,7 @@ import pandas as pd
 import pytest
 
 from forecastlab.core import datasets
-from forecastlab.core.basics import embedded_dir
+from forecastlab.core.basics import LabError, embedded_dir
 
 PEERS = {
     "online_retail_ii": "online_retail_ii (weekly)",
@@ -78,7 +77,7 @@ def toy(
             "folder": "demand/toy",
             "files": [file],
             "how": "Ask the owner.",
-            "reader": "stallion",
+            "reader": "demand.readers:stallion",
             **entry,
         }
     }
@@ -90,7 +89,7 @@ def toy(
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A web server on this machine:
+    """A web server on this machine.
 
     `server.folder` is served at `server.url`; `server.cut` breaks every answer off
     after so many bytes.
@@ -123,69 +122,43 @@ def server(tmp_path, monkeypatch):
 
 
 # --- the registry
-# -----------------------------------------------------------------------------------------------------------
 
 
-def test_registry_is_complete():
-    for name, e in datasets.registry().items():
-        assert {
-            "title",
-            "page",
-            "licence",
-            "attribution",
-            "folder",
-            "files",
-            "reader",
-            "freq",
-            "horizon",
-            "season",
-            "fill",
-            "series",
-            "rows",
-            "roles",
-            "notes",
-        } <= set(e), name
-        assert set(e["roles"]) == {
-            "target",
-            "known",
-            "past",
-            "static",
-            "categorical",
-            "text",
-        }, name
-        assert (
-            e["reader"] in datasets._READERS
-            and e["fill"] in (None, "zero")
-            and e["horizon"] > 0
-            and e["series"] > 0
-            and e["rows"] > 0
-        ), name
-        assert e["page"].startswith("https://"), name
-        for f in e["files"]:
-            for form in datasets._forms(f):
-                assert len(form["sha256"]) == 64 and form["bytes"] > 0, (
-                    name,
-                    f["path"],
-                )
-            source = f.get("source")
-            if source:
-                assert source["url"].startswith("https://") and (
-                    "archive" in source
-                ) == ("member" in source), (name, f["path"])
-            else:
-                assert e.get("embedded") or e.get("how"), (
-                    f"{name}: no address, so `how` must say how to get it"
-                )
+ENTRY = "title page licence attribution folder files reader freq horizon season fill"
+ENTRY = {*ENTRY.split(), "series", "rows", "roles", "notes"}
+ROLES = {"target", "known", "past", "static", "categorical", "text"}
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_an_entry_of_the_registry_is_complete(name):
+    e = datasets.info(name)
+    assert set(e) >= ENTRY and set(e["roles"]) == ROLES
+    assert callable(datasets.reader_of(name))
+    assert e["fill"] in (None, "zero")
+    assert e["horizon"] > 0 and e["series"] > 0 and e["rows"] > 0
+    assert e["page"].startswith("https://")
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_every_file_has_a_checksum_and_a_way_to_get_it(name):
+    e = datasets.info(name)
+    for f in e["files"]:
+        for form in datasets.forms(f):
+            assert len(form["sha256"]) == 64 and form["bytes"] > 0
+        source = f.get("source")
+        if source:
+            assert source["url"].startswith("https://")
+            assert ("archive" in source) == ("member" in source)
+        else:
+            # no address, so `how` must say how to get it
+            assert e.get("embedded") or e.get("how")
 
 
 def test_the_embedded_default_comes_first_and_may_be_shipped():
-    assert (
-        datasets.names()[0] == "online_retail"
-        and datasets.info("online_retail")["licence"] == "CC BY 4.0"
-    )
-    assert "Chen" in (embedded_dir() / "online_retail" / "README.md").read_text(
-        encoding="utf-8"
-    )
+    assert datasets.names()[0] == "online_retail"
+    assert datasets.info("online_retail")["licence"] == "CC BY 4.0"
+    about = embedded_dir() / "online_retail" / "README.md"
+    assert "Chen" in about.read_text(encoding="utf-8")
     assert datasets.check("online_retail").ok.all()
 
 
@@ -196,52 +169,80 @@ def test_unknown_name_and_option_are_refused_with_a_hint():
         TypeError, match="unknown option of data set 'online_retail': fequency"
     ):
         datasets.load(fequency="D")
-    with pytest.raises(ValueError, match="series must be a whole number above 0: 0"):
+    with pytest.raises(
+        ValueError, match="series must be a whole number, at least 1, got 0"
+    ):
         datasets.load(series=0)
+
+
+@pytest.mark.parametrize(
+    "reader, why",
+    [
+        ("stallion", "module:function"),
+        ("demand.nowhere:stallion", "No module named 'forecastlab.demand.nowhere'"),
+        ("demand.readers:nobody", "has no attribute 'nobody'"),
+        ("..os:system", "module:function"),
+        ("demand.readers:_shop", "module:function"),
+    ],
+)
+def test_a_reader_that_is_nowhere_is_refused(tmp_path, monkeypatch, reader, why):
+    toy(tmp_path, monkeypatch, reader=reader)
+    with pytest.raises(LabError, match=why):
+        datasets.reader_of("toy")
+
+
+def test_a_set_needs_only_an_entry_and_a_reader(tmp_path, monkeypatch):
+    content = b"shop,2024-01,2024-02\nnorth,3,4\nsouth,,5\n"
+    folder = toy(
+        tmp_path,
+        monkeypatch,
+        content,
+        reader="core.datasets:wide",
+        options={"file": "toy", "first": 1},
+        roles={"known": [], "past": [], "static": [], "text": []},
+        freq="MS",
+        horizon=1,
+        season=12,
+        fill=None,
+    )
+    folder.mkdir(parents=True)
+    (folder / "toy.csv").write_bytes(content)
+    monkeypatch.setenv("FORECASTLAB_DATA", str(tmp_path / "cache"))
+    panel = datasets.load("toy").panel()
+    assert panel.ids.tolist() == ["north", "south"] and panel.length.tolist() == [2, 1]
 
 
 def test_embedded_set_is_whole_and_means_what_it_says(monkeypatch):
     monkeypatch.delenv("FORECASTLAB_DATA", raising=False)
     ds = loaded("online_retail")
     f = ds.frame
-    assert (f.unique_id.nunique(), f.ds.nunique(), len(f)) == (
-        1000,
-        104,
-        101_027,
-    ) and f.notna().all(axis=None)
-    assert (f.ds.dt.dayofweek == 6).all() and f.groupby(
-        "unique_id"
-    ).ds.max().nunique() == 1
+    assert (f.unique_id.nunique(), f.ds.nunique()) == (1000, 104)
+    assert len(f) == 101_027 and f.notna().all(axis=None)
+    assert (f.ds.dt.dayofweek == 6).all()
+    assert f.groupby("unique_id").ds.max().nunique() == 1
     # a series begins with a sale
     assert (f.groupby("unique_id").y.first() > 0).all()
     quiet = f[f.y == 0]
     before = f.groupby("unique_id").price.shift()
     assert (quiet.price == before[quiet.index]).all() and (quiet.invoices == 0).all()
-    assert (
-        "price" not in ds.known
-        and ds.past == ["price", "invoices"]
-        and ds.text == ["description"]
-    )
+    assert "price" not in ds.known
+    assert ds.past == ["price", "invoices"] and ds.text == ["description"]
     assert ds.static.kind.nunique() < 80 and ds.static.notna().all(axis=None)
 
 
-def test_first_series_only():
+def test_only_the_first_series_are_loaded():
     ds = datasets.load(series=3)
     assert ds.frame.unique_id.nunique() == len(ds.static) == 3
 
 
-def test_panel_takes_the_roles():
+def test_a_panel_takes_the_roles():
     panel = datasets.load(series=20).panel()
-    assert (
-        len(panel) == 20
-        and set(panel.past) == {"price", "invoices"}
-        and not panel.known
-        and set(panel.static) == {"kind"}
-    )
+    assert len(panel) == 20 and not panel.known
+    assert set(panel.past) == {"price", "invoices"}
+    assert set(panel.static) == {"kind"}
 
 
 # --- broken files
-# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -275,13 +276,8 @@ def test_damaged_file_is_named_with_both_sizes_and_the_mend(
         and word in text
         and "forecastlab data get toy" in text
     )
-    for part in (
-        f"{len(content):,} bytes",
-        f"{len(bad):,} bytes",
-        digest(content)["sha256"][:12],
-        digest(bad)["sha256"][:12],
-    ):
-        assert part in text
+    for found in (content, bad):
+        assert f"{len(found):,} bytes" in text and digest(found)["sha256"][:12] in text
     row = datasets.check("toy").iloc[0]
     assert row.present and not row.ok and row["where"] == "mirror"
 
@@ -302,9 +298,8 @@ def test_missing_file_is_named_and_nothing_is_downloaded_behind_a_mirror(
     assert not (tmp_path / "cache").exists() and not datasets.check("toy").present.any()
     # asked for, it is fetched and then found
     folder = datasets.get("toy")
-    assert (folder / "toy.csv").read_bytes() == content and datasets._whole("toy") == {
-        "toy": folder / "toy.csv"
-    }
+    assert (folder / "toy.csv").read_bytes() == content
+    assert datasets.whole_files("toy") == {"toy": folder / "toy.csv"}
 
 
 def test_a_set_without_address_says_how_to_get_it(tmp_path, monkeypatch):
@@ -355,7 +350,6 @@ def test_truncated_parquet_is_one_error_even_where_the_checksum_agrees(
 
 
 # --- downloads
-# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_download_verifies_keeps_and_does_not_repeat(tmp_path, monkeypatch, server):
@@ -373,7 +367,7 @@ def test_download_verifies_keeps_and_does_not_repeat(tmp_path, monkeypatch, serv
     assert (datasets.get("toy") / "toy.csv").read_bytes() == content
 
 
-def test_download_of_a_member_of_an_archive_in_another_form(
+def test_a_member_of_an_archive_in_another_form_is_downloaded(
     tmp_path, monkeypatch, server
 ):
     import gzip
@@ -396,21 +390,17 @@ def test_download_of_a_member_of_an_archive_in_another_form(
         },
     )
     datasets.registry()["toy"]["files"][0]["path"] = "toy.csv.gz"
-    assert (
-        datasets.get("toy") == folder
-        and os.listdir(folder) == ["toy.csv"]
-        and datasets._whole("toy")["toy"] == folder / "toy.csv"
-    )
+    assert datasets.get("toy") == folder and os.listdir(folder) == ["toy.csv"]
+    assert datasets.whole_files("toy")["toy"] == folder / "toy.csv"
 
 
-def test_download_from_a_file_address(tmp_path, monkeypatch):
+def test_a_file_address_is_downloaded(tmp_path, monkeypatch):
     (tmp_path / "a b.csv").write_bytes(content := b"1,2\n")
     folder = toy(
         tmp_path, monkeypatch, content, source={"url": (tmp_path / "a b.csv").as_uri()}
     )
-    assert (datasets.get("toy") / "toy.csv").read_bytes() == content and datasets.get(
-        "toy"
-    ) == folder
+    assert datasets.get("toy") == folder
+    assert (folder / "toy.csv").read_bytes() == content
 
 
 @pytest.mark.parametrize("fault", ["cut", "wrong", "gone", "dead"])
@@ -431,9 +421,8 @@ def test_a_broken_download_leaves_nothing(tmp_path, monkeypatch, server, fault):
         datasets.get("toy")
     assert url in str(e.value) and os.listdir(folder) == []
     if fault == "wrong":
-        assert "300,000 bytes" in str(e.value) and digest(content)["sha256"][
-            :12
-        ] in str(e.value)
+        assert "300,000 bytes" in str(e.value)
+        assert digest(content)["sha256"][:12] in str(e.value)
 
 
 def test_a_killed_download_leaves_no_file_and_the_next_one_works(
@@ -443,13 +432,13 @@ def test_a_killed_download_leaves_no_file_and_the_next_one_works(
     folder = toy(
         tmp_path, monkeypatch, content, source={"url": f"{server.url}/toy.csv"}
     )
-    real = datasets._download
+    real = datasets.download
 
-    def killed(url, path, progress):
+    def killed(url, path, progress=False):
         path.write_bytes(content[:50])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(datasets, "_download", killed)
+    monkeypatch.setattr(datasets, "download", killed)
     with pytest.raises(KeyboardInterrupt):
         datasets.get("toy")
     assert os.listdir(folder) == []
@@ -459,12 +448,11 @@ def test_a_killed_download_leaves_no_file_and_the_next_one_works(
     (stale / "toy.csv").write_bytes(b"half")
     os.utime(stale, (0, 0))
     assert datasets.check("toy").present.tolist() == [False]
-    monkeypatch.setattr(datasets, "_download", real)
+    monkeypatch.setattr(datasets, "download", real)
     assert os.listdir(datasets.get("toy")) == ["toy.csv"]
 
 
 # --- frames
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_grid_refuses_duplicates_and_stray_dates():
@@ -495,14 +483,10 @@ def test_every_set_in_the_mirror_loads_as_registered(mirror, name):
     assert datasets.check(name).ok.all()
     ds, e = loaded(name), datasets.info(name)
     assert (ds.frame.unique_id.nunique(), len(ds.frame)) == (e["series"], e["rows"])
-    assert (
-        ds.frame.drop(columns="y").notna().all(axis=None)
-        and (ds.available is not None) == ds.frame.y.isna().any()
-    )
-    assert (
-        np.isfinite(ds.frame.y.dropna()).all()
-        and not ds.frame.duplicated(["unique_id", "ds"]).any()
-    )
+    assert ds.frame.drop(columns="y").notna().all(axis=None)
+    assert (ds.available is not None) == ds.frame.y.isna().any()
+    assert np.isfinite(ds.frame.y.dropna()).all()
+    assert not ds.frame.duplicated(["unique_id", "ds"]).any()
     step = ds.frame.groupby("unique_id").ds
     if isinstance(ds.freq, int):
         assert ((step.max() - step.min()).values + 1 == step.size().values).all()
@@ -510,20 +494,13 @@ def test_every_set_in_the_mirror_loads_as_registered(mirror, name):
     if ds.fill == "zero":
         assert step.max().nunique() == 1
     for c in e["roles"]["categorical"]:
-        assert (
-            (ds.static if c in e["roles"]["static"] else ds.frame)[c]
-            .map(type)
-            .eq(str)
-            .all()
-        )
+        table = ds.static if c in e["roles"]["static"] else ds.frame
+        assert table[c].map(type).eq(str).all()
     for c in e["roles"]["static"]:
         assert ds.static[c].notna().all()
     panel = ds.panel()
-    assert (
-        len(panel) == e["series"]
-        and list(panel.known) == ds.known
-        and list(panel.past) == ds.past
-    )
+    assert len(panel) == e["series"]
+    assert list(panel.known) == ds.known and list(panel.past) == ds.past
 
 
 @pytest.mark.parametrize(
@@ -570,20 +547,13 @@ def test_series_are_exactly_the_peers(mirror, monkeypatch, name):
     ds = loaded(name)
     f = ds.frame
     ids = f.unique_id.unique()
-    assert (
-        set(ids) == set(theirs["ids"])
-        and len(ids) == len(theirs["ids"])
-        and ds.horizon == theirs["h"]
-        and ds.season == theirs["m"]
-    )
-    row = pd.Series(np.arange(len(theirs["ids"])), index=theirs["ids"])[
-        f.unique_id
-    ].values
-    calendar = (
-        pd.RangeIndex(f.ds.max() + 1)
-        if ds.freq == 1
-        else pd.date_range(f.ds.min(), f.ds.max(), freq=ds.freq)
-    )
+    assert sorted(ids) == sorted(theirs["ids"])
+    assert (ds.horizon, ds.season) == (theirs["h"], theirs["m"])
+    row = pd.Series(np.arange(len(ids)), index=theirs["ids"])[f.unique_id].values
+    if ds.freq == 1:
+        calendar = pd.RangeIndex(f.ds.max() + 1)
+    else:
+        calendar = pd.date_range(f.ds.min(), f.ds.max(), freq=ds.freq)
     ours = np.full((len(ids), len(calendar)), np.nan)
     ours[row, calendar.get_indexer(f.ds)] = f.y
     np.testing.assert_array_equal(ours, theirs["y"])
@@ -602,11 +572,8 @@ def test_eia_is_exactly_the_peers_selection(mirror, monkeypatch):
 def test_embedded_set_is_a_part_of_the_full_one(mirror):
     full, part = loaded("online_retail_ii").frame, loaded("online_retail").frame
     both = part.merge(full, on=["unique_id", "ds"], suffixes=("", "_full"))
-    assert (
-        len(both) == len(part)
-        and (both.y == both.y_full).all()
-        and (both.price == both.price_full).all()
-    )
+    assert len(both) == len(part)
+    assert (both.y == both.y_full).all() and (both.price == both.price_full).all()
 
 
 @pytest.mark.slow
@@ -630,10 +597,9 @@ def test_rebuilt_embedded_data_equal_the_shipped(mirror, tmp_path):
 
 
 # --- covariates: what must not leak
-# --------------------------------------------------------------------------------------------------
 
 
-def test_breakfast_covariates(mirror):
+def test_breakfast_covariates_are_the_recorded_ones(mirror):
     ds = loaded("breakfast_at_the_frat")
     f = ds.frame
     t = pd.read_parquet(
@@ -645,65 +611,37 @@ def test_breakfast_covariates(mirror):
     for c in ("price", "feature", "display", "tpr_only"):
         assert (m[c][seen] == m[c + "_raw"][seen])[m[c + "_raw"][seen].notna()].all()
     before = m.groupby("unique_id").price.shift()
-    assert (
-        (m.price[~seen] == before[~seen]).all()
-        and (m.loc[~seen, ["feature", "display", "tpr_only"]] == 0).all(axis=None)
-        and (m.y[~seen] == 0).all()
-    )
-    assert set(ds.static.columns[1:]) >= {
-        "store",
-        "upc",
-        "category",
-        "sub_category",
-        "manufacturer",
-        "segment",
-    }
+    assert (m.price[~seen] == before[~seen]).all() and (m.y[~seen] == 0).all()
+    assert (m.loc[~seen, ["feature", "display", "tpr_only"]] == 0).all(axis=None)
+    static = {"store", "upc", "category", "sub_category", "manufacturer", "segment"}
+    assert static <= set(ds.static.columns[1:])
 
 
 def test_m5_calendar_is_on_the_right_day(mirror):
     f = loaded("m5_foods3_tx3").frame
     christmas = f[(f.ds.dt.month == 12) & (f.ds.dt.day == 25)]
-    assert (christmas.event == "Christmas").all() and (
-        christmas.event_type == "National"
-    ).all()
-    # Texas food-stamp days
-    assert sorted(f[f.snap == 1].ds.dt.day.unique()) == [
-        1,
-        3,
-        5,
-        6,
-        7,
-        9,
-        11,
-        12,
-        13,
-        15,
-    ]
+    assert (christmas.event == "Christmas").all()
+    assert (christmas.event_type == "National").all()
+    texas = [1, 3, 5, 6, 7, 9, 11, 12, 13, 15]
+    assert sorted(f[f.snap == 1].ds.dt.day.unique()) == texas
 
 
-def test_walmart_holidays_and_future(mirror):
+def test_walmart_has_its_holidays_and_its_future(mirror):
     ds = loaded("walmart2014")
     holidays = set(ds.frame[ds.frame.holiday == 1].ds.dt.strftime("%Y-%m-%d"))
     assert {"2010-02-12", "2010-09-10", "2010-11-26", "2010-12-31"} <= holidays
-    assert ds.future.groupby("unique_id").size().eq(
-        39
-    ).all() and ds.future.ds.min() == ds.frame.ds.max() + pd.Timedelta(weeks=1)
+    assert ds.future.groupby("unique_id").size().eq(39).all()
+    assert ds.future.ds.min() == ds.frame.ds.max() + pd.Timedelta(weeks=1)
     assert (ds.panel().ahead == 39).all()
 
 
 def test_rossmann_gap_is_not_zero_demand(mirror):
     f = loaded("rossmann_top100").frame
     gap = f[f.available == 0]
-    assert (
-        len(gap) == 368
-        and gap.y.isna().all()
-        and set(gap.unique_id) == {"842", "1027"}
-        and set(gap.ds.dt.year) == {2014}
-    )
-    assert (
-        gap.promo.isin([0, 1]).all()
-        and (f[(f.open == 0) & (f.available == 1)].y == 0).all()
-    )
+    assert len(gap) == 368 and gap.y.isna().all()
+    assert set(gap.unique_id) == {"842", "1027"} and set(gap.ds.dt.year) == {2014}
+    assert gap.promo.isin([0, 1]).all()
+    assert (f[(f.open == 0) & (f.available == 1)].y == 0).all()
 
 
 @pytest.mark.network

@@ -1,7 +1,6 @@
-"""Training:
+"""Training: resumed runs equal unbroken ones, processes and batches add up.
 
-resumed runs equal unbroken ones bit for bit, processes add up, and a checkpoint is
-whole or absent.
+A checkpoint is whole or absent.
 """
 
 import errno
@@ -19,11 +18,17 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from forecastlab.core.fit import Training, fit
+from forecastlab.core.fit import Training, fit, rate
 from tiny_task import draw, loss, net
 
 TASK = f"""
-import sys, torch
+import os
+import sys
+import time
+
+import numpy as np
+import torch
+
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from tiny_task import draw, loss, net
 from forecastlab.core.fit import Training, fit
@@ -44,14 +49,18 @@ def test_a_run_killed_with_sigkill_resumes_to_the_same_losses_bit_for_bit(
     """The process is killed for real at a random moment, more than once, and started
     again each time.
     """
-    settings = (
-        "Training(steps=300, average=.9, checkpoint_every=7, validate_every=50,"
-        " progress=False, accelerator='cpu', lr=1e-2)"
-    )
+    plan = dict(steps=300, average=0.9, checkpoint_every=7, validate_every=50, **QUIET)
     body = f"""
-import time
-def slow(g): time.sleep(.004); return draw(g)
-fit(net(.3), slow, loss, {settings}, sys.argv[1], validate=lambda m: float(m[0].weight.detach().square().sum()))
+def slow(generator):
+    time.sleep(0.004)
+    return draw(generator)
+
+
+def score(model):
+    return float(model[0].weight.detach().square().sum())
+
+
+fit(net(0.3), slow, loss, Training(**{plan!r}), sys.argv[1], validate=score)
 """
     path, point = script(tmp_path, body), tmp_path / "point.safetensors"
     dice = random.Random(when)
@@ -70,8 +79,9 @@ fit(net(.3), slow, loss, {settings}, sys.argv[1], validate=lambda m: float(m[0].
         )
     assert load_file(point)["losses"].numel() < 300, "nothing was left to resume"
     score = lambda m: float(m[0].weight.detach().square().sum())
-    resumed = fit(a := net(0.3), draw, loss, eval(settings), point, validate=score)
-    whole = fit(b := net(0.3), draw, loss, eval(settings), validate=score)
+    settings = Training(**plan)
+    resumed = fit(a := net(0.3), draw, loss, settings, point, validate=score)
+    whole = fit(b := net(0.3), draw, loss, settings, validate=score)
     assert (
         len(whole.losses) == 300
         and np.array_equal(resumed.losses, whole.losses)
@@ -82,11 +92,12 @@ fit(net(.3), slow, loss, {settings}, sys.argv[1], validate=lambda m: float(m[0].
 
 @pytest.mark.parametrize("launch", ["torchrun", "spawn"])
 def test_two_processes_equal_one(tmp_path, launch):
+    plan = dict(steps=40, devices=2 if launch == "spawn" else 1, **QUIET)
     body = f"""
 if __name__ == "__main__":
-    f = fit(net(0.), draw, loss, Training(steps=40, devices={2 if launch == "spawn" else 1}, progress=False, accelerator="cpu", lr=1e-2))
-    import os, numpy as np
-    if os.environ.get("RANK", "0") == "0": np.save(sys.argv[1], f.losses)
+    fitted = fit(net(0.0), draw, loss, Training(**{plan!r}))
+    if os.environ.get("RANK", "0") == "0":
+        np.save(sys.argv[1], fitted.losses)
 """
     path, out = script(tmp_path, body), tmp_path / "losses.npy"
     command = (
@@ -267,16 +278,24 @@ def test_two_processes_with_dropout_resume_bit_for_bit(tmp_path):
     """Each process draws masks of its own, seeded by step and rank, so a killed run
     gets the same ones again.
     """
-    body = """
+    plan = dict(steps=20, checkpoint_every=5, **QUIET)
+    body = f"""
+out, point, stop = sys.argv[1], sys.argv[2], int(sys.argv[3])
+count = []
+
+
+def dying(generator):
+    count.append(1)
+    if len(count) == stop:
+        os._exit(9)
+    return draw(generator)
+
+
 if __name__ == "__main__":
-    import os, numpy as np
-    stop = int(sys.argv[3]); count = [0]
-    def dying(g):
-        count[0] += 1
-        if count[0] == stop: os._exit(9)
-        return draw(g)
-    f = fit(net(.3), dying, loss, Training(steps=20, checkpoint_every=5, progress=False, accelerator="cpu", lr=1e-2), sys.argv[2] if sys.argv[2] != "-" else None)
-    if os.environ["RANK"] == "0": np.save(sys.argv[1], f.losses)
+    settings = Training(**{plan!r})
+    fitted = fit(net(0.3), dying, loss, settings, None if point == "-" else point)
+    if os.environ["RANK"] == "0":
+        np.save(out, fitted.losses)
 """
     path = script(tmp_path, body)
     point = tmp_path / "point.safetensors"
@@ -303,3 +322,84 @@ if __name__ == "__main__":
     assert np.array_equal(
         np.load(tmp_path / "whole.npy"), np.load(tmp_path / "resumed.npy")
     )
+
+
+def test_batches_drawn_ahead_change_no_number_and_resume_bit_for_bit(tmp_path):
+    "The checkpoint must not know of the batch that was drawn too early."
+    settings = dict(steps=30, average=0.9, checkpoint_every=7, **QUIET)
+    count = []
+
+    def dying(generator):
+        count.append(1)
+        if len(count) == 19:
+            raise KeyboardInterrupt
+        return draw(generator)
+
+    plain = fit(a := net(0.3), draw, loss, Training(**settings))
+    ahead = Training(prefetch=True, **settings)
+    point = tmp_path / "point.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit(net(0.3), dying, loss, ahead, point)
+    resumed = fit(b := net(0.3), draw, loss, ahead, point)
+    assert np.array_equal(resumed.losses, plain.losses)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    # one that draws in time takes over from one that draws ahead
+    taken = fit(net(0.3), draw, loss, Training(**settings), point)
+    assert np.array_equal(taken.losses, plain.losses)
+
+
+def test_several_batches_a_step_equal_one_large_batch():
+    "Although their masks differ: sums and weights add up."
+    once = [draw(torch.Generator().manual_seed(i)) for i in range(3)]
+    large = tuple(torch.cat(parts) for parts in zip(*once))
+    turns = iter(once * 25)
+    whole = fit(a := net(0.0), lambda g: large, loss, Training(steps=25, **QUIET))
+    settings = Training(steps=25, accumulate=3, **QUIET)
+    parts = fit(b := net(0.0), lambda g: next(turns), loss, settings)
+    np.testing.assert_allclose(parts.losses, whole.losses, rtol=1e-4)
+    for p, q in zip(a.parameters(), b.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+
+
+def test_groups_learn_at_rates_of_their_own_and_norms_do_not_decay():
+    still = net(0.0)
+    before = [p.detach().clone() for p in still.parameters()]
+    rates = {"0.": 1e-12, "0.bias": 1e-2}
+    fit(still, draw, loss, Training(steps=5, rates=rates, **QUIET))
+    moved = [
+        float((p - q).detach().abs().max()) for p, q in zip(still.parameters(), before)
+    ]
+    assert moved[0] < 1e-9 and min(moved[1:]) > 1e-3
+
+    nothing = lambda model, batch: (0.0 * model(batch[0]).sum(), batch[2].sum())
+    spared = net(0.0)
+    settings = Training(steps=5, weight_decay=0.5, decay="matrices", **QUIET)
+    fit(spared, draw, nothing, settings)
+    kept = [torch.equal(p, q) for p, q in zip(spared.parameters(), before)]
+    assert kept == [False, True, False, True]
+    with pytest.raises(ValueError, match="no parameter's name begins so: head"):
+        fit(net(0.0), draw, loss, Training(steps=5, rates={"head": 1.0}, **QUIET))
+
+
+@pytest.mark.parametrize(
+    "schedule, end", [("cosine", 0.01), ("linear", 0.01), ("constant", 1.0)]
+)
+def test_a_rate_rises_and_then_follows_its_schedule(schedule, end):
+    settings = Training(steps=10_000, lr=2.0, schedule=schedule)
+    rates = [rate(i, settings) for i in range(10_000)]
+    assert rates[0] < 0.01 and max(rates) == rates[999] == 2.0
+    assert rates[-1] == pytest.approx(2 * end, rel=0.02)
+    assert (np.diff(rates[1000:]) <= 0).all()
+    with pytest.raises(ValueError, match="unknown schedule: step. Choose cosine"):
+        Training(schedule="step")
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
+    point = tmp_path / "point.safetensors"
+    settings = Training(steps=10, **QUIET)
+    fit(net(0.0), draw, loss, settings, point)
+    data = bytearray(point.read_bytes())
+    data[-5] ^= 4
+    point.write_bytes(data)
+    with pytest.raises(OSError, match="damaged.*Remove it to start anew"):
+        fit(net(0.0), draw, loss, settings, point)

@@ -1,6 +1,6 @@
-"""The scores of quantile functions and of paths:
+"""The scores of quantile functions and of paths.
 
-kernels against references, references against integrals and loops. Triton runs through
+Kernels against references, references against integrals and loops. Triton runs through
 its interpreter on a CPU.
 """
 
@@ -101,9 +101,9 @@ def run(path, made, dtype=None):
 
 
 def agree(path, made, tol=3e-6, own=0.0):
-    """Like the reference in double precision, up to `tol` of the largest entry; `own`:
+    """Like the reference in double precision, up to `tol` of the largest entry.
 
-    rounding of the gradient's own type.
+    `own` is the rounding of the gradient's own type.
     """
     score, grads = run(path, made)
     want, slopes = run(spline_crps_ref, made, torch.float64)
@@ -829,26 +829,47 @@ def test_quantile_bytes_are_counted():
 
 COMPILE = """
 import triton
-from triton.compiler import ASTSource
 from triton.backends.compiler import GPUTarget
-from forecastlab.kernels.spline_crps import _spline_crps_kernel, _spline_crps_grad_kernel
-from forecastlab.kernels.energy_score import _energy_score_kernel
-types = dict(A="*fp32", V="*bf16", W="*bf16", J="*i32", O="*u8", beta="fp32", GV="*bf16", G="*bf16")
-types |= {k: "*fp32" for k in ("Z", "SL", "SR", "XL", "XR", "Loss", "T", "Tails", "Up", "GA", "GZ", "Score")}
+from triton.compiler import ASTSource
+from forecastlab.kernels import energy_score, spline_crps
+
+HALF = ("values_ptr", "paths_ptr", "by_value_ptr", "grad_ptr")
+OTHER = dict(below_ptr="*i32", observed_ptr="*u8", beta="fp32")
+
+
+def type_of(name):
+    if name in OTHER:
+        return OTHER[name]
+    if name in HALF:
+        return "*bf16"
+    return "*fp32" if name.endswith("_ptr") else "i32"
+
+
 tails = dict(LEFT=2, RIGHT=2, BLOCK=64, KNOTS=32)
-for kernel, fixed in ((_spline_crps_kernel, dict(KEEP=2, **tails)), (_spline_crps_grad_kernel, dict(VALUES=True, LEVELS=2, **tails)), (_energy_score_kernel, dict(KEEP=True, ONE=True, ROWS=64, DRAWS=64))):
+kernels = (
+    (spline_crps.KERNELS["score"], dict(KEEP=2, **tails)),
+    (spline_crps.KERNELS["gradient"], dict(VALUES=True, LEVELS=2, **tails)),
+    (energy_score.KERNELS["score"], dict(KEEP=True, ONE=True, ROWS=64, DRAWS=64)),
+)
+for kernel, fixed in kernels:
+    signature = {
+        name: "constexpr" if name in fixed else type_of(name)
+        for name in kernel.arg_names
+    }
     for chip in (80, 90):
-        signature = {a: "constexpr" if a in fixed else types.get(a, "i32") for a in kernel.arg_names}
-        made = triton.compile(ASTSource(kernel, signature, constexprs=fixed), target=GPUTarget("cuda", chip, 32))
-        print(len(made.asm["cubin"]) > 0, made.asm["ptx"].count("ld.local"), "atom" in made.asm["ptx"], made.asm["ptx"].count("ex2.approx") <= 6)
+        source = ASTSource(kernel, signature, constexprs=fixed)
+        made = triton.compile(source, target=GPUTarget("cuda", chip, 32))
+        text = made.asm["ptx"]
+        few = text.count("ex2.approx") <= 6
+        print(len(made.asm["cubin"]) > 0, text.count("ld.local"), "atom" in text, few)
 """
 
 
 @kernel
 def test_quantile_kernels_compile_for_a_gpu_without_one():
-    """Machine code for Ampere and Hopper:
+    """Machine code for Ampere and Hopper.
 
-    no spilled registers, no atomics, each tail's exponentials taken once a thread.
+    No spilled registers, no atomics, each tail's exponentials taken once a thread.
     """
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | dict(
         TRITON_INTERPRET="0"

@@ -1,6 +1,6 @@
-"""The study notebook as a reader meets it:
+"""The study notebook as a reader meets it in JupyterLab.
 
-in JupyterLab, all cells run, the slider moved, the picture changed.
+All cells run, the slider is moved, the picture changes.
 """
 
 import json

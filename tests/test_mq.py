@@ -1,12 +1,10 @@
-"""MQ networks:
+"""MQ networks: nothing after the origin is read, quantiles keep their order.
 
-nothing after the origin is read, quantiles keep their order, hard series are forecast
-or refused by name, a killed training goes on.
+Hard series are forecast or refused by name, a killed training goes on.
 """
 
 from dataclasses import replace
 import dataclasses
-import json
 import subprocess
 import sys
 import warnings
@@ -16,13 +14,15 @@ import pandas as pd
 import pytest
 import torch
 
+from forecastlab.core.basics import read_tensors, write_tensors
 from forecastlab.core.backtest import as_known, plant
 from forecastlab.core.metrics import mean_wql
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows, forked
-from forecastlab.core import forecaster
 from forecastlab.core.encoders import ENCODERS, classical, running_scale
 from forecastlab.core.features import Recipe, Sizes
+from forecastlab.core.forecaster import load_model
+from forecastlab.core.neural import HeldOut, WindowTask, held_back
 from forecastlab.demand.mq import BY_ENCODER, MQCNN, MQDense, MQNetwork, MQRNN
 from forecastlab.demand.mq import MQSettings, mq_loss
 from forecastlab.demand.textbook import SeasonalNaive
@@ -266,7 +266,7 @@ def test_same_seed_same_forecast(encoder):
 def test_a_saved_model_forecasts_the_same_bits(trained, encoder, tmp_path):
     m, seen = trained[encoder], full().cut(36)
     m.save(tmp_path / "m.safetensors")
-    again = MQCNN.load(tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
     assert (
         np.array_equal(q(m.predict(3, seen)), q(again.predict(3, seen)))
         and again.name == m.name
@@ -276,7 +276,7 @@ def test_a_saved_model_forecasts_the_same_bits(trained, encoder, tmp_path):
     # and can be trained anew
     assert again.fit(seen).predict().horizon == 3
     with pytest.raises(ValueError, match="no panel to forecast from. Pass predict"):
-        MQCNN.load(tmp_path / "m.safetensors").predict(3)
+        load_model(tmp_path / "m.safetensors").predict(3)
 
 
 def test_a_loaded_model_trains_anew_as_the_first_would(tmp_path):
@@ -296,18 +296,10 @@ def test_a_loaded_model_trains_anew_as_the_first_would(tmp_path):
 
 
 def test_a_file_of_another_version_is_named(trained, tmp_path):
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
     trained["cnn"].save(tmp_path / "m")
-    with safe_open(tmp_path / "m", "pt") as f:
-        note = json.loads(f.metadata()["forecastlab.model"])
-    note["recipe"]["old"] = True
-    save_file(
-        load_file(tmp_path / "m"),
-        tmp_path / "old",
-        {"forecastlab.model": json.dumps(note)},
-    )
+    tensors, note = read_tensors(tmp_path / "m")
+    note["state"]["recipe"]["old"] = True
+    write_tensors(tmp_path / "old", tensors, note)
     with pytest.raises(
         OSError,
         match=(
@@ -356,7 +348,7 @@ def test_members_are_averaged_and_saved(tmp_path):
 def test_a_damaged_model_file_is_named(trained, tmp_path, damage):
     trained["cnn"].save(tmp_path / "m")
     (tmp_path / "m").write_bytes(damage((tmp_path / "m").read_bytes()))
-    with pytest.raises(OSError, match="not a readable MQCNN file: .*m. Save it again"):
+    with pytest.raises(OSError, match="not a readable model file: .*m. Save it again"):
         MQCNN.load(tmp_path / "m")
     with pytest.raises(FileNotFoundError, match="no such model file"):
         MQCNN.load(tmp_path / "none")
@@ -369,10 +361,7 @@ def test_a_damaged_model_file_is_named(trained, tmp_path, damage):
 def test_a_killed_training_goes_on_to_the_same_forecast(
     tmp_path, monkeypatch, encoder, dies
 ):
-    """Dropout, hidden categories and two members:
-
-    whatever is random must be in the checkpoint.
-    """
+    "Dropout, hidden categories, two members: what is random is in the checkpoint."
     seen = full().cut(36)
     make = lambda: model(
         encoder,
@@ -382,7 +371,7 @@ def test_a_killed_training_goes_on_to_the_same_forecast(
         checkpoint=tmp_path,
         training=QUIET | dict(checkpoint_every=5),
     )
-    draw, count = forecaster._Task.draw, []
+    draw, count = WindowTask.draw, []
 
     def dying(task, generator):
         count.append(1)
@@ -391,12 +380,12 @@ def test_a_killed_training_goes_on_to_the_same_forecast(
         return draw(task, generator)
 
     with monkeypatch.context() as patch:
-        patch.setattr(forecaster._Task, "draw", dying)
+        patch.setattr(WindowTask, "draw", dying)
         with pytest.raises(KeyboardInterrupt):
             make().fit(seen)
     count.clear()
     monkeypatch.setattr(
-        forecaster._Task, "draw", lambda task, g: count.append(1) or draw(task, g)
+        WindowTask, "draw", lambda task, g: count.append(1) or draw(task, g)
     )
     resumed = make().fit(seen)
     assert len(count) == 32 - (dies - 1) // 16 * 16 - (dies - 1) % 16 // 5 * 5
@@ -438,14 +427,28 @@ def test_a_panel_on_disk_gives_the_same_forecast(tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
     code = """
-import sys, numpy as np, pandas as pd
+import sys
+
+import numpy as np
+import pandas as pd
+
 from forecastlab.core.panel import Panel
 from forecastlab.demand.mq import MQCNN
+
 if __name__ == "__main__":
-    rng = np.random.default_rng(0)
-    panel = Panel.from_frame(pd.DataFrame({"unique_id": np.repeat([*"abcdef"], 40), "ds": np.tile(np.arange(40), 6), "y": rng.poisson(5, 240)}), freq=1)
-    m = MQCNN(3, context=12, forks=4, steps=12, batch=8, channels=8, training=dict(progress=False, accelerator="cpu", devices=int(sys.argv[1]))).fit(panel)
-    np.savez(sys.argv[2], losses=m.fitted[0].losses, q=m.predict().quantile([.1, .5, .9]).numpy())
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat([*"abcdef"], 40),
+            "ds": np.tile(np.arange(40), 6),
+            "y": np.random.default_rng(0).poisson(5, 240),
+        }
+    )
+    panel = Panel.from_frame(frame, freq=1)
+    training = dict(progress=False, accelerator="cpu", devices=int(sys.argv[1]))
+    small = dict(context=12, forks=4, steps=12, batch=8, channels=8)
+    m = MQCNN(3, training=training, **small).fit(panel)
+    q = m.predict().quantile([0.1, 0.5, 0.9]).numpy()
+    np.savez(sys.argv[2], losses=m.fitted[0].losses, q=q)
 """
     (tmp_path / "train.py").write_text(code)
     for n in "12":
@@ -691,6 +694,8 @@ def test_what_does_not_fit_the_training_is_refused(trained):
         m.predict(3, full(promo=1.0).cut(36))
     with pytest.raises(RuntimeError, match="MQRNN has not been fitted. Call fit"):
         MQRNN(3).predict(3, seen)
+    with pytest.raises(ValueError, match="unknown encoder: rnn. Choose cnn"):
+        MQCNN(3, encoder="rnn")
     with pytest.raises(ValueError, match="the panel holds no series"):
         model().fit(seen.select(np.zeros(6, bool)))
 
@@ -708,7 +713,7 @@ def test_what_does_not_fit_the_training_is_refused(trained):
         (dict(batch=0), "batch must be a whole number, at least 1, got 0"),
         (dict(members=0), "members must be a whole number, at least 1, got 0"),
         (dict(steps=0), "steps must be a whole number, at least 1, got 0"),
-        (dict(encoder="gru"), "unknown encoder: gru. Choose cnn, rnn, lags"),
+        (dict(head="spline"), "unknown head: spline. Choose grid, sqf, iqf, isqf"),
         (dict(link="exp"), "unknown link: exp. Choose auto, log, identity"),
         (dict(levels=()), "no levels given"),
         (dict(levels=(0.9, 0.1)), "levels must increase"),
@@ -886,7 +891,9 @@ def test_a_classical_start_is_exact_on_a_seasonal_series(head, hide):
     ).fit(panel)
     middle = q(m.predict(), [0.5])[..., 0]
     np.testing.assert_allclose(middle, y[:, :6], rtol=2e-3)
-    assert float(m.networks[0].loc.head.out.weight.detach().abs().max()) < 1e-9
+    assert (
+        float(m.networks[0].local_decoder.head.out.weight.detach().abs().max()) < 1e-9
+    )
 
 
 def test_the_classical_start_is_that_of_the_textbook_and_reads_nothing_later():
@@ -959,9 +966,8 @@ def test_it_learns_eight_series_by_heart(encoder):
         ),
         freq=1,
     )
-    m = MQCNN(
+    m = BY_ENCODER[encoder](
         2,
-        encoder=encoder,
         context=12,
         forks=2,
         channels=32,
@@ -1003,9 +1009,8 @@ def test_it_beats_the_seasonal_naive_where_season_and_promotion_were_planted(enc
     seen = p.cut(T - 15)
     actual = p.actual(seen.last, 14)
     tenths = [0.1, 0.3, 0.5, 0.7, 0.9]
-    m = MQCNN(
+    m = BY_ENCODER[encoder](
         14,
-        encoder=encoder,
         context=28,
         forks=14,
         channels=16,
@@ -1061,3 +1066,95 @@ def test_other_data_of_the_same_size_and_mean_do_not_take_over_a_checkpoint(tmp_
     honest = q(model("cnn").fit(b).predict())
     model("cnn", checkpoint=tmp_path).fit(a)
     assert np.array_equal(q(model("cnn", checkpoint=tmp_path).fit(b).predict()), honest)
+
+
+# --- early stopping
+
+
+def swapped(panel, rows):
+    "The last rows of every series in reverse order: other values, equal statistics."
+    other = replace(panel, y=np.array(panel.y))
+    for s in range(len(other)):
+        end = other.indptr[s] + other.length[s]
+        other.y[end - rows : end] = other.y[end - rows : end][::-1]
+    return other
+
+
+@pytest.mark.parametrize("head", ["grid", "isqf"])
+def test_rows_held_out_are_scored_and_never_trained_on(head):
+    panel = full()
+    training = QUIET | dict(validate_every=4)
+    one, other = (
+        model(head=head, steps=12, training=training).fit(p).fitted[0]
+        for p in (panel, swapped(panel, 3))
+    )
+    assert np.array_equal(one.losses, other.losses)
+    steps, scores = zip(*one.scores)
+    assert steps == (4, 8, 12) and scores != list(zip(*other.scores))[1]
+    assert min(scores) > 0 and not one.stopped
+
+
+def test_the_score_is_the_loss_of_the_rows_held_out_alone():
+    "Checked against the loss of one origin, whose horizon is what was held out."
+    panel = full()
+    m = model(forks=1, steps=2, training=QUIET | dict(validate_every=1)).fit(panel)
+    kept = held_back(panel, 3, m.settings.least)
+    assert (panel.length - kept.length == 3).all()
+    task = WindowTask(type(m), kept, m.settings, m.recipe, 8, torch.device("cpu"))
+    score = HeldOut(task, panel, kept).score(m.networks[0])
+    w = Windows(m.recipe.apply(panel), 16, 3, cycles=m.recipe.cycles)
+    batch = w.read(torch.arange(6), torch.as_tensor(kept.length))
+    total, mass = m.loss(m.networks[0], batch, m.settings, m.recipe)
+    assert score == pytest.approx(float((total / mass).detach()), rel=1e-5)
+    # several origins a window: the others are taken off again
+    m = model(steps=2, training=QUIET).fit(kept)
+    task = WindowTask(type(m), kept, m.settings, m.recipe, 8, torch.device("cpu"))
+    score = HeldOut(task, panel, kept).score(m.networks[0].eval())
+    assert np.isfinite(score) and score > 0
+
+
+def test_patience_ends_training_and_keeps_the_best_weights():
+    panel, seen = full(), full().cut(36)
+    steady = QUIET | dict(lr=0.3, average=0.0, warmup=0.0, schedule="constant")
+    patient = steady | dict(validate_every=3, patience=2)
+    early = model(steps=300, training=patient).fit(panel)
+    fitted = early.fitted[0]
+    steps, scores = zip(*fitted.scores)
+    best = int(np.argmin(scores))
+    assert fitted.stopped and fitted.step == steps[best + 2] < 300
+    # the weights are those of the best step, as if training had ended there
+    steady |= dict(validate_every=steps[best])
+    there = model(steps=steps[best], training=steady).fit(panel)
+    assert np.array_equal(q(early.predict(3, seen)), q(there.predict(3, seen)))
+
+
+def test_a_killed_training_with_validation_goes_on_to_the_same_end(
+    tmp_path, monkeypatch
+):
+    training = QUIET | dict(validate_every=4, checkpoint_every=5, prefetch=True)
+    make = lambda place: model(steps=16, dropout=0.2, training=training, **place)
+    whole = make({}).fit(full())
+    draw, count = WindowTask.draw, []
+
+    def dying(task, generator):
+        count.append(1)
+        if len(count) == 12:
+            raise KeyboardInterrupt
+        return draw(task, generator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WindowTask, "draw", dying)
+        with pytest.raises(KeyboardInterrupt):
+            make(dict(checkpoint=tmp_path)).fit(full())
+    resumed = make(dict(checkpoint=tmp_path)).fit(full())
+    seen = full().cut(36)
+    assert resumed.fitted[0].scores == whole.fitted[0].scores
+    assert np.array_equal(q(resumed.predict(3, seen)), q(whole.predict(3, seen)))
+
+
+def test_what_cannot_be_held_out_is_refused():
+    with pytest.raises(ValueError, match="patience needs validate_every"):
+        model(training=dict(patience=3))
+    training = QUIET | dict(validate_every=2)
+    with pytest.raises(ValueError, match="long enough to hold out 3 rows.*has 4"):
+        model(training=training).fit(plain(np.arange(4.0)))

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from forecastlab.core import forecaster
 from forecastlab.core.distributions import Counts
 from forecastlab.core.features import Recipe
+from forecastlab.core.forecaster import load_model
+from forecastlab.core.neural import WindowTask
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows, forked
-from forecastlab.demand.mq import MQCNN, MQNetwork, MQSettings, mq_loss
+from forecastlab.demand.mq import BY_ENCODER, MQNetwork, MQSettings, mq_loss
 from forecastlab.quantile.heads import HEADS
 from forecastlab.quantile.spline import SplineQuantile
 
@@ -48,8 +49,9 @@ def sales(low=0, n=6, steps=60, seed=0):
     )
 
 
-def model(head, **options):
-    return MQCNN(4, head=head, **SMALL | dict(training=QUIET) | options)
+def model(head, encoder="cnn", **options):
+    settings = SMALL | dict(training=QUIET) | options
+    return BY_ENCODER[encoder](4, head=head, **settings)
 
 
 @pytest.mark.parametrize("encoder", ["cnn", "rnn", "lags"])
@@ -78,8 +80,8 @@ def test_every_head_on_every_backbone(head, tails, encoder, tmp_path):
             and (q.diff(dim=-1) >= 0).all()
             and (low < 0 or (q >= 0).all())
         )
-        m.save(tmp_path / "m")
-        again = MQCNN.load(tmp_path / "m")
+        m.save(tmp_path / "m", overwrite=True)
+        again = load_model(tmp_path / "m")
         assert (
             torch.equal(again.predict(4, sales(low)).quantile(FINE), q)
             and again.settings == m.settings
@@ -111,7 +113,7 @@ def test_the_loss_is_the_weighted_crps_of_what_was_observed(head):
         b.observed[:, : s.context].cumsum(1)[:, -s.forks :] >= 3
     )
     weight = weight[..., None] * forked(b.observed, 4, s.forks)
-    curve = net.loc.head.distribution(
+    curve = net.local_decoder.head.distribution(
         p, loc[..., None], scale[..., None], "nonnegative"
     )
     crps = curve.crps(forked(b.y, 4, s.forks)) / scale[..., None]
@@ -209,7 +211,7 @@ def test_a_killed_training_goes_on_to_the_same_curve(tmp_path, monkeypatch):
         training=QUIET | dict(checkpoint_every=4),
     )
     whole = make(tmp_path / "whole").fit(sales()).predict().quantile(FINE)
-    draw, count = forecaster._Task.draw, []
+    draw, count = WindowTask.draw, []
 
     def dying(task, generator):
         count.append(1)
@@ -217,10 +219,10 @@ def test_a_killed_training_goes_on_to_the_same_curve(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return draw(task, generator)
 
-    monkeypatch.setattr(forecaster._Task, "draw", dying)
+    monkeypatch.setattr(WindowTask, "draw", dying)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "killed").fit(sales())
-    monkeypatch.setattr(forecaster._Task, "draw", draw)
+    monkeypatch.setattr(WindowTask, "draw", draw)
     assert torch.equal(
         make(tmp_path / "killed").fit(sales()).predict().quantile(FINE), whole
     )

@@ -1,12 +1,13 @@
-"""Convex maps and MQF2:
+"""Convex maps and MQF2.
 
-gradients are what they claim, maps are monotone and invertible, gaps do not count,
+Gradients are what they claim, maps are monotone and invertible, gaps do not count,
 saved is saved, a killed training goes on.
 """
 
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from forecastlab.core.windows import Windows
 from forecastlab.quantile.convex import ConvexMap, Potential, cosines, energy_loss
 from forecastlab.quantile.convex import marginal_crps, path_score
 from forecastlab.quantile.mqf2 import MapPaths, MQF2Forecaster, MQF2Network
-from forecastlab.quantile.mqf2 import MQF2Settings, even_noise, mqf2_loss
+from forecastlab.quantile.mqf2 import MQF2Settings, even_noise, mapped, mqf2_loss
 
 torch.set_num_threads(1)
 QUIET = dict(progress=False, accelerator="cpu")
@@ -47,17 +48,37 @@ def potential(
 ):
     "Random convex functions; `size` multiplies everything that may be large."
     g = torch.Generator().manual_seed(seed)
-    normal = lambda *s: size * torch.randn(*s, generator=g, dtype=dtype)
+    first, second = units
+
+    def normal(*shape):
+        return size * torch.randn(*shape, generator=g, dtype=dtype)
+
     return Potential(
-        normal(windows, horizon),
-        normal(windows, horizon) ** 2 + 1e-3,
-        normal(windows, horizon).abs() + 0.1,
-        normal(windows, horizon) ** 2,
-        normal(windows, units[0]),
-        normal(windows, units[1]),
-        normal(windows, units[1]) ** 2,
-        normal(horizon + sum(units), horizon) / horizon**0.5,
-        normal(units[1], units[0]) ** 2 / units[0],
+        shift=normal(windows, horizon),
+        stiffness=normal(windows, horizon) ** 2 + 1e-3,
+        stretch=normal(windows, horizon).abs() + 0.1,
+        mass=normal(windows, horizon) ** 2,
+        first_offset=normal(windows, first),
+        second_offset=normal(windows, second),
+        height=normal(windows, second) ** 2,
+        directions=normal(horizon + first + second, horizon) / horizon**0.5,
+        mixing=normal(second, first) ** 2 / first,
+    )
+
+
+def quadratic(shift, stiffness, modes):
+    "A potential without hidden units."
+    none, one = shift.new_zeros(1, 0), torch.ones_like(shift)
+    return Potential(
+        shift=shift,
+        stiffness=stiffness * one,
+        stretch=one,
+        mass=one,
+        first_offset=none,
+        second_offset=none,
+        height=none,
+        directions=modes,
+        mixing=shift.new_zeros(0, 0),
     )
 
 
@@ -164,23 +185,10 @@ def test_the_inverse_leads_back(horizon, size, far, seed):
 
 
 def test_map_of_a_quadratic_potential_is_gaussian():
-    L = torch.randn(
-        4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
-    none = torch.zeros(1, 0, dtype=torch.float64)
-    one = torch.ones(1, 4, dtype=torch.float64)
+    g = torch.Generator().manual_seed(0)
+    L = torch.randn(4, 4, dtype=torch.float64, generator=g)
     b = torch.arange(4.0)[None].double()
-    p = Potential(
-        b,
-        0.3 * one,
-        one,
-        one,
-        none,
-        none,
-        none,
-        L,
-        torch.zeros(0, 0, dtype=torch.float64),
-    )
+    p = quadratic(b, 0.3, L)
     A = 0.3 * torch.eye(4) + L.T @ L
     x = torch.randn(1, 50, 4, dtype=torch.float64)
     torch.testing.assert_close(p.gradient(x), x @ A + b)
@@ -188,23 +196,10 @@ def test_map_of_a_quadratic_potential_is_gaussian():
     torch.testing.assert_close(
         p.log_prob(x), MultivariateNormal(b[0], A @ A).log_prob(x)
     )
-    one_step = Potential(
-        b[:, :1],
-        0.3 * one[:, :1],
-        one[:, :1],
-        one[:, :1],
-        none,
-        none,
-        none,
-        L[:1, :1],
-        torch.zeros(0, 0, dtype=torch.float64),
-    )
-    torch.testing.assert_close(
-        one_step.quantile(torch.tensor([[0.975]], dtype=torch.float64)),
-        b[:, :1] + (0.3 + L[0, 0] ** 2) * 1.959964,
-        rtol=1e-6,
-        atol=0,
-    )
+    one_step = quadratic(b[:, :1], 0.3, L[:1, :1])
+    high = one_step.quantile(torch.tensor([[0.975]], dtype=torch.float64))
+    want = b[:, :1] + (0.3 + L[0, 0] ** 2) * 1.959964
+    torch.testing.assert_close(high, want, rtol=1e-6, atol=0)
 
 
 def test_estimated_log_determinants_are_unbiased_and_exact_with_all_directions():
@@ -230,12 +225,15 @@ def test_likelihood_reaches_every_weight():
 
 
 def test_solved_windows_cost_the_inverse_nothing(monkeypatch):
-    import forecastlab.quantile.convex as convex
-
-    p, calls, gradient = potential(40), [], convex._gradient
+    p, calls, gradient = potential(40), [], Potential.gradient
     x = torch.linspace(1e-3, 3, 40).double()[:, None] * torch.ones(5)
     z = p.gradient(x)
-    monkeypatch.setattr(convex, "_gradient", lambda *a: calls.append(1) or gradient(*a))
+
+    def counted(potential, x):
+        calls.append(1)
+        return gradient(potential, x)
+
+    monkeypatch.setattr(Potential, "gradient", counted)
     torch.testing.assert_close(p.inverse(z), x, rtol=1e-6, atol=1e-6)
     assert len(calls) < 40
 
@@ -243,14 +241,14 @@ def test_solved_windows_cost_the_inverse_nothing(monkeypatch):
 def test_extreme_potentials_stay_finite():
     for scale in (1e-8, 1e8):
         p = potential(2, 6, dtype=torch.float32)
-        p = replace(p, b=p.b * scale, a=p.a * scale, m=p.m * scale, c=p.c * scale)
+        sized = ("shift", "stiffness", "mass", "height")
+        p = replace(p, **{name: getattr(p, name) * scale for name in sized})
         leaves = p.map(lambda t: t.clone().requires_grad_())
         for z in (torch.zeros(2, 6), scale * torch.randn(2, 6)):
             torch.manual_seed(0)
             energy_loss(leaves, z, draws=5, marginal=0.2).backward()
-            assert all(
-                torch.isfinite(getattr(leaves, f.name).grad).all() for f in fields(p)
-            )
+            for f in fields(p):
+                assert torch.isfinite(getattr(leaves, f.name).grad).all()
 
 
 def test_bad_input_of_maps():
@@ -265,7 +263,7 @@ def test_bad_input_of_maps():
         ),
         (lambda: energy_loss(p, torch.zeros(3, 5), draws=1), "at least 2 draws"),
         (lambda: energy_loss(p, torch.zeros(3, 6)), "trained for a horizon of 5"),
-        (lambda: ConvexMap(3, 4, start=0.0), "start > 0"),
+        (lambda: ConvexMap(3, 4, start=0.0), "start must be a number above 0"),
     ):
         with pytest.raises(ValueError, match=words):
             call()
@@ -375,11 +373,10 @@ def test_nothing_after_the_origin_is_read(encoder):
         later = slice(s.context - s.forks + fork + 1, None)
         changed = replace(batch, y=batch.y.clone(), observed=batch.observed.clone())
         changed.y[:, later] = 1e4
-        before, after = (
-            [getattr(out[0], n).view(2, s.forks, -1)[:, : fork + 1] for n in "baumdec"]
-            for out in (net(batch), net(changed))
-        )
-        assert all(torch.equal(a, b) for a, b in zip(before, after))
+        before, after = net(batch)[0].own(), net(changed)[0].own()
+        for name in before:
+            a, b = (v[name].view(2, s.forks, -1) for v in (before, after))
+            assert torch.equal(a[:, : fork + 1], b[:, : fork + 1])
 
 
 def test_forecasts_are_joint_ordered_and_within_the_support():
@@ -400,7 +397,7 @@ def test_forecasts_are_joint_ordered_and_within_the_support():
     assert (
         levels.shape == (6, 3)
         and whole.shape == (6,)
-        and torch.isfinite(paths.path_log_prob(torch.ones(6, 3))).all()
+        and torch.isfinite(paths.log_prob(torch.ones(6, 3))).all()
     )
     with pytest.raises(ValueError, match="expected paths shaped"):
         paths.rank(torch.ones(6, 2))
@@ -427,7 +424,7 @@ def test_counts_are_whole_numbers_and_members_are_mixed():
     )
     two = MapPaths(one.maps[:1], one.loc, one.scale)
     torch.testing.assert_close(
-        one.path_log_prob(torch.ones(6, 3)), two.path_log_prob(torch.ones(6, 3))
+        one.log_prob(torch.ones(6, 3)), two.log_prob(torch.ones(6, 3))
     )
 
 
@@ -437,14 +434,23 @@ def test_one_series_of_paths_and_every_member_in_their_draws():
         assert d[which].event_shape == (3,) and torch.equal(
             d[which].draws, d.draws[:, 2]
         )
-    x = even_noise(6, 3).split([2, 2, 1, 1])
-    assert torch.equal(
-        d.draws,
-        torch.cat(
-            [d._push(p, v[:, None].expand(-1, 6, -1)) for p, v in zip(d.maps, x)]
-        ),
-    )
+    shares = even_noise(6, 3)[:, None].expand(-1, 6, -1).split([2, 2, 1, 1])
+    each = [mapped(p, x, d.loc, d.scale, 0.0) for p, x in zip(d.maps, shares)]
+    assert torch.equal(d.draws, torch.cat(each))
     assert MapPaths(d.maps, d.loc, d.scale, draws=2).draws.shape == (2, 6, 3)
+
+
+@pytest.mark.parametrize("support", ["nonnegative", "count"])
+def test_a_shorter_forecast_is_the_beginning_of_the_longer_one(support):
+    fitted = model(support=support, members=2).fit(plain())
+    long, short = fitted.predict(), fitted.predict(2)
+    assert short.distribution.event_shape == (2,)
+    assert torch.equal(short.quantile([0.2, 0.9]), long.quantile([0.2, 0.9])[:, :2])
+    assert torch.equal(short.sample(9), long.sample(9)[..., :2])
+    assert torch.equal(short.select(["s2"]).mean(), short.mean()[2:3])
+    if support == "nonnegative":
+        with pytest.raises(ValueError, match="paths of 3 steps, this forecast has the"):
+            short.distribution.log_prob(torch.ones(6, 2))
 
 
 def test_short_contexts_need_no_forks():
@@ -488,20 +494,17 @@ def test_saved_is_saved(encoder, tmp_path):
     assert again.settings == first.settings
 
 
-def test_another_horizon_is_refused_and_so_are_impossible_settings():
+def test_longer_horizons_are_refused_and_so_are_impossible_settings():
     fitted = model().fit(plain())
-    for h in (1, 2, 4):
-        with pytest.raises(
-            ValueError, match=f"paths of exactly 3 steps, asked for {h}"
-        ):
-            fitted.predict(h)
+    with pytest.raises(ValueError, match="forecasts 1 to 3 steps, asked for 4"):
+        fitted.predict(4)
     for wrong, words in (
         (dict(units=(3,)), "units must be two"),
         (dict(loss="crps"), "unknown loss: crps"),
         (dict(draws=1), "draws must be a whole number, at least 2"),
-        (dict(marginal=1.0), "0 <= marginal < 1"),
+        (dict(marginal=1.0), r"marginal must lie in \[0, 1\)"),
         (dict(season=12), "season must not exceed 11"),
-        (dict(start=-1.0), "start > 0"),
+        (dict(start=-1.0), "start must be a number above 0"),
         (dict(start="a"), "start must be a number"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -510,30 +513,35 @@ def test_another_horizon_is_refused_and_so_are_impossible_settings():
         model(support="count").fit(plain(y=frame().price))
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
-    code = f"""
-import sys; sys.path.insert(0, {str(__import__("pathlib").Path(__file__).parent)!r})
-import test_mqf2 as t, os
-from forecastlab.core import fit
-keep = fit._write
-def write(state, path): keep(state, path); state.step == 8 and os._exit(9)
-fit._write = write
-t.model(steps=12, checkpoint=sys.argv[1], training=dict(checkpoint_every=4)).fit(t.plain())
+DYING = """
+import os
+import sys
+sys.path.insert(0, sys.argv[2])
+import test_mqf2 as toys
+from forecastlab.core.neural import WindowTask
+draw, count = WindowTask.draw, []
+
+def dying(task, generator):
+    count.append(1)
+    if len(count) == 10:
+        os._exit(9)
+    return draw(task, generator)
+
+WindowTask.draw = dying
+often = dict(checkpoint_every=4)
+toys.model(steps=12, checkpoint=sys.argv[1], training=often).fit(toys.plain())
 """
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path)], capture_output=True
-        ).returncode
-        == 9
-    )
-    settings = dict(steps=12, training=dict(checkpoint_every=4))
-    resumed, whole = (
-        model(checkpoint=tmp_path, **settings).fit(plain()),
-        model(**settings).fit(plain()),
-    )
-    assert np.array_equal(
-        resumed.fitted[0].losses, whole.fitted[0].losses
-    ) and torch.equal(resumed.predict().sample(5), whole.predict().sample(5))
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
+    here = str(Path(__file__).parent)
+    words = [sys.executable, "-c", DYING, str(tmp_path), here]
+    assert subprocess.run(words, capture_output=True).returncode == 9
+    often = dict(steps=12, training=dict(checkpoint_every=4))
+    resumed = model(checkpoint=tmp_path, **often).fit(plain())
+    whole = model(**often).fit(plain())
+    assert np.array_equal(resumed.fitted[0].losses, whole.fitted[0].losses)
+    assert torch.equal(resumed.predict().sample(5), whole.predict().sample(5))
 
 
 def test_the_loss_of_a_batch_is_the_sum_over_its_rows():

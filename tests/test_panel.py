@@ -1,7 +1,6 @@
-"""Panels:
+"""Panels: every source gives the same one, in any order and frequency.
 
-every source gives the same one, in any order and frequency; cut, choose, save and read
-back lose and leak nothing.
+To cut, choose, save and read back loses and leaks nothing.
 """
 
 import resource
@@ -17,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal as same
 
-from forecastlab.core import panel as module
-from forecastlab.core.panel import Panel
+from forecastlab.core import basics, packing
+from forecastlab.core.panel import Panel, series_chunks
 
 ROLES = dict(known=["price", "promo"], past=["weather", "sky"])
 FREQS = [
@@ -39,17 +38,14 @@ FREQS = [
 
 
 def dates(n, freq, first="2021-01-06"):
-    return (
-        np.arange(n) * freq + 5
-        if isinstance(freq, int)
-        else pd.date_range(first, periods=n, freq=freq)
-    )
+    "Time stamps of any frequency."
+    if isinstance(freq, int):
+        return np.arange(n) * freq + 5
+    return pd.date_range(first, periods=n, freq=freq)
 
 
 def ragged(seed=0, series=6, steps=40, freq="D"):
-    """A long frame of series that start and end at different times, with numeric and
-    categorical covariates.
-    """
+    "A long frame of series of different length, with covariates of both kinds."
     rng = np.random.default_rng(seed)
     parts = []
     for s in range(series):
@@ -91,12 +87,9 @@ def equal(a, b, order=True):
         for n, c in getattr(a, role).items():
             d = getattr(b, role)[n]
             assert c.dtype == d.dtype
-            same(
-                *(
-                    np.array(p.categories[n])[x] if n in p.categories else x
-                    for p, x in ((a, c), (b, d))
-                )
-            )
+            if n in a.categories:
+                c, d = (np.array(p.categories[n])[x] for p, x in ((a, c), (b, d)))
+            same(c, d)
 
 
 SOURCES = {
@@ -146,7 +139,7 @@ TIMES = {
 
 
 @pytest.mark.parametrize("time", [*TIMES, "text", "text category"])
-def test_time_columns(time):
+def test_every_kind_of_time_column_gives_the_same_panel(time):
     df = ragged()
     table = pa.Table.from_pandas(df)
     ds = (
@@ -165,7 +158,7 @@ def test_time_columns(time):
 
 
 @pytest.mark.parametrize("freq", FREQS)
-def test_every_frequency_shuffled(freq):
+def test_shuffled_rows_of_every_frequency_find_their_place(freq):
     df = ragged(1, freq=freq)
     p = Panel.from_frame(df.sample(frac=1, random_state=1), freq=freq, **ROLES)
     for s, name in enumerate(p.ids):
@@ -182,9 +175,8 @@ def test_every_frequency_shuffled(freq):
 def test_frequency_is_inferred(freq):
     df = ragged(2, freq=freq)
     p = Panel.from_frame(df)
-    assert p.calendar.equals(Panel.from_frame(df, freq=freq).calendar) and list(
-        p.calendar
-    ) == list(pd.date_range(df.ds.min(), df.ds.max(), freq=freq))
+    assert p.calendar.equals(Panel.from_frame(df, freq=freq).calendar)
+    assert list(p.calendar) == list(pd.date_range(df.ds.min(), df.ds.max(), freq=freq))
 
 
 def test_frequency_is_spelled_one_way(tmp_path):
@@ -211,21 +203,17 @@ def test_huge_integer_times_need_no_huge_calendar():
     assert p.start.tolist() == [0, 10**14] and p.rows == 3
 
 
-def test_rows_without_a_category_in_use():
-    """A categorical column may name series and values that no row holds:
-
-    they are no series, and no category.
-    """
+def test_names_that_no_row_uses_are_no_series():
+    "A category may name series and values that no row holds: they are neither."
     df = ragged().astype({"unique_id": "category", "promo": "category"})
     some = df[df.unique_id.isin(["item 01", "item 03"]) & (df.promo != "half")]
     p = Panel.from_frame(some, freq="D", known=["promo"], fill="missing")
-    assert p.ids.tolist() == ["item 01", "item 03"] and sorted(
-        p.categories["promo"]
-    ) == ["<unknown>", "no", "yes"]
+    assert p.ids.tolist() == ["item 01", "item 03"]
+    assert sorted(p.categories["promo"]) == ["<unknown>", "no", "yes"]
 
 
 @pytest.mark.parametrize("n", [126, 127, 128, 129, 300])
-def test_category_codes_of_small_integers(n):
+def test_codes_in_one_byte_leave_room_for_null(n):
     "Arrow codes few categories in one byte; the null code must fit beside them."
     names = [f"c{i}" for i in range(n)]
     df = pd.DataFrame(
@@ -237,13 +225,11 @@ def test_category_codes_of_small_integers(n):
         }
     )
     p = Panel.from_frame(df, freq=1, known=["c"])
-    assert (
-        p.known["c"].tolist() == [*range(1, n + 1), 0]
-        and p.categories["c"][1:] == names
-    )
+    assert p.known["c"].tolist() == [*range(1, n + 1), 0]
+    assert p.categories["c"][1:] == names
 
 
-def test_numbers_of_many_types():
+def test_numbers_of_many_types_are_read():
     df = pd.DataFrame(
         {
             "unique_id": 7,
@@ -266,48 +252,34 @@ def test_junk_columns_are_never_looked_at():
 
 
 @pytest.mark.parametrize("roles", [{}, ROLES])
-def test_parquet_in_pieces(tmp_path, roles):
-    """One file, many files, many row groups, shuffled or not, cached or not:
-
-    the panel of the frame.
-    """
+def test_parquet_in_pieces_gives_the_panel_of_the_frame(tmp_path, roles):
+    "Files and row groups, shuffled or not, cached or not, give the frame's panel."
     df = ragged(3, series=20)
     a = Panel.from_frame(df, freq="D", static=["size", "shop"], **roles)
     df.to_parquet(tmp_path / "a.parquet", row_group_size=37)
-    equal(
-        a,
-        Panel.from_parquet(
-            tmp_path / "a.parquet", freq="D", static=["size", "shop"], **roles
-        ),
+    b = Panel.from_parquet(
+        tmp_path / "a.parquet", freq="D", static=["size", "shop"], **roles
     )
+    equal(a, b)
     mixed = df.sample(frac=1, random_state=0)
     (tmp_path / "many").mkdir()
     for i in range(4):
         mixed[i::4].to_parquet(tmp_path / "many" / f"{i}.parquet", row_group_size=31)
     still = df.groupby("unique_id")[["size", "shop"]].first().reset_index()
     still.to_parquet(tmp_path / "still.parquet")
-    for i, path in enumerate(
-        (
-            tmp_path / "many",
-            str(tmp_path / "many" / "*.parquet"),
-            [tmp_path / "many" / f"{i}.parquet" for i in range(4)],
-        )
-    ):
+    many = [
+        tmp_path / "many",
+        str(tmp_path / "many" / "*.parquet"),
+        [tmp_path / "many" / f"{i}.parquet" for i in range(4)],
+    ]
+    for i, path in enumerate(many):
+        static = still if i else tmp_path / "still.parquet"
         for cache in (None, tmp_path / f"cache {i}"):
-            equal(
-                a,
-                Panel.from_parquet(
-                    path,
-                    freq="D",
-                    cache=cache,
-                    static=still if i else tmp_path / "still.parquet",
-                    **roles,
-                ),
-                order=False,
-            )
+            b = Panel.from_parquet(path, cache, static=static, freq="D", **roles)
+            equal(a, b, order=False)
 
 
-def test_names_with_wildcards(tmp_path):
+def test_a_file_name_with_wildcards_is_a_name(tmp_path):
     ragged().to_parquet(tmp_path / "data [1].parquet")
     assert len(Panel.from_parquet(tmp_path / "data [1].parquet")) == 6
 
@@ -341,7 +313,7 @@ def test_cache_is_used_again_and_never_mistaken(tmp_path):
 
 
 @pytest.mark.parametrize("freq", ["W-WED", "ME", 7])
-def test_save_and_load(tmp_path, freq):
+def test_what_is_saved_is_loaded_and_stays_as_it_is(tmp_path, freq):
     p = Panel.from_frame(
         ragged(4, freq=freq), freq=freq, static=["size", "shop"], **ROLES
     )
@@ -354,8 +326,19 @@ def test_save_and_load(tmp_path, freq):
     # copy on write: the disk keeps its numbers
     q.cut(12).y[:] = -1
     equal(p, Panel.load(tmp_path / "deep" / "p"))
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match="something is there already"):
         p.save(tmp_path / "deep" / "p")
+    p.cut(12).save(tmp_path / "deep" / "p", overwrite=True)
+    equal(p.cut(12), Panel.load(tmp_path / "deep" / "p"))
+    assert [f.name for f in (tmp_path / "deep").iterdir()] == ["p"]
+
+
+def test_only_a_panel_is_ever_replaced(tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    with pytest.raises(FileExistsError, match="only a folder with panel.json"):
+        Panel.from_frame(ragged(), freq="D").save(tmp_path / "letters", overwrite=True)
+    assert (tmp_path / "letters" / "a.txt").read_text() == "dear"
 
 
 @pytest.mark.parametrize("name", ["y.npy", "indptr.npy", "known-0.npy", "panel.json"])
@@ -406,21 +389,60 @@ def test_full_disk_leaves_nothing_behind(tmp_path):
 
 
 def test_leftovers_of_a_killed_save_do_no_harm(tmp_path, monkeypatch):
-    """A process killed half way leaves a hidden folder; the next one, of the same
-    process id, must not pick up its files.
+    """A process killed half way leaves a hidden folder.
+
+    The next one, of the same process id, must not pick up its files.
     """
-    a, b = (Panel.from_frame(ragged(s), freq="D") for s in (0, 1))
-    # killed: no clean-up
-    monkeypatch.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+    a = Panel.from_frame(ragged(0), freq="D", static=["size"])
+    b = Panel.from_frame(ragged(1), freq="D")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as m:
-        m.setattr(
-            module.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        m.setattr(basics.os, "replace", killed)
+        # killed: no clean-up
+        m.setattr(basics.shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
             a.save(tmp_path / "p")
     assert len(list(tmp_path.iterdir())) == 1
     b.save(tmp_path / "p")
     equal(b, Panel.load(tmp_path / "p"))
+    assert not (tmp_path / "p" / "static-0.npy").exists()
+
+
+@pytest.mark.parametrize("when", ["scattering", "writing the note"])
+def test_a_killed_packing_leaves_no_cache(tmp_path, monkeypatch, when):
+    ragged().to_parquet(tmp_path / "a.parquet")
+    read = lambda: Panel.from_parquet(
+        tmp_path / "a.parquet", freq="D", cache=tmp_path / "packed"
+    )
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        if when == "scattering":
+            m.setattr(packing.np, "isinf", killed)
+        else:
+            m.setattr(packing, "write_panel", killed)
+        with pytest.raises(KeyboardInterrupt):
+            read()
+    assert [f.name for f in tmp_path.iterdir()] == ["a.parquet"]
+    equal(read(), Panel.from_frame(ragged(), freq="D"))
+
+
+def test_a_file_with_a_hole_in_it_is_named_and_leaves_no_cache(tmp_path):
+    "Its end is whole, so it opens; its middle is not."
+    file = tmp_path / "a.parquet"
+    ragged(series=200).to_parquet(file)
+    content = bytearray(file.read_bytes())
+    content[100:5000] = b"!" * 4900
+    file.write_bytes(content)
+    for cache in (None, tmp_path / "packed"):
+        with pytest.raises(OSError, match="not a readable parquet file.*a.parquet"):
+            Panel.from_parquet(file, freq="D", cache=cache)
+        assert [f.name for f in tmp_path.iterdir()] == ["a.parquet"]
 
 
 def truth(df, freq):
@@ -451,45 +473,45 @@ def test_holes_mean_what_fill_says(seed, freq, fill, align_end):
     final = max(t for _, t in rows)
     assert set(p.ids) == set(df.unique_id)
     for s, name in enumerate(p.ids):
-        mine = [t for i, t in rows if i == name]
+        mine = {t: r for (i, t), r in rows.items() if i == name}
         end = final if align_end else max(mine)
         assert (p.start[s] + first, p.length[s]) == (min(mine), end - min(mine) + 1)
-        seen = {
-            "price": next(
-                (
-                    rows[name, t].price
-                    for t in sorted(mine)
-                    if rows[name, t].price == rows[name, t].price
-                ),
-                np.nan,
-            ),
-            "weather": np.nan,
-        }
-        for t in range(min(mine), end + 1):
-            r, k = rows.get((name, t)), p.indptr[s] + t - min(mine)
-            y = (
-                fill
-                if r is None or r.open and r.y != r.y
-                else r.y
-                if r.open
-                else "missing"
-            )
-            same(p.y[k], np.float32(np.nan if y == "missing" else y))
-            for n, c in (("price", p.known["price"]), ("weather", p.past["weather"])):
-                if r is not None and getattr(r, n) == getattr(r, n):
-                    seen[n] = getattr(r, n)
-                same(c[k], np.float32(seen[n]))
-            if r is not None:
-                assert p.categories["promo"][p.known["promo"][k]] == r.promo
+        price = next((r.price for _, r in sorted(mine.items()) if known(r.price)), NAN)
+        weather = NAN
+        for k, t in enumerate(range(min(mine), end + 1), p.indptr[s]):
+            row = mine.get(t)
+            same(p.y[k], np.float32(expected_target(row, fill)))
+            if row is not None:
+                price = row.price if known(row.price) else price
+                weather = row.weather if known(row.weather) else weather
+                assert p.categories["promo"][p.known["promo"][k]] == row.promo
+            same(p.known["price"][k], np.float32(price))
+            same(p.past["weather"][k], np.float32(weather))
+
+
+NAN = float("nan")
+
+
+def known(number):
+    "Not NaN."
+    return number == number
+
+
+def expected_target(row, fill):
+    "What a row's target becomes; None where there is no row."
+    if row is not None and not row.open:
+        return NAN
+    if row is not None and known(row.y):
+        return row.y
+    return NAN if fill == "missing" else fill
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, "missing"]), st.booleans())
 def test_cut_never_leaks(seed, fill, mapped):
-    """Change everything after the cut:
+    """Change everything after the cut: what was known then is the same.
 
-    the panel as it was known then is the same, array by array, in memory and on the
-    disk.
+    Array by array, in memory and on the disk.
     """
     import tempfile
 
@@ -527,7 +549,7 @@ def test_cut_never_leaks(seed, fill, mapped):
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_cut_of_a_cut(tmp_path, mapped):
+def test_a_cut_of_a_cut_is_the_earlier_cut(tmp_path, mapped):
     p = Panel.from_frame(ragged(series=8), freq="D", **ROLES)
     if mapped:
         p.save(tmp_path / "p")
@@ -541,7 +563,7 @@ def test_cut_of_a_cut(tmp_path, mapped):
     assert isinstance(twice.y, np.memmap) == mapped
 
 
-def test_cut_by_date_and_step():
+def test_a_cut_by_date_is_the_cut_by_its_step():
     p = Panel.from_frame(ragged(freq="W-SUN"), freq="W-SUN", **ROLES)
     step = 25
     day = p.calendar[step]
@@ -558,7 +580,7 @@ def test_cut_by_date_and_step():
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_select(tmp_path, mapped):
+def test_series_are_chosen_by_name_position_or_mask(tmp_path, mapped):
     p = Panel.from_frame(ragged(series=8), freq="D", static=["size", "shop"], **ROLES)
     if mapped:
         p.save(tmp_path / "p")
@@ -570,11 +592,8 @@ def test_select(tmp_path, mapped):
     for i, s in enumerate((6, 1, 3)):
         same(q.history(i), p.history(s))
         assert q.static["size"][i] == s and q.last[i] == p.last[s]
-    assert (
-        len(p.select([])) == 0
-        and p.select([]).rows == 0
-        and "empty" in repr(p.select([]))
-    )
+    none = p.select([])
+    assert len(none) == none.rows == 0 and "empty" in repr(none)
     with pytest.raises(
         KeyError, match="unknown series: west, east. The panel holds 8, such as item 00"
     ):
@@ -583,7 +602,7 @@ def test_select(tmp_path, mapped):
         p.select([8, -9, 0])
 
 
-def test_actual_against_plain_python():
+def test_actual_is_what_plain_python_finds():
     p = Panel.from_frame(ragged(5, series=9), freq="D")
     rng = np.random.default_rng(0)
     last = rng.integers(-3, 45, len(p))
@@ -591,12 +610,11 @@ def test_actual_against_plain_python():
     for s in range(len(p)):
         for h in range(7):
             t = last[s] + 1 + h - p.start[s]
-            same(
-                a[s, h], p.history(s)[t] if 0 <= t < p.length[s] else np.float32(np.nan)
-            )
+            inside = 0 <= t < p.length[s]
+            same(a[s, h], p.history(s)[t] if inside else np.float32(np.nan))
 
 
-def test_recode():
+def test_codes_follow_another_panel():
     a, b = (
         Panel.from_frame(ragged(s, series=9), freq="D", static=["shop"], **ROLES)
         for s in (0, 1)
@@ -620,7 +638,7 @@ def test_recode():
         b.recode({"price": ["<unknown>", "a"]})
 
 
-def test_future_rows():
+def test_future_rows_hold_known_covariates_only():
     df = ragged(6)
     last = df.groupby("unique_id").ds.max()
     rows = []
@@ -637,29 +655,19 @@ def test_future_rows():
             for i in range(n)
         ]
     future = pd.DataFrame(rows)
-    for f in (
-        future,
-        pl.from_pandas(future.sample(frac=1, random_state=0)),
-        pl.from_pandas(future).lazy(),
-    ):
+    shuffled = future.sample(frac=1, random_state=0)
+    for f in (future, pl.from_pandas(shuffled), pl.from_pandas(future).lazy()):
         p = Panel.from_frame(df, freq="D", future=f, **ROLES)
-        assert (
-            p.ahead.tolist() == [3, 0, 5, 1, 0, 2]
-            and p.length.sum() == len(df)
-            and p.rows == len(df) + 11
-        )
-        for s in range(6):
+        assert p.ahead.tolist() == [3, 0, 5, 1, 0, 2]
+        assert (p.length.sum(), p.rows) == (len(df), len(df) + 11)
+        for s, n in enumerate(p.ahead):
             tail = slice(p.indptr[s] + p.length[s], p.indptr[s + 1])
-            n = p.ahead[s]
-            assert (
-                np.isnan(p.y[tail]).all()
-                and np.isnan(p.past["weather"][tail]).all()
-                and not p.past["sky"][tail].any()
-            )
+            assert np.isnan(p.y[tail]).all()
+            assert np.isnan(p.past["weather"][tail]).all()
+            assert not p.past["sky"][tail].any()
             same(p.known["price"][tail], 100 + np.arange(n, dtype=np.float32))
-            assert [p.categories["promo"][c] for c in p.known["promo"][tail]] == (
-                ["yes"] + ["new"] * n
-            )[:n]
+            promo = [p.categories["promo"][c] for c in p.known["promo"][tail]]
+            assert promo == (["yes"] + ["new"] * n)[:n]
     assert Panel.from_frame(df, freq="D", future=future[:0], **ROLES).ahead.sum() == 0
 
 
@@ -669,32 +677,26 @@ def test_future_rows():
     st.booleans(),
     st.sampled_from([1, 4, 2**22]),
 )
-def test_carry_against_plain_python(holes, lead, rows):
+def test_carried_values_are_what_plain_python_carries(holes, lead, rows):
     hole = np.array([h for s in holes for h in s])
     indptr = np.r_[0, np.cumsum([len(s) for s in holes])]
     v = np.arange(len(hole), dtype=np.float32)
     v[hole] = np.nan
     expected = []
     for a, b in zip(indptr, indptr[1:]):
-        seen = (
-            next((v[i] for i in range(a, b) if not hole[i]), np.nan) if lead else np.nan
-        )
+        values = [v[i] for i in range(a, b) if not hole[i]]
+        seen = values[0] if lead and values else np.nan
         for i in range(a, b):
             seen = seen if hole[i] else v[i]
             expected.append(seen)
-    chunks = module._chunks
-    module._chunks = lambda p: chunks(p, rows)
-    try:
-        module._carry(v, hole, indptr, lead)
-    finally:
-        module._chunks = chunks
+    packing.carry_forward(v, hole, indptr, lead, rows)
     same(v, np.array(expected, np.float32))
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(1, 40))
 def test_chunks_cover_every_series_once(count, rows):
     indptr = np.r_[0, np.cumsum(count)]
-    chunks = module._chunks(indptr, rows)
+    chunks = series_chunks(indptr, rows)
     covered = [s for a, b in chunks for s in range(a, b)]
     assert len(covered) == len(set(covered)) and {
         s for s, n in enumerate(count) if n

@@ -1,7 +1,4 @@
-"""Pipelines:
-
-the main job on files of one's own, its bad input, and every pipeline's declaration.
-"""
+"Pipelines: the main job on one's own files, its bad input, what each declares."
 
 import os
 import sys
@@ -192,10 +189,7 @@ def test_the_main_job_on_ones_own_csv(tmp_path):
 
 
 def test_the_main_job_on_ones_own_parquet_without_the_plan(tmp_path):
-    """Nobody knows the coming promotions:
-
-    the last backtest origin is shown, and the notebook says so.
-    """
+    "Nobody knows the coming promotions: the last backtest origin is shown."
     past, _ = sales()
     past.to_parquet(tmp_path / "sales.parquet")
     names, said = walk(

@@ -1,6 +1,6 @@
-"""Every quantile function of the lab at once:
+"""Every quantile function of the lab at once.
 
-monotone, invertible, scored exactly, differentiable, without NaN; and GluonTS's with
+Monotone, invertible, scored exactly, differentiable, without NaN; and GluonTS's with
 the same parameters.
 """
 
@@ -228,9 +228,9 @@ def legendre(ends, n=24):
 
 
 def quadrature(d, z=None):
-    """Mean, or CRPS of z (batch,), of a distribution with batch (4,):
+    """Mean, or CRPS of z (batch,), of a distribution with batch (4,).
 
-    levels as exp(-t) in the tails, where a Pareto of .9 needs t up to 400.
+    Levels as exp(-t) in the tails, where a Pareto of .9 needs t up to 400.
     """
     a = d.levels.expand(*d.batch_shape, -1).double()
     p = [d.cdf(z).double()[:, None]] if z is not None else []
@@ -338,7 +338,7 @@ def test_crps_of_heads_equals_quadrature(name, options):
     with torch.no_grad():
         params = head(u.double())
     assert_close(
-        7 * head.crps(params, (targets(d, 1)[2] - 2) / 7), d.crps(targets(d, 1)[2])
+        7 * head.loss(params, (targets(d, 1)[2] - 2) / 7), d.crps(targets(d, 1)[2])
     )
 
 
@@ -455,7 +455,7 @@ def test_heads_take_any_number(name, options):
         head, u = headed(1, name, options, size)
         params = head(u)
         for z in (torch.zeros(8), torch.full((8,), 1e-8), torch.full((8,), 1e8)):
-            loss = head.crps(params, z)
+            loss = head.loss(params, z)
             assert torch.isfinite(loss).all() and (loss >= 0).all()
             found = torch.autograd.grad(
                 loss.sum(), [u, *head.parameters()], retain_graph=True
@@ -821,9 +821,9 @@ def test_piecewise_linear_equals_gluonts(gluonts):
 
 
 def test_flat_pieces_where_gluonts_differs(gluonts):
-    """P(Y <= 1) with a jump at 1:
+    """P(Y <= 1) with a jump at 1.
 
-    their sum of slopes is 0 there or divides by what is left; F must be the highest
+    Their sum of slopes is 0 there or divides by what is left; F must be the highest
     level at which the quantile is 1.
     """
     gamma, slopes, spacings = (

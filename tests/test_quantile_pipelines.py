@@ -1,6 +1,6 @@
-"""The toy of the learned quantile functions, run small:
+"""The toy of the learned quantile functions, run small.
 
-what it records, its picture, and what it refuses.
+What it records, its picture, and what it refuses.
 """
 
 import math
@@ -24,9 +24,9 @@ NAMES = ("crps", "ratio", "wasserstein", "variation", "cpu_seconds")
 
 
 def self_score(weights, means, scales):
-    """CRPS of a mixture of normals under itself:
+    """CRPS of a mixture of normals under itself.
 
-    half the mean distance of two draws, in closed form.
+    Half the mean distance of two draws, in closed form.
     """
     total = 0.0
     for w, m, s in zip(weights, means, scales):
@@ -52,9 +52,9 @@ def colours(path):
 
 
 def test_twenty_knots_tell_three_peaks_better_than_five(tmp_path):
-    """Through papermill, in a run folder:
+    """Through papermill, in a run folder.
 
-    each distance is recorded for both, and smaller for twenty.
+    Each distance is recorded for both, and smaller for twenty.
     """
     folder = run("toy_density", SMALL, out=tmp_path / "run", terminal=None)
     assert read(folder)["status"] == "done" and (folder / "notebook.html").exists()

@@ -1,4 +1,4 @@
-"""Probabilities:
+"""Probabilities.
 
 scikit-learn and SciPy as oracles, parameters recovered from drawn trees, rules against
 slow ones, round trips, bad input.
@@ -143,7 +143,7 @@ def test_the_product_family_equals_a_general_optimiser(seed):
         method="Nelder-Mead",
         options=dict(xatol=1e-7, fatol=1e-13, maxiter=5000),
     )
-    got = C._fit_sigmoid(v, y, log_c)
+    got = C.fit_sigmoid(v, y, log_c)
     assert loss(got) <= want.fun + 1e-9 and got == pytest.approx(
         want.x, rel=1e-3, abs=1e-3
     )
@@ -237,28 +237,18 @@ def test_held_out_rows_improve_and_the_order_stays():
     half, rest = np.arange(3000), np.arange(3000, 6000)
     got = Calibration.fit(tree, X[half], Y[half], beam=5)
     assert got.facts["rows"] == 3000 and got.facts["pairs"] == [15000, 105000]
-    bare, whole = (
-        got.apply(tree).predict(X[rest], beam=5),
-        got.predict(tree, X[rest], beam=5),
-    )
-    assert (
-        np.array_equal(bare.indices, whole.indices)
-        and (
-            np.diff(whole.data)[np.diff(np.repeat(np.arange(3000), 20)) == 0] <= 0
-        ).all()
-    )
-    before, after = (
-        C.ece(*C.pairs_of(Y[rest], P)[:2])
-        for P in (tree.predict(X[rest], beam=5), whole)
-    )
-    assert after < 0.02 < before / 3
+    bare = got.apply(tree).predict(X[rest], beam=5)
+    whole = got.predict(tree, X[rest], beam=5)
+    assert np.array_equal(bare.indices, whole.indices)
+    assert (np.diff(whole.data.reshape(3000, 20), axis=1) <= 0).all()
+    error = lambda P: C.ece(*C.pairs_of(Y[rest], P)[:2])
+    assert error(whole) < 0.02 < error(tree.predict(X[rest], beam=5)) / 3
 
 
 def test_rows_are_drawn_by_seed():
     tree, X, Y, *_ = drawn(900)
-    one, two, other = (
-        Calibration.fit(tree, X, Y, most=300, seed=s, beam=3) for s in (0, 0, 1)
-    )
+    fitted = lambda seed: Calibration.fit(tree, X, Y, most=300, seed=seed, beam=3)
+    one, two, other = fitted(0), fitted(0), fitted(1)
     assert one.slope == two.slope != other.slope and one.facts["rows"] == 300
 
 
@@ -278,11 +268,9 @@ def test_a_folded_layer_has_the_mapped_margins():
         every = sparse.csr_matrix(np.ones((20, 3), np.float32))
         folded = C.fold(layer, 1.3, -0.7)
         assert folded.bias == bias and (folded.C != layer.C).nnz == 0
-        v, z = (
-            layer_scores(X, c, every).toarray()[:, [0, 1, 2, 3, 5]]
-            for c in (layer, folded)
-        )
-        assert z == pytest.approx(1.3 * v - 0.7, abs=1e-5)
+        margins = lambda c: layer_scores(X, c, every).toarray()[:, [0, 1, 2, 3, 5]]
+        want = 1.3 * margins(layer) - 0.7
+        assert margins(folded) == pytest.approx(want, abs=1e-5)
 
 
 def test_fold_needs_a_bias():
@@ -314,11 +302,12 @@ def test_round_trip_and_broken_files(tmp_path):
     path = tmp_path / "c.json"
     got.save(path)
     again = Calibration.load(path)
-    assert (again.slope, again.offset, again.facts) == (
-        got.slope,
-        got.offset,
-        got.facts,
-    ) and (again.predict(tree, X) != got.predict(tree, X)).nnz == 0
+    assert again.slope == got.slope and again.offset == got.offset
+    assert again.facts == got.facts
+    assert (again.predict(tree, X) != got.predict(tree, X)).nnz == 0
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        got.save(path)
+    got.save(path, overwrite=True)
     Calibration([1.0], [0.0]).save(tmp_path / "bare.json")
     assert Calibration.load(tmp_path / "bare.json").last is None
     with pytest.raises(FileNotFoundError, match="no such calibration"):

@@ -8,7 +8,8 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 
 from forecastlab.ranking import beam as searching
-from forecastlab.ranking.beam import POSTS, Query, beam_search, score_selected
+from forecastlab.kernels.posts import POSTS
+from forecastlab.ranking.beam import Query, beam_search, score_selected
 from forecastlab.ranking.chunks import Chunks, layer_scores
 
 NAMES = [p for p in POSTS if isinstance(p, str)]
@@ -151,7 +152,7 @@ def test_layout_loses_nothing(bias, shuffled, tmp_path):
             (np.diff(c.column[a:b]) > 0).all()
             for a, b in zip(c.entry_ptr, c.entry_ptr[1:])
         )
-        c.save(tmp_path / "layer")
+        c.save(tmp_path / "layer", overwrite=True)
         for mmap in (True, False):
             d = Chunks.load(tmp_path / "layer", mmap)
             for name in "features bias child_ptr child row_ptr row entry_ptr column value nodes".split():

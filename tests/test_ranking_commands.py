@@ -15,11 +15,12 @@ import pytest
 import scipy.sparse as sp
 
 from forecastlab.ranking import commands
-from forecastlab.ranking.commands import COMMANDS, ELSEWHERE, Text2Text, read_params
-from forecastlab.ranking.commands import skeleton
-from forecastlab.ranking.index import load_chain
+from forecastlab.ranking.chain import load_chain
+from forecastlab.ranking.commands import COMMANDS
 from forecastlab.core.sparse import load_matrix, save_matrix
+from forecastlab.ranking.options import ELSEWHERE, read_params, skeleton
 from forecastlab.ranking.text import Vectorizer
+from forecastlab.ranking.text2text import Text2Text
 from forecastlab.ranking.xrlinear import XRLinear
 
 THINGS = "red apple,green apple,yellow banana,fast car,slow car,blue böat".split(",")
@@ -334,7 +335,7 @@ def test_libpecos_layers_in_a_parameter_file(tmp_path):
         verbose=0,
         threads=-1,
         newton_eps=0.01,
-        **{"__meta__": {"class_fullname": "x"}},
+        __meta__={"class_fullname": "x"},
     )
     path = tmp_path / "p.json"
     train = dict(
@@ -701,7 +702,7 @@ def test_help_lists_every_command(xr):
     own = {
         o
         for name in COMMANDS
-        for a in commands._parsers()[1][name]._actions
+        for a in commands.parsers()[1][name]._actions
         for o in a.option_strings
     }
     assert not set(ELSEWHERE) & own
@@ -774,7 +775,7 @@ def test_every_option_of_libpecos_is_here_with_its_default(name, module, root):
     )
     assert done.returncode == 0, done.stderr
     ours = {
-        o: a for a in commands._parsers()[1][name]._actions for o in a.option_strings
+        o: a for a in commands.parsers()[1][name]._actions for o in a.option_strings
     }
     for words, default, required in json.loads(done.stdout.splitlines()[-1]):
         for word in words:
@@ -837,7 +838,7 @@ def test_a_text2text_folder_of_libpecos(files, xr, root):
 
 def test_skeleton_of_defaults():
     assert skeleton(
-        commands._parsers()[0].parse_args(["train", "-x", "a", "-y", "b", "-m", "c"])
+        commands.parsers()[0].parse_args(["train", "-x", "a", "-y", "b", "-m", "c"])
     )["indexer_params"] == dict(
         nr_splits=16, max_leaf_size=100, spherical=True, seed=0, kmeans_max_iter=20
     )

@@ -31,15 +31,17 @@ import scipy.sparse as sp
 from sklearn.preprocessing import normalize
 
 from forecastlab.ranking import commands
-from forecastlab.ranking.beam import POSTS, beam_search
+from forecastlab.kernels.posts import POSTS
+from forecastlab.ranking.beam import beam_search
 from forecastlab.ranking.calibration import platt
 from forecastlab.ranking.chunks import Chunks
 from forecastlab.ranking.ensemble import COMBINE
-from forecastlab.ranking.index import from_clusters, hierarchical_kmeans, load_chain
-from forecastlab.ranking.index import matching_chain, relevance_chain, save_chain
+from forecastlab.ranking.chain import from_clusters, load_chain, matching_chain
+from forecastlab.ranking.chain import relevance_chain, save_chain
 from forecastlab.ranking.labels import label_embedding, pifa, spectrum
-from forecastlab.ranking.linear import LinearSettings
+from forecastlab.ranking.solvers import LinearSettings
 from forecastlab.ranking.metrics import evaluate
+from forecastlab.ranking.two_means import hierarchical_kmeans
 from forecastlab.core.sparse import (
     binary,
     block_diag,

@@ -1,7 +1,4 @@
-"""Combined rankings:
-
-the values PECOS gives, slow oracles on random input, bad input, round trips.
-"""
+"Combined rankings: the values PECOS gives, slow oracles, bad input, round trips."
 
 import json
 

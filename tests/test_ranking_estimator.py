@@ -1,6 +1,6 @@
-"""The estimator:
+"""The estimator.
 
-refits, labels of every kind, scikit-learn, settings, threads, probabilities, relevance,
+Refits, labels of every kind, scikit-learn, settings, threads, probabilities, relevance,
 explanations and reports.
 """
 
@@ -96,21 +96,20 @@ def test_a_refit_forgets_the_old_trees(data):
 def test_a_refit_that_fails_leaves_the_old_model_whole(breaks, data, shop, monkeypatch):
     X, Y, Xt, _ = data
     m = ExtremeClassifier(**QUICK).fit(X, Y)
-    before, state = (
-        m.predict_proba(Xt).toarray(),
-        {n: id(v) for n, v in vars(m).items() if n.endswith("_")},
-    )
+    before = m.predict_proba(Xt).toarray()
+    state = {n: id(v) for n, v in vars(m).items() if n.endswith("_")}
     if breaks == "trees":
         from forecastlab.ranking import estimator
 
         calls = []
-        real = estimator._trees
-        # after the calibration
-        monkeypatch.setattr(
-            estimator,
-            "_trees",
-            lambda *a: real(*a) if not calls.append(1) and len(calls) < 6 else 1 / 0,
-        )
+        real = estimator.train_trees
+
+        def failing(*matrices, **settings):
+            calls.append(1)
+            # after the calibration
+            return real(*matrices, **settings) if len(calls) < 6 else 1 / 0
+
+        monkeypatch.setattr(estimator, "train_trees", failing)
     with pytest.raises((ValueError, ZeroDivisionError)):
         m.set_params(C=-1 if breaks == "settings" else 0.5).fit(
             shop[0], shop[1][:-1] if breaks == "rows" else shop[1]
@@ -285,10 +284,8 @@ def test_scikit_learn_splits_scores_and_searches(data, shop):
 
 
 def test_a_rare_label_cannot_be_hit_but_is_scored(shop):
-    T, y = (
-        shop[0] + ["violet hat"],
-        np.array([ls[0] for ls in shop[1]] + ["hat"], object),
-    )
+    T = shop[0] + ["violet hat"]
+    y = np.array([ls[0] for ls in shop[1]] + ["hat"], object)
     m = ExtremeClassifier(**QUICK, calibrate=False)
     with pytest.warns(UserWarning, match="least populated"):
         found = cross_val_score(m, np.array(T, object), y, cv=3)
@@ -330,7 +327,7 @@ def test_rows_are_weighted_or_refused(shop):
         (dict(C="1"), "C must"),
         (dict(branches=1), "branches"),
         (dict(leaf=0), "leaf"),
-        (dict(how="vote"), "unknown way"),
+        (dict(how="vote"), "unknown how"),
         (dict(negatives="all"), "unknown negatives"),
         (dict(solver="svm"), "unknown solver"),
         (dict(threshold=-1), "threshold"),
@@ -487,11 +484,8 @@ def test_relevance_counts_and_is_checked(data):
         answers({}, data, R=R[:, :5])
     with pytest.raises(ValueError):
         answers({}, data, R=R[:5])
-    a, b = (
-        ExtremeClassifier(**QUICK).fit(X, Y, R=r).calibration_[0].slope
-        for r in (None, R)
-    )
-    assert a != b
+    slope = lambda R: ExtremeClassifier(**QUICK).fit(X, Y, R=R).calibration_[0].slope
+    assert slope(None) != slope(R)
 
 
 # --- explanations and reports
@@ -523,19 +517,8 @@ def test_a_report_on_held_out_rows_is_what_is_measured(model, data):
     r = report(model, X, Y, Xt, Yt, threads=1)
     yours = [n for n in r.trees.index if "yours" in n]
     assert len(yours) == 1 and "one-vs-rest" in r.trees.index
-    assert_allclose(
-        r.trees.loc[yours[0], "P@1"],
-        100
-        * precision(
-            Yt,
-            (
-                model.model_.models[0].rank(Xt, 1)
-                if hasattr(model.model_.models[0], "rank")
-                else model.model_.models[0].predict(Xt, k=1)
-            ),
-            1,
-        )[0],
-    )
+    first = model.model_.models[0].predict(Xt, k=1)
+    assert_allclose(r.trees.loc[yours[0], "P@1"], 100 * precision(Yt, first, 1)[0])
     assert_allclose(r.sizes.loc[1.0, "P@1"], r.trees.loc[yours[0], "P@1"])
     p, right, _ = pairs_of(Yt, model.predict_proba(Xt))
     assert_allclose(r.ece, ece(p, right))

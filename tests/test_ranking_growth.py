@@ -5,9 +5,10 @@ import pytest
 from scipy import sparse
 
 from forecastlab.ranking.chunks import Chunks
-from forecastlab.ranking.growth import Statistics, _widened, add_labels, drop_labels
-from forecastlab.ranking.growth import health, place, rename_labels
-from forecastlab.ranking.linear import LinearSettings, train_layer
+from forecastlab.ranking.growth import Statistics, add_labels, drop_labels, health
+from forecastlab.ranking.growth import place, rename_labels, widened
+from forecastlab.ranking.linear import train_layer
+from forecastlab.ranking.solvers import LinearSettings
 from forecastlab.ranking.xrlinear import XRLinear
 
 ARRAYS = ("child_ptr", "child", "row_ptr", "row", "entry_ptr", "column", "value")
@@ -44,12 +45,8 @@ def same(a, b):
 @pytest.mark.parametrize("seed", range(5))
 def test_widened_chunks_are_those_of_the_whole_matrix(seed):
     rng = np.random.default_rng(seed)
-    d, nodes, clusters, n = (
-        rng.integers(3, 40),
-        rng.integers(2, 30),
-        rng.integers(1, 6),
-        rng.integers(0, 9),
-    )
+    d, nodes = rng.integers(3, 40), rng.integers(2, 30)
+    clusters, n = rng.integers(1, 6), rng.integers(0, 9)
     bias = float(seed % 2)
     parent, leaf = rng.integers(0, clusters, nodes), rng.integers(0, clusters, n)
     tree = lambda p: sparse.csc_matrix(
@@ -59,7 +56,7 @@ def test_widened_chunks_are_those_of_the_whole_matrix(seed):
         d + int(bias), k, 0.3, random_state=s, format="csc", dtype=np.float32
     )
     layer, added = Chunks.from_csc(W(nodes, seed), tree(parent), bias), W(n, seed + 100)
-    wide = _widened(layer, added, leaf)
+    wide = widened(layer, added, leaf)
     whole = Chunks.from_csc(
         sparse.hstack([layer.to_csc(), added], format="csc"),
         tree(np.append(parent, leaf)),
@@ -80,10 +77,8 @@ def test_without_a_nudge_old_scores_keep_every_bit(grown):
         and g.nudged == []
     )
     wide = [1000] * (model.depth - 1)
-    before, after = (
-        model.predict(X, k=50, beam=wide).toarray(),
-        g.model.predict(X, k=60, beam=wide).toarray(),
-    )
+    before = model.predict(X, k=50, beam=wide).toarray()
+    after = g.model.predict(X, k=60, beam=wide).toarray()
     assert np.array_equal(after[:, :50], before) and np.array_equal(
         g.labels, np.arange(50, 60)
     )
@@ -221,11 +216,12 @@ def test_dropped_labels_leave_the_others_alone(grown):
 def test_statistics_survive_the_disk_and_damage_is_named(grown, tmp_path):
     model, statistics, X, old, new, fresh = grown
     statistics.save(tmp_path / "s")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        statistics.save(tmp_path / "s")
+    statistics.save(tmp_path / "s", overwrite=True)
     again = Statistics.load(tmp_path / "s")
-    a, b = (
-        add_labels(model, X[fresh], old[fresh], new[fresh], s).model
-        for s in (statistics, again)
-    )
+    a = add_labels(model, X[fresh], old[fresh], new[fresh], statistics).model
+    b = add_labels(model, X[fresh], old[fresh], new[fresh], again).model
     assert all(same(x, y) for x, y in zip(a.layers, b.layers))
     file = tmp_path / "s" / "sample.npy"
     file.write_bytes(file.read_bytes()[:40])
@@ -246,7 +242,7 @@ def test_samples_are_members_and_overlap(grown):
         assert M[rows, c].all() and len(rows) == min(5, M[:, c].sum()) == len(set(rows))
     assert (
         np.array_equal(s.size, M.sum(0))
-        and (s.X != Xo[s.rows]).nnz == 0
+        and (s.instances != Xo[s.rows]).nnz == 0
         and len(s.rows) < len(s.sample)
     )
 

@@ -13,23 +13,14 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose
 from sklearn.preprocessing import normalize
 
-from forecastlab.ranking import index as module
-from forecastlab.ranking.index import (
-    INDEXERS,
-    check_chain,
-    from_clusters,
-    from_leaf_codes,
-    from_taxonomy,
-    hierarchical_kmeans,
-    label_chain,
-    load_chain,
-    make_chain,
-    matching_chain,
-    relevance_chain,
-    save_chain,
-    unbalanced_kmeans,
-)
+from forecastlab.ranking.chain import check_chain, from_clusters, from_leaf_codes
+from forecastlab.ranking.chain import label_chain, load_chain, matching_chain, merged
+from forecastlab.ranking.chain import parent_matrix, relevance_chain, save_chain
+from forecastlab.ranking.index import INDEXERS, make_chain
 from forecastlab.ranking.labels import pifa
+from forecastlab.ranking.natural import unbalanced_kmeans
+from forecastlab.ranking.taxonomy import from_taxonomy
+from forecastlab.ranking.two_means import codes_of, halved, hierarchical_kmeans
 
 C0 = sp.csc_matrix(np.ones((2, 1), np.float32))
 C1 = sp.csc_matrix(np.repeat(np.eye(2, dtype=np.float32), 2, 0))
@@ -144,7 +135,7 @@ def test_two_means_is_the_plain_method_label_for_label(
     # labels without instances
     Z = sp.diags((np.arange(n) % 7 > 0).astype(np.float32)).tocsr() @ Z
     Z.eliminate_zeros()
-    ours = module._halved(Z, depth, spherical, seed, 20, None, 1)
+    ours = halved(Z, depth, spherical, seed, threads=1)
     assert [a.tolist() for a in ours] == [
         a.tolist() for a in plain_tree(Z, depth, spherical, seed)
     ]
@@ -158,7 +149,7 @@ def test_doubts_are_settled_by_adding_afresh():
             np.repeat(rng.random((30, 40)), 20, 0) + 1e-6 * rng.random((600, 40))
         ).astype(np.float32)
     )
-    assert [a.tolist() for a in module._halved(Z, 3, True, 5, 20, None, 1)] == [
+    assert [a.tolist() for a in halved(Z, 3, seed=5, threads=1)] == [
         a.tolist() for a in plain_tree(Z, 3, True, 5)
     ]
 
@@ -273,6 +264,22 @@ def test_cluster_chain_of_libpecos(tmp_path):
     ].toarray().tolist() == [[2, 0.5], [np.float32(0.1), 0]]
 
 
+def test_layers_are_told_by_parents_and_merged_from_below():
+    assert equal([parent_matrix(np.arange(8) // 2, 4)], [C2])
+    assert codes_of([np.array([2, 0]), np.array([1])], 3).tolist() == [0, 1, 0]
+    short = merged(list(CHAIN), 2)
+    assert [C.shape for C in short] == [(4, 1), (8, 4)]
+    assert equal(merged(list(CHAIN), 3), CHAIN)
+
+
+def test_a_chain_is_not_replaced_unless_asked_for(tmp_path):
+    save_chain(tmp_path, CHAIN)
+    with pytest.raises(FileExistsError, match="already"):
+        save_chain(tmp_path, CHAIN[:2])
+    save_chain(tmp_path, CHAIN[:2], overwrite=True)
+    assert equal(load_chain(tmp_path), CHAIN[:2])
+
+
 def test_label_chain_counts():
     Y = sp.csr_matrix(np.random.default_rng(0).random((9, 8)) < 0.4).astype(np.float32)
     for t, (A, width) in enumerate(zip(label_chain(Y, CHAIN), (4, 2, 1))):
@@ -372,7 +379,10 @@ def test_taxonomy_forms_and_places():
             lambda: from_clusters(np.array([[1, 0], [1, 0]])),
             "1 clusters of layer 0 are empty: 1",
         ),
-        (lambda: from_clusters(C2, 1), "at least 2 branches"),
+        (lambda: from_clusters(C2, 1), "branches must be a whole number, at least 2"),
+        (lambda: hierarchical_kmeans(np.eye(5), seed=-1), "seed must be a whole"),
+        (lambda: make_chain(None, seed=0.5), "seed must be a whole"),
+        (lambda: unbalanced_kmeans(np.eye(5), layers=1), "layers must be a whole"),
         (lambda: from_leaf_codes([0, -1]), "one whole number"),
         (lambda: from_leaf_codes([0.5, 1]), "one whole number"),
         (lambda: check_chain([C0, C2]), "layer 1 has 4 columns, the layer above has 2"),
@@ -383,7 +393,7 @@ def test_taxonomy_forms_and_places():
             lambda: check_chain([C0, sp.csc_matrix((4, 2)), C2]),
             "4 nodes of layer 1 are in no cluster",
         ),
-        (lambda: hierarchical_kmeans(np.eye(5), leaf=0), "leaf = 0"),
+        (lambda: hierarchical_kmeans(np.eye(5), leaf=0), "leaf must be a whole number"),
         (lambda: hierarchical_kmeans(np.eye(5) * np.nan), "NaN"),
         (
             lambda: hierarchical_kmeans(np.eye(9), leaf=2, sampling=(0, 1, 1)),

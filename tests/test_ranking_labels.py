@@ -129,14 +129,14 @@ def test_signed_features_and_a_sum_of_zero():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: label_embedding("pifaa", Y, X), "Choose one of pii, pifa"),
+        (lambda: label_embedding("pifaa", Y, X), "Choose pii, pifa"),
         (lambda: label_embedding("pifa", Y), "Pass X"),
         (lambda: label_embedding("pifa_lf_concat", Y, X), "Pass Z="),
         (lambda: pifa(Y, X[:2]), "3 rows"),
         (lambda: pifa(-Y, X), "below 0"),
         (lambda: pifa(Y, X * np.nan), "NaN"),
         (lambda: pifa_lf(Y, X, KNOWN[:4]), "4 rows for 5 labels"),
-        (lambda: pifa_lf(Y, X, KNOWN, "sum"), "concat or convex"),
+        (lambda: pifa_lf(Y, X, KNOWN, "sum"), "Choose concat, convex"),
         (lambda: pifa_lf(Y, X, np.ones((5, 4)), "convex"), "4 columns, X has 3"),
         (lambda: pifa_lf(Y, X, KNOWN, "convex", -0.1), "alpha must be"),
         (lambda: pifa_lf(Y, X, KNOWN, "convex", [0.1, 0.2]), "alpha must be"),

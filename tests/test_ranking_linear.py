@@ -1,6 +1,6 @@
-"""Linear rankers:
+"""Linear rankers: libpecos' digits, slow oracles, the edges of the data, the kernels.
 
-libpecos' digits, slow oracles on random problems, the edges of the data, bad input.
+Problems are random; bad input is named.
 """
 
 import numpy as np
@@ -8,8 +8,10 @@ import pytest
 import scipy.sparse as sp
 
 from forecastlab.ranking.chunks import Chunks
-from forecastlab.ranking.linear import BLOCK, LANES, SOLVERS, LinearSettings
-from forecastlab.ranking.linear import solve_cluster, train_layer
+from forecastlab.ranking.lanes import LANES
+from forecastlab.ranking.linear import BLOCK
+from forecastlab.ranking.linear import solve_cluster, train_layer, train_layer_gpu
+from forecastlab.ranking.solvers import SOLVERS, LinearSettings
 
 TIGHT = dict(eps=1e-5, max_iter=3000, threshold=0)
 
@@ -366,6 +368,76 @@ def test_silent_unless_asked(capfd):
     assert capfd.readouterr() == ("", "")
     train_layer(X, Y, np.ones((5, 1)), progress="layer 1")
     assert "layer 1" in capfd.readouterr().err
+
+
+# ---------------------------------------------------------------- the kernels
+def small_layer(n=24, d=6, nodes=5, seed=3):
+    "A layer of two clusters, with positives that are not active, and relevance."
+    rng = np.random.default_rng(seed)
+    X = sp.random(n, d, 0.5, random_state=seed, format="csr", dtype=np.float32)
+    Y = sp.csc_matrix(rng.random((n, nodes)) < 0.3, dtype=np.float32)
+    C = sp.csc_matrix(np.eye(2, dtype=np.float32)[np.arange(nodes) % 2])
+    M = sp.csc_matrix(rng.random((n, 2)) < 0.7, dtype=np.float32)
+    R = Y.copy()
+    R.data = rng.random(R.nnz).astype(np.float32)
+    R.data[:2] = 0
+    return X, Y, C, M, R
+
+
+@pytest.mark.parametrize("kernels", [False, True], ids=["torch", "triton"])
+@pytest.mark.parametrize("bias", [0.7, 0.0])
+def test_the_kernels_train_the_layer_that_the_cpu_trains(kernels, bias):
+    pytest.importorskip("triton")
+    runtime = pytest.importorskip("forecastlab.kernels.runtime")
+    if kernels and not (runtime.interpreting() or runtime.native()):
+        pytest.skip("Triton is neither compiled nor interpreted here")
+    X, Y, C, M, R = small_layer()
+    how = dict(Cp=2.0, Cn=0.5, bias=bias, threshold=0, max_iter=500)
+    settings = LinearSettings(eps=1e-5, **how)
+    want = train_layer(X, Y, C, M, R, settings, threads=1).to_csc().toarray()
+    for solver in ("l2-svm", "l2-svm-primal"):
+        same = LinearSettings(solver, eps=1e-3, **how)
+        got = train_layer_gpu(X, Y, C, M, R, same, "cpu", kernels=kernels)
+        np.testing.assert_allclose(got.to_csc().toarray(), want, atol=2e-3)
+        assert (got.bias, got.features, got.nodes) == (bias, 6, 5)
+
+
+def test_wide_clusters_reach_the_kernels_in_blocks_of_labels():
+    X, Y, C, M, R = small_layer()
+    tight = LinearSettings(eps=1e-4, threshold=0.05, max_nonzeros=3)
+    whole = train_layer_gpu(X, Y, C, M, R, tight, "cpu")
+    parts = train_layer_gpu(X, Y, C, M, R, tight, "cpu", megabytes=1e-4)
+    np.testing.assert_allclose(
+        parts.to_csc().toarray(), whole.to_csc().toarray(), atol=1e-3
+    )
+    assert (np.diff(whole.to_csc().indptr) <= 3).all()
+
+
+def test_a_cluster_without_labels_or_instances_has_no_weights():
+    X, Y, _, M, _ = small_layer()
+    C = sp.csc_matrix(np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 1]])
+    M = sp.csc_matrix(np.c_[M.toarray()[:, 0], np.zeros(24), np.ones(24)])
+    Y = Y.tolil()
+    Y[:, 2:] = 0
+    for train in (train_layer, lambda *a: train_layer_gpu(*a, device="cpu")):
+        W = train(X, sp.csc_matrix(Y), C, M).to_csc()
+        assert W[:, 2:].nnz == 0 and W[:, :2].nnz > 0
+
+
+def test_what_the_kernels_lack_is_refused():
+    X, Y, C, M, _ = small_layer()
+    cases = {
+        "lack this solver: logistic": LinearSettings("logistic"),
+        "lack this solver: l1-svm": LinearSettings("l1-svm"),
+        "lack this order of labels: libpecos": LinearSettings(order="libpecos"),
+    }
+    for text, settings in cases.items():
+        with pytest.raises(ValueError, match=text):
+            train_layer(X, Y, C, M, settings=settings, device="cuda")
+    runtime = pytest.importorskip("forecastlab.kernels.runtime")
+    if not runtime.has_gpu():
+        with pytest.raises(RuntimeError, match="there is no GPU here"):
+            train_layer(X, Y, C, M, device="cuda")
 
 
 # ---------------------------------------------------------------- bad input

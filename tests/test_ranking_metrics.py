@@ -321,7 +321,7 @@ def test_inputs_stay_as_they_are():
     "wrong,words",
     [
         (lambda Y, P: M.precision(Y, P[:3]), "does not fit predictions"),
-        (lambda Y, P: M.precision(Y, P, 0), "whole number, 1 or more"),
+        (lambda Y, P: M.precision(Y, P, 0), "whole number, at least 1"),
         (lambda Y, P: M.precision(Y, P, 2.5), "whole number"),
         (lambda Y, P: M.recall(Y, P, 2, "worst"), "unknown rule for ties: worst"),
         (

@@ -20,9 +20,9 @@ pytest.importorskip(
 )
 
 from forecastlab.core.runs import load_json
-from forecastlab.ranking.corpus import load_corpus, read_corpus, read_text2text
-from forecastlab.ranking.corpus import search_corpus
-from forecastlab.core.sparse import save_matrix, write_xc
+from forecastlab.core.sparse import save_matrix
+from forecastlab.ranking.corpus import load_corpus, read_corpus, search_corpus
+from forecastlab.ranking.files import read_text2text, write_xc
 from forecastlab.ranking.xrlinear import XRLinear
 from toys import walk
 

@@ -18,14 +18,16 @@ pytest.importorskip(
 )
 
 from forecastlab.core import sparse
+from forecastlab.core.sparse import cores, save_matrix
 from forecastlab.ranking import commands
 from forecastlab.ranking.beam import beam_search
 from forecastlab.ranking.chunks import Chunks
-from forecastlab.ranking.index import hierarchical_kmeans, make_chain, unbalanced_kmeans
+from forecastlab.ranking.index import make_chain
 from forecastlab.ranking.linear import train_layer
 from forecastlab.ranking.metrics import judge, table
-from forecastlab.core.sparse import cores, save_matrix
-from forecastlab.ranking.xrlinear import XRLinear, _on_device
+from forecastlab.ranking.natural import unbalanced_kmeans
+from forecastlab.ranking.two_means import hierarchical_kmeans
+from forecastlab.ranking.xrlinear import XRLinear
 
 rng = np.random.default_rng(0)
 labels, words = 24, 60
@@ -155,18 +157,19 @@ def test_kept_queries_follow_the_layers_and_stay_at_home(model):
 
 def test_an_upload_belongs_to_its_layers(model):
     mine = copy.copy(model)
-    how = ([3, 3, 3, 5], 5, "l3-hinge", None, "cpu")
-    first = _on_device(mine, X[:4], *how)
+    # a device that is named in full is one of the kernels'
+    how = dict(k=5, beam=3, device="cpu:0")
+    first = mine.predict(X[:4], **how)
     assert "_uploaded" in mine.__dict__
     for other in (copy.copy(mine), pickle.loads(pickle.dumps(mine))):
         assert "_uploaded" not in other.__dict__
     mine.layers = [Chunks.from_csc(2 * c.to_csc(), c.C, c.bias) for c in mine.layers]
     np.testing.assert_allclose(
-        _on_device(mine, X[:4], *how).toarray(),
-        mine.predict(X[:4]).toarray(),
+        mine.predict(X[:4], **how).toarray(),
+        mine.predict(X[:4], k=5, beam=3).toarray(),
         atol=1e-5,
     )
-    assert abs(first - mine.predict(X[:4])).max() > 1e-3
+    assert abs(first - mine.predict(X[:4], k=5, beam=3)).max() > 1e-3
 
 
 def test_a_query_refuses_nan_and_adds_what_comes_twice(model):

@@ -1,11 +1,11 @@
-"""Scale:
+"""Scale: matrices in files, groups that add up to the layer, killed runs, Ray, memory.
 
-matrices in files, groups of clusters that add up to the layer bit by bit, runs that are
-killed, Ray, memory as it is measured.
+Groups of clusters give the same bits as the whole layer.
 """
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ pytest.importorskip(
 )
 
 from forecastlab.core.runs import load_json
-from forecastlab.ranking.chunks import _ARRAYS, Chunks
-from forecastlab.ranking.linear import LinearSettings, train_layer
+from forecastlab.ranking.chunks import Chunks
+from forecastlab.ranking.linear import train_layer
+from forecastlab.ranking.solvers import LinearSettings
 from forecastlab.ranking.metrics import precision
 from forecastlab.ranking.scale import Peak, Trainer, cut_work, join_groups, load_mapped
 from forecastlab.ranking.scale import save_group, save_mapped, synthetic, synthetic_rows
@@ -28,8 +29,9 @@ from toys import walk
 
 
 def equal(a, b):
-    return (a.nodes, a.features, a.bias) == (b.nodes, b.features, b.bias) and all(
-        np.array_equal(getattr(a, n), getattr(b, n)) for n in _ARRAYS
+    "Are two layers the same, number for number?"
+    return all(
+        np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Chunks)
     )
 
 
@@ -298,7 +300,7 @@ def test_bad_input(small, tmp_path):
     bad.data[bad.indptr[7]] = np.nan
     M = (Y @ C).tocsc()
     for message, f in {
-        "groups = 0": lambda: Trainer(tmp_path, groups=0),
+        "groups must be a whole number": lambda: Trainer(tmp_path, groups=0),
         "workers=None trains": lambda: Trainer(tmp_path, workers=0),
         "holds other features": lambda: Trainer(tmp_path, X=tmp_path / "other")(
             X, Y, C, M

@@ -13,8 +13,9 @@ import pytest
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from forecastlab.ranking import text as T
+from forecastlab.ranking import ngrams
 from forecastlab.core.sparse import load_matrix, vstack
+from forecastlab.ranking.ngrams import NGrams, Numbers
 from forecastlab.ranking.text import Vectorizer
 
 CORPUS = ["midas amazon pecos", "amazon pecos pecos pecos", "iphone"]
@@ -230,10 +231,9 @@ SETTINGS = [
 )
 @pytest.mark.parametrize("batch", [200, 2_000_000])
 def test_against_counting_in_python(settings, batch, monkeypatch):
-    batches = T._batches
-    monkeypatch.setattr(T, "_batches", lambda texts: batches(texts, batch))
+    monkeypatch.setattr(ngrams, "BATCH", batch)
     texts, queries = some_texts(), some_texts(40, seed=1) + ["never seen", "a ab a"]
-    s = T.NGrams(**settings)
+    s = NGrams(**settings)
     names, rows = slow(texts, queries, s)
     v = Vectorizer({"type": "tfidf", "kwargs": settings}).fit(texts)
     assert v.names == names and v.features == len(names)
@@ -253,7 +253,7 @@ def test_parts_side_by_side():
             .fit_transform(texts)
             .toarray()
         )
-        rows = np.hstack([slow(texts, texts, T.NGrams(**p))[1] for p in parts])
+        rows = np.hstack([slow(texts, texts, NGrams(**p))[1] for p in parts])
         size = np.linalg.norm(rows, norm, axis=1, keepdims=True)
         np.testing.assert_allclose(X, rows / np.where(size > 0, size, 1), atol=1e-6)
     # a list of one part is normalised again, a part alone is not
@@ -326,7 +326,7 @@ def test_against_scikit_learn(ours, theirs):
 
 def test_numbers_against_a_dictionary():
     rng = np.random.default_rng(0)
-    numbers, known = T.Numbers(), {}
+    numbers, known = Numbers(), {}
     for size in (1, 10, 5000, 3, 20_000):
         keys = rng.integers(0, 3000, size) << rng.integers(0, 40)
         expected = [known.setdefault(k, len(known)) for k in keys.tolist()]
@@ -337,7 +337,7 @@ def test_numbers_against_a_dictionary():
         np.array([-5, 2**62])
     ).tolist() == [-1, -1]
     assert (
-        T.Numbers()(np.array([1, 2])).tolist() == [-1, -1]
+        Numbers()(np.array([1, 2])).tolist() == [-1, -1]
         and numbers(np.empty(0, np.int64)).size == 0
     )
 
@@ -438,7 +438,7 @@ def libpecos_folder(folder, part, s, config):
 )
 def test_a_folder_of_libpecos_is_read(settings, tmp_path):
     texts = some_texts()
-    s = T.NGrams(**settings)
+    s = NGrams(**settings)
     v = Vectorizer({"type": "tfidf", "kwargs": settings}).fit(texts)
     idf = v.parts[0].idf
     part = {
@@ -546,3 +546,14 @@ def test_texts_that_cannot_be():
         Vectorizer({"type": "hashing"}).fit(["a"]).names
     v.fit(["a b"])
     assert v.transform([]).shape == (0, 2) and v.transform(["", "zzz"]).nnz == 0
+
+
+def test_a_vectorizer_is_not_replaced_unless_asked_for(tmp_path):
+    v = Vectorizer(tfidf(SETTINGS[0])).fit(["one two", "two"])
+    with pytest.raises(ValueError, match="not seen any text"):
+        Vectorizer().save(tmp_path / "v")
+    v.save(tmp_path / "v")
+    with pytest.raises(FileExistsError, match="already"):
+        v.save(tmp_path / "v")
+    v.save(tmp_path / "v", overwrite=True)
+    assert Vectorizer.load(tmp_path / "v").names == v.names

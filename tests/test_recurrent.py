@@ -1,6 +1,6 @@
-"""Recurrent forecaster:
+"""The recurrent forecaster.
 
-no step reads what comes later, paths are joint and repeatable, hard series are forecast
+No step reads what comes later, paths are joint and repeatable, hard series are forecast
 or refused by name, a killed training goes on.
 """
 
@@ -11,16 +11,16 @@ import pandas as pd
 import pytest
 import torch
 
-from forecastlab.core import forecaster
 from forecastlab.core.backtest import as_known, backtest, plant
 from forecastlab.core.distributions import Counts, Paths
 from forecastlab.core.features import Recipe
 from forecastlab.core.metrics import mean_wql
+from forecastlab.core.neural import WindowTask
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows
 from forecastlab.quantile.recurrent import LAWS, Law, RecurrentForecaster
-from forecastlab.quantile.recurrent import RecurrentNetwork, RNNSettings, lags_of
-from forecastlab.quantile.recurrent import rnn_loss, sample_paths, stratified
+from forecastlab.quantile.recurrent import RecurrentNetwork, RNNSettings, Streams
+from forecastlab.quantile.recurrent import gamma, lags_of, rnn_loss, sample_paths
 from toys import ROLES, frame, full, plain
 
 torch.set_num_threads(1)
@@ -154,21 +154,33 @@ def test_the_likelihoods_are_torchs():
     g = torch.Generator().manual_seed(0)
     u, z = torch.randn(50, 4, generator=g), torch.randn(50, generator=g)
     for kind in LAWS:
-        p = (head := Law(4, kind))(u)
-        law = (
-            torch.distributions.Normal(p["loc"], p["scale"])
-            if kind == "normal"
-            else torch.distributions.StudentT(p["df"], p["loc"], p["scale"])
-        )
-        assert torch.allclose(head.crps(p, z), -law.log_prob(z)) and (
-            kind == "normal" or (p["df"] > 2).all()
-        )
-    p = dict(loc=torch.zeros(3), scale=torch.ones(3))
-    assert torch.allclose(
-        Law(4, "normal").draw(p, torch.tensor([0.1, 0.5, 0.9]), g),
-        torch.tensor([-1.2816, 0.0, 1.2816]),
-        atol=1e-4,
-    )
+        head = Law(4, kind)
+        p = head(u)
+        law = torch.distributions.Normal(p["loc"], p["scale"])
+        if kind == "student":
+            assert (p["df"] > 2).all()
+            law = torch.distributions.StudentT(p["df"], p["loc"], p["scale"])
+        assert torch.allclose(head.loss(p, z), -law.log_prob(z))
+
+
+@pytest.mark.parametrize("df", [None, 2.1, 30.0])
+def test_draws_of_a_law_follow_it(df):
+    p = dict(loc=torch.zeros(20_000), scale=torch.ones(20_000))
+    exact = torch.distributions.Normal(0.0, 1.0)
+    if df:
+        p["df"] = torch.full((20_000,), df)
+        exact = torch.distributions.StudentT(df)
+    z = Law.draw(p, Streams.of(["a"], 0, 20_000), 0)
+    torch.manual_seed(0)
+    want = exact.sample((200_000,))
+    for level in (0.05, 0.3, 0.5, 0.7, 0.95):
+        assert abs(z.quantile(level) - want.quantile(level)) < 0.08
+
+
+def test_gamma_variables_have_their_moments():
+    for shape in (1.0, 3.0, 50.0):
+        x = gamma(torch.full((100_000,), shape), Streams.of(["a"], 0, 100_000), 2)
+        assert abs(x.mean() / shape - 1) < 0.02 and abs(x.var() / shape - 1) < 0.05
 
 
 # --- paths
@@ -198,10 +210,7 @@ def test_forecasts_are_joint_paths(trained, head):
     )
     q = f.quantile([0.01, 0.1, 0.5, 0.9, 0.99]).numpy()
     assert q.shape == (6, 3, 5) and (np.diff(q) >= 0).all()
-    assert (
-        paths(m.predict(2, seen, draws=7)).shape == (7, 6, 2)
-        and m.predict(1, seen).horizon == 1
-    )
+    assert m.predict(1, seen).horizon == 1
     # a shorter forecast is the beginning of the longer one
     assert np.array_equal(paths(m.predict(2, seen)), d[..., :2])
 
@@ -220,29 +229,63 @@ def test_the_seed_decides(trained, head):
     assert np.array_equal(one, two) and not np.array_equal(one, other)
 
 
-def test_draws_are_stratified_and_many_series_come_in_parts(monkeypatch):
-    u = stratified(4, 100, torch.Generator().manual_seed(0)).view(4, 100)
-    assert (u > 0).all() and (u < 1).all()
-    assert all(
-        ((u * 100).floor().sort(1).values == torch.arange(100)).all(1)
-    ) and torch.equal(
-        u, stratified(4, 100, torch.Generator().manual_seed(0)).view(4, 100)
+def test_draws_are_stratified():
+    streams = Streams.of("abcd", 0, 100)
+    u = streams.stratified(3)
+    assert u.shape == (4, 100) and (u > 0).all() and (u < 1).all()
+    assert ((u * 100).floor().sort(1).values == torch.arange(100)).all()
+    assert torch.equal(u, streams.stratified(3))
+    assert not torch.equal(u, streams.stratified(4))
+    assert not torch.equal(u[0], u[1])
+
+
+def test_numbers_depend_on_seed_series_draw_step_and_use_only():
+    u = Streams.of("abcd", 5, 40).uniforms(3, 2)
+    assert torch.equal(Streams.of("ca", 5, 40).uniforms(3, 2), u[[2, 0]])
+    assert torch.equal(Streams.of("abcd", 5, 7).uniforms(3, 2), u[:, :7])
+    later = Streams.of("abcd", 5, 10)
+    later.first = 30
+    assert torch.equal(later.uniforms(3, 2), u[:, 30:])
+    others = (
+        Streams.of("abcd", 6, 40).uniforms(3, 2),
+        Streams.of("abcd", 5, 40).uniforms(4, 2),
+        Streams.of("abcd", 5, 40).uniforms(3, 1),
     )
-    s, net, b = network()
-    first, rest = (
-        sample_paths(net, b.part(slice(*r)), 3, 6, torch.Generator().manual_seed(1))
-        for r in ((0, 2), (2, 4))
-    )
-    assert first.shape == rest.shape == (2, 6, 3) and not torch.equal(first, rest)
+    assert all((u != other).all() for other in others)
+    assert len(u.unique()) == u.numel()
+
+
+@pytest.mark.parametrize("head", ["sqf", "student"])
+def test_a_series_draws_the_same_alone_and_among_others(trained, head):
+    m, seen = trained[head], full().cut(36)
+    among = paths(m.predict(3, seen, seed=4))
+    for k in (0, 3, 5):
+        alone = paths(m.predict(3, seen.select([seen.ids[k]]), seed=4))
+        np.testing.assert_allclose(alone[:, 0], among[:, k], rtol=1e-4, atol=1e-4)
+    order = [4, 1, 0]
+    turned = paths(m.predict(3, seen.select(np.array(order)), seed=4))
+    np.testing.assert_allclose(turned, among[:, order], rtol=1e-4, atol=1e-4)
+
+
+def test_past_covariates_are_ignored_and_not_demanded(trained):
+    m, seen = trained["sqf"], full().cut(36)
+    fitted = model().fit(seen)
+    assert fitted.ignored == ROLES["past"] and m.recipe.roles["past"] == []
+    bare = {k: v for k, v in ROLES.items() if k != "past"}
+    without = Panel.from_frame(
+        frame().drop(columns=ROLES["past"]), freq="W-SUN", **bare
+    ).cut(36)
+    assert np.array_equal(paths(fitted.predict(3, without)), paths(fitted.predict()))
+    assert model().fit(without).ignored == []
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e4])
 def test_without_the_size_among_inputs_units_do_not_matter(size):
     s, net, b = network(size=False, floor=1e-9)
-    draw = lambda b: sample_paths(net, b, 3, 20, torch.Generator().manual_seed(0))
-    assert torch.allclose(
-        draw(dataclasses.replace(b, y=b.y * size)), draw(b) * size, rtol=1e-3
-    )
+    streams = Streams.of("abcd", 0, 20)
+    small = sample_paths(net, b, 3, streams)
+    large = sample_paths(net, dataclasses.replace(b, y=b.y * size), 3, streams)
+    assert torch.allclose(large, small * size, rtol=1e-3)
 
 
 def test_counts_are_whole_and_supports_are_kept():
@@ -341,16 +384,15 @@ def test_members_share_the_draws(tmp_path):
     assert d.shape == (31, 6, 3) and np.array_equal(
         d, paths(RecurrentForecaster.load(tmp_path / "two").predict(3, seen))
     )
-    assert paths(two.predict(3, seen, draws=2)).shape == (2, 6, 3)
+    d = paths(model(members=3, draws=2).fit(seen).predict())
+    assert d.shape == (2, 6, 3) and not np.array_equal(d[0], d[1])
 
 
 @pytest.mark.parametrize("damage", [lambda d: b"", lambda d: d[:60], lambda d: d[:-30]])
 def test_a_damaged_model_file_is_named(trained, tmp_path, damage):
     trained["sqf"].save(tmp_path / "m")
     (tmp_path / "m").write_bytes(damage((tmp_path / "m").read_bytes()))
-    with pytest.raises(
-        OSError, match="not a readable RecurrentForecaster file: .*m. Save it again"
-    ):
+    with pytest.raises(OSError, match="not a readable model file: .*m. Save it again"):
         RecurrentForecaster.load(tmp_path / "m")
     with pytest.raises(FileNotFoundError, match="no such model file"):
         RecurrentForecaster.load(tmp_path / "none")
@@ -358,41 +400,38 @@ def test_a_damaged_model_file_is_named(trained, tmp_path, damage):
 
 @pytest.mark.parametrize("head, dies", [("sqf", 7), ("student", 23)])
 def test_a_killed_training_goes_on_to_the_same_paths(tmp_path, monkeypatch, head, dies):
-    """Dropout, hidden categories and two members:
+    """Dropout, hidden categories and two members.
 
-    whatever is random must be in the checkpoint.
+    Whatever is random must be in the checkpoint.
     """
     seen = full().cut(36)
-    make = lambda **k: model(
-        head,
-        steps=16,
-        members=2,
-        dropout=0.2,
-        training=QUIET | dict(checkpoint_every=5),
-        **k,
-    )
-    draw, count = forecaster._Task.draw, []
+    often = dict(steps=16, training=QUIET | dict(checkpoint_every=5))
+    draw, count = WindowTask.draw, []
 
-    def dying(task, generator):
+    def make(**more):
+        return model(head, members=2, dropout=0.2, **often | more)
+
+    def counted(task, generator):
         count.append(1)
-        if len(count) == dies:
-            raise KeyboardInterrupt
         return draw(task, generator)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(forecaster._Task, "draw", dying)
-        with pytest.raises(KeyboardInterrupt):
-            make(checkpoint=tmp_path).fit(seen)
+    def dying(task, generator):
+        if len(count) == dies - 1:
+            raise KeyboardInterrupt
+        return counted(task, generator)
+
+    monkeypatch.setattr(WindowTask, "draw", dying)
+    with pytest.raises(KeyboardInterrupt):
+        make(checkpoint=tmp_path).fit(seen)
     count.clear()
-    monkeypatch.setattr(
-        forecaster._Task, "draw", lambda task, g: count.append(1) or draw(task, g)
-    )
+    monkeypatch.setattr(WindowTask, "draw", counted)
     resumed = make(checkpoint=tmp_path).fit(seen)
-    assert len(count) == 32 - (dies - 1) // 16 * 16 - (dies - 1) % 16 // 5 * 5
+    done = (dies - 1) // 16 * 16 + (dies - 1) % 16 // 5 * 5
+    assert len(count) == 32 - done
     whole = make().fit(seen)
-    assert np.array_equal(paths(resumed.predict()), paths(whole.predict())) and all(
-        np.array_equal(a.losses, b.losses) for a, b in zip(resumed.fitted, whole.fitted)
-    )
+    assert np.array_equal(paths(resumed.predict()), paths(whole.predict()))
+    for a, b in zip(resumed.fitted, whole.fitted):
+        assert np.array_equal(a.losses, b.losses)
 
 
 # --- short, empty and odd series
@@ -548,9 +587,8 @@ def test_what_does_not_fit_the_training_is_refused(trained):
     with pytest.raises(RuntimeError, match="SQFRNN has not been fitted. Call fit"):
         model().predict(3, seen)
     for bad in (1, True, 2.5):
-        pytest.raises(ValueError, m.predict, 3, seen, draws=bad).match(
-            "draws must be a whole number, at least 2"
-        )
+        with pytest.raises(ValueError, match="draws must be a whole number, at least"):
+            model(draws=bad)
 
 
 @pytest.mark.parametrize(
@@ -567,7 +605,7 @@ def test_what_does_not_fit_the_training_is_refused(trained):
         ),
         (dict(lags=(2, 1)), "lags must be increasing"),
         (dict(lags=7), "lags must be increasing whole numbers of at least 1, got 7"),
-        (dict(floor="a"), "floor must be a number"),
+        (dict(floor="a"), "floor must be a (finite )?number"),
         (dict(levels=(0.9, 0.1)), "levels must increase"),
         (dict(levels=(0.5, 95)), "For 95 % write 0.95"),
         (dict(dropout=1.0), r"dropout must lie in \[0, 1\), got 1.0"),

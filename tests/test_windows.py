@@ -1,7 +1,6 @@
-"""Windows:
+"""Windows: a batch holds what plain Python reads row by row.
 
-what a batch holds is what plain Python reads row by row, in memory and on the disk, and
-never another series or the future.
+In memory and on the disk, and never another series or the future.
 """
 
 import json
@@ -17,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal as same
 
+from forecastlab.core.frequency import cycles_of
 from forecastlab.core.panel import Panel
-from forecastlab.core.windows import Batch, Windows, _around, calendar_features
-from forecastlab.core.windows import cycles_of, forked
+from forecastlab.core.windows import Batch, Windows, calendar_features, continued
+from forecastlab.core.windows import forked
 
 ROLES = dict(known=["price", "promo"], past=["weather", "sky"])
 
@@ -124,7 +124,7 @@ def test_read_against_plain_python(seed, freq, context, horizon, mapped):
             p.save(f"{folder}/p")
             q = Panel.load(f"{folder}/p")
         w = Windows(q, context, horizon, cycles=("week", "year"))
-        table = calendar_features(_around(p.calendar, p.freq, 99, 99), w.cycles)
+        table = calendar_features(continued(p.calendar, p.freq, 99, 99), w.cycles)
         pairs = [
             (s, k)
             for s in range(len(p))
@@ -307,9 +307,9 @@ def test_part_of_a_batch():
 @pytest.mark.parametrize(
     "context, horizon, message",
     [
-        (5, 0, "horizon must be at least 1 step, got 0"),
+        (5, 0, "horizon must be a whole number, at least 1, got 0"),
         (5, -2, "got -2"),
-        (0, 5, "context must be at least 1 row, got 0"),
+        (0, 5, "context must be a whole number, at least 1, got 0"),
     ],
 )
 def test_impossible_lengths(context, horizon, message):
@@ -347,29 +347,49 @@ def test_batches_on_the_gpu():
 
 
 LARGER = """
-import json, resource, sys
-import numpy as np, pandas as pd, torch
+import json
+import resource
+import sys
+
+import numpy as np
+import torch
+
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows
-folder, limit = sys.argv[1], 2**20*int(sys.argv[2])
-panel = Panel.load(folder); size = 4*panel.rows*(1 + len(panel.known))
-data = lambda: 1024*int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1])
-resource.setrlimit(resource.RLIMIT_DATA, (data() + limit,)*2)         # private memory: no copy of a column fits
-try: np.ones(panel.rows, np.float32); fits = True
-except MemoryError: fits = False
-w = Windows(panel, 48, 12); g = torch.Generator().manual_seed(0); weight = torch.zeros(48, requires_grad=True); total = 0.
+
+
+def data():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(x for x in lines if x.startswith("VmData")).split()[1])
+
+
+folder, limit = sys.argv[1], 2**20 * int(sys.argv[2])
+panel = Panel.load(folder)
+size = 4 * panel.rows * (1 + len(panel.known))
+# private memory: no copy of a column fits
+resource.setrlimit(resource.RLIMIT_DATA, (data() + limit,) * 2)
+try:
+    np.ones(panel.rows, np.float32)
+    fits = True
+except MemoryError:
+    fits = False
+w = Windows(panel, 48, 12)
+g = torch.Generator().manual_seed(0)
+weight = torch.zeros(48, requires_grad=True)
+total = 0.0
 for _ in range(20):
-    b = w.read(*w.draw(256, g)); loss = (((b.y[:, :48]*weight).sum(1, keepdim=True) - b.y[:, 48:])**2).mean(); loss.backward(); total += float(loss.detach())
-print(json.dumps(dict(size=size, fits=fits, total=total, grad=weight.grad.tolist())))
+    b = w.read(*w.draw(256, g))
+    loss = (((b.y[:, :48] * weight).sum(1, keepdim=True) - b.y[:, 48:]) ** 2).mean()
+    loss.backward()
+    total += float(loss.detach())
+found = dict(size=size, fits=fits, total=total, grad=weight.grad.tolist())
+print(json.dumps(found))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is enforced by Linux")
 def test_a_panel_larger_than_the_memory_limit_trains(tmp_path):
-    """200 MB of panel, 50 MB of memory:
-
-    the mapped panel trains, with the numbers of the one in memory.
-    """
+    "200 MB of panel, 50 MB of memory: it trains, with the numbers of one in memory."
     series, steps = 250, 100_000
     rng = np.random.default_rng(0)
     grid = pd.date_range("2020", periods=steps, freq="h", unit="us")
@@ -411,14 +431,32 @@ def test_a_panel_larger_than_the_memory_limit_trains(tmp_path):
 
 
 CUT = """
-import json, sys
-import torch
+import json
+import sys
+
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows
-panel = Panel.load(sys.argv[1]); memory = lambda: 1024*int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1])
-w = Windows(panel, 48, 12); w.read(*w.draw(64)); before = memory()
-late = panel.cut(len(panel.calendar) - 25); w = Windows(late, 48, 12); b = w.read(*w.latest())
-print(json.dumps(dict(grown=memory() - before, size=4*panel.rows, hidden=not b.observed[:, 48:].any().item(), seen=b.observed[:, :48].all().item())))
+
+
+def memory():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(x for x in lines if x.startswith("RssAnon")).split()[1])
+
+
+panel = Panel.load(sys.argv[1])
+w = Windows(panel, 48, 12)
+w.read(*w.draw(64))
+before = memory()
+late = panel.cut(len(panel.calendar) - 25)
+w = Windows(late, 48, 12)
+b = w.read(*w.latest())
+found = dict(
+    grown=memory() - before,
+    size=4 * panel.rows,
+    hidden=not b.observed[:, 48:].any().item(),
+    seen=b.observed[:, :48].all().item(),
+)
+print(json.dumps(found))
 """
 
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['named', 'LabError', 'LabValueError', 'LabTypeError', 'LabKeyError', 'LabIndexError', 'LabImportError',
            'LabRuntimeError', 'LabArithmeticError', 'LabFloatingPointError', 'LabOSError', 'LabFileNotFoundError',
-           'LabFileExistsError', 'refuse', 'whole', 'whole_numbers', 'number', 'one_of', 'yes_or_no', 'atomic',
-           'atomic_folder', 'as_json', 'write_tensors', 'read_tensors', 'home', 'pipelines_dir', 'embedded_dir',
-           'data_dir', 'cache_dir', 'runs_dir', 'machine', 'versions']
+           'LabFileExistsError', 'refuse', 'sister_of', 'whole', 'whole_numbers', 'number', 'one_of', 'yes_or_no',
+           'atomic', 'atomic_folder', 'as_json', 'write_tensors', 'read_tensors', 'home', 'pipelines_dir',
+           'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'machine', 'versions']
 
 # %% ../../nbs/core/00_basics.ipynb #5852214d
 import contextlib
@@ -18,7 +18,7 @@ import numbers
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Collection, Iterable, Iterator
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,17 +88,25 @@ class LabFileExistsError(LabError, FileExistsError):
 # %% ../../nbs/core/00_basics.ipynb #refuse
 def refuse(
     what: str,  # what is wrong, one sentence without a full stop
-    culprits: Sized = (),  # the offending names or values
+    culprits: Collection = (),  # the offending names or values
     mend: str = "",  # what the reader should do
     kind: type = ValueError,  # the exception that Python would use; its sister is raised
 ) -> NoReturn:
     "Raise one clear `LabError`: what is wrong, who is to blame, how to mend it."
     message = what + (f": {named(culprits)}" if len(culprits) else "") + "."
-    sisters = [LabError, *LabError.__subclasses__()]
-    sister = next(
-        s for k in kind.__mro__ for s in sisters if k in (s, *s.__bases__[1:])
-    )
-    raise sister(f"{message} {mend}".strip())
+    raise sister_of(kind)(f"{message} {mend}".strip())
+
+
+def sister_of(
+    kind: type,  # an exception of Python, or of the lab
+) -> type[LabError]:  # the nearest; `LabError` itself for what has no relative
+    "The error of the lab that is also an error of that kind."
+    sisters: list[type[LabError]] = [LabError, *LabError.__subclasses__()]
+    for ancestor in kind.__mro__:
+        for sister in sisters:
+            if ancestor in (sister, *sister.__bases__[1:]):
+                return sister
+    return LabError
 
 # %% ../../nbs/core/00_basics.ipynb #whole
 def whole(
@@ -109,7 +117,7 @@ def whole(
 ) -> int:  # the same number
     "A setting that must be a whole number. Refuses everything else."
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        if least <= value <= most:
+        if least <= int(value) <= most:
             return int(value)
     bound = f"at least {least}" if most == math.inf else f"{least} to {most}"
     refuse(f"{name} must be a whole number, {bound}, got {value!r}")
@@ -122,12 +130,14 @@ def whole_numbers(
 ) -> tuple[int, ...]:  # the same numbers
     "A setting that must be a row of whole numbers; it may be empty."
     example = f"such as ({4 * least or 4}, {8 * least or 8})"
-    if not isinstance(values, (tuple, list)) or any(
-        isinstance(v, bool) or not isinstance(v, numbers.Integral) or v < least
+    wrong = not isinstance(values, (tuple, list)) or any(
+        isinstance(v, bool) or not isinstance(v, numbers.Integral) or int(v) < least
         for v in values
-    ):
+    )
+    if wrong:
         refuse(
-            f"{name} must be whole numbers of at least {least}, {example}, got {values!r}"
+            f"{name} must be whole numbers of at least {least}, {example}, got"
+            f" {values!r}"
         )
     return tuple(int(v) for v in values)
 
@@ -141,10 +151,11 @@ def number(
 ) -> float:  # the same number
     "A setting that must be a finite number in a range. Refuses everything else."
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        above = value >= low if ends[0] == "[" else value > low
-        below = value <= high if ends[1] == "]" else value < high
-        if above and below and math.isfinite(value):
-            return float(value)
+        x = float(value)
+        above = x >= low if ends[0] == "[" else x > low
+        below = x <= high if ends[1] == "]" else x < high
+        if above and below and math.isfinite(x):
+            return x
     if high == math.inf and low == -math.inf:
         where = "be a finite number"
     elif high == math.inf:
@@ -202,34 +213,38 @@ def atomic(
         tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/core/00_basics.ipynb #atomic_folder
+def _check_place(folder: Path, mark: str, overwrite: bool) -> None:
+    "Refuse to replace what is there, unless it is of the same kind and asked for."
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if not folder.exists() or empty:
+        return
+    if not overwrite:
+        refuse(
+            "something is there already",
+            [folder],
+            "Choose another folder, or pass overwrite=True",
+            FileExistsError,
+        )
+    if not (folder / mark).exists():
+        refuse(
+            f"only a folder with {mark} is replaced, and this has none",
+            [folder],
+            "Choose another folder",
+            FileExistsError,
+        )
+
+
 @contextlib.contextmanager
 def atomic_folder(
     folder: str | os.PathLike,  # folder to appear
     mark: str,  # file that the finished folder holds, for example "param.json"
     overwrite: bool = False,  # replace a folder of the same kind
 ) -> Iterator[Path]:  # the temporary folder to write to
-    """Write a folder so that it is either whole or absent; nothing else is ever
-    replaced.
-    """
+    "Write a folder so that it is either whole or absent; nothing else is replaced."
     folder = Path(folder)
-    new, old = (
-        folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("tmp", "old")
-    )
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        if not overwrite:
-            refuse(
-                "something is there already",
-                [folder],
-                "Choose another folder, or pass overwrite=True",
-                FileExistsError,
-            )
-        if not (folder / mark).exists():
-            refuse(
-                f"only a folder with {mark} is replaced, and this has none",
-                [folder],
-                "Choose another folder",
-                FileExistsError,
-            )
+    beside = f".{folder.name}.{os.getpid()}"
+    new, old = folder.with_name(f"{beside}.tmp"), folder.with_name(f"{beside}.old")
+    _check_place(folder, mark, overwrite)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
@@ -295,6 +310,7 @@ def write_tensors(
 def read_tensors(
     path: str | os.PathLike,  # file of `write_tensors`
     what: str = "model",  # what it should hold, for the error
+    mend: str = "Save it again",  # what to do with a damaged one, for the error
 ) -> tuple[dict, dict]:  # name -> torch.Tensor on the CPU; the note
     "Read a file of `write_tensors`. Refuses one that is missing, foreign or damaged."
     from safetensors import safe_open
@@ -308,12 +324,12 @@ def read_tensors(
         words, mark = about["forecastlab"], about["sha256"]
         note = json.loads(words)
     except Exception as e:
-        refuse(f"not a readable {what} file", [path], f"Save it again ({e})", OSError)
+        refuse(f"not a readable {what} file", [path], f"{mend} ({e})", OSError)
     if _digest(tensors, words) != mark:
         refuse(
             f"the {what} file is damaged: its checksum is another",
             [path],
-            "Copy it again from where it came, or save it again",
+            f"{mend}, or copy it again from where it came",
             OSError,
         )
     return tensors, note
@@ -321,16 +337,16 @@ def read_tensors(
 # %% ../../nbs/core/00_basics.ipynb #home
 def home() -> Path:  # a checkout's root, else the package folder
     "The folder that holds the notebooks and `data/`."
-    package = Path(find_spec("forecastlab").origin).resolve().parent
+    spec = find_spec("forecastlab")
+    assert spec is not None and spec.origin is not None
+    package = Path(spec.origin).resolve().parent
     return package.parent if (package.parent / "settings.ini").exists() else package
 
 
 def pipelines_dir() -> Path:  # folder of pipeline notebooks
     "Where pipeline notebooks live."
-    return next(
-        (p for p in (home() / "nbs" / "pipelines", home() / "pipelines") if p.exists()),
-        home() / "pipelines",
-    )
+    checkout = home() / "nbs" / "pipelines"
+    return checkout if checkout.exists() else home() / "pipelines"
 
 
 def embedded_dir() -> Path:  # folder
@@ -358,37 +374,31 @@ def runs_dir() -> Path:  # folder, made when first used
 def _processor() -> str:
     "The processor's name as the system gives it."
     try:
-        names = [
-            l.split(":", 1)[1].strip()
-            for l in open("/proc/cpuinfo")
-            if l.startswith(("model name", "Model"))
-        ]
-        return names[0] if names else platform.machine()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
+    for line in lines:
+        if line.startswith(("model name", "Model")):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
 
 
 def machine() -> str:  # for example "2 x Xeon, 24 GB, no GPU"
     "One line that says what a figure was measured on."
     import torch
 
-    cores = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count()
-    )
-    memory = (
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        if hasattr(os, "sysconf")
-        else float("nan")
-    )
+    cores, memory = os.cpu_count(), float("nan")
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{cores} x {_processor()}, {memory:.0f} GB, {gpu}"
 
 # %% ../../nbs/core/00_basics.ipynb #versions
 def versions(
     # distributions to look up
-    packages=(
+    packages: Iterable[str] = (
         "forecastlab",
         "torch",
         "numpy",

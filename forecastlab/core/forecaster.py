@@ -51,9 +51,7 @@ def known_to_the_end(
 
 # %% ../../nbs/core/67_forecaster.ipynb #Forecaster
 class Forecaster(ABC):
-    """Anything that learns from a panel and forecasts one: `fit`, `predict`, `save`,
-    `load`.
-    """
+    "Anything that learns from a panel and then forecasts one."
 
     name: str = "forecaster"  # column name in frames
     horizon: int = 8  # steps forecast unless told otherwise

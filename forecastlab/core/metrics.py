@@ -8,15 +8,19 @@ __all__ = ['pinball', 'wql', 'mean_wql', 'crps_weights', 'crps_quantiles', 'crps
            'same_target', 'volatility', 'excess_volatility', 'belief_movement', 'score']
 
 # %% ../../nbs/core/50_metrics.ipynb #4cd02b7b
+from collections.abc import Sequence
+from typing import Any
 import numpy as np
-from .basics import refuse
+from numpy.typing import ArrayLike
+from .basics import number, one_of, refuse, whole
+from .distributions import check_levels
 
 # %% ../../nbs/core/50_metrics.ipynb #_cells
 def _cells(
-    y,  # (...,) targets, NaN where not scored
+    y: ArrayLike,  # (...,) targets, NaN where not scored
     extra: int = 0,  # 1 where the forecasts carry a level axis at the end
-    **forecasts,  # (...,) or (..., level) arrays by name
-):  # targets, scored mask, then the forecasts, all float64
+    **forecasts: ArrayLike,  # (...,) or (..., level) arrays by name
+) -> list[np.ndarray]:  # targets, scored mask, then the forecasts
     "Targets, mask and forecasts as float64, with shapes and gaps checked."
     y = np.asarray(y, dtype=np.float64)
     scored = ~np.isnan(y)
@@ -31,15 +35,16 @@ def _cells(
             "nothing to score, every target is NaN",
             mend="Check the mask and the forecast dates.",
         )
-    for name, f in forecasts.items():
-        f = np.asarray(f, dtype=np.float64)
+    for name, given in forecasts.items():
+        f = np.asarray(given, dtype=np.float64)
         body = f.shape[: f.ndim - extra]
         if body != y.shape or f.ndim < extra:
             refuse(
                 f"{name} has shape {f.shape}, y has {y.shape}",
                 mend=f"Expected {y.shape + ('level',) * extra}.",
             )
-        gaps = scored & (~np.isfinite(f).all(-1) if extra else ~np.isfinite(f))
+        finite = np.isfinite(f).all(-1) if extra else np.isfinite(f)
+        gaps = scored & ~finite
         if gaps.any():
             refuse(
                 f"{name} has no finite value in {gaps.sum():,} scored cells, first at"
@@ -52,71 +57,66 @@ def _cells(
 
 # %% ../../nbs/core/50_metrics.ipynb #_levels
 def _levels(
-    levels,  # (level,) probabilities
-    like,  # (..., level) array they belong to
+    levels: ArrayLike,  # (level,) probabilities
+    like: ArrayLike,  # (..., level) array they belong to
     rising: bool = False,  # must they increase?
 ) -> np.ndarray:  # (level,) float64
     "Levels as float64, strictly inside (0, 1), one for each quantile."
-    levels = np.atleast_1d(np.asarray(levels, dtype=np.float64))
-    bad = levels[~((levels > 0) & (levels < 1))]
-    if len(bad):
+    given = np.atleast_1d(np.asarray(levels, dtype=np.float64))
+    checked = check_levels(given, increasing=rising).numpy()
+    if np.shape(like)[-1:] != checked.shape:
         refuse(
-            "levels must lie strictly between 0 and 1",
-            bad.tolist(),
-            "Write 90 % as 0.9.",
-        )
-    if np.shape(like)[-1:] != levels.shape:
-        refuse(
-            f"{len(levels)} levels for quantiles of shape {np.shape(like)}",
+            f"{len(checked)} levels for quantiles of shape {np.shape(like)}",
             mend="The last axis of q is the level.",
         )
-    if rising and (np.diff(levels) <= 0).any():
-        refuse(
-            "levels must increase", levels.tolist(), "Sort the levels, and q with them."
-        )
-    return levels
+    return checked
 
 # %% ../../nbs/core/50_metrics.ipynb #_over
-def _over(axis, ndim):
-    return (
-        tuple(range(ndim))
-        if axis is None
-        else np.lib.array_utils.normalize_axis_tuple(axis, ndim)
-    )
+def _over(axis: int | tuple | None, ndim: int) -> tuple[int, ...]:
+    "The axes to pool; None: all of them."
+    if axis is None:
+        return tuple(range(ndim))
+    return np.lib.array_utils.normalize_axis_tuple(axis, ndim)
 
 
 def _sum(
-    values,  # (...,) or (..., level)
-    scored,  # (...,) mask of y
-    axis=None,  # axes of y to sum over; None for all
-):  # summed values
+    values: np.ndarray,  # (...,) or (..., level)
+    scored: np.ndarray,  # (...,) mask of y
+    axis: int | tuple | None = None,  # axes of y to sum over; None for all
+) -> np.ndarray:
     "Sum over scored cells; a level axis at the end stays."
     mask = scored[..., None] if np.ndim(values) > scored.ndim else scored
     return np.where(mask, values, 0.0).sum(_over(axis, scored.ndim))
 
 
-def _ratio(top, bottom):
+def _ratio(top: ArrayLike, bottom: ArrayLike) -> Any:
     "top/bottom, NaN where the denominator is zero."
     top, bottom = np.broadcast_arrays(top, bottom)
-    return np.divide(
-        top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0, dtype=np.float64
-    )[()]
+    none = np.full(top.shape, np.nan)
+    return np.divide(top, bottom, out=none, where=bottom > 0, dtype=np.float64)[()]
 
 
-def _mean(values, scored, axis=None):
+def _mean(
+    values: np.ndarray,  # (...,) or (..., level)
+    scored: np.ndarray,  # (...,) mask of y
+    axis: int | tuple | None = None,  # axes of y to pool; None for all
+) -> Any:
     "Mean over scored cells, NaN where a slice has none."
     n = scored.sum(_over(axis, scored.ndim))
-    return _ratio(
-        _sum(values, scored, axis), n[..., None] if np.ndim(values) > scored.ndim else n
-    )
+    if np.ndim(values) > scored.ndim:
+        n = n[..., None]
+    return _ratio(_sum(values, scored, axis), n)
 
 # %% ../../nbs/core/50_metrics.ipynb #pinball
 def pinball(
-    y,  # (...,) targets, NaN where not scored
-    q,  # (..., level) forecast quantiles
-    levels,  # (level,) levels strictly between 0 and 1
-) -> np.ndarray:  # (..., level) loss, NaN where y is
-    "Pinball loss: a per unit of under-forecast, 1-a per unit of over-forecast."
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    q: ArrayLike,  # (..., level) forecast quantiles
+    levels: ArrayLike,  # (level,) strictly between 0 and 1
+) -> np.ndarray:  # (..., level) loss in the unit of y, NaN where y is
+    """Pinball loss: a per unit of under-forecast, 1-a per unit of over-forecast.
+
+    Koenker and Bassett (1978); no factor 2.
+    """
     y, _, q = _cells(y, 1, q=q)
     levels = _levels(levels, q)
     u = y[..., None] - q
@@ -124,12 +124,15 @@ def pinball(
 
 # %% ../../nbs/core/50_metrics.ipynb #wql
 def wql(
-    y,  # (...,) targets, NaN where not scored
-    q,  # (..., level) forecast quantiles
-    levels,  # (level,) levels strictly between 0 and 1
-    axis=None,  # axes of y to pool; None pools everything
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    q: ArrayLike,  # (..., level) forecast quantiles
+    levels: ArrayLike,  # (level,) strictly between 0 and 1
+    axis: int | tuple | None = None,  # axes of y to pool; None pools everything
 ) -> np.ndarray:  # (level,) or (..., level), NaN where a slice sold nothing
-    "Weighted quantile loss by level: twice the pinball loss over the sum of |y|."
+    """Weighted quantile loss by level: twice the pinball loss over the sum of |y|.
+
+    Refuses targets that are all zero.
+    """
     y, scored = _cells(y)
     loss = _sum(pinball(y, q, levels), scored, axis)
     sold = np.asarray(_sum(np.abs(y), scored, axis))
@@ -142,17 +145,17 @@ def wql(
 
 
 def mean_wql(
-    y,  # (...,) targets, NaN where not scored
-    q,  # (..., level) forecast quantiles
-    levels,  # (level,) levels strictly between 0 and 1
-    axis=None,  # axes of y to pool; None pools everything
-):  # () or (...) mean over levels
-    "Mean weighted quantile loss, GluonTS's MeanWeightedSumQuantileLoss."
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    q: ArrayLike,  # (..., level) forecast quantiles
+    levels: ArrayLike,  # (level,) strictly between 0 and 1
+    axis: int | tuple | None = None,  # axes of y to pool; None pools everything
+) -> np.ndarray:  # () or (...), NaN where a slice sold nothing
+    "Mean over levels of the weighted quantile loss (GluonTS, AutoGluon)."
     return wql(y, q, levels, axis).mean(-1)
 
 # %% ../../nbs/core/50_metrics.ipynb #crps_weights
 def crps_weights(
-    levels,  # (level,) increasing levels
+    levels: ArrayLike,  # (level,) increasing, strictly between 0 and 1
 ) -> np.ndarray:  # (level,) trapezoid weights, summing to last - first level
     "Trapezoid weights of the integral over levels (GluonTS `crps_weights_pwl`)."
     levels = _levels(levels, levels, rising=True)
@@ -167,22 +170,20 @@ def crps_weights(
 
 
 def crps_quantiles(
-    y,  # (...,) targets, NaN where not scored
-    q,  # (..., level) forecast quantiles
-    levels,  # (level,) increasing levels
-) -> np.ndarray:  # (...,) score, NaN where y is
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    q: ArrayLike,  # (..., level) forecast quantiles
+    levels: ArrayLike,  # (level,) increasing, strictly between 0 and 1
+) -> np.ndarray:  # (...,) score in the unit of y, NaN where y is
     "CRPS of a quantile grid between its first and last level, by the trapezoid rule."
     return 2 * pinball(y, q, levels) @ crps_weights(levels)
 
 # %% ../../nbs/core/50_metrics.ipynb #_samples
 def _samples(
-    y,  # (...,) targets
-    x,  # (sample, ...) samples
+    y: ArrayLike,  # (...,) targets
+    x: ArrayLike,  # (sample, ...) samples
     fair: bool,  # will the caller divide by n-1?
-):  # scored mask, samples less the target: (sample, ...)
-    """Check samples against targets and centre them, which costs no score and saves
-    digits.
-    """
+) -> tuple[np.ndarray, np.ndarray]:  # scored mask; (sample, ...) samples less y
+    "Check samples and centre them, which costs no score and saves digits."
     y, scored = _cells(y)
     x = np.asarray(x, dtype=np.float64)
     if x.shape[1:] != y.shape:
@@ -206,41 +207,40 @@ def _samples(
 
 
 def crps_samples(
-    y,  # (...,) targets, NaN where not scored
-    samples,  # (sample, ...) draws from the forecast
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    samples: ArrayLike,  # (sample, ...) draws from the forecast
     fair: bool = False,  # unbiased for the law behind the samples
-) -> np.ndarray:  # (...,) score, NaN where y is
-    """CRPS of an ensemble in O(n log n) (Gneiting and Raftery 2007; fair form:
+) -> np.ndarray:  # (...,) score in the unit of y, NaN where y is
+    """CRPS of an ensemble in O(n log n).
 
-    Ferro 2014).
+    Gneiting and Raftery (2007); the fair form is Ferro's (2014).
     """
     _, d = _samples(y, samples, fair)
     n = len(d)
     rank = 2 * np.arange(1, n + 1) - n - 1
-    spread = np.tensordot(rank, np.sort(d, axis=0), 1) / (
-        n * (n - 1) if fair else n * n
-    )
+    pairs = n * (n - 1) if fair else n * n
+    spread = np.tensordot(rank, np.sort(d, axis=0), 1) / pairs
     return np.abs(d).mean(0) - spread
 
 # %% ../../nbs/core/50_metrics.ipynb #coverage
 def coverage(
-    y,  # (...,) targets, NaN where not scored
-    lo,  # (...,) lower end
-    hi,  # (...,) upper end
-    axis=None,  # axes of y to pool; None pools everything
-):  # () or (...) share in [0, 1]
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    lo: ArrayLike,  # (...,) lower end
+    hi: ArrayLike,  # (...,) upper end
+    axis: int | tuple | None = None,  # axes of y to pool; None pools everything
+) -> np.ndarray:  # () or (...) share in [0, 1]
     "Share of scored targets in [lo, hi], ends included."
     y, scored, lo, hi = _cells(y, lo=lo, hi=hi)
     return _mean((lo <= y) & (y <= hi), scored, axis)
 
 
 def width(
-    y,  # (...,) targets: only their mask counts, unless relative
-    lo,  # (...,) lower end
-    hi,  # (...,) upper end
-    axis=None,  # axes of y to pool; None pools everything
+    y: ArrayLike,  # (...,) targets: only their mask counts, unless relative
+    lo: ArrayLike,  # (...,) lower end
+    hi: ArrayLike,  # (...,) upper end
+    axis: int | tuple | None = None,  # axes of y to pool; None pools everything
     relative: bool = False,  # divide by the mean of |y|
-):  # () or (...) mean width
+) -> np.ndarray:  # () or (...) in the unit of y, or a share
     "Mean interval width over scored cells."
     y, scored, lo, hi = _cells(y, lo=lo, hi=hi)
     mean = _mean(hi - lo, scored, axis)
@@ -256,38 +256,40 @@ def width(
 
 # %% ../../nbs/core/50_metrics.ipynb #calibration
 def calibration(
-    y,  # (...,) targets, NaN where not scored
-    q,  # (..., level) forecast quantiles
-    levels,  # (level,) levels strictly between 0 and 1
-    axis=None,  # axes of y to pool; None pools everything
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    q: ArrayLike,  # (..., level) forecast quantiles
+    levels: ArrayLike,  # (level,) strictly between 0 and 1
+    axis: int | tuple | None = None,  # axes of y to pool; None pools everything
     strict: bool = False,  # count y < q instead of y <= q
 ) -> np.ndarray:  # (level,) or (..., level) shares
     "Share of scored targets at or below each quantile."
     y, scored, q = _cells(y, 1, q=q)
     _levels(levels, q)
-    return _mean(y[..., None] < q if strict else y[..., None] <= q, scored, axis)
+    below = y[..., None] < q if strict else y[..., None] <= q
+    return _mean(below, scored, axis)
 
 
 def calibration_error(
-    y,  # (...,) targets, NaN where not scored
-    q,  # (..., level) forecast quantiles
-    levels,  # (level,) levels strictly between 0 and 1
-    axis=None,  # axes of y to pool; None pools everything
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    q: ArrayLike,  # (..., level) forecast quantiles
+    levels: ArrayLike,  # (level,) strictly between 0 and 1
+    axis: int | tuple | None = None,  # axes of y to pool; None pools everything
     ties: bool = False,  # forgive levels inside the jump of a count distribution
-):  # () or (...) mean distance of shares to levels
-    """Mean |share - level| over levels; with ties, distance to [share below, share at
-    or below].
+) -> np.ndarray:  # () or (...) mean distance of shares to levels
+    """Mean distance of shares to levels (GluonTS `MAECoverage`).
+
+    With ties: the distance of a level to [share below, share at or below].
     """
-    share, a = calibration(y, q, levels, axis), np.asarray(levels, dtype=np.float64)
+    share = calibration(y, q, levels, axis)
+    level = np.asarray(levels, dtype=np.float64)
     if not ties:
-        return np.abs(share - a).mean(-1)
-    return np.maximum(
-        np.maximum(calibration(y, q, levels, axis, strict=True) - a, a - share), 0
-    ).mean(-1)
+        return np.abs(share - level).mean(-1)
+    below = calibration(y, q, levels, axis, strict=True)
+    return np.maximum(np.maximum(below - level, level - share), 0).mean(-1)
 
 # %% ../../nbs/core/50_metrics.ipynb #crossing
 def crossing(
-    q,  # (..., level) forecast quantiles, levels increasing
+    q: ArrayLike,  # (..., level) forecast quantiles, levels increasing
     tolerance: float = 0.0,  # falls up to this size do not count
 ) -> float:  # share of neighbouring pairs, 0 for a single level
     "Share of neighbouring quantile pairs that fall instead of rising."
@@ -298,37 +300,39 @@ def crossing(
 # %% ../../nbs/core/50_metrics.ipynb #seasonal_scale
 def seasonal_scale(
     # (..., time) past targets, NaN where missing; or (row,) packed with indptr
-    history,
+    history: ArrayLike,
     season: int = 1,  # steps of a season
-    indptr=None,  # (series+1,) where each series begins in packed rows
-    # (...,) or (series,) mean absolute seasonal difference, NaN where undefined or zero
-) -> np.ndarray:
+    # (series+1,) where each series begins in packed rows; None: rows are not packed
+    indptr: ArrayLike | None = None,
+) -> np.ndarray:  # (...,) or (series,) in the unit of y, NaN where undefined or zero
     "In-sample error of the seasonal naive method, the denominator of MASE."
     h = np.asarray(history, dtype=np.float64)
-    if season < 1:
-        refuse("a season has at least one step", [season], "Use 1 for no season.")
-    if indptr is not None:
-        indptr = np.asarray(indptr)
-        series = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-        d = np.abs(h[season:] - h[:-season])
-        keep = (series[season:] == series[:-season]) & ~np.isnan(d)
-        total, n = (
-            np.bincount(series[season:][keep], weights=w, minlength=len(indptr) - 1)
-            for w in (d[keep], None)
-        )
+    whole("season", season)
+    if indptr is None:
+        change = np.abs(h[..., season:] - h[..., :-season])
+        keep = ~np.isnan(change)
+        scale = _ratio(np.where(keep, change, 0).sum(-1), keep.sum(-1))
     else:
-        d = np.abs(h[..., season:] - h[..., :-season])
-        keep = ~np.isnan(d)
-        total, n = np.where(keep, d, 0).sum(-1), keep.sum(-1)
-    scale = _ratio(total, n)
+        scale = _packed_scale(h, season, np.asarray(indptr))
     return np.where(scale > 0, scale, np.nan)
+
+
+def _packed_scale(h: np.ndarray, season: int, indptr: np.ndarray) -> np.ndarray:
+    "(series,) mean seasonal difference of packed rows; pairs across series drop out."
+    count = len(indptr) - 1
+    series = np.repeat(np.arange(count), np.diff(indptr))
+    change = np.abs(h[season:] - h[:-season])
+    keep = (series[season:] == series[:-season]) & ~np.isnan(change)
+    owner = series[season:][keep]
+    total = np.bincount(owner, weights=change[keep], minlength=count)
+    return _ratio(total, np.bincount(owner, minlength=count))
 
 # %% ../../nbs/core/50_metrics.ipynb #_scaled
 def _scaled(
-    loss,  # (series..., ..., horizon) or with a level axis
-    scored,  # (series..., ..., horizon) mask
-    scale,  # (series...) seasonal scale
-):  # (series...) or (series..., level)
+    loss: np.ndarray,  # (series..., ..., horizon) or with a level axis
+    scored: np.ndarray,  # (series..., ..., horizon) mask
+    scale: ArrayLike,  # (series...) seasonal scale
+) -> np.ndarray:  # (series...) or (series..., level)
     "Mean loss of each series over its scale; refused when no series has one."
     scale = np.asarray(scale, dtype=np.float64)
     rest = tuple(range(scale.ndim, scored.ndim))
@@ -348,11 +352,11 @@ def _scaled(
 
 
 def mase(
-    y,  # (series, horizon) targets, NaN where not scored
-    f,  # (series, horizon) point forecast, usually the median
-    history,  # (series, time) past targets; or packed rows with indptr
+    y: ArrayLike,  # (series, horizon) targets, NaN where not scored
+    f: ArrayLike,  # (series, horizon) point forecast, usually the median
+    history: ArrayLike,  # (series, time) past targets; or packed rows with indptr
     season: int = 1,  # steps of a season
-    indptr=None,  # (series+1,) for packed rows
+    indptr: ArrayLike | None = None,  # (series+1,) for packed rows
 ) -> np.ndarray:  # (series,) NaN where the scale is undefined or zero
     "Mean absolute scaled error by series (Hyndman and Koehler 2006)."
     y, scored, f = _cells(y, f=f)
@@ -360,51 +364,43 @@ def mase(
 
 # %% ../../nbs/core/50_metrics.ipynb #scaled_quantile_loss
 def scaled_quantile_loss(
-    y,  # (series, horizon) targets, NaN where not scored
-    q,  # (series, horizon, level) forecast quantiles
-    levels,  # (level,) levels strictly between 0 and 1
-    history,  # (series, time) past targets; or packed rows with indptr
+    y: ArrayLike,  # (series, horizon) targets, NaN where not scored
+    q: ArrayLike,  # (series, horizon, level) forecast quantiles
+    levels: ArrayLike,  # (level,) strictly between 0 and 1
+    history: ArrayLike,  # (series, time) past targets; or packed rows with indptr
     season: int = 1,  # steps of a season
-    indptr=None,  # (series+1,) for packed rows
+    indptr: ArrayLike | None = None,  # (series+1,) for packed rows
 ) -> np.ndarray:  # (series, level) NaN where the scale is undefined or zero
     "Twice the mean pinball loss of each series over its seasonal scale."
     y, scored = _cells(y)
-    return _scaled(
-        2 * pinball(y, q, levels), scored, seasonal_scale(history, season, indptr)
-    )
+    scale = seasonal_scale(history, season, indptr)
+    return _scaled(2 * pinball(y, q, levels), scored, scale)
 
 # %% ../../nbs/core/50_metrics.ipynb #smape
 def smape(
-    y,  # (...,) targets, NaN where not scored
-    f,  # (...,) point forecast
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    f: ArrayLike,  # (...,) point forecast
     # "utilsforecast": 0 to 1; "m4": 0 to 2 (also GluonTS)
     definition: str = "utilsforecast",
-    axis=None,  # axes of y to pool; None pools everything
-):  # () or (...)
+    axis: int | tuple | None = None,  # axes of y to pool; None pools everything
+) -> np.ndarray:  # () or (...)
     "Symmetric mean absolute percentage error; 0 where target and forecast are both 0."
     factors = {"utilsforecast": 1, "m4": 2}
-    if definition not in factors:
-        refuse(
-            "unknown sMAPE definition", [definition], f"Known: {', '.join(factors)}."
-        )
+    one_of("sMAPE definition", definition, factors)
     y, scored, f = _cells(y, f=f)
     size = np.abs(y) + np.abs(f)
-    return factors[definition] * _mean(
-        np.where(size == 0, 0.0, _ratio(np.abs(y - f), size)), scored, axis
-    )
+    error = np.where(size == 0, 0.0, _ratio(np.abs(y - f), size))
+    return factors[definition] * _mean(error, scored, axis)
 
 # %% ../../nbs/core/50_metrics.ipynb #energy_score
 def energy_score(
-    y,  # (..., horizon) targets, NaN where not scored
-    paths,  # (sample, ..., horizon) joint draws
+    y: ArrayLike,  # (..., horizon) targets, NaN where not scored
+    paths: ArrayLike,  # (sample, ..., horizon) joint draws
     beta: float = 1.0,  # power of the distance, strictly between 0 and 2
     fair: bool = False,  # unbiased for the law behind the paths
-) -> np.ndarray:  # (...,) score of each path, NaN where no step is scored
+) -> np.ndarray:  # (...) score of each path, NaN where no step is scored
     "Energy score of joint sample paths (Gneiting and Raftery 2007)."
-    if not 0 < beta < 2:
-        refuse(
-            "beta must lie strictly between 0 and 2", [beta], "1 is the usual choice."
-        )
+    number("beta", beta, 0, 2, "()")
     scored, d = _samples(y, paths, fair)
     if not scored.ndim:
         refuse(
@@ -415,15 +411,12 @@ def energy_score(
     n = len(d)
     size = lambda x: (x * x).sum(-1) ** (beta / 2)
     pairs = sum(size(d[k:] - d[:-k]).sum(0) for k in range(1, n))
-    return np.where(
-        scored.any(-1),
-        size(d).mean(0) - pairs / (n * (n - 1) if fair else n * n),
-        np.nan,
-    )[()]
+    score = size(d).mean(0) - pairs / (n * (n - 1) if fair else n * n)
+    return np.where(scored.any(-1), score, np.nan)[()]
 
 # %% ../../nbs/core/50_metrics.ipynb #same_target
 def same_target(
-    f,  # (..., origin, horizon) forecasts or actuals
+    f: ArrayLike,  # (..., origin, horizon) forecasts or actuals
     step: int = 1,  # calendar steps between origins
     # (..., target, origin) oldest origin first, NaN where an origin does not reach
 ) -> np.ndarray:
@@ -436,15 +429,16 @@ def same_target(
             "Stack the folds of a backtest.",
         )
     origins, horizon = f.shape[-2:]
-    o = np.arange(origins)
-    # (target, origin)
-    h = np.arange((origins - 1) * step + horizon)[:, None] - o * step
-    return np.where((h >= 0) & (h < horizon), f[..., o, h.clip(0, horizon - 1)], np.nan)
+    origin = np.arange(origins)
+    target = np.arange((origins - 1) * step + horizon)[:, None]
+    ahead = target - origin * step  # (target, origin)
+    inside = (ahead >= 0) & (ahead < horizon)
+    return np.where(inside, f[..., origin, ahead.clip(0, horizon - 1)], np.nan)
 
 # %% ../../nbs/core/50_metrics.ipynb #_revisions
 def _revisions(
-    f,  # (..., origin) successive forecasts, NaN where there is none
-):  # carried forecasts (..., origin), revised mask (..., origin-1)
+    f: ArrayLike,  # (..., origin) successive forecasts, NaN where there is none
+) -> tuple[np.ndarray, np.ndarray]:  # (..., origin) carried; (..., origin-1) revised
     "Carry the last forecast over gaps and mark where a new one replaced it."
     f = np.asarray(f, dtype=np.float64)
     known = ~np.isnan(f)
@@ -460,11 +454,10 @@ def _revisions(
 
 
 def volatility(
-    # (..., origin) successive forecasts of one target, usually medians; NaN where there
-    # is none
-    f,
+    # (..., origin) successive forecasts of one target, usually medians; NaN: none
+    f: ArrayLike,
 ) -> float:  # mean |revision| / mean |forecast|, pooled
-    "Relative size of a forecast revision."
+    "Relative size of a forecast revision. Refuses forecasts that are all zero."
     f, revised = _revisions(f)
     size = (np.abs(f[..., 1:]) + np.abs(f[..., :-1]))[revised].mean() / 2
     if size == 0:
@@ -476,12 +469,10 @@ def volatility(
 
 # %% ../../nbs/core/50_metrics.ipynb #excess_volatility
 def excess_volatility(
-    y,  # (...,) targets, NaN where not scored
-    f,  # (..., origin) successive mean forecasts, NaN where there is none
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    f: ArrayLike,  # (..., origin) successive mean forecasts, NaN where there is none
 ) -> np.ndarray:  # (...,) in squared units; NaN without a target or a revision
-    """Sum of squared revisions less the fall in squared error; 0 on average if
-    efficient.
-    """
+    "Squared revisions less the fall in squared error; 0 on average if efficient."
     y, scored = _cells(y)
     f, revised = _revisions(f)
     if f.shape[:-1] != y.shape:
@@ -492,17 +483,15 @@ def excess_volatility(
     moved = np.where(revised, np.diff(f), 0.0)
     last = f[..., -1]
     first = last - moved.sum(-1)
-    return np.where(
-        scored & revised.any(-1),
-        (moved**2).sum(-1) - ((y - first) ** 2 - (y - last) ** 2),
-        np.nan,
-    )[()]
+    excess = (moved**2).sum(-1) - ((y - first) ** 2 - (y - last) ** 2)
+    return np.where(scored & revised.any(-1), excess, np.nan)[()]
 
 # %% ../../nbs/core/50_metrics.ipynb #belief_movement
 def belief_movement(
-    p,  # (..., origin) successive probabilities of an event, NaN where there is none
+    # (..., origin) successive probabilities of an event, NaN where there is none
+    p: ArrayLike,
 ) -> float:  # 1 if efficient, above 1 if noisy, below 1 if sluggish
-    "Squared belief movement over the fall in p(1-p), pooled."
+    "Squared belief movement over the fall in p(1-p), pooled (Augenblick, Rabin 2021)."
     p, revised = _revisions(p)
     if np.nanmin(p) < 0 or np.nanmax(p) > 1:
         refuse(
@@ -513,63 +502,74 @@ def belief_movement(
     moved = np.where(revised, np.diff(p), 0.0)
     last = p[..., -1]
     first = last - moved.sum(-1)
-    any_ = revised.any(-1)
-    resolved = (first * (1 - first) - last * (1 - last))[any_].sum()
+    counted = revised.any(-1)
+    resolved = (first * (1 - first) - last * (1 - last))[counted].sum()
     if resolved <= 0:
         refuse(
             "no uncertainty was resolved between first and last belief",
             mend="Append the outcome (0 or 1) as the last belief.",
         )
-    return float((moved**2).sum(-1)[any_].sum() / resolved)
+    return float((moved**2).sum(-1)[counted].sum() / resolved)
 
 # %% ../../nbs/core/50_metrics.ipynb #_at
-def _at(levels, level):
+def _at(levels: np.ndarray, level: float) -> int | None:
     "Index of `level` in `levels`, or None."
     hit = np.flatnonzero(np.isclose(levels, level, rtol=0, atol=1e-9))
     return int(hit[0]) if len(hit) else None
 
+
+def _interval_scores(
+    y: np.ndarray,  # (...,) targets
+    q: np.ndarray,  # (..., level)
+    levels: np.ndarray,  # (level,)
+    intervals: Sequence[float],  # in percent
+) -> dict[str, Any]:  # coverage and relative width, where both ends are there
+    "How central intervals did."
+    row = {}
+    for percent in intervals:
+        low = _at(levels, 0.5 - percent / 200)
+        high = _at(levels, 0.5 + percent / 200)
+        if low is None or high is None:
+            continue
+        ends = q[..., low], q[..., high]
+        row[f"coverage{percent}"] = coverage(y, *ends)
+        row[f"width{percent}"] = width(y, *ends, relative=True)
+    return row
+
 # %% ../../nbs/core/50_metrics.ipynb #score
 def score(
-    y,  # (...,) targets, NaN where not scored
-    q,  # (..., level) forecast quantiles
-    levels,  # (level,) increasing levels
-    scale=None,  # (series,) from seasonal_scale: adds mase
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    q: ArrayLike,  # (..., level) forecast quantiles
+    levels: ArrayLike,  # (level,) increasing, strictly between 0 and 1
+    scale: ArrayLike | None = None,  # (series,) from seasonal_scale: adds mase
     # steps between origins where y is (..., origin, horizon): adds volatility
     step: int | None = None,
     # central intervals in percent, reported where both levels are there
-    intervals=(80, 90, 95),
-) -> dict:  # name -> float
+    intervals: Sequence[float] = (80, 90, 95),
+) -> dict[str, float]:  # by name
     "The numbers of one leaderboard row."
     y, scored, q = _cells(y, 1, q=q)
     levels = _levels(levels, q, rising=True)
     by_level = wql(y, q, levels)
-    row = {"wql": by_level.mean()} | {
-        f"wql_{a:g}": by_level[_at(levels, a)]
-        for a in (0.5, 0.9)
-        if _at(levels, a) is not None
-    }
-    for p in intervals:
-        lo, hi = _at(levels, 0.5 - p / 200), _at(levels, 0.5 + p / 200)
-        if lo is None or hi is None:
-            continue
-        row[f"coverage{p}"], row[f"width{p}"] = (
-            coverage(y, q[..., lo], q[..., hi]),
-            width(y, q[..., lo], q[..., hi], relative=True),
-        )
-    row |= {
-        "calibration_error": calibration_error(y, q, levels),
-        "calibration_error_ties": calibration_error(y, q, levels, ties=True),
-        "crossing": crossing(q[scored]),
-    }
-    median = _at(levels, 0.5)
-    if median is None and (scale is not None or step):
+    row: dict[str, Any] = {"wql": by_level.mean()}
+    for level in (0.5, 0.9):
+        at = _at(levels, level)
+        if at is not None:
+            row[f"wql_{level:g}"] = by_level[at]
+    row |= _interval_scores(y, q, levels, intervals)
+    row["calibration_error"] = calibration_error(y, q, levels)
+    row["calibration_error_ties"] = calibration_error(y, q, levels, ties=True)
+    row["crossing"] = crossing(q[scored])
+    middle = _at(levels, 0.5)
+    if middle is None and (scale is not None or step):
         refuse(
             "mase and volatility need the level 0.5",
             levels.tolist(),
             "Add 0.5 to the levels.",
         )
     if scale is not None:
-        row["mase"] = np.nanmean(_scaled(np.abs(y - q[..., median]), scored, scale))
+        error = np.abs(y - q[..., middle])
+        row["mase"] = np.nanmean(_scaled(error, scored, scale))
     if step:
-        row["volatility"] = volatility(same_target(q[..., median], step))
-    return {k: float(v) for k, v in row.items()}
+        row["volatility"] = volatility(same_target(q[..., middle], step))
+    return {name: float(value) for name, value in row.items()}

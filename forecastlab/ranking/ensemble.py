@@ -7,7 +7,10 @@ __all__ = ['COMBINE', 'average', 'rank_average', 'sigmoid_average', 'softmax_ave
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #23b50292
 import json
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 import numpy as np
 from scipy import sparse
 from ..core.basics import atomic, atomic_folder, refuse
@@ -24,14 +27,16 @@ def _checked(
             "there is nothing to combine",
             mend="Pass a list with at least one prediction matrix",
         )
-    if len(shapes := {P.shape for P in predictions}) > 1:
+    shapes = {P.shape for P in predictions}
+    if len(shapes) > 1:
         refuse(
             "predictions differ in shape",
             sorted(shapes),
             "Predict the same instances with models of the same labels",
         )
     for i, P in enumerate(predictions):
-        if len(bad := np.flatnonzero(~np.isfinite(P.data))):
+        bad = np.flatnonzero(~np.isfinite(P.data))
+        if len(bad):
             refuse(
                 f"prediction {i} has NaN or infinite scores in rows",
                 np.unique(_rows(P)[bad]),
@@ -54,22 +59,22 @@ def _merged(
     share: float = 1.0,  # factor at the end
 ) -> sparse.csr_matrix:  # (n, L), rows best first, ties by label
     "Reduce entries with the same row and label to one."
-    (n, L), dtype = (
-        predictions[0].shape,
-        np.result_type(np.float32, *(P.dtype for P in predictions)),
-    )
+    n, L = predictions[0].shape
+    dtype = np.result_type(np.float32, *(P.dtype for P in predictions))
     key = np.concatenate([_rows(P) * L + P.indices for P in predictions])
     by_key = np.argsort(key, kind="stable")
-    key, score = key[by_key], np.concatenate(scores).astype(np.float64)[by_key]
+    key = key[by_key]
+    score = np.concatenate(scores).astype(np.float64)[by_key]
     start = np.flatnonzero(np.diff(key, prepend=-1))
-    score = share * reduce.reduceat(score, start) if len(key) else score
+    if len(key):
+        score = share * reduce.reduceat(score, start)
     row, label = np.divmod(key[start], max(L, 1))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n))])
     return ordered(sparse.csr_matrix((score.astype(dtype), label, indptr), (n, L)))
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #average
 def average(
-    predictions,  # matrices (n, L), one a model
+    predictions: Iterable[sparse.csr_matrix],  # (n, L) each, one a model
 ) -> sparse.csr_matrix:  # (n, L), rows best first
     "Mean score; a label that a model does not list has score 0 there."
     P = _checked(predictions)
@@ -82,25 +87,25 @@ def _places(
 ) -> np.ndarray:  # (entry,) width for the best of a row, then one less each
     "Points of every stored entry by its place in the row."
     row = _rows(P)
-    sorted_already = ((np.diff(P.data) <= 0) | (np.diff(row) > 0)).all()
-    best = (
-        slice(None) if sorted_already else np.lexsort((-P.data.astype(np.float64), row))
-    )
+    place = width - (np.arange(len(row)) - P.indptr[row])
+    if ((np.diff(P.data) <= 0) | (np.diff(row) > 0)).all():
+        return place.astype(float)
     points = np.empty(len(row))
-    points[best] = width - (np.arange(len(row)) - P.indptr[row])
+    points[np.lexsort((-P.data.astype(np.float64), row))] = place
     return points
 
 
 def _width(P):
+    "Places of the longest list."
     return max(int(np.diff(p.indptr).max(initial=0)) for p in P)
 
 
 def rank_average(
-    predictions,  # matrices (n, L), one a model
+    predictions: Iterable[sparse.csr_matrix],  # (n, L) each, one a model
 ) -> sparse.csr_matrix:  # (n, L), rows best first
-    """Mean of places, counted from the end of the longest list:
+    """Mean of places, for models with different scales.
 
-    for models with different scales.
+    Places are counted from the end of the longest list.
     """
     P = _checked(predictions)
     width = _width(P)
@@ -108,19 +113,16 @@ def rank_average(
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #sigmoid_average
 def sigmoid_average(
-    predictions,  # matrices (n, L) of logits, one a model
+    predictions: Iterable[sparse.csr_matrix],  # (n, L) each, logits, one a model
 ) -> sparse.csr_matrix:  # (n, L), rows best first
     "Mean of 1/(1 + exp(-score)) over the models; the inputs stay as they are."
     P = _checked(predictions)
-    return _merged(
-        P,
-        [0.5 + 0.5 * np.tanh(0.5 * p.data.astype(np.float64)) for p in P],
-        share=1 / len(P),
-    )
+    squeezed = [0.5 + 0.5 * np.tanh(0.5 * p.data.astype(np.float64)) for p in P]
+    return _merged(P, squeezed, share=1 / len(P))
 
 
 def softmax_average(
-    predictions,  # matrices (n, L) of logits, one a model
+    predictions: Iterable[sparse.csr_matrix],  # (n, L) each, logits, one a model
 ) -> sparse.csr_matrix:  # (n, L), rows best first
     "Mean of softmaxes, each over the stored entries of a row."
     P = _checked(predictions)
@@ -128,20 +130,17 @@ def softmax_average(
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #round_robin
 def round_robin(
-    predictions,  # matrices (n, L), one a model, the most trusted one first
+    # (n, L) each, one a model, the most trusted one first
+    predictions: Iterable[sparse.csr_matrix],
 ) -> sparse.csr_matrix:  # (n, L), rows best first
     "The models take turns in choosing labels."
     P = _checked(predictions)
     m, width = len(P), _width(P)
-    return _merged(
-        P,
-        [_places(p, width) + (m - i) / (m + 1) for i, p in enumerate(P)],
-        np.maximum,
-        1 / m,
-    )
+    turns = [_places(p, width) + (m - i) / (m + 1) for i, p in enumerate(P)]
+    return _merged(P, turns, np.maximum, 1 / m)
 
 
-COMBINE = dict(
+COMBINE: dict[str, Callable] = dict(
     average=average,
     rank_average=rank_average,
     sigmoid_average=sigmoid_average,
@@ -155,109 +154,128 @@ class Ensemble:
 
     def __init__(
         self,
-        models,  # objects with predict(X, k=...) over the same labels
+        models: Iterable,  # objects with predict(X, k=...) over the same labels
         # a name in COMBINE, or a function from a list of matrices to one
-        how="average",
+        how: str | Callable[[list], sparse.csr_matrix] = "average",
         # labels asked of every member, and given where predict is not told
         k: int = 20,
     ):
-        self.models, self.how, self.k = list(models), how, k
-        if not self.models:
-            refuse("an ensemble needs at least one model", mend="Pass a list of models")
+        self.models = list(models)
+        self.how = how
+        self.k = k
+        _check_members(self.models)
         if not callable(how) and how not in COMBINE:
             refuse(
                 "unknown way to combine",
                 [how],
                 f"Choose one of {', '.join(COMBINE)}, or pass a function",
             )
-        if bad := [
-            type(m).__name__
-            for m in self.models
-            if not callable(getattr(m, "predict", None))
-        ]:
-            refuse("members cannot predict", bad, "Pass models with predict(X, k=...)")
-        if len(labels := {m.labels for m in self.models if hasattr(m, "labels")}) > 1:
-            refuse(
-                "members differ in their number of labels",
-                sorted(labels),
-                "Train them on the same label matrix",
-            )
 
-    labels = property(lambda self: self.models[0].labels)
-    features = property(lambda self: self.models[0].features)
+    @property
+    def labels(self) -> int:
+        "Labels of every member."
+        return self.models[0].labels
+
+    @property
+    def features(self) -> int:
+        "Features of an instance."
+        return self.models[0].features
 
     def __len__(self):
         return len(self.models)
 
     def __repr__(self):
-        return (
-            f"Ensemble({len(self)} models,"
-            f" {self.how if isinstance(self.how, str) else self.how.__name__})"
-        )
+        how = self.how if isinstance(self.how, str) else self.how.__name__
+        return f"Ensemble({len(self)} models, {how})"
 
-    def predict(self, X, k=None, **options) -> sparse.csr_matrix:
-        return _predict(self, X, k, options)
+    def predict(
+        self,
+        X: Any,  # (n, d) what the members take
+        # labels a row; None: the ensemble's own number, or all where `selected` names
+        # them
+        k: int | None = None,
+        **options: Any,  # passed on to every member, for example beam or selected
+    ) -> sparse.csr_matrix:  # (n, L), rows best first, at most k entries a row
+        "Ask every member, combine, cut."
+        chosen = options.get("selected") is not None
+        if k is None and not chosen:
+            k = self.k
+        if k is not None and k < 1:
+            refuse("k must be 1 or more", [k])
+        if not chosen:
+            options["k"] = max(k or 0, self.k)
+        combine = self.how if callable(self.how) else COMBINE[self.how]
+        P = combine([m.predict(X, **options) for m in self.models])
+        return P if k is None else ordered(P, k)
 
-    def save(self, folder, overwrite=False):
-        return _save(self, folder, overwrite)
+    def save(
+        self,
+        folder: str | os.PathLike,  # to appear, whole or not at all
+        overwrite: bool = False,  # replace an ensemble that is there
+    ) -> None:
+        "Write ensemble.json and a numbered folder for every member."
+        if callable(self.how):
+            refuse(
+                "a function cannot be saved",
+                [self.how.__name__],
+                f"Use one of {', '.join(COMBINE)}",
+            )
+        names = [type(m).__name__ for m in self.models]
+        bad = [n for n, m in zip(names, self.models) if not hasattr(m, "save")]
+        if bad:
+            refuse("members cannot be saved", bad, "Give their class a save(folder)")
+        about = dict(format=1, how=self.how, k=self.k, members=names)
+        with atomic_folder(folder, "ensemble.json", overwrite) as new:
+            for i, m in enumerate(self.models):
+                m.save(new / str(i))
+            with atomic(new / "ensemble.json") as f:
+                f.write_text(json.dumps(about, indent=1))
 
     @classmethod
-    def load(cls, folder, load=None) -> "Ensemble":
-        return _load(cls, folder, load)
+    def load(
+        cls,
+        folder: str | os.PathLike,  # of `save`
+        # turns a member's folder into a model; None: XRLinear.load
+        load: Callable[[Path], Any] | None = None,
+    ) -> "Ensemble":
+        "Read a saved ensemble. Refuses a folder that lacks members."
+        folder = Path(folder)
+        how, k, members = _read_about(folder)
+        if load is None:
+            from forecastlab.ranking.xrlinear import XRLinear
 
-# %% ../../nbs/ranking/45_ensemble.ipynb #_predict
-def _predict(
-    ensemble,  # an Ensemble
-    X,  # (n, d) what the members take
-    # labels a row; None: the ensemble's own number, or all where `selected` names them
-    k,
-    options: dict,  # passed on to every member
-) -> sparse.csr_matrix:  # (n, L), rows best first, at most k entries a row
-    "Ask every member, combine, cut."
-    chosen = options.get("selected") is not None
-    if k is None and not chosen:
-        k = ensemble.k
-    if k is not None and k < 1:
-        refuse("k must be 1 or more", [k])
-    asked = {} if chosen else dict(k=max(k, ensemble.k))
-    P = (ensemble.how if callable(ensemble.how) else COMBINE[ensemble.how])(
-        [m.predict(X, **asked, **options) for m in ensemble.models]
-    )
-    return P if k is None else ordered(P, k)
+            load = XRLinear.load
+        models = []
+        for i in range(members):
+            place = folder / str(i)
+            # an ensemble may be a member
+            nested = (place / "ensemble.json").exists()
+            models.append(cls.load(place, load) if nested else load(place))
+        return cls(models, how, k)
 
-# %% ../../nbs/ranking/45_ensemble.ipynb #_save
-def _save(ensemble, folder, overwrite):
-    "Write ensemble.json and a numbered folder for every member."
-    if callable(ensemble.how):
+# %% ../../nbs/ranking/45_ensemble.ipynb #_check_members
+def _check_members(
+    models,  # list
+):
+    "Refuse what cannot answer together."
+    if not models:
+        refuse("an ensemble needs at least one model", mend="Pass a list of models")
+    bad = [
+        type(m).__name__ for m in models if not callable(getattr(m, "predict", None))
+    ]
+    if bad:
+        refuse("members cannot predict", bad, "Pass models with predict(X, k=...)")
+    labels = {m.labels for m in models if hasattr(m, "labels")}
+    if len(labels) > 1:
         refuse(
-            "a function cannot be saved",
-            [ensemble.how.__name__],
-            f"Use one of {', '.join(COMBINE)}",
+            "members differ in their number of labels",
+            sorted(labels),
+            "Train them on the same label matrix",
         )
-    if bad := [type(m).__name__ for m in ensemble.models if not hasattr(m, "save")]:
-        refuse("members cannot be saved", bad, "Give their class a save(folder)")
-    with atomic_folder(folder, "ensemble.json", overwrite) as new:
-        for i, m in enumerate(ensemble.models):
-            m.save(new / str(i))
-        with atomic(new / "ensemble.json") as f:
-            f.write_text(
-                json.dumps(
-                    dict(
-                        format=1,
-                        how=ensemble.how,
-                        k=ensemble.k,
-                        members=[type(m).__name__ for m in ensemble.models],
-                    ),
-                    indent=1,
-                )
-            )
 
-
-def _load(cls, folder, load):
-    """Read what `_save` wrote; `load` turns a member's folder into a model, default
-    XRLinear.load.
-    """
-    folder = Path(folder)
+# %% ../../nbs/ranking/45_ensemble.ipynb #_read_about
+def _read_about(folder):
+    "(how, k, number of members) of a saved ensemble."
     about = folder / "ensemble.json"
     if not about.exists():
         refuse(
@@ -266,24 +284,13 @@ def _load(cls, folder, load):
             "Its ensemble.json is missing",
             FileNotFoundError,
         )
+    again = "Save the ensemble again"
     try:
         d = json.loads(about.read_text())
-        members, how, k = list(d["members"]), str(d["how"]), int(d["k"])
+        members, how, k = len(list(d["members"])), str(d["how"]), int(d["k"])
     except (ValueError, KeyError, TypeError) as e:
-        refuse(
-            f"ensemble.json cannot be read ({e})", [about], "Save the ensemble again"
-        )
-    if lost := [i for i in range(len(members)) if not (folder / str(i)).is_dir()]:
-        refuse(
-            f"{folder} lacks members",
-            lost,
-            "Save the ensemble again",
-            FileNotFoundError,
-        )
-    if load is None:
-        from forecastlab.ranking.xrlinear import XRLinear
-
-        load = XRLinear.load
-    # an ensemble may be a member
-    one = lambda f: cls.load(f, load) if (f / "ensemble.json").exists() else load(f)
-    return cls([one(folder / str(i)) for i in range(len(members))], how, k)
+        refuse(f"ensemble.json cannot be read ({e})", [about], again)
+    lost = [i for i in range(members) if not (folder / str(i)).is_dir()]
+    if lost:
+        refuse(f"{folder} lacks members", lost, again, FileNotFoundError)
+    return how, k, members

@@ -8,20 +8,20 @@ __all__ = ['LABEL_VECTORS', 'pii', 'pifa', 'pifa_lf', 'spectrum', 'label_embeddi
 # %% ../../nbs/ranking/20_labels.ipynb #5b5a2841
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 from numba import njit, uint64
-from ..core.basics import refuse
-from ..core.sparse import arrays, as_features, as_labels, cores, hstack
-from ..core.sparse import l2_rows, scale_rows
+from ..core.basics import one_of, refuse, whole
+from ..core.sparse import Matrix, arrays, as_features, as_labels, cores
+from ..core.sparse import csr_of_blocks, hstack, l2_rows, scale_rows
 
 # %% ../../nbs/ranking/20_labels.ipynb #pii
 def pii(
-    Y,  # (n, L) instances by labels
-    # (L, n) rows of length 1; a label without instances is a row of zeros
-) -> sp.csr_matrix:
-    """Positive instance indices:
+    Y: Matrix,  # (n, L) instances by labels
+) -> sp.csr_matrix:  # (L, n) rows of length 1, of zeros where a label has no instances
+    """Positive instance indices (PECOS, section 3).
 
-    labels that share instances are near (PECOS, section 3).
+    Labels that share instances are near.
     """
     return l2_rows(as_labels(Y).T.tocsr())
 
@@ -34,8 +34,9 @@ for _i in range(64):
 
 @njit(cache=True, nogil=True)
 def _emit(page, bits, sums, index, value, e):
-    """Move the sums whose bit is set to index[e:] and value[e:], in order, and clear
-    all three; the new end.
+    """Move the sums whose bit is set to index[e:] and value[e:], in order.
+
+    Pages, bits and sums are cleared on the way. Returns the new end.
     """
     for p in range(page.size):
         if not page[p]:
@@ -62,162 +63,145 @@ def _block(first, last, label_ptr, instance, weight, ptr, ids, val, features, un
     for k in range(label_ptr[first], label_ptr[last]):
         most += ptr[instance[k] + 1] - ptr[instance[k]]
     most = min(most, (last - first) * features)
-    out, index, value, e = (
-        np.zeros(last - first + 1, np.int64),
-        np.empty(most, np.int32),
-        np.empty(most, np.float32),
-        0,
-    )
+    start = np.zeros(last - first + 1, np.int64)
+    index = np.empty(most, np.int32)
+    value = np.empty(most, np.float32)
     words = features // 64 + 1
-    page, bits, sums = (
-        np.zeros(words // 64 + 1, np.uint8),
-        np.zeros(words, np.uint64),
-        np.zeros(features, np.float32),
-    )
+    page = np.zeros(words // 64 + 1, np.uint8)
+    bits = np.zeros(words, np.uint64)
+    sums = np.zeros(features, np.float32)
+    end = 0
     for label in range(first, last):
         for k in range(label_ptr[label], label_ptr[label + 1]):
-            i, w = instance[k], weight[k]
+            i = instance[k]
+            w = weight[k]
             for q in range(uint64(ptr[i]), uint64(ptr[i + 1])):
                 f = uint64(ids[q])
                 sums[f] += w * val[q]
                 bits[f >> uint64(6)] |= uint64(1) << (f & uint64(63))
                 page[f >> uint64(12)] = 1
-        start = e
-        e = _emit(page, bits, sums, index, value, e)
-        out[label - first + 1] = e
+        begin = end
+        end = _emit(page, bits, sums, index, value, end)
+        start[label - first + 1] = end
         square = 0.0
-        for q in range(start, e):
+        for q in range(begin, end):
             square += np.float64(value[q] * value[q])
         if unit and square > 0:
             length = np.sqrt(square)
-            for q in range(start, e):
+            for q in range(begin, end):
                 value[q] = value[q] / length
-    return out, index[:e], value[:e]
+    return start, index[:end], value[:end]
 
 # %% ../../nbs/ranking/20_labels.ipynb #_summed
-def _summed(Yt, X, unit, threads):
-    "Sparse (L, d): rows of Yt, (L, n), times the rows of X; of length 1 where `unit`."
+def _summed(
+    Yt: sp.csr_matrix, X: sp.csr_matrix, unit: bool, threads: int | None
+) -> sp.csr_matrix:  # (L, d)
+    "Rows of Yt, (L, n), times the rows of X; of length 1 where `unit`."
     label_ptr, instance, weight = arrays(Yt)
     ptr, ids, val = arrays(X)
-    labels, threads = Yt.shape[0], cores(threads)
+    labels, features = Yt.shape[0], X.shape[1]
+    threads = cores(threads)
     work = np.concatenate([[0], np.cumsum(np.diff(ptr)[instance])])[label_ptr]
-    edges = np.unique(
-        np.searchsorted(
-            work, np.linspace(0, work[-1], 8 * threads + 1 if threads > 1 else 2)
+    blocks = 8 * threads if threads > 1 else 1
+    edges = np.searchsorted(work, np.linspace(0, work[-1], blocks + 1))
+    edges = np.unique([0, *edges[1:-1], labels])
+
+    def rows(first, last):
+        return _block(
+            first,
+            last,
+            label_ptr,
+            instance,
+            weight,
+            ptr,
+            ids,
+            val,
+            features,
+            unit,
         )
-    )
-    edges[0], edges[-1] = 0, labels
-    job = lambda k: _block(
-        edges[k],
-        edges[k + 1],
-        label_ptr,
-        instance,
-        weight,
-        ptr,
-        ids,
-        val,
-        X.shape[1],
-        unit,
-    )
-    if len(edges) < 3:
-        parts = [
-            _block(
-                0, labels, label_ptr, instance, weight, ptr, ids, val, X.shape[1], unit
-            )
-        ]
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(job, range(len(edges) - 1)))
-    starts = np.cumsum([0] + [len(p[1]) for p in parts])
-    indptr = np.concatenate(
-        [parts[0][0]] + [p[0][1:] + s for p, s in zip(parts[1:], starts[1:])]
-    )
-    index, value = (
-        parts[0][j] if len(parts) == 1 else np.concatenate([p[j] for p in parts])
-        for j in (1, 2)
-    )
-    V = sp.csr_matrix((labels, X.shape[1]), dtype=np.float32)
-    V.indptr, V.indices, V.data = indptr, index, value
+
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(rows, edges, edges[1:]))
+    V = csr_of_blocks(parts, (labels, features))
+    # a row is emitted in the order of its features, each once
     V.has_sorted_indices = V.has_canonical_format = True
     return V
 
 # %% ../../nbs/ranking/20_labels.ipynb #_shared
-def _shared(Y):
-    "Rows of length 1, divided and not multiplied: the last bit is scikit-learn's."
+def _shared(Y: sp.csr_matrix) -> sp.csr_matrix:
+    "Rows of length 1."
     row = np.repeat(np.arange(Y.shape[0]), np.diff(Y.indptr))
     length = np.sqrt(np.bincount(row, Y.data * Y.data, Y.shape[0]))
-    return sp.csr_matrix(
-        ((Y.data / length[row]).astype(np.float32), Y.indices, Y.indptr), shape=Y.shape
-    )
+    shares = (Y.data / length[row]).astype(np.float32)
+    return sp.csr_matrix((shares, Y.indices, Y.indptr), shape=Y.shape)
 
 
 def pifa(
-    Y,  # (n, L) instances by labels
-    X,  # (n, d) instances by features, sparse or dense
+    Y: Matrix,  # (n, L) instances by labels
+    X: Matrix,  # (n, d) instances by features, sparse or dense
     normalize: bool = True,  # divide an instance's weight among its labels
     threads: int | None = None,  # None: all cores
     # (L, d) rows of length 1, sparse where X is; a label without instances is a row of
     # zeros
-):
+) -> Matrix:
     "Positive instance feature aggregation (PECOS, section 3)."
     X = as_features(X)
     Y = as_labels(Y, X.shape[0])
     Yt = (_shared(Y) if normalize else Y).T.tocsr()
-    return (
-        _summed(Yt, X, True, threads)
-        if sp.issparse(X)
-        else l2_rows(np.ascontiguousarray(Yt @ X, dtype=np.float32))
-    )
+    if sp.issparse(X):
+        return _summed(Yt, X, True, threads)
+    return l2_rows(np.ascontiguousarray(Yt @ X, dtype=np.float32))
 
 # %% ../../nbs/ranking/20_labels.ipynb #pifa_lf
 def pifa_lf(
-    Y,  # (n, L) instances by labels
-    X,  # (n, d) instances by features
-    Z,  # (L, any) label features; (L, d) for "convex"
+    Y: Matrix,  # (n, L) instances by labels
+    X: Matrix,  # (n, d) instances by features
+    Z: Matrix,  # (L, any) label features; (L, d) for "convex"
     how: str = "concat",  # "concat" or "convex"
-    alpha=0.5,  # convex: the share of PIFA in [0, 1], a number or (L,)
+    alpha: npt.ArrayLike = 0.5,  # convex: PIFA's share in [0, 1], a number or (L,)
     threads: int | None = None,  # None: all cores
     # (L, d + any) or (L, d); concat: sparse where either is, convex: dense where either
     # is
-):
+) -> Matrix:
     "PIFA and label features, side by side or mixed (PECOS, section 3)."
-    V, Z = pifa(Y, X, threads=threads), as_features(Z, "Z")
+    V = pifa(Y, X, threads=threads)
+    Z = as_features(Z, "Z")
     if Z.shape[0] != V.shape[0]:
         refuse(
             f"Z has {Z.shape[0]:,} rows for {V.shape[0]:,} labels",
             mend="Each label has one row, in the order of Y's columns",
         )
+    one_of("way to join label features", how, ("concat", "convex"))
     if how == "concat":
         return hstack([V, Z])
-    if how != "convex":
-        refuse("unknown way to join label features", [how], "Choose concat or convex")
     if Z.shape != V.shape:
         refuse(
             f"Z has {Z.shape[1]:,} columns, X has {V.shape[1]:,}",
             mend="Make both with one Vectorizer, or use how='concat'",
         )
-    alpha = (
-        np.broadcast_to(np.asarray(alpha, np.float64), V.shape[:1])
-        if np.ndim(alpha) == 0 or np.shape(alpha) == V.shape[:1]
-        else None
-    )
-    if alpha is None or not ((alpha >= 0) & (alpha <= 1)).all():
+    share = _shares_of_labels(alpha, V.shape[0])
+    mixed = scale_rows(V, share) + scale_rows(Z, 1 - share)
+    if sp.issparse(V) == sp.issparse(Z):
+        return mixed
+    return np.asarray(mixed, dtype=np.float32)
+
+
+def _shares_of_labels(alpha: npt.ArrayLike, labels: int) -> np.ndarray:
+    "One share in [0, 1] for each label."
+    share = np.asarray(alpha, np.float64)
+    fits = share.ndim == 0 or share.shape == (labels,)
+    if not fits or not ((share >= 0) & (share <= 1)).all():
         refuse(
             "alpha must be a number in [0, 1], or one for each label",
             mend="1 is PIFA alone, 0 is Z alone",
         )
-    V, Z = scale_rows(V, alpha), scale_rows(Z, 1 - alpha)
-    return (
-        V + Z
-        if sp.issparse(V) == sp.issparse(Z)
-        else np.asarray(V + Z, dtype=np.float32)
-    )
+    return np.broadcast_to(share, (labels,))
 
 # %% ../../nbs/ranking/20_labels.ipynb #spectrum
 def spectrum(
-    A,  # (rows, columns) >= 0
+    A: Matrix,  # (rows, columns) edges, 0 or more
     dim: int = 24,  # numbers for each row and column
-):  # ((rows, dim), (columns, dim)) ndarrays
+) -> tuple[np.ndarray, np.ndarray]:  # (rows, dim), (columns, dim)
     "Co-cluster embedding of a bipartite graph (Dhillon 2001, equations 10 and 24)."
     from sklearn.utils.extmath import randomized_svd
 
@@ -227,65 +211,66 @@ def spectrum(
             "the graph has edges below 0",
             mend="Edges are counts or weights, at least 0",
         )
-    if not 0 < dim < min(A.shape):
+    whole("dim", dim)
+    if dim >= min(A.shape):
         refuse(
             f"dim = {dim} for a graph of {A.shape[0]:,} x {A.shape[1]:,}",
             mend=f"Choose 1 to {min(A.shape) - 1}",
         )
-    r, c = (np.asarray(A.sum(axis), np.float64).ravel() for axis in (1, 0))
-    r, c = (1 / np.sqrt(np.where(s > 0, s, 1)) for s in (r, c))
+    r = _inverse_roots(A.sum(1))
+    c = _inverse_roots(A.sum(0))
     An = sp.diags(r) @ A @ sp.diags(c) if sp.issparse(A) else r[:, None] * A * c
     U, _, Vt = randomized_svd(An, dim + 1, random_state=0)
-    return np.ascontiguousarray(r[:, None] * U[:, 1:]), np.ascontiguousarray(
-        c[:, None] * Vt[1:].T
-    )
-
-# %% ../../nbs/ranking/20_labels.ipynb #_named_spectrum
-def _named_spectrum(Y, X=None, dim=24, threads=None):
-    return spectrum(as_labels(Y), dim)[1].astype(np.float32)
+    rows = np.ascontiguousarray(r[:, None] * U[:, 1:])
+    columns = np.ascontiguousarray(c[:, None] * Vt[1:].T)
+    return rows, columns
 
 
-def _concat(Y, X, Z, threads=None):
-    return pifa_lf(Y, X, Z, "concat", threads=threads)
+def _inverse_roots(sums: np.ndarray) -> np.ndarray:
+    "1 / root of each sum; 1 where it is 0."
+    sums = np.asarray(sums, np.float64).ravel()
+    return 1 / np.sqrt(np.where(sums > 0, sums, 1))
 
-
-def _convex(Y, X, Z, alpha=0.5, threads=None):
-    return pifa_lf(Y, X, Z, "convex", alpha, threads)
-
-
-def _pii(Y, X=None, threads=None):
-    return pii(Y)
-
-
-LABEL_VECTORS = {
-    "pii": _pii,
-    "pifa": pifa,
-    "pifa_lf_concat": _concat,
-    "pifa_lf_convex_combine": _convex,
-    "spectrum": _named_spectrum,
+# %% ../../nbs/ranking/20_labels.ipynb #label_embedding
+# what each representation needs or takes besides Y
+LABEL_VECTORS: dict[str, tuple[str, ...]] = {
+    "pii": (),
+    "pifa": ("X",),
+    "pifa_lf_concat": ("X", "Z"),
+    "pifa_lf_convex_combine": ("X", "Z", "alpha"),
+    "spectrum": ("dim",),
 }
 
 
 def label_embedding(
     name: str,  # one of LABEL_VECTORS
-    Y,  # (n, L) instances by labels
-    X=None,  # (n, d) instances by features, where the name asks for them
-    **settings,  # Z, alpha, dim, threads
-):  # (L, any) a vector for each label
+    Y: Matrix,  # (n, L) instances by labels
+    X: Matrix | None = None,  # (n, d) instances by features, for pifa of any kind
+    Z: Matrix | None = None,  # (L, any) label features, for all with lf in their names
+    alpha: npt.ArrayLike | None = None,  # convex: see `pifa_lf`; None: 0.5
+    dim: int | None = None,  # spectrum: numbers for each label; None: 24
+    threads: int | None = None,  # None: all cores
+) -> Matrix:  # (L, any) a vector for each label
     "The label representation of that name."
-    if name not in LABEL_VECTORS:
-        refuse(
-            "unknown label representation",
-            [name],
-            f"Choose one of {', '.join(LABEL_VECTORS)}",
-        )
-    if "pifa" in name and X is None:
+    one_of("label representation", name, LABEL_VECTORS)
+    takes = LABEL_VECTORS[name]
+    if "X" in takes and X is None:
         refuse(f"{name} needs the instances' features", mend="Pass X")
-    if "_lf_" in name and settings.get("Z") is None:
+    if "Z" in takes and Z is None:
         refuse(f"{name} needs label features", mend="Pass Z=")
-    try:
-        return LABEL_VECTORS[name](Y, X, **settings)
-    except TypeError as e:
+    given = {"Z": Z, "alpha": alpha, "dim": dim}
+    if idle := [k for k, v in given.items() if v is not None and k not in takes]:
         refuse(
-            f"{name} does not take these settings", list(settings), str(e), TypeError
+            f"{name} does not take these settings",
+            idle,
+            f"It takes {', '.join(takes) or 'none'}",
+            TypeError,
         )
+    if name == "pii":
+        return pii(Y)
+    if name == "pifa":
+        return pifa(Y, X, threads=threads)
+    if name == "spectrum":
+        return spectrum(as_labels(Y), 24 if dim is None else dim)[1].astype(np.float32)
+    how = "concat" if name == "pifa_lf_concat" else "convex"
+    return pifa_lf(Y, X, Z, how, 0.5 if alpha is None else alpha, threads)

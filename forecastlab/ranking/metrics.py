@@ -7,18 +7,21 @@ __all__ = ['TIES', 'PROPENSITY', 'Judged', 'judge', 'precision', 'recall', 'Scor
            'psp', 'psndcg', 'macro', 'coverage', 'tail', 'table']
 
 # %% ../../nbs/ranking/50_metrics.ipynb #78a03ffc
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
-from ..core.basics import refuse
-from ..core.sparse import as_labels
+from ..core.basics import one_of, refuse, whole
+from ..core.sparse import Matrix, Table, as_labels
 
 # %% ../../nbs/ranking/50_metrics.ipynb #_each_once
 TIES = ("stored", "label", "random")
 
 
-def _each_once(P):
+def _refuse_twice(P: sparse.csr_matrix) -> None:
     "Refuse lists that name a label twice: it would be counted twice."
     if P.__dict__.get("has_canonical_format", P.__dict__.get("_has_canonical_format")):
         return
@@ -34,47 +37,52 @@ def _each_once(P):
         )
 
 
-def _entries(
-    P,  # (n, L) sparse or dense
-    ties: str,  # one of TIES
-    seed: int,  # of random ties
-):  # row, label and place of every prediction, best first within a row
-    "Stored entries in their order of rank."
-    P = sparse.csr_matrix(P) if sparse.issparse(P) else np.asarray(P)
+def _as_predictions(P: Table) -> sparse.csr_matrix:
+    "Scores as CSR: of a dense matrix every entry, for zeros are scores too."
+    if sparse.issparse(P):
+        P = sparse.csr_matrix(P)
+        _refuse_twice(P)
+        return P
+    P = np.asarray(P)
     if P.ndim != 2:
         refuse(f"predictions must be a matrix, not of shape {P.shape}")
-    if sparse.issparse(P):
-        _each_once(P)
-    # zeros are scores too
-    if not sparse.issparse(P):
-        n, L = P.shape
-        P = sparse.csr_matrix(
-            (P.ravel(), np.tile(np.arange(L), n), np.arange(n + 1) * L), P.shape
-        )
-    if ties not in TIES:
-        refuse("unknown rule for ties", [ties], f"Choose one of {', '.join(TIES)}")
-    row, score = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr)), P.data
-    if np.isnan(score).any():
-        refuse(
-            "predictions are NaN in rows",
-            np.unique(row[np.isnan(score)]),
-            "Look at the model's features and weights",
-        )
+    n, L = P.shape
+    parts = P.ravel(), np.tile(np.arange(L), n), np.arange(n + 1) * L
+    return sparse.csr_matrix(parts, P.shape)
+
+# %% ../../nbs/ranking/50_metrics.ipynb #_entries
+def _best_first(
+    row: np.ndarray, label: np.ndarray, score: np.ndarray, ties: str, seed: int
+) -> np.ndarray | slice:  # (entries,)
+    "The order of all entries: by row, then by falling score, then by the rule."
     falling = (np.diff(score) <= 0) | (np.diff(row) > 0)
     if ties == "stored" and falling.all():
-        best = slice(None)
-    else:
-        best = np.lexsort(
-            (
-                *dict(
-                    stored=(),
-                    label=(P.indices,),
-                    random=(np.random.default_rng(seed).random(P.nnz),),
-                )[ties],
-                -score.astype(np.float64),
-                row,
-            )
+        return slice(None)
+    keys = [row, -score.astype(np.float64)]
+    if ties == "label":
+        keys.append(label)
+    if ties == "random":
+        keys.append(np.random.default_rng(seed).random(len(score)))
+    # NumPy's last key is its first
+    return np.lexsort(keys[::-1])
+
+
+def _entries(
+    P: Table,  # (n, L) sparse or dense
+    ties: str,  # one of TIES
+    seed: int,  # of random ties
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (entries,) row, label and place
+    "Predictions in their order of rank, best first within a row."
+    one_of("rule for ties", ties, TIES)
+    P = _as_predictions(P)
+    row = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
+    if np.isnan(P.data).any():
+        refuse(
+            "predictions are NaN in rows",
+            np.unique(row[np.isnan(P.data)]),
+            "Look at the model's features and weights",
         )
+    best = _best_first(row, P.indices, P.data, ties, seed)
     return row, P.indices[best], np.arange(P.nnz) - P.indptr[row]
 
 # %% ../../nbs/ranking/50_metrics.ipynb #Judged
@@ -85,20 +93,33 @@ class Judged:
     Y: sparse.csr_matrix  # (n, L) the truth
     top: np.ndarray  # (n, k) labels, -1 where the list is shorter
     hit: np.ndarray  # (n, k) True where that label is a true one
-    k = property(lambda self: self.top.shape[1])
-    true = property(lambda self: np.diff(self.Y.indptr))  # (n,) true labels a row
+
+    @property
+    def k(self) -> int:
+        "Places that were looked at."
+        return self.top.shape[1]
+
+    @property
+    def true(self) -> np.ndarray:  # (n,)
+        "True labels of each row."
+        return np.diff(self.Y.indptr)
+
+
+if TYPE_CHECKING:  # SciPy brings no types to check
+    Predictions: TypeAlias = Any
+else:
+    Predictions = Table | Judged  # what every metric takes
 
 
 def judge(
-    Y,  # (n, L) truth
-    P,  # (n, L) scores, sparse or dense; or a Judged of at least k places
+    Y: Table,  # (n, L) truth
+    P: Predictions,  # (n, L) scores, sparse or dense; or a Judged of at least k places
     k: int = 5,  # places to look at
-    ties: str = "stored",  # "stored", "label" or "random"
+    ties: str = "stored",  # one of TIES
     seed: int = 0,  # of random ties
 ) -> Judged:  # n rows of k places
     "Places and hits."
-    if not isinstance(k, (int, np.integer)) or k < 1:
-        refuse("k must be a whole number, 1 or more", [k])
+    whole("k", k)
     if isinstance(P, Judged):
         if P.k < k:
             refuse(
@@ -116,20 +137,27 @@ def judge(
         refuse("there are no rows to judge", mend="Pass at least one instance")
     row, label, place = _entries(P, ties, seed)
     keep = place < k
-    row, label, place = row[keep], label[keep].astype(np.int64), place[keep]
-    true = np.repeat(np.arange(Y.shape[0]), np.diff(Y.indptr)) * Y.shape[1] + Y.indices
-    wanted = row * Y.shape[1] + label
-    at = np.searchsorted(true, wanted)
+    row = row[keep]
+    label = label[keep].astype(np.int64)
+    place = place[keep]
     top = np.full((Y.shape[0], k), -1, np.int64)
-    hit = np.zeros(top.shape, bool)
     top[row, place] = label
-    hit[row, place] = np.append(true, -1)[at] == wanted
+    hit = np.zeros(top.shape, bool)
+    hit[row, place] = _are_true(Y, row, label)
     return Judged(Y, top, hit)
+
+
+def _are_true(Y: sparse.csr_matrix, row: np.ndarray, label: np.ndarray) -> np.ndarray:
+    "Which of these pairs are entries of Y."
+    rows = np.repeat(np.arange(Y.shape[0]), np.diff(Y.indptr))
+    true = rows * Y.shape[1] + Y.indices
+    wanted = row * Y.shape[1] + label
+    return np.append(true, -1)[np.searchsorted(true, wanted)] == wanted
 
 # %% ../../nbs/ranking/50_metrics.ipynb #precision
 def precision(
-    Y,  # (n, L) truth
-    P,  # (n, L) scores, or a Judged
+    Y: Table,  # (n, L) truth
+    P: Predictions,  # (n, L) scores, or a Judged
     k: int = 5,  # places
     ties: str = "stored",  # see TIES
 ) -> np.ndarray:  # (k,) precision at 1..k
@@ -139,8 +167,8 @@ def precision(
 
 
 def recall(
-    Y,  # (n, L) truth
-    P,  # (n, L) scores, or a Judged
+    Y: Table,  # (n, L) truth
+    P: Predictions,  # (n, L) scores, or a Judged
     k: int = 5,  # places
     ties: str = "stored",  # see TIES
 ) -> np.ndarray:  # (k,) recall at 1..k
@@ -155,12 +183,14 @@ class Scores:
 
     prec: np.ndarray  # (k,) precision
     recall: np.ndarray  # (k,) recall
-    rows = property(
-        lambda self: "\n".join(
-            f"{name:7}= " + " ".join(f"{100 * x:.2f}" for x in getattr(self, name))
-            for name in ("prec", "recall")
+
+    @property
+    def rows(self) -> str:
+        "Two lines of numbers, in percent."
+        return "\n".join(
+            f"{name:7}= " + " ".join(f"{100 * x:.2f}" for x in values)
+            for name, values in (("prec", self.prec), ("recall", self.recall))
         )
-    )
 
     def __str__(self):
         return "==== evaluation results ====\n" + self.rows
@@ -169,25 +199,26 @@ class Scores:
 
 
 def evaluate(
-    Y,  # (n, L) truth
-    P,  # (n, L) scores, or a Judged
+    Y: Table,  # (n, L) truth
+    P: Predictions,  # (n, L) scores, or a Judged
     k: int = 10,  # places
-    ties: str = "label",  # PECOS' rule
+    ties: str = "label",  # see TIES; the default is PECOS' rule
 ) -> Scores:  # prints as a table
     "PECOS' evaluation."
     j = judge(Y, P, k, ties)
     return Scores(precision(Y, j, k), recall(Y, j, k))
 
 # %% ../../nbs/ranking/50_metrics.ipynb #_ideal
-def _ideal(true, k):
+def _ideal(true: np.ndarray, k: int) -> np.ndarray:
     "(n, k) gain of a perfect list to each place; 1 for rows without labels."
     best = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
-    return best[np.clip(np.minimum(true[:, None], np.arange(1, k + 1)) - 1, 0, None)]
+    hits = np.minimum(true[:, None], np.arange(1, k + 1))
+    return best[np.clip(hits - 1, 0, None)]
 
 
 def ndcg(
-    Y,  # (n, L) truth
-    P,  # (n, L) scores, or a Judged
+    Y: Table,  # (n, L) truth
+    P: Predictions,  # (n, L) scores, or a Judged
     k: int = 5,  # places
     ties: str = "stored",  # see TIES
 ) -> np.ndarray:  # (k,) nDCG at 1..k
@@ -202,9 +233,9 @@ PROPENSITY = dict(default=(0.55, 1.5), wikipedia=(0.5, 0.4), amazon=(0.6, 2.6))
 
 
 def inverse_propensity(
-    Y,  # (N, L) labels of the training set
-    A="default",  # exponent, or a name in PROPENSITY that gives both
-    B: float | None = None,  # shift of the counts
+    Y: Table,  # (N, L) labels of the training set
+    A: str | float = "default",  # exponent, or a name in PROPENSITY that gives both
+    B: float | None = None,  # shift of the counts; with a number for A
 ) -> np.ndarray:  # (L,) what a hit of each label is worth
     "Weights 1/p of Jain et al. (2016)."
     if isinstance(A, str):
@@ -218,16 +249,22 @@ def inverse_propensity(
     if B is None:
         refuse("A is given without B", mend="Pass both, or a name")
     Y = as_labels(Y)
-    N, count = Y.shape[0], np.bincount(Y.indices, minlength=Y.shape[1])
+    N = Y.shape[0]
+    count = np.bincount(Y.indices, minlength=Y.shape[1])
     if N < 3:
         refuse(
             f"{N} training rows give no propensity",
             mend="Pass the labels of the training set",
         )
+    return _worth(count, N, A, B)
+
+
+def _worth(count: np.ndarray, N: int, A: float, B: float) -> np.ndarray:
+    "1/p of labels that stand in so many of N training rows."
     return 1 + (np.log(N) - 1) * (B + 1) ** A * (count + B) ** -A
 
 # %% ../../nbs/ranking/50_metrics.ipynb #_weighted
-def _weighted(j, weights, k):
+def _weighted(j: Judged, weights: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     "(n, k) worth of the hits, and of the best list's places."
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape != (j.Y.shape[1],):
@@ -235,190 +272,198 @@ def _weighted(j, weights, k):
             f"weights of shape {weights.shape} do not fit {j.Y.shape[1]:,} labels",
             mend="Pass inverse_propensity(Y of training)",
         )
-    worth, best = np.where(j.hit, weights[j.top], 0.0), np.zeros(j.hit.shape)
-    row = np.repeat(np.arange(len(best)), j.true)
+    worth = np.where(j.hit, weights[j.top], 0.0)
+    row = np.repeat(np.arange(len(worth)), j.true)
     order = np.lexsort((-weights[j.Y.indices], row))
     place = np.arange(len(row)) - j.Y.indptr[row]
-    keep = place < k
+    keep = place < j.k
+    best = np.zeros(j.hit.shape)
     best[row[keep], place[keep]] = weights[j.Y.indices[order]][keep]
     return worth, best
 
 
 def psp(
-    Y,  # (n, L) truth
-    P,  # (n, L) scores, or a Judged
-    weights,  # (L,) what a hit is worth, see `inverse_propensity`
+    Y: Table,  # (n, L) truth
+    P: Predictions,  # (n, L) scores, or a Judged
+    weights: npt.ArrayLike,  # (L,) what a hit is worth, see `inverse_propensity`
     k: int = 5,  # places
     ties: str = "stored",  # see TIES
     normalize: bool = True,  # divide by the best possible list, as published tables do
 ) -> np.ndarray:  # (k,) at 1..k
     "Propensity-scored precision."
     j = judge(Y, P, k, ties)
-    worth, best = (x.sum(0).cumsum() for x in _weighted(j, weights, k))
-    return (
-        worth / np.where(best > 0, best, 1)
-        if normalize
-        else worth / len(j.hit) / np.arange(1, k + 1)
-    )
+    worth, best = (x.sum(0).cumsum() for x in _weighted(j, weights))
+    if normalize:
+        return worth / np.where(best > 0, best, 1)
+    return worth / len(j.hit) / np.arange(1, k + 1)
 
 
 def psndcg(
-    Y,  # (n, L) truth
-    P,  # (n, L) scores, or a Judged
-    weights,  # (L,) what a hit is worth
+    Y: Table,  # (n, L) truth
+    P: Predictions,  # (n, L) scores, or a Judged
+    weights: npt.ArrayLike,  # (L,) what a hit is worth
     k: int = 5,  # places
     ties: str = "stored",  # see TIES
 ) -> np.ndarray:  # (k,) at 1..k
     "Propensity-scored nDCG."
     j = judge(Y, P, k, ties)
-    discount, ideal = np.log2(np.arange(2, k + 2)), _ideal(j.true, k)
+    discount = np.log2(np.arange(2, k + 2))
+    ideal = _ideal(j.true, k)
     worth, best = (
-        ((x / discount).cumsum(1) / ideal).sum(0) for x in _weighted(j, weights, k)
+        ((x / discount).cumsum(1) / ideal).sum(0) for x in _weighted(j, weights)
     )
     return worth / np.where(best > 0, best, 1)
 
 # %% ../../nbs/ranking/50_metrics.ipynb #_counts
-def _counts(j):
+def _counts(j: Judged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "(L, k) showings and hits of every label on places 1..k, and (L,) its true rows."
-    L, k = j.Y.shape[1], j.k
+    L = j.Y.shape[1]
     row, place = np.nonzero(j.top >= 0)
-    at = j.top[row, place] * k + place
-    count = lambda at: np.bincount(at, minlength=L * k).reshape(L, k).cumsum(1)
-    return (
-        count(at),
-        count(at[j.hit[row, place]]),
-        np.bincount(j.Y.indices, minlength=L),
-    )
+    at = j.top[row, place] * j.k + place
+
+    def up_to_each_place(at):
+        counts = np.bincount(at, minlength=L * j.k)
+        return counts.reshape(L, j.k).cumsum(1)
+
+    shown = up_to_each_place(at)
+    right = up_to_each_place(at[j.hit[row, place]])
+    return shown, right, np.bincount(j.Y.indices, minlength=L)
 
 
+def _share(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    "a / b; 0 where b is."
+    a, b = np.broadcast_arrays(a, b)
+    return np.divide(a, b, out=np.zeros(a.shape), where=b > 0)
+
+# %% ../../nbs/ranking/50_metrics.ipynb #macro
 def macro(
-    Y,  # (n, L) truth
-    P,  # (n, L) scores, or a Judged
+    Y: Table,  # (n, L) truth
+    P: Predictions,  # (n, L) scores, or a Judged
     k: int = 5,  # places
     over: str = "true",  # "true": labels with a true row here; "all": all L labels
     ties: str = "stored",  # see TIES
 ) -> pd.DataFrame:  # (k, 3) precision, recall and f1, a row for each of 1..k
     "Precision, recall and F1 of every label, averaged over labels."
-    if over not in ("true", "all"):
-        refuse("unknown set of labels", [over], "Choose 'true' or 'all'")
+    one_of("set of labels", over, ("true", "all"))
     shown, right, true = _counts(judge(Y, P, k, ties))
+    asked = np.ones(len(true), bool) if over == "all" else true > 0
     true = true[:, None]
-    asked = (true[:, 0] > 0) | (over == "all")
-    share = lambda a, b: (
-        (np.divide(a, b, out=np.zeros(right.shape), where=b > 0)[asked]).mean(0)
-        if asked.any()
-        else np.zeros(k)
-    )
-    columns = dict(
-        precision=share(right, shown),
-        recall=share(right, np.broadcast_to(true, right.shape)),
-        f1=share(2 * right, shown + true),
-    )
+    shares = {
+        "precision": _share(right, shown),
+        "recall": _share(right, true),
+        "f1": _share(2 * right, shown + true),
+    }
+    nothing = np.zeros(k)
+    columns = {
+        name: share[asked].mean(0) if asked.any() else nothing
+        for name, share in shares.items()
+    }
     return pd.DataFrame(columns, index=pd.RangeIndex(1, k + 1, name="k"))
 
 
 def coverage(
-    Y,  # (n, L) truth
-    P,  # (n, L) scores, or a Judged
+    Y: Table,  # (n, L) truth
+    P: Predictions,  # (n, L) scores, or a Judged
     k: int = 5,  # places
     # "right": share of true labels with a hit; "shown": share of all labels on any list
     kind: str = "right",
     ties: str = "stored",  # see TIES
 ) -> np.ndarray:  # (k,) at 1..k
     "How many labels a model ever gets right, or ever shows."
-    if kind not in ("right", "shown"):
-        refuse("unknown coverage", [kind], "Choose 'right' or 'shown'")
+    one_of("coverage", kind, ("right", "shown"))
     shown, right, true = _counts(judge(Y, P, k, ties))
-    return (
-        (right[true > 0] > 0).sum(0) / max((true > 0).sum(), 1)
-        if kind == "right"
-        else (shown > 0).mean(0)
-    )
+    if kind == "shown":
+        return (shown > 0).mean(0)
+    return (right[true > 0] > 0).sum(0) / max((true > 0).sum(), 1)
 
 # %% ../../nbs/ranking/50_metrics.ipynb #tail
-def tail(
-    Y,  # (n, L) truth
-    P,  # (n, L) scores, or a Judged
-    frequency,  # (L,) training rows of each label, or the training labels (N, L)
-    k: int = 5,  # places
-    edges=(0, 1, 5, 20, 100),  # a band begins at each and ends before the next
-    ties: str = "stored",  # see TIES
-    # one row a band: labels, true, shown, part of P@k, precision, recall
-) -> pd.DataFrame:
-    "P@k by bands of label frequency."
-    j, edges = judge(Y, P, k, ties), np.asarray(edges)
+def _frequency_of(frequency: Any, labels: int) -> np.ndarray:
+    "Training rows of each label, as they were given or counted in training labels."
     if sparse.issparse(frequency) or np.ndim(frequency) == 2:
         F = as_labels(frequency, name="frequency")
         frequency = np.bincount(F.indices, minlength=F.shape[1])
     frequency = np.asarray(frequency)
-    if frequency.shape != (j.Y.shape[1],):
+    if frequency.shape != (labels,):
         refuse(
-            f"frequencies of shape {frequency.shape} do not fit {j.Y.shape[1]:,}"
-            " labels",
+            f"frequencies of shape {frequency.shape} do not fit {labels:,} labels",
             mend="Pass the training labels",
         )
-    if (np.diff(edges) <= 0).any() or edges[0] > frequency.min(initial=edges[0]):
+    return frequency
+
+
+def _band_names(edges: np.ndarray) -> list[str]:
+    "What each band is called: 0, 1-4, 5-19, 20+."
+    names = [f"{a:,}-{b - 1:,}" for a, b in zip(edges, edges[1:])]
+    single = [f"{a:,}" for a in edges]
+    is_single = np.diff(edges) == 1
+    return [*np.where(is_single, single[:-1], names).tolist(), single[-1] + "+"]
+
+
+def tail(
+    Y: Table,  # (n, L) truth
+    P: Predictions,  # (n, L) scores, or a Judged
+    # (L,) training rows of each label, or the training labels (N, L)
+    frequency: npt.ArrayLike | Matrix,
+    k: int = 5,  # places
+    # a band begins at each and ends before the next
+    edges: Sequence[int] = (0, 1, 5, 20, 100),
+    ties: str = "stored",  # see TIES
+    # one row a band: labels, true, shown, part of P@k, precision, recall
+) -> pd.DataFrame:
+    "P@k by bands of label frequency."
+    j = judge(Y, P, k, ties)
+    bands = np.asarray(edges)
+    seen = _frequency_of(frequency, j.Y.shape[1])
+    if (np.diff(bands) <= 0).any() or bands[0] > seen.min(initial=bands[0]):
         refuse(
             "bands must rise and begin at or below the rarest label",
-            edges.tolist(),
+            bands.tolist(),
             "Begin with 0",
         )
-    shown, right, true = (x if x.ndim == 1 else x[:, -1] for x in _counts(j))
-    band = np.searchsorted(edges, frequency, side="right") - 1
-    total = lambda x: np.bincount(band, x, minlength=len(edges))
-    share = lambda a, b: np.divide(a, b, out=np.zeros(len(edges)), where=b > 0)
-    names = [
-        f"{a:,}" if b == a + 1 else f"{a:,}-{b - 1:,}" for a, b in zip(edges, edges[1:])
-    ] + [f"{edges[-1]:,}+"]
-    labels, true, shown, right = (
-        np.bincount(band, minlength=len(edges)),
-        total(true),
-        total(shown),
-        total(right),
-    )
-    return pd.DataFrame(
-        {
-            "labels": labels,
-            "true": true.astype(int),
-            "shown": shown.astype(int),
-            f"part of P@{k}": right / len(j.hit) / k,
-            "precision": share(right, shown),
-            "recall": share(right, true),
-        },
-        index=pd.Index(names, name="training rows"),
-    )
+    band = np.searchsorted(bands, seen, side="right") - 1
+
+    def total(values=None):
+        return np.bincount(band, values, minlength=len(bands))
+
+    shown, right, true = _counts(j)
+    shown, right, true = total(shown[:, -1]), total(right[:, -1]), total(true)
+    columns = {
+        "labels": total(),
+        "true": true.astype(int),
+        "shown": shown.astype(int),
+        f"part of P@{k}": right / len(j.hit) / k,
+        "precision": _share(right, shown),
+        "recall": _share(right, true),
+    }
+    names = pd.Index(_band_names(bands), name="training rows")
+    return pd.DataFrame(columns, index=names)
 
 # %% ../../nbs/ranking/50_metrics.ipynb #table
 def table(
-    Y,  # (n, L) truth
-    P,  # (n, L) scores, or a Judged
+    Y: Table,  # (n, L) truth
+    P: Predictions,  # (n, L) scores, or a Judged
     # (N, L) training labels, for the propensity-scored rows; None: without them
-    train=None,
-    k=(1, 3, 5),  # places
-    propensity="default",  # name in PROPENSITY, or (A, B)
+    train: Table | None = None,
+    k: int | Sequence[int] = (1, 3, 5),  # places
+    # name in PROPENSITY, or (A, B)
+    propensity: str | tuple[float, float] = "default",
     ties: str = "stored",  # see TIES
 ) -> pd.DataFrame:  # a row for each metric, a column for each k, in percent
     "All metrics of one model."
-    k = list(np.atleast_1d(k).tolist())
-    if not k or (bad := [i for i in k if not isinstance(i, int) or i < 1]):
-        refuse("k must be whole numbers, 1 or more", k and bad)
-    most = max(k)
+    places = np.atleast_1d(np.asarray(k)).tolist()
+    if not places or (bad := [i for i in places if not isinstance(i, int) or i < 1]):
+        refuse("k must be whole numbers, 1 or more", places and bad)
+    most = max(places)
     j = judge(Y, P, most, ties)
-    m = macro(Y, j, most)
     rows = dict(P=precision(Y, j, most), R=recall(Y, j, most), nDCG=ndcg(Y, j, most))
     if train is not None:
-        w = inverse_propensity(
-            train, *([propensity] if isinstance(propensity, str) else propensity)
-        )
+        named = isinstance(propensity, str)
+        w = inverse_propensity(train, *([propensity] if named else propensity))
         rows |= dict(PSP=psp(Y, j, w, most), PSnDCG=psndcg(Y, j, w, most))
-    rows |= {f"macro {name}": m[name].to_numpy() for name in m} | {
-        "coverage": coverage(Y, j, most),
-        "shown": coverage(Y, j, most, "shown"),
-    }
-    return (
-        100
-        * pd.DataFrame(
-            {name: x[np.array(k) - 1] for name, x in rows.items()},
-            index=pd.Index([f"@{i}" for i in k]),
-        ).T
-    )
+    averages = macro(Y, j, most)
+    rows |= {f"macro {name}": averages[name].to_numpy() for name in averages}
+    rows["coverage"] = coverage(Y, j, most)
+    rows["shown"] = coverage(Y, j, most, "shown")
+    at = np.array(places) - 1
+    columns = {name: 100 * values[at] for name, values in rows.items()}
+    return pd.DataFrame(columns, index=pd.Index([f"@{i}" for i in places])).T

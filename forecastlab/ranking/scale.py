@@ -14,14 +14,17 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from tqdm.auto import tqdm
-from ..core.basics import atomic, refuse
-from .chunks import _ARRAYS, Chunks
-from .linear import LinearSettings, train_layer
+from ..core.basics import atomic, number, refuse, whole
 from ..core.sparse import l2_rows
+from .chunks import _ARRAYS, Chunks, _write_about
+from .linear import train_layer
+from .solvers import LinearSettings
 
 # %% ../../nbs/ranking/85_scale.ipynb #_Growing
 class _Growing:
@@ -52,109 +55,106 @@ class _Growing:
         self.file.close()
 
 # %% ../../nbs/ranking/85_scale.ipynb #save_mapped
+def _append_blocks(
+    folder,  # Path, gets indices.npy and data.npy
+    blocks,  # iterable of csr_matrix or csc_matrix, of as many columns (rows) each
+    across,  # 1 for csr, 0 for csc: which side of a block's shape stays
+):  # ([rows, columns] of all together, entries of every row)
+    "Write the entries of blocks behind each other."
+    size = [0, None]
+    counts = [np.zeros(1, np.int64)]
+    with (
+        _Growing(folder / "indices.npy", np.int32) as indices,
+        _Growing(folder / "data.npy", np.float32) as data,
+    ):
+        for B in blocks:
+            if not B.has_canonical_format:
+                B = B.copy()
+                B.sum_duplicates()
+            if size[1] not in (None, B.shape[across]):
+                refuse(
+                    f"a block of rows has {B.shape[across]:,} columns, those before it"
+                    f" {size[1]:,}"
+                )
+            size = [size[0] + B.shape[1 - across], B.shape[across]]
+            counts.append(np.diff(B.indptr))
+            indices.add(B.indices)
+            data.add(B.data)
+    if size[1] is None:
+        refuse("there were no blocks", mend="Pass at least one, it may have no rows")
+    return size, np.concatenate(counts)
+
+
 def save_mapped(
-    folder,  # folder to make
+    folder: str | os.PathLike,  # to make; a matrix that is there is replaced
     # (n, m) csr_matrix, csc_matrix or ndarray; or an iterator of csr_matrix blocks of
     # rows
-    A,
-):
-    """Write a matrix as raw files that `load_mapped` opens in place; blocks are
-    appended, so it may be larger than memory.
+    A: sp.csr_matrix | sp.csc_matrix | np.ndarray | Iterable,
+) -> None:
+    """Write a matrix as raw files that `load_mapped` opens in place.
+
+    Blocks are appended, so it may be larger than memory.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "matrix.json").unlink(missing_ok=True)
     if isinstance(A, np.ndarray):
-        blocks, kind, shape, counts = [], "dense", list(A.shape), []
+        kind, shape = "dense", list(A.shape)
         np.save(folder / "data.npy", A, allow_pickle=False)
     else:
-        blocks, kind, shape, counts = (
-            [A] if sp.issparse(A) else A,
-            A.format if sp.issparse(A) else "csr",
-            [0, None],
-            [[0]],
-        )
-    if kind not in ("csr", "csc", "dense"):
-        refuse(
-            f"{kind} matrices have no mapped form",
-            mend="Use csr_matrix, csc_matrix or an array",
-        )
-    if kind != "dense":
-        with (
-            _Growing(folder / "indices.npy", np.int32) as indices,
-            _Growing(folder / "data.npy", np.float32) as data,
-        ):
-            for B in blocks:
-                if not B.has_canonical_format:
-                    B = B.copy()
-                    B.sum_duplicates()
-                size = B.shape if kind == "csr" else B.shape[::-1]
-                if shape[1] not in (None, size[1]):
-                    refuse(
-                        f"a block of rows has {size[1]:,} columns, those before it"
-                        f" {shape[1]:,}"
-                    )
-                shape = [shape[0] + size[0], size[1]]
-                counts.append(np.diff(B.indptr))
-                indices.add(B.indices)
-                data.add(B.data)
-        if shape[1] is None:
+        kind = getattr(A, "format", "csr")
+        if kind not in ("csr", "csc"):
             refuse(
-                "there were no blocks", mend="Pass at least one, it may have no rows"
+                f"{kind} matrices have no mapped form",
+                mend="Use csr_matrix, csc_matrix or an array",
             )
-        start = np.cumsum(np.concatenate(counts), dtype=np.int64)
-        np.save(
-            folder / "indptr.npy",
-            start.astype(np.int32) if start[-1] < 2**31 else start,
-        )
+        blocks = [A] if sp.issparse(A) else A
+        shape, counts = _append_blocks(folder, blocks, 1 if kind == "csr" else 0)
+        if kind == "csc":
+            shape = shape[::-1]
+        start = np.cumsum(counts, dtype=np.int64)
+        small = start[-1] < 2**31
+        np.save(folder / "indptr.npy", start.astype(np.int32) if small else start)
     with atomic(folder / "matrix.json") as tmp:
-        tmp.write_text(
-            json.dumps(dict(format=kind, shape=shape if kind != "csc" else shape[::-1]))
-        )
+        tmp.write_text(json.dumps(dict(format=kind, shape=shape)))
 
 # %% ../../nbs/ranking/85_scale.ipynb #load_mapped
-def load_mapped(
-    folder,  # of `save_mapped`
-    # (n, m) csr_matrix, csc_matrix or ndarray on mapped arrays: a change stays in
-    # memory
-    # and never reaches the files
-):
-    "Open a matrix in place."
-    folder = Path(folder)
+def _opened(
+    folder,  # Path
+):  # (format, shape, [data] or [data, indices, indptr])
+    "The files of a mapped matrix. Refuses a folder that is not whole."
+    again = "Write it again with save_mapped"
     try:
         about = json.loads((folder / "matrix.json").read_text())
-        shape = tuple(about["shape"])
-        data, *rest = (
-            np.asarray(np.load(folder / f"{n}.npy", mmap_mode="c", allow_pickle=False))
-            for n in (
-                ["data"]
-                if about["format"] == "dense"
-                else ["data", "indices", "indptr"]
-            )
-        )
+        kind, shape = about["format"], tuple(about["shape"])
+        names = ["data"] if kind == "dense" else ["data", "indices", "indptr"]
+        files = [folder / f"{name}.npy" for name in names]
+        found = [np.load(f, mmap_mode="c", allow_pickle=False) for f in files]
     except FileNotFoundError as e:
-        refuse(
-            f"{folder} holds no whole matrix",
-            [f"{Path(e.filename).name} is missing"],
-            "Write it again with save_mapped",
-            FileNotFoundError,
-        )
+        missing = f"{Path(e.filename).name} is missing"
+        refuse(f"{folder} holds no whole matrix", [missing], again, FileNotFoundError)
     except (OSError, ValueError, KeyError, EOFError) as e:
-        refuse(
-            f"{folder} holds no sound matrix", [e], "Write it again with save_mapped"
-        )
-    if about["format"] == "dense":
+        refuse(f"{folder} holds no sound matrix", [e], again)
+    return kind, shape, [np.asarray(a) for a in found]
+
+
+def load_mapped(
+    folder: str | os.PathLike,  # of `save_mapped`
+    # (n, m) on mapped arrays: a change stays in memory and never reaches the files
+) -> sp.csr_matrix | sp.csc_matrix | np.ndarray:
+    "Open a matrix in place."
+    folder = Path(folder)
+    kind, shape, (data, *rest) = _opened(folder)
+    if kind == "dense":
         return data
-    A = (sp.csr_matrix if about["format"] == "csr" else sp.csc_matrix)(
-        shape, dtype=np.float32
-    )
+    A = (sp.csr_matrix if kind == "csr" else sp.csc_matrix)(shape, dtype=np.float32)
     A.indices, A.indptr = rest
     # assigned: the constructor would copy what has mixed types
     A.data = data
     A.has_sorted_indices = A.has_canonical_format = True
-    if len(A.indptr) != shape[about["format"] == "csc"] + 1 or not A.indptr[-1] == len(
-        A.indices
-    ) == len(data):
+    lines = shape[1] if kind == "csc" else shape[0]
+    sizes = {int(A.indptr[-1]), len(A.indices), len(data)}
+    if len(A.indptr) != lines + 1 or len(sizes) > 1:
         refuse(
             f"files of two matrices are mixed in {folder}",
             mend="Write it again with save_mapped",
@@ -177,93 +177,81 @@ def synthetic_rows(
     labels: int,  # L
     rows: int,  # instances to make
     features: int | None = None,  # d; None: as many as labels
-    part=0,  # another part, other instances of the same world
-):  # (X (rows, d), Y (rows, L)) csr_matrix float32
-    """Instances of a world with a hidden tree of labels; about 14 features and 3 labels
-    each.
+    # seed; another part, other instances of the same world
+    part: int | list[int] = 0,
+) -> tuple[sp.csr_matrix, sp.csr_matrix]:  # X (rows, d), Y (rows, L), float32
+    """Instances of a world with a hidden tree of labels.
+
+    About 14 features and 3 labels each.
     """
     d, rng = features or labels, np.random.default_rng(part)
+    every = np.arange(rows)
     # popular labels lie anywhere in the tree
     first = (labels * rng.random(rows) ** 2).astype(np.int64) * 2654435761 % labels
-    row = np.repeat(np.arange(rows), rng.integers(1, 6, rows))
+    row = np.repeat(every, rng.integers(1, 6, rows))
     block = np.where(rng.random(len(row)) < 0.7, 16, 256)
     leaf = np.minimum(first[row] // block * block + rng.integers(0, block), labels - 1)
     # the first of an instance, then its relatives
     own = np.r_[True, row[1:] != row[:-1]]
     leaf[own] = first
-    words = [
-        (
-            row,
-            _hash(0, leaf, (rng.integers(4, size=len(row)) + k) % 4) % np.uint64(d),
-            1.0,
-        )
-        for k in (0, 1)
-    ]
+    words = []  # (rows, words, weight)
+    for k in (0, 1):
+        which = (rng.integers(4, size=len(row)) + k) % 4
+        words.append((row, _hash(0, leaf, which) % np.uint64(d), 1.0))
     for height, weight in ((1, 0.8), (1, 0.8), (2, 0.6), (3, 0.4)):
-        words.append(
-            (
-                np.arange(rows),
-                _hash(height, first >> 4 * height, rng.integers(12, size=rows))
-                % np.uint64(d),
-                weight,
-            )
-        )
+        which = rng.integers(12, size=rows)
+        above = _hash(height, first >> 4 * height, which)
+        words.append((every, above % np.uint64(d), weight))
     for _ in range(4):
-        words.append(
-            (np.arange(rows), (d * rng.random(rows) ** 2).astype(np.int64), 0.5)
-        )
-    at, word, value = (
-        np.concatenate([w[0] for w in words]),
-        np.concatenate([w[1].astype(np.int64) for w in words]),
-        np.concatenate([np.full(len(w[0]), w[2], np.float32) for w in words]),
-    )
+        words.append((every, (d * rng.random(rows) ** 2).astype(np.int64), 0.5))
+    at = np.concatenate([w[0] for w in words])
+    word = np.concatenate([w[1].astype(np.int64) for w in words])
+    value = np.concatenate([np.full(len(w[0]), w[2], np.float32) for w in words])
     X = l2_rows(sp.csr_matrix((value, (at, word)), shape=(rows, d)))
-    Y = sp.csr_matrix(
-        (np.ones(len(row), np.float32), (row, leaf * 2246822519 % labels)),
-        shape=(rows, labels),
-    )
+    ones = np.ones(len(row), np.float32)
+    label = leaf * 2246822519 % labels
+    Y = sp.csr_matrix((ones, (row, label)), shape=(rows, labels))
     Y.data[:] = 1
     return X, Y
 
 # %% ../../nbs/ranking/85_scale.ipynb #synthetic
 def synthetic(
-    folder,  # gets X and Y as mapped matrices
+    folder: str | os.PathLike,  # gets X and Y as mapped matrices
     labels: int,  # L
     instances: int | None = None,  # n; None: as many as labels
     features: int | None = None,  # d; None: as many as labels
     seed: int = 0,  # another seed, other instances
     block: int = 100_000,  # rows in memory at a time
-):  # (X (n, d), Y (n, L)) mapped
+) -> tuple[sp.csr_matrix, sp.csr_matrix]:  # X (n, d), Y (n, L), mapped
     "A training set of any size, made a block at a time."
     n = instances or labels
+
+    def blocks(which):
+        for i in range(0, n, block):
+            rows = min(block, n - i)
+            yield synthetic_rows(labels, rows, features, [seed, i])[which]
+
     for which, name in enumerate("XY"):
-        save_mapped(
-            Path(folder) / name,
-            (
-                synthetic_rows(labels, min(block, n - i), features, [seed, i])[which]
-                for i in range(0, n, block)
-            ),
-        )
+        save_mapped(Path(folder) / name, blocks(which))
     return load_mapped(Path(folder) / "X"), load_mapped(Path(folder) / "Y")
 
 # %% ../../nbs/ranking/85_scale.ipynb #cut_work
 def cut_work(
-    C,  # (nodes, clusters) CSC, the tree layer
-    M,  # (n, clusters) CSC, active instances; None: all
+    C: sp.csc_matrix,  # (nodes, clusters) the tree layer
+    M: sp.csc_matrix | None,  # (n, clusters) active instances; None: all
     n: int,  # instances
     groups: int,  # at most
     # work of a group, where a layer has that much: a group should be worth the files it
     # writes
     least: float = 2e5,
-) -> list:  # [(lo, hi), ...]: clusters lo to hi - 1
+) -> list[tuple[int, int]]:  # [(lo, hi), ...]: clusters lo to hi - 1
     "Runs of neighbouring clusters of about equal work."
-    active = np.full(C.shape[1], n) if M is None else np.diff(M.indptr)
-    work = np.concatenate(
-        [[0.0], np.cumsum((active + 1.0) * -(-np.diff(C.indptr) // 16))]
-    )
-    aim = np.linspace(
-        0, work[-1], max(1, int(min(groups, C.shape[1], work[-1] / least))) + 1
-    )
+    clusters = C.shape[1]
+    active = np.full(clusters, n) if M is None else np.diff(M.indptr)
+    sixteens = -(-np.diff(C.indptr) // 16)
+    work = np.concatenate([[0.0], np.cumsum((active + 1.0) * sixteens)])
+    count = max(1, int(min(groups, clusters, work[-1] / least)))
+    aim = np.linspace(0, work[-1], count + 1)
     # the nearest
     edges = np.clip(np.searchsorted(work, aim), 1, len(work) - 1)
     edges = np.unique(edges - (aim - work[edges - 1] < work[edges] - aim))
@@ -271,29 +259,23 @@ def cut_work(
 
 # %% ../../nbs/ranking/85_scale.ipynb #train_group
 def train_group(
-    X,
-    Y,
-    C,
-    M,
-    R,  # as `train_layer` takes them
-    lo: int,
-    hi: int,  # clusters of the group
-    settings: LinearSettings,
-    threads: int = 1,
+    X: sp.csr_matrix | np.ndarray,  # (n, d) features
+    Y: sp.csc_matrix,  # (n, nodes) positives of the whole layer
+    C: sp.csc_matrix,  # (nodes, clusters) the tree layer
+    M: sp.csc_matrix | None,  # (n, clusters) active instances; None: all
+    # (n, nodes) what a positive costs; None: 1
+    R: sp.csc_matrix | None,
+    lo: int,  # first cluster of the group
+    hi: int,  # the one after its last
+    settings: LinearSettings,  # how a ranker is trained
+    threads: int | None = 1,  # None: all cores
 ) -> Chunks:  # of these clusters only; its nodes keep their numbers
-    """A layer's clusters `lo` to `hi`, from the part of the matrices that belongs to
-    them.
-    """
+    "Some clusters of a layer, from the part of the matrices that belongs to them."
     nodes = C.indices[C.indptr[lo] : C.indptr[hi]]
-    width = np.diff(C.indptr[lo : hi + 1])
-    own = sp.csc_matrix(
-        (
-            np.ones(len(nodes), np.float32),
-            np.arange(len(nodes)),
-            np.r_[0, np.cumsum(width)],
-        ),
-        shape=(len(nodes), hi - lo),
-    )
+    ends = C.indptr[lo : hi + 1] - C.indptr[lo]
+    ones = np.ones(len(nodes), np.float32)
+    shape = len(nodes), hi - lo
+    own = sp.csc_matrix((ones, np.arange(len(nodes)), ends), shape=shape)
     part = train_layer(
         X,
         Y[:, nodes],
@@ -303,75 +285,71 @@ def train_group(
         settings,
         threads,
     )
-    part.child, part.nodes = np.ascontiguousarray(nodes, np.int32), C.shape[0]
+    part.child = np.ascontiguousarray(nodes, np.int32)
+    part.nodes = C.shape[0]
     return part
 
 # %% ../../nbs/ranking/85_scale.ipynb #save_group
 def save_group(
-    path,  # .npz to write
+    path: str | os.PathLike,  # .npz to write, or to replace
     part: Chunks,  # of `train_group`
-):
+) -> None:
     "A group as one file."
+    about = np.array([part.features, part.bias, part.nodes], float)
+    found = {name: getattr(part, name) for name in _ARRAYS}
     with atomic(path) as tmp, open(tmp, "wb") as f:
-        np.savez(
-            f,
-            about=np.array([part.features, part.bias, part.nodes], float),
-            **{n: getattr(part, n) for n in _ARRAYS},
-        )
+        np.savez(f, about=about, **found)
 
 # %% ../../nbs/ranking/85_scale.ipynb #join_groups
 def join_groups(
-    folder,  # gets the layer, as `Chunks.save` writes it
+    folder: str | os.PathLike,  # gets the layer, as `Chunks.save` writes it
     parts: list,  # files of the groups, in the order of clusters
-):
+) -> None:
     "One layer from its groups, in files."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "chunks.json").unlink(missing_ok=True)
-    follows = dict(child_ptr="child", row_ptr="row", entry_ptr="column")
+
+    def read(path, name):
+        with np.load(path, allow_pickle=False) as f:
+            return f[name]
+
     for name, kind in _ARRAYS.items():
         with _Growing(folder / f"{name}.npy", kind) as out:
-            if name in follows:
-                out.add([0])
-                end = 0
+            if not name.endswith("_ptr"):
+                for p in parts:
+                    out.add(read(p, name))
+                continue
+            out.add([0])
+            end = 0
             for p in parts:
-                with np.load(p, allow_pickle=False) as f:
-                    a = f[name]
-                if name in follows:
-                    out.add(a[1:] + end)
-                    end += a[-1]
-                else:
-                    out.add(a)
-    with np.load(parts[0], allow_pickle=False) as f:
-        features, bias, nodes = f["about"].tolist()
-    with atomic(folder / "chunks.json") as tmp:
-        tmp.write_text(
-            json.dumps(
-                dict(format=1, features=int(features), bias=bias, nodes=int(nodes))
-            )
-        )
+                ptr = read(p, name)
+                out.add(ptr[1:] + end)
+                end += ptr[-1]
+    features, bias, nodes = read(parts[0], "about").tolist()
+    _write_about(folder, features, bias, nodes)
 
 # %% ../../nbs/ranking/85_scale.ipynb #_mark
 def _mark(*things):
     "Checksum of matrices and settings."
     h = hashlib.blake2b(digest_size=8)
     for A in things:
-        arrays = (
-            [A]
-            if isinstance(A, np.ndarray)
-            else [A.indptr, A.indices, A.data]
-            if sp.issparse(A)
-            else []
-        )
-        h.update(str((getattr(A, "shape", A), [a.dtype.str for a in arrays])).encode())
+        arrays = []
+        if isinstance(A, np.ndarray):
+            arrays = [A]
+        elif sp.issparse(A):
+            arrays = [A.indptr, A.indices, A.data]
+        kinds = [a.dtype.str for a in arrays]
+        h.update(str((getattr(A, "shape", A), kinds)).encode())
         for a in arrays:
             h.update(np.ascontiguousarray(a).data.cast("B") if a.size else b"")
     return h.hexdigest()
 
 
 def _writable(A):
-    """A matrix from Ray's store, whose arrays are marked read-only, as compiled code
-    expects it; nobody writes to it.
+    """A matrix from Ray's store as compiled code expects it.
+
+    Its arrays are marked read-only there; nobody writes to them.
     """
 
     def view(a):
@@ -389,29 +367,140 @@ def _writable(A):
 
 # %% ../../nbs/ranking/85_scale.ipynb #_task
 def _task(X, layer, lo, hi, settings, out):
-    """A group in a Ray worker:
+    """A group in a Ray worker.
 
-    (CPU seconds, its Chunks or None where they were written).
+    X and the matrices of the layer are folders where `out` is a file. Returns CPU
+    seconds, and the group's Chunks, or None where they were written to `out`.
     """
     begin = time.process_time()
     if out:
-        X, layer = load_mapped(X), [load_mapped(p) if p else None for p in layer]
-    part = train_group(_writable(X), *map(_writable, layer), lo, hi, settings)
+        X = load_mapped(X)
+        layer = [load_mapped(p) if p else None for p in layer]
+    matrices = [_writable(A) for A in layer]
+    part = train_group(_writable(X), *matrices, lo, hi, settings)
     if out:
         save_group(out, part)
     return time.process_time() - begin, None if out else part
 
+# %% ../../nbs/ranking/85_scale.ipynb #_groups_here
+class _Layer(NamedTuple):
+    "The matrices of a layer, as CSC."
+
+    Y: Any  # (n, nodes)
+    C: Any  # (nodes, clusters)
+    M: Any  # (n, clusters), or None
+    R: Any  # (n, nodes), or None
+
+
+def _groups_here(X, layer, left, settings, threads) -> Iterator:
+    "Groups one after the other in this process: (group, CPU seconds, its Chunks)."
+    Y, C, M, R = layer
+    for lo, hi in left:
+        begin = time.process_time()
+        part = train_group(X, Y, C, M, R, lo, hi, settings, threads)
+        yield (lo, hi), time.process_time() - begin, part
+
+# %% ../../nbs/ranking/85_scale.ipynb #_groups_by_ray
+def _in_files(X, features, layer, home):
+    "The matrices as mapped files: (folder of X, folders of the layer's)."
+    folders = [
+        None if A is None else str(home / name) for name, A in zip("YCMR", layer)
+    ]
+    for p, A in [(features, X), *zip(folders, layer)]:
+        if p and not (Path(p) / "matrix.json").exists():
+            save_mapped(p, A)
+    return str(features), folders
+
+
+def _groups_by_ray(
+    ray,  # the library, connected
+    data,  # (X, matrices of the layer), in files or in Ray's store
+    left,  # groups to train
+    settings,
+    where,  # group -> file that a task writes; None: it answers with the Chunks
+) -> Iterator:  # of (group, CPU seconds, its Chunks or None)
+    "Groups as Ray tasks, as they finish."
+    task = ray.remote(num_cpus=1, max_retries=3)(_task)
+    waiting = {}
+    for lo, hi in left:
+        out = str(where[lo, hi]) if where else None
+        waiting[task.remote(*data, lo, hi, settings, out)] = (lo, hi)
+    try:
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            try:
+                seconds, part = ray.get(done)
+            except ray.exceptions.RayTaskError as e:
+                raise e.cause from None
+            except ray.exceptions.RayError as e:
+                lo, hi = waiting[done]
+                refuse(
+                    f"clusters {lo} to {hi} of a layer lost their Ray worker",
+                    [" ".join(str(e).split())[:200]],
+                    "Start again: what is finished is kept",
+                    RuntimeError,
+                )
+            yield waiting.pop(done), seconds, part
+    finally:
+        for t in waiting:
+            ray.cancel(t, force=True)
+
+# %% ../../nbs/ranking/85_scale.ipynb #_csc
+def _csc(A):
+    "A as CSC with sorted indices; itself where it is that."
+    A = sp.csc_matrix(A)
+    return A if A.has_sorted_indices else A.sorted_indices()
+
+
+def _check_layer(n, layer):
+    "Refuse matrices that do not fit the tree layer."
+    nodes, clusters = layer.C.shape
+    fitting = dict(Y=(n, nodes), M=(n, clusters), R=(n, nodes))
+    for name, shape in fitting.items():
+        A = getattr(layer, name)
+        if A is not None and A.shape != shape:
+            refuse(
+                f"{name} {A.shape} does not fit {n:,} instances and a tree layer"
+                f" {layer.C.shape}"
+            )
+
+
+def _features_folder(
+    mark,  # checksum of the features
+    given,  # folder that should hold them, or None
+    folder,  # of the trainer
+):  # Path
+    "Where the features are kept. Refuses a given folder that holds others."
+    if given is None:
+        return folder / f"X-{mark}"
+    if _mark(load_mapped(given)) != mark:
+        refuse(
+            f"{given} holds other features",
+            mend="Pass the folder from which X was loaded, or leave it out",
+        )
+    return Path(given).absolute()
+
+
+def _tidy(home):
+    "Groups and matrices go, once the layer is whole."
+    for p in home.iterdir():
+        if p.suffix == ".npz":
+            p.unlink()
+        elif p.is_dir():
+            shutil.rmtree(p)
+
 # %% ../../nbs/ranking/85_scale.ipynb #Trainer
 class Trainer:
-    """Trains a layer in groups of clusters, by Ray or in this process; what is finished
-    stays on the disk.
+    """Trains a layer in groups of clusters, by Ray or in this process.
+
+    What is finished stays on the disk.
     """
 
     def __init__(
+        self,
         # where groups and layers are kept; for Ray with `shared`, a path that all
         # machines see
-        self,
-        folder,
+        folder: str | os.PathLike,
         # Ray tasks at a time on this machine; None: no Ray, unless there is an address
         workers: int | None = None,
         address: str | None = None,  # a Ray cluster: "auto" or "host:port"
@@ -421,44 +510,93 @@ class Trainer:
         shared: bool = True,
         # folder of `save_mapped` that holds the features already; None: they are
         # written once
-        X=None,
+        X: str | os.PathLike | None = None,
     ):
-        (
-            self.folder,
-            self.workers,
-            self.address,
-            self.groups,
-            self.least,
-            self.shared,
-            self.X,
-        ) = (
-            Path(folder).absolute(),
-            workers,
-            address,
-            groups,
-            least,
-            shared,
-            X,
-        )
-        self.seconds, self.trained, self.ray, self.ours, self._known = (
-            0.0,
-            0,
-            None,
-            False,
-            (None, None),
-        )
-        if groups < 1 or (workers is not None and workers < 1):
+        self.folder = Path(folder).absolute()
+        if workers is not None and workers < 1:
             refuse(
-                f"groups = {groups} and workers = {workers} must be at least 1",
+                f"workers = {workers} must be at least 1",
                 mend="workers=None trains in this process",
             )
+        self.workers = workers
+        self.address = address
+        self.groups = whole("groups", groups)
+        self.least = number("least", least, 0, ends="(]")
+        self.shared = shared
+        self.X = X
+        self.seconds = 0.0  # CPU seconds of all groups so far
+        self.trained = 0  # groups so far; those found on the disk do not count
+        self.ray: Any = None  # the library, once it is connected
+        self.ours = False  # did this trainer start it
+        self._known: tuple = (None, None)  # features, and their checksum
 
     def __call__(
-        self, X, Y, C, M=None, R=None, settings=None, threads=None, progress=None
-    ):
-        return _layer(
-            self, X, Y, C, M, R, settings or LinearSettings(), threads, progress
-        )
+        self,
+        X: sp.csr_matrix | np.ndarray,  # (n, d) features
+        Y: sp.csc_matrix,  # (n, nodes) its pattern are the positives
+        C: sp.csc_matrix,  # (nodes, clusters) the children of every cluster
+        M: sp.csc_matrix | None = None,  # (n, clusters) active instances; None: all
+        # (n, nodes) of Y's pattern: what a positive costs; None: 1
+        R: sp.csc_matrix | None = None,
+        settings: LinearSettings | None = None,  # None: the defaults
+        threads: int | None = None,  # of a group in this process; None: all cores
+        progress: str | None = None,  # text beside the progress bar; None: no bar
+    ) -> Chunks:  # one chunk a cluster, mapped
+        "A layer: from the disk where it is finished, else its groups that are not."
+        settings = settings or LinearSettings()
+        layer = _Layer(*(None if A is None else _csc(A) for A in (Y, C, M, R)))
+        _check_layer(X.shape[0], layer)
+        if self._known[0] is not X:
+            self._known = X, _mark(X)
+        mark = self._known[1]
+        given = self.X if self.shared else None
+        features = _features_folder(mark, given, self.folder)
+        home = self.folder / f"layer-{_mark(mark, *layer, settings)}"
+        if not (home / "chunks.json").exists():
+            groups = cut_work(layer.C, layer.M, X.shape[0], self.groups, self.least)
+            where = {(lo, hi): home / f"{lo}-{hi}.npz" for lo, hi in groups}
+            left = [g for g in groups if not where[g].exists()]
+            if self.workers is None and self.address is None:
+                done = _groups_here(X, layer, left, settings, threads)
+            else:
+                ray = self.connect()
+                if self.shared:
+                    data = _in_files(X, features, layer, home)
+                else:
+                    data = ray.put(X), ray.put(list(layer))
+                out = where if self.shared else None
+                done = _groups_by_ray(ray, data, left, settings, out)
+            with tqdm(
+                total=layer.C.shape[1],
+                desc=progress,
+                unit="cluster",
+                disable=progress is None,
+                leave=False,
+            ) as bar:
+                bar.update(layer.C.shape[1] - sum(hi - lo for lo, hi in left))
+                for (lo, hi), seconds, part in done:
+                    if part is not None:
+                        save_group(where[lo, hi], part)
+                    self.seconds += seconds
+                    self.trained += 1
+                    bar.update(hi - lo)
+            join_groups(home, [where[g] for g in groups])
+        _tidy(home)
+        return Chunks.load(home, mmap=True)
+
+    def connect(self) -> Any:  # the library
+        "Ray, connected to the cluster of `address`, or started here."
+        if self.ray is None:
+            from forecastlab.core.sweep import _cluster
+
+            self.ray, self.ours = _cluster(self.address, self.workers)
+        return self.ray
+
+    def close(self) -> None:
+        "Stop the Ray that this trainer started."
+        if self.ours:
+            self.ray.shutdown()
+        self.ray, self.ours = None, False
 
     def __enter__(self):
         return self
@@ -466,167 +604,36 @@ class Trainer:
     def __exit__(self, *_):
         self.close()
 
-    def close(self):
-        "Stop the Ray that this trainer started."
-        if self.ours:
-            self.ray.shutdown()
-        self.ray, self.ours = None, False
-
-# %% ../../nbs/ranking/85_scale.ipynb #_features
-def _features(trainer, X):
-    """(checksum of X, X's folder); the checksum is remembered while X is the same
-    object.
-    """
-    if trainer._known[0] is not X:
-        trainer._known = X, _mark(X)
-    mark = trainer._known[1]
-    if trainer.X is None or not trainer.shared:
-        return mark, trainer.folder / f"X-{mark}"
-    if _mark(load_mapped(trainer.X)) != mark:
-        refuse(
-            f"{trainer.X} holds other features",
-            mend="Pass the folder from which X was loaded, or leave it out",
-        )
-    return mark, Path(trainer.X).absolute()
-
-
-def _csc(A):
-    "A as CSC with sorted indices; itself where it is that."
-    A = sp.csc_matrix(A)
-    return A if A.has_sorted_indices else A.sorted_indices()
-
-# %% ../../nbs/ranking/85_scale.ipynb #_layer
-def _layer(trainer, X, Y, C, M, R, settings, threads, progress):
-    "A layer: from the disk where it is finished, else its groups that are not."
-    n, matrices = X.shape[0], [None if A is None else _csc(A) for A in (Y, C, M, R)]
-    for name, A, across in zip("YMR", (Y, M, R), (0, 1, 0)):
-        if A is not None and A.shape != (n, C.shape[across]):
-            refuse(
-                f"{name} {A.shape} does not fit {n:,} instances and a tree layer"
-                f" {C.shape}"
-            )
-    mark, features = _features(trainer, X)
-    home = trainer.folder / f"layer-{_mark(mark, *matrices, settings)}"
-    if not (home / "chunks.json").exists():
-        groups = cut_work(*matrices[1:3], n, trainer.groups, trainer.least)
-        where = {g: home / f"{g[0]}-{g[1]}.npz" for g in groups}
-        left = [g for g in groups if not where[g].exists()]
-        with tqdm(
-            total=C.shape[1],
-            desc=progress,
-            unit="cluster",
-            disable=progress is None,
-            leave=False,
-        ) as bar:
-            bar.update(C.shape[1] - sum(hi - lo for lo, hi in left))
-            work = (
-                _here
-                if trainer.workers is None and trainer.address is None
-                else _by_ray
-            )
-            for (lo, hi), part in work(
-                trainer, X, features, matrices, left, settings, threads, where, home
-            ):
-                if part is not None:
-                    save_group(where[lo, hi], part)
-                trainer.trained += 1
-                bar.update(hi - lo)
-        join_groups(home, [where[g] for g in groups])
-    for p in home.iterdir():
-        # groups and matrices, once the layer is whole
-        if p.suffix == ".npz":
-            p.unlink()
-        elif p.is_dir():
-            shutil.rmtree(p)
-    return Chunks.load(home, mmap=True)
-
-# %% ../../nbs/ranking/85_scale.ipynb #_here
-def _here(trainer, X, features, matrices, left, settings, threads, where, home):
-    "Groups, one after the other, in this process: (group, its Chunks)."
-    for lo, hi in left:
-        begin = time.process_time()
-        part = train_group(X, *matrices, lo, hi, settings, threads)
-        trainer.seconds += time.process_time() - begin
-        yield (lo, hi), part
-
-# %% ../../nbs/ranking/85_scale.ipynb #_by_ray
-def _by_ray(trainer, X, features, matrices, left, settings, threads, where, home):
-    """Groups as Ray tasks:
-
-    (group, its Chunks or None where the task wrote them), as they finish.
-    """
-    from forecastlab.core.sweep import _cluster
-
-    if trainer.ray is None:
-        trainer.ray, trainer.ours = _cluster(trainer.address, trainer.workers)
-    ray, layer = trainer.ray, matrices
-    if trainer.shared:
-        layer = [
-            None if A is None else str(home / name) for name, A in zip("YCMR", matrices)
-        ]
-        for p, A in [(features, X), *zip(layer, matrices)]:
-            if p and not (Path(p) / "matrix.json").exists():
-                save_mapped(p, A)
-    data = (str(features), layer) if trainer.shared else (ray.put(X), ray.put(layer))
-    task = ray.remote(num_cpus=1, max_retries=3)(_task)
-    waiting = {
-        task.remote(
-            *data, lo, hi, settings, str(where[lo, hi]) if trainer.shared else None
-        ): (lo, hi)
-        for lo, hi in left
-    }
-    try:
-        while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            try:
-                seconds, part = ray.get(done)
-            except ray.exceptions.RayTaskError as e:
-                raise e.cause from None
-            except ray.exceptions.RayError as e:
-                refuse(
-                    "clusters {} to {} of a layer lost their Ray worker".format(
-                        *waiting[done]
-                    ),
-                    [" ".join(str(e).split())[:200]],
-                    "Start again: what is finished is kept",
-                    RuntimeError,
-                )
-            trainer.seconds += seconds
-            yield waiting.pop(done), part
-    finally:
-        for t in waiting:
-            ray.cancel(t, force=True)
-
 # %% ../../nbs/ranking/85_scale.ipynb #_family
 def _family(pid):
     "A process and all that it started, as far as they live."
     parent = {}
     for p in Path("/proc").iterdir():
         try:
-            parent[int(p.name)] = int(
-                (p / "stat").read_text().rpartition(")")[2].split()[1]
-            )
+            fields = (p / "stat").read_text().rpartition(")")[2].split()
+            parent[int(p.name)] = int(fields[1])
         except (ValueError, OSError):
             pass
     found = [pid]
     for p in found:
-        found += [c for c, up in parent.items() if up == p]
+        found += [child for child, up in parent.items() if up == p]
     return found
 
 
 def _size(path, key):
     "Bytes that a file in /proc names; 0 where the process is gone."
     try:
-        return next(
-            (1024 * int(l.split()[1]) for l in open(path) if l.startswith(key)), 0
-        )
+        with open(path) as lines:
+            sizes = [int(l.split()[1]) for l in lines if l.startswith(key)]
     except OSError:
         return 0
+    return 1024 * sizes[0] if sizes else 0
 
 # %% ../../nbs/ranking/85_scale.ipynb #Peak
 class Peak:
-    """Most memory of a process and all that it starts, while in the `with` block; files
-    that are mapped count as far as they are in memory.
+    """Most memory of a process and all that it starts, while in the `with` block.
+
+    Files that are mapped count as far as they are in memory.
     """
 
     def __init__(
@@ -634,15 +641,13 @@ class Peak:
         pid: int | None = None,  # None: this process
         every: float = 0.25,  # seconds between two looks
     ):
-        self.pid, self.every, self.gb, self._end = (
-            pid or os.getpid(),
-            every,
-            0.0,
-            threading.Event(),
-        )
+        self.pid = pid or os.getpid()
+        self.every = every
+        self.gb = 0.0  # the most so far
+        self._end = threading.Event()
 
-    def look(self):
-        "Look now; GB so far."
+    def look(self) -> float:  # GB, the most so far
+        "Look now."
         now = sum(_size(f"/proc/{p}/smaps_rollup", "Pss:") for p in _family(self.pid))
         self.gb = max(self.gb, now / 1e9)
         return self.gb

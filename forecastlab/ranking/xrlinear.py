@@ -8,79 +8,77 @@ __all__ = ['active', 'negatives_of', 'XRLinear']
 # %% ../../nbs/ranking/40_xrlinear.ipynb #64925cee
 import json
 import math
+import os
+from collections.abc import Callable, Iterable
 from copy import copy
-from numbers import Real
 from pathlib import Path
+from typing import Any
 import numpy as np
 from scipy import sparse
-from ..core.basics import atomic_folder, refuse
-from .beam import POSTS, Query, beam_search, score_selected
-from .chunks import Chunks
-from .index import label_chain, make_chain, matching_chain
-from .index import relevance_chain
-from .linear import LinearSettings, train_layer
+from ..core.basics import atomic_folder, one_of, refuse, whole
 from ..core.sparse import as_features, as_labels, binary, load_matrix
 from ..core.sparse import save_matrix
+from ..kernels.posts import POSTS, post_name
+from .beam import Query, beam_search, score_selected
+from .chunks import Chunks
+from .chain import label_chain, matching_chain, relevance_chain
+from .index import make_chain
+from .linear import _check_kernel, train_layer
+from .solvers import LinearSettings
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #active
 def active(
     kinds: str,  # "tfn", "man", "usn" or several joined by "+"
-    truth,  # (instance, parent) Y of the layer above; None: not known
+    # (instance, parent) Y of the layer above; None: not known
+    truth: sparse.csc_matrix | None,
     # (instance, parent) what the trained layers predict; None: there are none above
-    sent,
-    given,  # (instance, parent) the user's; None
-    shape: tuple,  # of the answer
-):  # csc, its pattern says who is active
+    sent: sparse.csr_matrix | None,
+    given: sparse.csc_matrix | None,  # (instance, parent) the user's; None: none
+    shape: tuple[int, int],  # of the answer
+) -> sparse.csc_matrix:  # its pattern says who is active
     "The active instances of every parent: M of PECOS, section 3.3."
     parts = {"tfn": truth, "man": sent, "usn": given}
     M = sparse.csc_matrix(shape, dtype=np.float32)
     for kind in kinds.split("+"):
-        if parts[kind] is not None:
-            M = M + binary(parts[kind].tocsc())
+        part = parts[kind]
+        if part is not None:
+            M = M + binary(part.tocsc())
     M.sort_indices()
     return M
 
 
 def negatives_of(
-    kinds,  # one string, or one for each layer
+    kinds: str | Iterable[str],  # one string, or one for each layer
     depth: int,  # layers
-) -> list:  # a string for each layer
+) -> list[str]:  # a string for each layer
     "Check the negatives' names, and repeat them for every layer."
-    kinds = (
-        [kinds.lower()] * depth
-        if isinstance(kinds, str)
-        else [str(k).lower() for k in kinds]
-    )
-    if len(kinds) != depth:
+    if isinstance(kinds, str):
+        kinds = [kinds] * depth
+    names = [str(k).lower() for k in kinds]
+    if len(names) != depth:
         refuse(
-            f"negatives has {len(kinds)} entries for a tree of {depth} layers",
+            f"negatives has {len(names)} entries for a tree of {depth} layers",
             mend="Give one string, or one for each layer",
         )
-    bad = [k for k in kinds if not set(k.split("+")) <= {"tfn", "man", "usn"}]
+    bad = [name for name in names if not set(name.split("+")) <= {"tfn", "man", "usn"}]
     if bad:
         refuse("unknown negatives", bad, "Join tfn, man and usn with +")
-    return kinds
+    return names
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_whole
-def _whole(name, given):
-    "Numbers as a list of int; refuse what is not whole or below 1."
-    numbers = list(given) if np.ndim(given) else [given]
-    bad = [
-        n
-        for n in numbers
-        if isinstance(n, bool)
-        or not isinstance(n, Real)
-        or not float(n).is_integer()
-        or n < 1
-    ]
-    if bad:
-        refuse(f"{name} must be a whole number, at least 1", bad)
-    return [int(n) for n in numbers]
+def _numbers(name, given):
+    "One whole number or several, as a list. Refuses what is below 1."
+    return [whole(name, n) for n in (given if np.ndim(given) else [given])]
 
 
-def _beams(beam, depth):
+def _beams(
+    beam,  # one number, or one for each layer but the last
+    depth,  # layers
+):  # list of int
     "Nodes kept in every layer but the last."
-    widths = _whole("beam", beam) * (1 if np.ndim(beam) else depth - 1)
+    widths = _numbers("beam", beam)
+    if not np.ndim(beam):
+        widths *= depth - 1
     if len(widths) != depth - 1:
         refuse(
             f"{len(widths)} beams for a tree of {depth} layers",
@@ -89,7 +87,10 @@ def _beams(beam, depth):
     return widths
 
 
-def _posts(post, depth):
+def _posts(
+    post,  # one name, or one for each layer
+    depth,  # layers
+):  # list of str
     "The name of each layer's post-processor, checked."
     posts = list(post) if isinstance(post, (list, tuple)) else [post] * depth
     if len(posts) != depth:
@@ -97,24 +98,20 @@ def _posts(post, depth):
             f"{len(posts)} post-processors for a tree of {depth} layers",
             mend="Give one name, or one for each layer",
         )
-    return [_one_post(p) for p in posts]
+    return [post_name(p) for p in posts]
 
 
-def _one_post(post):
+def _one_post(
+    post,  # a name
+):
     "The name of the post-processor, checked, where one serves all layers."
-    if isinstance(post, list):
+    if isinstance(post, (list, tuple)):
         refuse(
             "this model has a post-processor for each layer",
             post,
             "Give one name: post=...",
         )
-    if not isinstance(post, (str, bool, type(None))) or post not in POSTS:
-        refuse(
-            "unknown post-processor",
-            [post],
-            f"Choose one of {', '.join(p for p in POSTS if isinstance(p, str))}",
-        )
-    return post
+    return post_name(post)
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #XRLinear
 class XRLinear:
@@ -122,211 +119,366 @@ class XRLinear:
 
     def __init__(
         self,
-        layers: list,  # Chunks of every layer, top first
+        layers: list[Chunks],  # of every layer, top first
         # nodes kept in a layer on the way down; one number or one for each layer but
         # the last
-        beam=10,
+        beam: int | list[int] = 10,
         k: int = 20,  # labels returned
-        # what turns a margin into a score; one name, or one for each layer
-        post="l3-hinge",
+        # what turns a margin into a score, a name in POSTS; one, or one for each layer
+        post: str | bool | None | list[str] = "l3-hinge",
     ):
-        self.layers, self.k = list(layers), _whole("k", k)[0]
-        self.beam, posts = (
-            _beams(beam, len(self.layers)),
-            _posts(post, len(self.layers)),
-        )
-        self.post = posts if len(set(posts)) > 1 else posts[0]
+        self.layers = list(layers)
+        self.k: int = whole("k", k)
+        self.beam: list[int] = _beams(beam, len(self.layers))
+        posts = _posts(post, len(self.layers))
+        self.post: str | list[str] = posts if len(set(posts)) > 1 else posts[0]
 
-    depth = property(lambda self: len(self.layers))
-    features = property(lambda self: self.layers[0].features)
-    labels = property(lambda self: self.layers[-1].nodes)
-    bias = property(lambda self: self.layers[0].bias)
-    chain = property(lambda self: [layer.C for layer in self.layers])
-    weights = property(lambda self: [layer.to_csc() for layer in self.layers])
+    @property
+    def depth(self) -> int:
+        "Layers of the tree."
+        return len(self.layers)
+
+    @property
+    def features(self) -> int:
+        "Features of an instance, the bias not counted."
+        return self.layers[0].features
+
+    @property
+    def labels(self) -> int:
+        "Labels, with those that cannot be answered."
+        return self.layers[-1].nodes
+
+    @property
+    def bias(self) -> float:
+        "Value of the bias feature; 0 or less: there is none."
+        return self.layers[0].bias
+
+    @property
+    def chain(self) -> list[sparse.csc_matrix]:
+        "The tree, a (node, node above) matrix for each layer."
+        return [layer.C for layer in self.layers]
+
+    @property
+    def weights(self) -> list[sparse.csc_matrix]:
+        "The rankers, a (feature + 1, node) matrix for each layer, bias last."
+        return [layer.to_csc() for layer in self.layers]
 
     def __getstate__(self):  # made again where they are needed
-        return {
-            name: value
-            for name, value in self.__dict__.items()
-            if name not in ("_uploaded", "_queries")
-        }
+        made = ("_uploaded", "_queries")
+        return {name: x for name, x in self.__dict__.items() if name not in made}
 
     def __repr__(self):
-        return (
-            f"XRLinear({self.features:,} features ->"
-            f" {' -> '.join(f'{layer.nodes:,}' for layer in self.layers)} labels)"
-        )
+        nodes = " -> ".join(f"{layer.nodes:,}" for layer in self.layers)
+        return f"XRLinear({self.features:,} features -> {nodes} labels)"
 
     @classmethod
-    def train(cls, X, Y, chain=None, **settings):
-        return _train(cls, X, Y, chain, **settings)
-
-    @classmethod
-    def load(cls, folder, mmap=False, check=None):
-        return _load(cls, folder, mmap, check)
-
-    def save(self, folder, overwrite=False, mmap=False):
-        _save(self, folder, overwrite, mmap)
-
-    def predict(
-        self,
-        X,
-        k=None,
-        beam=None,
-        post=None,
-        selected=None,
-        start=None,
-        threads=None,
-        device="cpu",
-    ):
-        return _predict(self, X, k, beam, post, selected, start, threads, device)
-
-    def query(self, k=None, beam=None, post=None):
-        widths = _widths(self, beam, k)
-        return Query(
-            self.layers,
-            widths,
-            widths[-1],
-            _one_post(self.post if post is None else post),
+    def train(
+        cls,
+        X: sparse.csr_matrix | np.ndarray,  # (instance, feature) sparse or dense
+        Y: sparse.csr_matrix,  # (instance, label) a stored entry is a label
+        # the tree. None: PIFA and balanced k-means; "ova": none, one-vs-rest; a name of
+        # an indexer, a function of label vectors, a (label, cluster) matrix, or a list
+        # of matrices, root first
+        chain: Any = None,
+        # (label, any) what the tree is built from; None: PIFA
+        label_features: sparse.csr_matrix | np.ndarray | None = None,
+        # who trains with whom: "tfn", "man", "usn", or sums such as "tfn+man"; one, or
+        # one for each layer
+        negatives: str | list[str] = "tfn",
+        # {layers above the labels: (instance, node) matrix} for usn, or the matrix for
+        # the labels alone
+        user_negatives: dict | sparse.csr_matrix | None = None,
+        # (instance, label) relevance of the positives, 0 or more; None: all are 1
+        R: sparse.csr_matrix | None = None,
+        # who uses it: "disable", "induce": every layer, "ranker-only": the labels
+        rel_mode: str = "disable",
+        # how its rows are scaled: "no-norm", "l1", "l2" or "max"
+        rel_norm: str = "no-norm",
+        # how a ranker is trained; None: the defaults of LinearSettings
+        solver: LinearSettings | None = None,
+        # nodes kept in a layer, by default in prediction, and for "man"; one number, or
+        # one for each layer but the last
+        beam: int | list[int] = 10,
+        k: int = 20,  # labels returned by default
+        # post-processor by default, and for "man"; one name, or one for each layer
+        post: str | bool | None | list[str] = "l3-hinge",
+        branches: int = 16,  # children of a node, where a tree is built
+        leaf: int = 100,  # labels of a leaf at most, where a tree is built
+        seed: int = 0,  # of the tree
+        shallow: bool = False,  # leave a given matrix alone: put no layers above it
+        # who trains a layer; a `ranking.scale.Trainer` does it in groups of clusters,
+        # by Ray, and can be killed
+        trainer: Callable[..., Chunks] = train_layer,
+        # "cpu", or a GPU such as "cuda", for the solvers l2-svm and l2-svm-primal
+        device: Any = "cpu",
+        threads: int | None = None,  # None: all cores
+        progress: bool = True,  # show a bar for each layer
+    ) -> "XRLinear":
+        "Train the layers from the root down."
+        X = as_features(X)
+        Y = as_labels(Y, X.shape[0])
+        solver = solver or LinearSettings()
+        trainer = _on(device, trainer, solver)
+        k = whole("k", k)
+        _numbers("beam", beam)
+        for one in post if isinstance(post, (list, tuple)) else [post]:
+            post_name(one)
+        chain = make_chain(
+            chain,
+            X,
+            Y,
+            label_features,
+            branches=branches,
+            leaf=leaf,
+            seed=seed,
+            shallow=shallow,
+            threads=threads,
         )
-
-    def constrained(self, labels):
-        return _constrained(self, labels)
-
-    def subtree(self, layer, node, reindex=True):
-        return _subtree(self, layer, node, reindex)
-
-    def cut(self, layer, reindex=True):
-        return _cut(self, layer, reindex)
-
-    @classmethod
-    def join(cls, top, subtrees, labels):
-        return _join(cls, top, subtrees, labels)
-
-# %% ../../nbs/ranking/40_xrlinear.ipynb #_train
-def _train(
-    cls,
-    X,
-    Y,  # (instance, feature), (instance, label)
-    # None: PIFA and balanced k-means; "ova": no tree; a name, a function, matrices
-    chain=None,
-    label_features=None,  # (label, any) what the tree is built from, instead of PIFA
-    # "tfn", "man", "usn", sums such as "tfn+man"; one, or one for each layer
-    negatives="tfn",
-    user_negatives=None,  # {layers above the labels: (instance, node) matrix} for usn
-    R=None,  # (instance, label) relevance of the positives, >= 0
-    rel_mode: str = "disable",  # "disable", "induce" or "ranker-only"
-    rel_norm: str = "no-norm",  # "no-norm", "l1", "l2" or "max", by rows
-    solver: LinearSettings = LinearSettings(),  # how a ranker is trained
-    beam=10,
-    k: int = 20,
-    post="l3-hinge",  # defaults of prediction, also of "man"
-    branches: int = 16,
-    leaf: int = 100,
-    seed: int = 0,  # of the tree
-    shallow: bool = False,  # leave a given matrix alone: no layers are put above it
-    # who trains a layer: a `ranking.scale.Trainer` does it in groups of clusters, by
-    # Ray, and can be killed
-    trainer=train_layer,
-    threads=None,
-    progress: bool = True,
-):
-    "Train the layers from the root down."
-    X = as_features(X)
-    Y = as_labels(Y, X.shape[0])
-    k, _ = _whole("k", k)[0], _whole("beam", beam)
-    for p in post if isinstance(post, (list, tuple)) else [post]:
-        _one_post(p)
-    chain = make_chain(
-        chain,
-        X,
-        Y,
-        label_features,
-        branches=branches,
-        leaf=leaf,
-        seed=seed,
-        shallow=shallow,
-        threads=threads,
-    )
-    kinds, Ys, beam, posts = (
-        negatives_of(negatives, len(chain)),
-        label_chain(Y, chain),
-        _beams(beam, len(chain)),
-        _posts(post, len(chain)),
-    )
-    given = matching_chain(user_negatives, chain, X.shape[0])
-    costs = _costs(R, Y, chain, rel_mode, rel_norm)
-    _usn(kinds, user_negatives, len(chain), chain[0].shape[1] > 1)
-    # a tree without a root: what another model sends it
-    above = (
-        user_negatives.get(len(chain))
-        if isinstance(user_negatives, dict) and chain[0].shape[1] > 1
-        else None
-    )
-    layers, sent = [], None if above is None else sparse.csr_matrix(above)
-    for t, C in enumerate(chain):
-        if t:
-            sent = _sent(
-                layers[-1], X, kinds[t:], sent, beam[t - 1], posts[t - 1], threads
-            )
-        M = (
-            None
-            if C.shape[1] == 1 and t == 0
-            else active(
-                kinds[t],
-                Ys[t - 1] if t else Ys[t] @ C,
-                sent,
-                given[t],
-                (X.shape[0], C.shape[1]),
-            )
-        )
-        layers.append(
-            trainer(
+        depth = len(chain)
+        kinds = negatives_of(negatives, depth)
+        widths, posts = _beams(beam, depth), _posts(post, depth)
+        truth = label_chain(Y, chain)
+        given = matching_chain(user_negatives, chain, X.shape[0])
+        costs = _costs(R, Y, chain, rel_mode, rel_norm)
+        rootless = chain[0].shape[1] > 1
+        _check_usn(kinds, user_negatives, depth, rootless)
+        sent = _start(user_negatives, depth) if rootless else None
+        layers: list[Chunks] = []
+        for t, C in enumerate(chain):
+            if t:
+                above = layers[-1], widths[t - 1], posts[t - 1]
+                sent = _sent(X, *above, kinds[t:], sent, threads)
+            if t == 0 and not rootless:
+                M = None  # everybody reaches the root
+            else:
+                parents = truth[t - 1] if t else truth[t] @ C
+                shape = X.shape[0], C.shape[1]
+                M = active(kinds[t], parents, sent, given[t], shape)
+            layer = trainer(
                 X,
-                Ys[t],
+                truth[t],
                 C,
                 M,
                 costs[t],
                 solver,
                 threads=threads,
-                progress=f"layer {t + 1} of {len(chain)}" if progress else None,
+                progress=f"layer {t + 1} of {depth}" if progress else None,
             )
-        )
-    return cls(layers, beam, k, posts)
+            layers.append(layer)
+        return cls(layers, widths, k, posts)
 
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike,  # written by `save` or by libpecos
+        # open the layers instead of reading them; the folder must have been saved so
+        mmap: bool = False,
+        # look at every number of a mapped layer, once; None: where it is smaller than a
+        # gigabyte
+        check: bool | None = None,
+    ) -> "XRLinear":
+        """Read a folder written by us or by libpecos (checked with 1.2.8).
 
-def _usn(kinds, given, depth, rootless):
-    """User negatives and `usn` come together; a tree without a root may have its start
-    among them.
-    """
-    used, some = (
-        any("usn" in k for k in kinds),
-        given is not None
-        and (
-            not isinstance(given, dict)
-            or any(
-                A is not None
-                for level, A in given.items()
-                if not (rootless and level == depth)
+        Refuses a folder that is not whole, and files that do not fit each other.
+        """
+        ranker = Path(folder) / "ranker"
+        _read(Path(folder) / "param.json")
+        about = _read(ranker / "param.json")
+        layers, kept, posts = [], [], []
+        for t in range(_entry(about, ranker / "param.json", "depth", int, 1)):
+            layer, keep, post = _read_layer(ranker / f"{t}.model", mmap, check)
+            layers.append(layer)
+            kept.append(keep)
+            posts.append(post)
+        _check_read(folder, about, layers)
+        return cls(layers, kept[:-1], kept[-1], posts)
+
+    def save(
+        self,
+        folder: str | os.PathLike,  # to appear, whole or not at all
+        overwrite: bool = False,  # replace a model that is there
+        mmap: bool = False,  # also write the memory-mapped form
+    ) -> None:
+        "Write libpecos' folder. Refuses to replace anything but a model."
+        keeps = [*self.beam, self.k]
+        posts = _posts(self.post, self.depth)
+        with atomic_folder(folder, "ranker/param.json", overwrite) as tmp:
+            (tmp / "ranker").mkdir()
+            _write(tmp / "param.json", "pecos.xmc.xlinear.model###XLinearModel")
+            _write(
+                tmp / "ranker" / "param.json",
+                "pecos.xmc.base###HierarchicalMLModel",
+                model="HierarchicalMLModel",
+                depth=self.depth,
+                nr_features=self.features,
+                nr_codes=self.layers[-1].clusters,
+                nr_labels=self.labels,
             )
-        ),
-    )
-    if used and given is None:
+            for t, layer in enumerate(self.layers):
+                part = tmp / "ranker" / f"{t}.model"
+                _write_layer(part, layer, keeps[t], posts[t])
+                if mmap:
+                    layer.save(part / "chunks")
+
+    def predict(
+        self,
+        X: sparse.csr_matrix | np.ndarray,  # (instance, feature) sparse or dense
+        k: int | None = None,  # labels returned; None: the model's own number
+        # nodes kept in a layer, one number or one for each layer but the last; None:
+        # the model's own
+        beam: int | list[int] | None = None,
+        # post-processor, a name in POSTS; None: the model's own
+        post: str | bool | None = None,
+        # (instance, label) sparse: score its stored entries, without a beam; k and beam
+        # do not count then
+        selected: sparse.csr_matrix | None = None,
+        # (instance, parent of the first layer) scores from a model above; None: start
+        # at the root
+        start: sparse.csr_matrix | None = None,
+        threads: int | None = None,  # None: all cores
+        device: Any = "cpu",  # "cpu", or a GPU such as "cuda"
+    ) -> sparse.csr_matrix:  # (instance, label) scores, every row best first
+        "The best k labels of every instance, by beam search."
+        k = self.k if k is None else k
+        beam = self.beam if beam is None else beam
+        own = self.post if post is None else post
+        plain = selected is None and start is None and device == "cpu"
+        if plain and getattr(X, "shape", None) == (1, self.features):
+            answer = _one_row(self, X, k, beam, own)
+            if answer is not None:
+                return answer
+        X = as_features(X, features=self.features)
+        if selected is not None:
+            selected = sparse.csr_matrix(selected)
+            return score_selected(X, self.layers, selected, _one_post(own), threads)
+        widths = _widths(self, beam, k)
+        k = widths[-1]
+        if str(device) != "cpu":
+            return _on_device(self, X, widths, k, _one_post(own), start, device)
+        if isinstance(own, list):
+            posts = _posts(own, self.depth)
+            return _layer_by_layer(X, self.layers, widths, posts, start, threads)
+        return beam_search(X, self.layers, widths, k, _one_post(own), start, threads)
+
+    def query(
+        self,
+        k: int | None = None,  # labels returned; None: the model's own number
+        # nodes kept in a layer, one number or one for each layer but the last; None:
+        # the model's own
+        beam: int | list[int] | None = None,
+        # post-processor, a name in POSTS; None: the model's own
+        post: str | bool | None = None,
+    ) -> Query:  # called with (features, values) of one instance
+        "A compiled search for single instances, ready to be called often."
+        widths = _widths(self, beam, k)
+        own = _one_post(self.post if post is None else post)
+        return Query(self.layers, widths, widths[-1], own)
+
+    def constrained(
+        self,
+        # numbers of labels, or a mask with one truth value for each label
+        labels: Iterable[int] | np.ndarray,
+    ) -> "XRLinear":  # with the same labels' numbers
+        "The model that can only answer `labels`."
+        keep = _label_mask(labels, self.labels)
+        layers: list[Chunks] = []
+        for layer in reversed(self.layers):
+            kept = sparse.diags(keep.astype(np.float32))
+            C = _sorted(sparse.csc_matrix(kept @ layer.C))
+            layers.insert(0, Chunks.from_csc(layer.to_csc(), C, layer.bias))
+            keep = np.diff(C.indptr) > 0
+        return type(self)(layers, self.beam, self.k, self.post)
+
+    def subtree(
+        self,
+        layer: int,  # which layer becomes the first; 1 or more
+        node: int,  # its parent, a node of the layer above
+        # number the part's nodes from 0; False: keep all sizes, blank what is elsewhere
+        reindex: bool = True,
+        # the part; (its labels,) their numbers in the whole model, None without reindex
+    ) -> tuple["XRLinear", np.ndarray | None]:
+        "The part of the tree below one node."
+        if not 1 <= layer < self.depth:
+            refuse(f"a subtree starts at layer 1 to {self.depth - 1}, got {layer}")
+        layers, labels = _below(self.layers[layer:], node, reindex)
+        posts = _posts(self.post, self.depth)[layer:]
+        part = type(self)(layers, self.beam[layer:], self.k, posts)
+        return part, (labels if reindex else None)
+
+    def cut(
+        self,
+        layer: int,  # the first that is not in the top; 1 or more
+        reindex: bool = True,  # number each part's nodes from 0, as in `subtree`
+        # the tree above; (subtree, its labels) for each node of the top's last layer
+    ) -> tuple["XRLinear", list[tuple["XRLinear", np.ndarray | None]]]:
+        "Cut the tree into a top and its subtrees."
+        if not 1 <= layer < self.depth:
+            refuse(
+                f"a tree of {self.depth} layers can be cut at 1 to {self.depth - 1}, got"
+                f" {layer}"
+            )
+        posts = _posts(self.post, self.depth)[:layer]
+        keeps = self.beam[:layer]
+        top = type(self)(self.layers[:layer], keeps[:-1], keeps[-1], posts)
+        nodes = range(self.layers[layer].clusters)
+        return top, [self.subtree(layer, node, reindex) for node in nodes]
+
+    @classmethod
+    def join(
+        cls,
+        top: "XRLinear",  # the upper layers
+        subtrees: list["XRLinear"],  # one for each node of the top's last layer
+        # for each subtree, (its labels,) their numbers in the joined model
+        labels: list[np.ndarray],
+    ) -> "XRLinear":
+        "Put subtrees under a top. Refuses parts that do not fit."
+        _check_parts(top, subtrees, labels)
+        numbers = np.concatenate([np.asarray(l, np.int64) for l in labels])
+        if not np.array_equal(np.sort(numbers), np.arange(len(numbers))):
+            refuse("the lists of labels do not number every label once")
+        first = subtrees[0]
+        layers = list(top.layers)
+        for t in range(first.depth):
+            W = sparse.hstack([s.layers[t].to_csc() for s in subtrees], format="csc")
+            C = sparse.block_diag([s.layers[t].C for s in subtrees], format="csc")
+            if t == first.depth - 1:
+                order = np.argsort(numbers)
+                W, C = W[:, order], C[order]
+            W.sort_indices()
+            C.sort_indices()
+            layers.append(Chunks.from_csc(W, C, top.bias))
+        beam = [*top.beam, top.k, *first.beam]
+        posts = _posts(top.post, top.depth) + _posts(first.post, first.depth)
+        return cls(layers, beam, first.k, posts)
+
+# %% ../../nbs/ranking/40_xrlinear.ipynb #_train
+def _on(
+    device,  # "cpu" or a GPU
+    trainer,  # who trains a layer
+    settings,  # LinearSettings
+):
+    "The trainer for this device. Only `train_layer` knows a GPU, and not all solvers."
+    if str(device) == "cpu":
+        return trainer
+    if trainer is not train_layer:
         refuse(
-            "negatives asks for usn, and there are no user_negatives",
-            mend="Pass user_negatives={0: (instance, label) matrix}, or leave usn out",
+            f"{trainer!r} trains on CPUs, and device is {str(device)!r}",
+            mend="Leave out trainer, or device",
         )
-    if some and not used:
-        refuse(
-            "user_negatives are given, and negatives does not ask for them",
-            mend='Say negatives="tfn+usn", or leave user_negatives out',
-        )
+    _check_kernel(settings, device)
+    return lambda *layer, **how: train_layer(*layer, **how, device=device)
 
 
-def _sent(layer, X, kinds, sent, width, post, threads):
-    """What the last trained layer makes of the training set, where a layer to come asks
-    for it.
-    """
+def _sent(
+    X,  # (instance, feature)
+    layer,  # Chunks, the last that was trained
+    width,  # nodes kept in it
+    post,  # its post-processor
+    kinds,  # negatives of the layers to come
+    sent,  # (instance, parent) what came down to it; None: from the root
+    threads,
+):  # (instance, node), or None
+    "What a trained layer makes of the training set, where one to come asks for it."
     if not any("man" in k for k in kinds):
         return None
     return beam_search(X, [layer], k=width, post=post, start=sent, threads=threads)
@@ -334,8 +486,7 @@ def _sent(layer, X, kinds, sent, width, post, threads):
 
 def _costs(R, Y, chain, mode, norm):
     "R of every layer, or None for it."
-    if mode not in ("disable", "induce", "ranker-only"):
-        refuse("unknown rel_mode", [mode], "Use disable, induce or ranker-only")
+    one_of("rel_mode", mode, ("disable", "induce", "ranker-only"))
     # without a tree there is nothing to induce
     if len(chain) == 1 and R is not None:
         mode = "ranker-only"
@@ -346,52 +497,65 @@ def _costs(R, Y, chain, mode, norm):
                 mend="Say rel_mode='induce', or leave R out",
             )
         return [None] * len(chain)
-    return relevance_chain(
-        binary(Y) if R is None else R, chain, norm=norm, induce=mode == "induce"
-    )
+    worth = binary(Y) if R is None else R
+    return relevance_chain(worth, chain, norm=norm, induce=mode == "induce")
+
+# %% ../../nbs/ranking/40_xrlinear.ipynb #_check_usn
+def _start(
+    given,  # the user's negatives
+    depth,  # layers
+):  # (instance, parent of the first layer), or None
+    "What another model sends to a tree without a root."
+    above = given.get(depth) if isinstance(given, dict) else None
+    return None if above is None else sparse.csr_matrix(above)
+
+
+def _check_usn(
+    kinds,  # negatives of each layer
+    given,  # the user's negatives
+    depth,  # layers
+    rootless,  # is there another model above
+):
+    "Refuse user negatives that nobody asks for, and `usn` without them."
+    used = any("usn" in k for k in kinds)
+    if used and given is None:
+        refuse(
+            "negatives asks for usn, and there are no user_negatives",
+            mend="Pass user_negatives={0: (instance, label) matrix}, or leave usn out",
+        )
+    if isinstance(given, dict):
+        levels = [level for level, A in given.items() if A is not None]
+        some = any(level != depth or not rootless for level in levels)
+    else:
+        some = given is not None
+    if some and not used:
+        refuse(
+            "user_negatives are given, and negatives does not ask for them",
+            mend='Say negatives="tfn+usn", or leave user_negatives out',
+        )
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_widths
-def _widths(model, beam, k):
+def _widths(
+    model,  # XRLinear
+    beam,  # None: the model's own
+    k,  # None: the model's own
+):
     "Nodes kept in every layer, k in the last."
-    return [
-        *_beams(model.beam if beam is None else beam, model.depth),
-        *_whole("k", model.k if k is None else k),
-    ]
+    beams = _beams(model.beam if beam is None else beam, model.depth)
+    return [*beams, whole("k", model.k if k is None else k)]
 
 
-def _predict(model, X, k, beam, post, selected, start, threads, device):
-    k, beam, post = (
-        model.k if k is None else k,
-        model.beam if beam is None else beam,
-        model.post if post is None else post,
-    )
-    if (
-        selected is None
-        and start is None
-        and device == "cpu"
-        and getattr(X, "shape", None) == (1, model.features)
-        and (answer := _one_row(model, X, k, beam, post)) is not None
-    ):
-        return answer
-    X = as_features(X, features=model.features)
-    if selected is not None:
-        return score_selected(
-            X, model.layers, sparse.csr_matrix(selected), _one_post(post), threads
+def _layer_by_layer(X, layers, widths, posts, start, threads):
+    "Beam search where every layer has a post-processor of its own."
+    for layer, width, post in zip(layers, widths, posts, strict=True):
+        start = beam_search(
+            X, [layer], k=width, post=post, start=start, threads=threads
         )
-    widths = _widths(model, beam, k)
-    k = widths[-1]
-    if str(device) != "cpu":
-        return _on_device(model, X, widths, k, _one_post(post), start, device)
-    if not isinstance(post, list):
-        return beam_search(X, model.layers, widths, k, _one_post(post), start, threads)
-    for layer, width, p in zip(
-        model.layers, widths, _posts(post, model.depth), strict=True
-    ):
-        start = beam_search(X, [layer], k=width, post=p, start=start, threads=threads)
     return start
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_held
 def _held(layers):
+    "Layers, with the arrays that tell whether they are still the same."
     return [(c, c.row, c.value) for c in layers]
 
 
@@ -406,29 +570,25 @@ def _same(held, layers):
 def _kept_query(model, k, beam, post):
     "The compiled query of these settings, made where there is none yet."
     queries = model.__dict__.setdefault("_queries", {})
-    key = (
-        k,
-        (
-            beam
-            if isinstance(beam, int)
-            else tuple(np.ravel(beam).tolist() if not isinstance(beam, list) else beam)
-        ),
-        post,
-    )
-    held, query, empty = queries.get(key, ((), None, None))
+    if isinstance(beam, int):
+        widths = beam
+    elif isinstance(beam, list):
+        widths = tuple(beam)
+    else:
+        widths = tuple(np.ravel(beam).tolist())
+    held, query, empty = queries.get((k, widths, post), ((), None, None))
     if query is None or not _same(held, model.layers):
         if len(queries) >= 8:
             queries.clear()
-        held, query, empty = queries[key] = (
-            _held(model.layers),
-            model.query(k, beam, post),
-            sparse.csr_matrix((1, model.labels), dtype=np.float32),
-        )
+        held = _held(model.layers)
+        query = model.query(k, beam, post)
+        empty = sparse.csr_matrix((1, model.labels), dtype=np.float32)
+        queries[k, widths, post] = held, query, empty
     return query, empty
 
-
-def _one_row(model, X, k, beam, post):
-    "A clean row, answered by the compiled query; None where it needs the long way."
+# %% ../../nbs/ranking/40_xrlinear.ipynb #_one_row
+def _entries_of_row(X):
+    "Features and values of a clean row; None where it must be looked at longer."
     if isinstance(X, sparse.csr_matrix):
         x, v = X.indices, X.data
         if len(v) != X.indptr[1] or not X.has_canonical_format:
@@ -438,15 +598,19 @@ def _one_row(model, X, k, beam, post):
         v = X[0, x]
     else:
         return None
-    if (
-        v.dtype != np.float32
-        or isinstance(post, (list, tuple))
-        or not math.isfinite(v @ v)
-    ):
+    if v.dtype != np.float32 or not math.isfinite(v @ v):
+        return None
+    return x, v
+
+
+def _one_row(model, X, k, beam, post):
+    "A clean row, answered by the compiled query; None where it needs the long way."
+    row = None if isinstance(post, (list, tuple)) else _entries_of_row(X)
+    if row is None:
         return None
     # a new matrix from its parts would be checked, for longer than the search takes
     query, empty = _kept_query(model, k, beam, post)
-    node, score = query(x, v)
+    node, score = query(*row)
     P = copy(empty)
     P.data, P.indices, P.indptr = score, node, np.array([0, len(node)], np.int32)
     return P
@@ -460,75 +624,49 @@ def _on_device(model, X, widths, k, post, start, device):
         refuse("start= is for the CPU", mend="Leave device out")
     where, held, _ = getattr(model, "_uploaded", (None, (), None))
     if where != str(device) or not _same(held, model.layers):
-        model._uploaded = (
-            str(device),
-            _held(model.layers),
-            device_layers(model.layers, device),
-        )
-    return sparse.csr_matrix(
-        as_csr(*beam_search_gpu(X, model._uploaded[2], widths, k, post)),
-        shape=(X.shape[0], model.labels),
-    )
+        layers = device_layers(model.layers, device)
+        model._uploaded = str(device), _held(model.layers), layers
+    best = beam_search_gpu(X, model._uploaded[2], widths, k, post)
+    return sparse.csr_matrix(as_csr(*best), shape=(X.shape[0], model.labels))
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_meta
-def _meta(name):
-    return {"__meta__": {"class_fullname": name}}
-
-
-def _save(
-    model,
-    folder,  # new folder
-    overwrite: bool,  # replace a model that is there
-    mmap: bool,  # also write the memory-mapped form
+def _write(
+    path,  # of the JSON file
+    name,  # of libpecos' class
+    **about,
 ):
-    "Write libpecos' folder, whole or not at all."
-    with atomic_folder(folder, "ranker/param.json", overwrite) as tmp:
-        (tmp / "ranker").mkdir()
-        _write(tmp / "param.json", _meta("pecos.xmc.xlinear.model###XLinearModel"))
-        _write(
-            tmp / "ranker" / "param.json",
-            _meta("pecos.xmc.base###HierarchicalMLModel")
-            | dict(
-                model="HierarchicalMLModel",
-                depth=model.depth,
-                nr_features=model.features,
-                nr_codes=model.layers[-1].clusters,
-                nr_labels=model.labels,
-            ),
-        )
-        posts = (
-            model.post if isinstance(model.post, list) else [model.post] * model.depth
-        )
-        for t, (layer, keep, post) in enumerate(
-            zip(model.layers, [*model.beam, model.k], posts)
-        ):
-            part = tmp / "ranker" / f"{t}.model"
-            part.mkdir()
-            kwargs = _meta("pecos.xmc.base###MLModel.PredParams") | dict(
-                only_topk=int(keep), post_processor=post
-            )
-            _write(
-                part / "param.json",
-                _meta("pecos.xmc.base###MLModel")
-                | dict(
-                    model="MLModel",
-                    nr_labels=layer.nodes,
-                    nr_features=layer.features,
-                    nr_codes=layer.clusters,
-                    bias=float(layer.bias),
-                    pred_kwargs=kwargs,
-                ),
-            )
-            save_matrix(part / "W.npz", layer.to_csc())
-            save_matrix(part / "C.npz", layer.C)
-            if mmap:
-                layer.save(part / "chunks")
-
-
-def _write(path, what):
+    "A JSON file as libpecos writes it."
+    what = {"__meta__": {"class_fullname": name}} | about
     path.write_text(json.dumps(what, indent=1), encoding="utf-8")
 
+
+def _write_layer(
+    part,  # folder to make
+    layer,  # Chunks
+    keep,  # nodes kept
+    post,  # name of the post-processor
+):
+    "The folder of one layer: param.json, W.npz, C.npz."
+    part.mkdir()
+    kwargs = {"__meta__": {"class_fullname": "pecos.xmc.base###MLModel.PredParams"}}
+    _write(
+        part / "param.json",
+        "pecos.xmc.base###MLModel",
+        model="MLModel",
+        nr_labels=layer.nodes,
+        nr_features=layer.features,
+        nr_codes=layer.clusters,
+        bias=float(layer.bias),
+        pred_kwargs=kwargs | dict(only_topk=int(keep), post_processor=post),
+    )
+    save_matrix(part / "W.npz", layer.to_csc())
+    save_matrix(part / "C.npz", layer.C)
+
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_read
+_AGAIN = "The file is damaged: copy the model folder again"
+_MIXED = "Files of two models are mixed: copy the model folder again"
+
+
 def _read(path):
     "A JSON file of a model folder, or one error."
     if not path.is_file():
@@ -543,16 +681,9 @@ def _read(path):
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
-        refuse(
-            f"{path} is not JSON ({e})",
-            mend="The file is damaged: copy the model folder again",
-        )
+        refuse(f"{path} is not JSON ({e})", mend=_AGAIN)
     if not isinstance(about, dict):
-        refuse(
-            f"{path} holds no JSON object",
-            [type(about).__name__],
-            "The file is damaged: copy the model folder again",
-        )
+        refuse(f"{path} holds no JSON object", [type(about).__name__], _AGAIN)
     return about
 
 
@@ -560,110 +691,42 @@ def _entry(about, path, name, kind, least, default=None):
     "One entry of a JSON file, of its kind, or one error that names the file."
     value = about.get(name)
     value = default if value is None else value
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or value != kind(value)
-        or value < least
-    ):
-        refuse(
-            f"{path}: {name} is {value!r}",
-            mend=(
-                f"It must be a number, {least} or more. The file is damaged: copy the"
-                " model folder again"
-            ),
-        )
+    a_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not a_number or value != kind(value) or value < least:
+        mend = f"It must be a number, {least} or more. {_AGAIN}"
+        refuse(f"{path}: {name} is {value!r}", mend=mend)
     return kind(value)
 
 
 def _agree(about, path, **found):
     "Refuse sizes in a JSON file that are not those of the matrices."
-    if bad := [
+    bad = [
         f"{name} is {about[name]!r}, the matrices say {value}"
         for name, value in found.items()
         if about.get(name) is not None and about[name] != value
-    ]:
-        refuse(
-            f"{path} does not fit its matrices",
-            bad,
-            "Files of two models are mixed: copy the model folder again",
-        )
+    ]
+    if bad:
+        refuse(f"{path} does not fit its matrices", bad, _MIXED)
 
-
-def _load(cls, folder, mmap, check):
-    "Read a folder written by us or by libpecos (checked with 1.2.8)."
-    ranker = Path(folder) / "ranker"
-    _read(Path(folder) / "param.json")
-    about = _read(ranker / "param.json")
-    kept, posts, layers = [], [], []
-    for t in range(_entry(about, ranker / "param.json", "depth", int, 1)):
-        layer, keep, post = _read_layer(ranker / f"{t}.model", mmap, check)
-        layers.append(layer)
-        kept.append(keep)
-        posts.append(post)
-    for t, (above, below) in enumerate(zip(layers, layers[1:])):
-        if above.nodes != below.clusters:
-            refuse(
-                f"layer {t + 1} of {folder} has {below.clusters} parents, the layer"
-                f" above {above.nodes} nodes",
-                mend="Files of two models are mixed",
-            )
-        if above.features != below.features:
-            refuse(
-                f"layer {t + 1} of {folder} has {below.features} features, the layer"
-                f" above {above.features}",
-                mend="Files of two models are mixed",
-            )
-        if above.bias != below.bias:
-            refuse(
-                f"layer {t + 1} of {folder} has bias {below.bias}, the layer above"
-                f" {above.bias}",
-                mend="Files of two models are mixed",
-            )
-    if (ranker / f"{len(layers)}.model").exists():
-        refuse(
-            f"{ranker / 'param.json'}: depth is {len(layers)}, and there is a"
-            f" {len(layers)}.model",
-            mend="Files of two models are mixed",
-        )
-    _agree(
-        about,
-        ranker / "param.json",
-        nr_features=layers[0].features,
-        nr_labels=layers[-1].nodes,
-        nr_codes=layers[-1].clusters,
-    )
-    return cls(layers, kept[:-1], kept[-1], posts)
-
-
+# %% ../../nbs/ranking/40_xrlinear.ipynb #_read_layer
 def _read_layer(part, mmap, check):
     "(Chunks, nodes kept, post-processor) of one layer."
     path = part / "param.json"
     about = _read(path)
     kwargs = about.get("pred_kwargs") or {}
     if not isinstance(kwargs, dict):
-        refuse(
-            f"{path}: pred_kwargs is {kwargs!r}",
-            mend=(
-                "It must be an object. The file is damaged: copy the model folder again"
-            ),
-        )
+        mend = f"It must be an object. {_AGAIN}"
+        refuse(f"{path}: pred_kwargs is {kwargs!r}", mend=mend)
     post = kwargs.get("post_processor") or "l3-hinge"
     if not isinstance(post, str) or post not in POSTS:
-        refuse(
-            f"{path}: unknown post_processor",
-            [post],
-            f"Choose one of {', '.join(p for p in POSTS if isinstance(p, str))}",
-        )
-    keep, bias = (
-        _entry(kwargs, path, "only_topk", int, 0, 20) or 20,
-        _entry(about, path, "bias", float, -math.inf),
-    )
+        choice = f"Choose one of {', '.join(POSTS)}"
+        refuse(f"{path}: unknown post_processor", [post], choice)
+    keep = _entry(kwargs, path, "only_topk", int, 0, 20) or 20
+    bias = _entry(about, path, "bias", float, -math.inf)
     layer = _layer(part, bias, mmap, check)
     if mmap and layer.bias != bias:
         refuse(
-            f"{path}: bias is {bias}, {part / 'chunks'} has {layer.bias}",
-            mend="Files of two models are mixed",
+            f"{path}: bias is {bias}, {part / 'chunks'} has {layer.bias}", mend=_MIXED
         )
     _agree(
         about,
@@ -693,117 +756,115 @@ def _layer(part, bias, mmap, check):
         )
     return Chunks.from_csc(W, C, bias)
 
-# %% ../../nbs/ranking/40_xrlinear.ipynb #_constrained
-def _constrained(model, labels):
-    "The model that can only answer `labels`."
-    keep, labels = (
-        np.zeros(model.labels, bool),
-        np.asarray(labels if isinstance(labels, np.ndarray) else list(labels)),
-    )
-    if labels.dtype == bool and labels.shape == keep.shape:
-        labels = np.flatnonzero(labels)
-    elif labels.dtype == bool:
+# %% ../../nbs/ranking/40_xrlinear.ipynb #_check_read
+def _check_read(
+    folder,  # that was read
+    about,  # its ranker/param.json
+    layers,  # list of Chunks
+):
+    "Refuse layers that do not fit each other, or the numbers beside them."
+    for t, (above, below) in enumerate(zip(layers, layers[1:])):
+        if above.nodes != below.clusters:
+            fault = f"{below.clusters} parents, the layer above {above.nodes} nodes"
+        elif above.features != below.features:
+            fault = f"{below.features} features, the layer above {above.features}"
+        elif above.bias != below.bias:
+            fault = f"bias {below.bias}, the layer above {above.bias}"
+        else:
+            continue
+        refuse(f"layer {t + 1} of {folder} has {fault}", mend=_MIXED)
+    path = Path(folder) / "ranker" / "param.json"
+    if (path.parent / f"{len(layers)}.model").exists():
         refuse(
-            f"the mask has shape {labels.shape}, there are {model.labels} labels",
-            mend="Give one truth value for each label, or numbers of labels",
+            f"{path}: depth is {len(layers)}, and there is a {len(layers)}.model",
+            mend=_MIXED,
         )
+    _agree(
+        about,
+        path,
+        nr_features=layers[0].features,
+        nr_labels=layers[-1].nodes,
+        nr_codes=layers[-1].clusters,
+    )
+
+# %% ../../nbs/ranking/40_xrlinear.ipynb #_constrained
+def _label_mask(
+    labels,  # numbers of labels, or a mask
+    count,  # of all labels
+):  # (count,) bool
+    "Which labels are meant. Refuses numbers that no label has, and an empty choice."
+    labels = np.asarray(labels if isinstance(labels, np.ndarray) else list(labels))
+    if labels.dtype == bool:
+        if labels.shape != (count,):
+            refuse(
+                f"the mask has shape {labels.shape}, there are {count} labels",
+                mend="Give one truth value for each label, or numbers of labels",
+            )
+        labels = np.flatnonzero(labels)
     elif labels.size and (labels.dtype.kind not in "iu" or labels.ndim != 1):
         refuse(
             "labels are whole numbers",
             labels.ravel()[:5].tolist(),
             "Give their numbers, or a mask with one truth value for each label",
         )
-    bad = labels[(labels < 0) | (labels >= model.labels)]
+    bad = labels[(labels < 0) | (labels >= count)]
     if len(bad):
-        refuse(f"labels outside 0..{model.labels - 1}", bad)
+        refuse(f"labels outside 0..{count - 1}", bad)
     if not labels.size:
         refuse("no label was left to answer", mend="Name at least one")
+    keep = np.zeros(count, bool)
     keep[labels.astype(np.int64)] = True
-    layers = []
-    for layer in reversed(model.layers):
-        C = sparse.csc_matrix(sparse.diags(keep.astype(np.float32)) @ layer.C)
-        C.eliminate_zeros()
-        C.sort_indices()
-        layers.insert(0, Chunks.from_csc(layer.to_csc(), C, layer.bias))
-        keep = np.diff(C.indptr) > 0
-    return XRLinear(layers, model.beam, model.k, model.post)
+    return keep
+
+
+def _sorted(
+    A,  # csc_matrix; changed in place
+):
+    "A without stored zeros, its rows ascending in each column."
+    A.eliminate_zeros()
+    A.sort_indices()
+    return A
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_subtree
-def _subtree(
-    model,
-    layer: int,  # its layer becomes the root's
-    node: int,  # of the layer above
-    reindex: bool,
-):  # (XRLinear, its labels' numbers in the whole model; None without reindex)
-    "The part of the tree below one node."
-    if not 1 <= layer < model.depth:
-        refuse(f"a subtree starts at layer 1 to {model.depth - 1}, got {layer}")
-    parents, layers = np.array([node]), []
-    for t in range(layer, model.depth):
-        whole, W = model.layers[t], model.layers[t].to_csc()
-        C = whole.C[:, parents]
+def _only(
+    count,  # of all
+    kept,  # numbers of some
+):  # (count, count) diagonal csc_matrix
+    "What keeps some rows or columns of a product, and blanks the others."
+    ones = np.isin(np.arange(count), kept).astype(np.float32)
+    return sparse.diags(ones).tocsc()
+
+
+def _below(
+    layers,  # list of Chunks
+    node,  # a cluster of the first
+    reindex,  # number the part's nodes from 0
+):  # (list of Chunks, the last one's nodes)
+    "The part of some layers that hangs below one node."
+    parents, part = np.array([node]), []
+    for t, layer in enumerate(layers):
+        W, C = layer.to_csc(), layer.C[:, parents]
         nodes = np.unique(C.indices)
         if reindex:
             W, C = W[:, nodes], C[nodes]
+            W.sort_indices()
+            C.sort_indices()
         else:
-            keep = sparse.diags(
-                np.isin(np.arange(whole.nodes), nodes).astype(np.float32)
-            ).tocsc()
-            W, C = (
-                W @ keep,
-                (
-                    C
-                    if t == layer
-                    else sparse.csc_matrix(
-                        whole.C
-                        @ sparse.diags(
-                            np.isin(np.arange(whole.clusters), parents).astype(
-                                np.float32
-                            )
-                        )
-                    )
-                ),
-            )
-            W.eliminate_zeros()
-            C.eliminate_zeros()
-        W.sort_indices()
-        C.sort_indices()
-        layers.append(Chunks.from_csc(W.tocsc(), C.tocsc(), whole.bias))
+            # the first layer hangs below one node alone, in both ways
+            C = C if t == 0 else layer.C @ _only(layer.clusters, parents)
+            W = _sorted(sparse.csc_matrix(W @ _only(layer.nodes, nodes)))
+            C = _sorted(sparse.csc_matrix(C))
+        part.append(Chunks.from_csc(W.tocsc(), C.tocsc(), layer.bias))
         parents = nodes
-    return XRLinear(
-        layers, model.beam[layer:], model.k, _posts(model.post, model.depth)[layer:]
-    ), (parents if reindex else None)
-
-
-def _cut(model, layer, reindex):
-    """(top, [(subtree, its labels), ...]):
-
-    the tree above `layer`, and one part for each of its nodes.
-    """
-    if not 1 <= layer < model.depth:
-        refuse(
-            f"a tree of {model.depth} layers can be cut at 1 to {model.depth - 1}, got"
-            f" {layer}"
-        )
-    top = XRLinear(
-        model.layers[:layer],
-        model.beam[: layer - 1],
-        model.beam[layer - 1],
-        _posts(model.post, model.depth)[:layer],
-    )
-    return top, [
-        _subtree(model, layer, node, reindex)
-        for node in range(model.layers[layer].clusters)
-    ]
+    return part, parents
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_join
-def _join(
-    cls,
+def _check_parts(
     top,  # XRLinear
-    subtrees: list,  # an XRLinear for each node of the top's last layer
-    labels: list,  # for each subtree, its labels' numbers in the joined model
+    subtrees,  # list of XRLinear
+    labels,  # list of numbers of labels
 ):
-    "Put subtrees under a top."
+    "Refuse subtrees that do not fit the top, or each other."
     if not len(subtrees) == len(labels) == top.labels:
         refuse(
             f"the top has {top.labels} nodes, there are {len(subtrees)} subtrees and"
@@ -812,8 +873,8 @@ def _join(
         )
     wrong = [
         i
-        for i, (s, l) in enumerate(zip(subtrees, labels))
-        if s.depth != subtrees[0].depth or len(l) != s.labels
+        for i, (s, own) in enumerate(zip(subtrees, labels))
+        if s.depth != subtrees[0].depth or len(own) != s.labels
     ]
     if wrong:
         refuse(
@@ -821,26 +882,6 @@ def _join(
             wrong,
         )
     posts = [_posts(s.post, s.depth) for s in subtrees]
-    if others := [i for i, p in enumerate(posts) if p != posts[0]]:
+    others = [i for i, p in enumerate(posts) if p != posts[0]]
+    if others:
         refuse("subtrees with other post-processors than the first", others)
-    numbers, layers = (
-        np.concatenate([np.asarray(l, np.int64) for l in labels]),
-        list(top.layers),
-    )
-    if not np.array_equal(np.sort(numbers), np.arange(len(numbers))):
-        refuse("the lists of labels do not number every label once")
-    for t in range(subtrees[0].depth):
-        W = sparse.hstack([s.layers[t].to_csc() for s in subtrees], format="csc")
-        C = sparse.block_diag([s.layers[t].C for s in subtrees], format="csc")
-        if t == subtrees[0].depth - 1:
-            order = np.argsort(numbers)
-            W, C = W[:, order], C[order]
-        W.sort_indices()
-        C.sort_indices()
-        layers.append(Chunks.from_csc(W, C, top.bias))
-    return cls(
-        layers,
-        [*top.beam, top.k, *subtrees[0].beam],
-        subtrees[0].k,
-        [*_posts(top.post, top.depth), *posts[0]],
-    )

@@ -2,15 +2,14 @@
 and everything that can be wrong.
 """
 
-import gzip
+import pickle
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
 from forecastlab.core import sparse as S
+from forecastlab.ranking.xrlinear import XRLinear
 
 
 def some(rows, columns, density=0.2, seed=0, kind="csr", dtype=np.float32):
@@ -477,198 +476,94 @@ def test_fixtures_of_libpecos_are_read(mirror):
     )
 
 
-# Files of text
+# Looked at once
 
 
-def xc(tmp_path, text, name="a.txt", **k):
-    (tmp_path / name).write_bytes(text.encode())
-    return S.read_xc(tmp_path / name, **k)
+def looks(monkeypatch):
+    "How often SciPy looks at every index of a matrix, by the place of its values."
+    found = {}
+    look = sp.csr_matrix.check_format
+
+    def counted(self, full_check=True):
+        if full_check:
+            place = self.data.ctypes.data
+            found[place] = found.get(place, 0) + 1
+        return look(self, full_check=full_check)
+
+    monkeypatch.setattr(sp.csr_matrix, "check_format", counted)
+    return found
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 1 << 20])
-def test_text_against_python(block, tmp_path):
-    rng = np.random.default_rng(0)
-    X, Y = some(60, 40, 0.1), S.binary(some(60, 20, 0.1, seed=1))
-    X.data = (rng.normal(size=X.nnz) * 10.0 ** rng.integers(-30, 30, X.nnz)).astype(
-        np.float32
-    )
-    S.write_xc(tmp_path / "a.txt", X, Y)
-    A, B = S.read_xc(tmp_path / "a.txt", block=block)
-    # every bit of every float32
-    np.testing.assert_array_equal(A.toarray(), X.toarray())
-    np.testing.assert_array_equal(B.toarray(), Y.toarray())
-    S.write_xc(tmp_path / "a.txt.gz", X, Y)
-    assert gzip.open(tmp_path / "a.txt.gz").read() == (tmp_path / "a.txt").read_bytes()
+def test_a_matrix_is_looked_at_once_in_a_training_and_once_in_a_prediction(monkeypatch):
+    X, Y = some(300, 50), S.binary(some(300, 40, 0.1, seed=1))
+    found = looks(monkeypatch)
+    model = XRLinear.train(X, Y, leaf=5, branches=4, progress=False)
+    assert found[X.data.ctypes.data] == found[Y.data.ctypes.data] == 1
+    assert set(found.values()) == {1}
+    found.clear()
+    model.predict(X)
+    assert found == {X.data.ctypes.data: 1}
+
+
+@pytest.mark.parametrize("make", [sp.csr_matrix, np.ascontiguousarray])
+def test_what_was_checked_is_known_and_the_callers_own_matrix_is_not(make):
+    A = make(some(6, 4, 0.9).toarray())
+    X = S.as_features(A)
+    assert S.is_checked(X) and not S.is_checked(A)
+    assert S.as_features(X) is X
+    assert np.shares_memory(X.data, A.data)
+    # what a user changes between two calls is seen
+    (A.data if sp.issparse(A) else A)[...] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        S.as_features(A)
+
+
+def test_a_change_loses_the_note():
+    X = S.as_features(some(6, 4, 0.9))
+    for other in (X.copy(), X[:3], 2 * X, X.T, pickle.loads(pickle.dumps(X))):
+        assert not S.is_checked(other)
+    X.data = X.data * np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        S.as_features(X)
+    assert not S.is_checked(None) and not S.is_checked("X")
+
+
+def test_checked_labels_are_features_too_and_not_the_other_way_round():
+    Y = S.as_labels(some(6, 4, 0.9))
+    assert S.as_labels(Y) is Y and S.as_features(Y) is Y
+    X = S.as_features(sp.csr_matrix([[1.0, -1]]))
+    with pytest.raises(ValueError, match="values below 0"):
+        S.as_labels(X)
+    with pytest.raises(ValueError, match="6 rows, the features have 3"):
+        S.as_labels(Y, rows=3)
+    with pytest.raises(ValueError, match="4 features, 5 are expected"):
+        S.as_features(Y, features=5)
+
+
+def test_rows_of_a_checked_matrix_can_be_vouched_for(monkeypatch):
+    X = S.as_features(some(6, 4, 0.9))
+    found = looks(monkeypatch)
+    part = S.checked(X[:3])
+    assert S.as_features(part) is part and not found
+    assert not S.is_checked(part, labels=True)
+
+
+def test_notes_go_with_their_matrices():
+    for _ in range(50):
+        S.as_features(some(6, 4, 0.9))
+    # whatever takes their places next is unknown
+    fresh = [some(6, 4, 0.9) for _ in range(50)]
+    assert not any(S.is_checked(A) for A in fresh)
+
+
+# Where blocks meet
+
+
+def test_blocks_of_rows_become_one_matrix():
+    A = some(9, 7)
+    blocks = [S.arrays(A[i : i + 4]) for i in (0, 4, 8)]
     np.testing.assert_array_equal(
-        S.read_xc(tmp_path / "a.txt.gz", block=block)[0].toarray(), X.toarray()
+        S.csr_of_blocks(blocks, (9, 7)).toarray(), A.toarray()
     )
-
-
-@pytest.mark.parametrize(
-    "number",
-    [
-        "1",
-        "-1",
-        "+1.5",
-        ".5",
-        "5.",
-        "1e3",
-        "1E-3",
-        "-1.25e+2",
-        "0.1",
-        "3.4028235e38",
-        "1e-45",
-        "123456789012345678901234567890",
-        "0.000000000000000000000000001234567",
-        "00012.500",
-        "1e-400",
-    ],
-)
-def test_numbers(number, tmp_path):
-    assert xc(tmp_path, f"1 1 1\n0 0:{number}\n")[0][0, 0] == np.float32(float(number))
-
-
-def test_forms_of_lines(tmp_path):
-    X, Y = xc(
-        tmp_path,
-        "\ufeff7 4 3\r\n0,2 1:1\t 3:2 \r\n 0:1\r\n0:1\r\n2\r\n\r\n1,1,1 2:1 2:3"
-        " 0:1\r\n0 3:1",
-    )
-    assert Y.toarray().tolist() == [
-        [1, 0, 1],
-        [0, 0, 0],
-        [0, 0, 0],
-        [0, 0, 1],
-        [0, 0, 0],
-        [0, 1, 0],
-        [1, 0, 0],
-    ]
-    assert X.toarray().tolist() == [
-        [0, 1, 0, 2],
-        [1, 0, 0, 0],
-        [1, 0, 0, 0],
-        [0, 0, 0, 0],
-        [0, 0, 0, 0],
-        [1, 0, 4, 0],
-        [0, 0, 0, 1],
-    ]
-    X, Y = xc(tmp_path, "2 4 3\n\n1 0:1\n\n\n")
-    assert X.shape == (2, 4) and Y.toarray().tolist() == [[0, 0, 0], [0, 1, 0]]
-    assert [A.shape for A in xc(tmp_path, "0 4 3\n")] == [(0, 4), (0, 3)]
-
-
-@pytest.mark.parametrize(
-    "line, fault",
-    [
-        ("0 1=1", "lacks a colon"),
-        ("0 1", "lacks a colon"),
-        ("3 1:1", "names a label"),
-        ("0 4:1", "names a feature"),
-        ("a 1:1", "expects a label"),
-        ("0, 1:1", "expects a label"),
-        ("0,,1 1:1", "expects a label"),
-        ("0,1:1", "expects a label"),
-        ("-1 1:1", "expects a label"),
-        ("0 1:x", "no finite number"),
-        ("0 1:", "no finite number"),
-        ("0 1:nan", "no finite number"),
-        ("0 1:inf", "no finite number"),
-        ("0 1:1e39", "no finite number"),
-        ("0 1:1e", "no finite number"),
-        ("0 1:1:2", "no finite number"),
-        ("0 1:1,2:1", "no finite number"),
-        ("0 1:1 2", "lacks a colon"),
-        ("0 1 :1", "lacks a colon"),
-        ("0.5 1:1", "expects a label"),
-    ],
-)
-@pytest.mark.parametrize("block", [5, 1 << 20])
-def test_malformed_lines_are_named(line, fault, block, tmp_path):
-    with pytest.raises(ValueError) as e:
-        xc(tmp_path, f"4 4 3\n0 1:1\n\n{line}\n1 2:3\n", block=block)
-    assert (
-        "line 4 of " in str(e.value) and fault in str(e.value) and line in str(e.value)
-    )
-
-
-@pytest.mark.parametrize(
-    "text, fault",
-    [
-        ("", "line 1"),
-        ("1 2\n", "line 1"),
-        ("1 2 x\n", "line 1"),
-        ("0 1:1\n", "line 1"),
-        ("-1 2 3\n", "line 1"),
-        ("3 4 3\n0 1:1\n1 1:1\n", "promises 3 instances, 2 follow"),
-        ("1 4 3\n0 1:1\n1 1:1\n", "promises 1 instances, 2 follow"),
-    ],
-)
-def test_first_lines_that_cannot_be(text, fault, tmp_path):
-    with pytest.raises(ValueError, match=fault):
-        xc(tmp_path, text)
-    with pytest.raises(FileNotFoundError):
-        S.read_xc(tmp_path / "none.txt")
-
-
-def test_random_bytes_never_crash_the_reader(tmp_path):
-    rng = np.random.default_rng(0)
-    letters = list("0123456789,: .-e\n\t")
-    for _ in range(300):
-        text = "".join(rng.choice(letters, 40))
-        try:
-            X, Y = xc(tmp_path, "9 9 9\n" + text)
-        except ValueError as e:
-            assert "line " in str(e)
-        else:
-            assert (
-                X.has_canonical_format
-                and Y.has_canonical_format
-                and X.shape == Y.shape == (9, 9)
-            )
-
-
-# Tables
-
-
-def test_tables(tmp_path):
-    texts, lists = ["a", "", "c"], [[1, 2], [], [0]]
-    for kind, values in (
-        (pa.list_(pa.int64()), lists),
-        (pa.large_list(pa.int32()), lists),
-        (pa.list_(pa.string()), [["x", "y"], [], ["z"]]),
-    ):
-        pq.write_table(
-            pa.table({"text": texts, "labels": pa.array(values, kind)}),
-            tmp_path / "a.parquet",
-        )
-        assert S.read_parquet(tmp_path / "a.parquet") == (texts, values)
-    (tmp_path / "many").mkdir()
-    for i in range(2):
-        pq.write_table(
-            pa.table({"t": [f"{i}"], "l": [[i]]}), tmp_path / "many" / f"{i}.parquet"
-        )
-    assert S.read_parquet(tmp_path / "many", "t", "l") == (["0", "1"], [[0], [1]])
-
-
-@pytest.mark.parametrize(
-    "text, labels, fault",
-    [
-        (["a", None], [[1], [2]], "lacks a text in rows: 1"),
-        ([1, 2], [[1], [2]], "must hold strings"),
-        (["a", "b"], ["x", "y"], "must hold lists"),
-        (["a", "b"], [[0.5], [1.0]], "must hold lists"),
-        (["a", "b"], [[1], [None]], "empty label in rows: 1"),
-    ],
-)
-def test_tables_that_cannot_be(text, labels, fault, tmp_path):
-    pq.write_table(pa.table({"text": text, "labels": labels}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=fault):
-        S.read_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="no column: words. It has: text, labels"):
-        S.read_parquet(tmp_path / "a.parquet", text="words")
-    (tmp_path / "b.parquet").write_text("no")
-    pytest.raises(ValueError, S.read_parquet, tmp_path / "b.parquet").match(
-        "no parquet file"
-    )
-    with pytest.raises(FileNotFoundError):
-        S.read_parquet(tmp_path / "none.parquet")
+    assert S.csr_of_blocks(blocks, (12, 7))[9:].nnz == 0
+    assert S.csr_of_blocks([], (3, 2)).shape == (3, 2)
