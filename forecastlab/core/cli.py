@@ -117,7 +117,7 @@ def _runs(a):
     _print_table(df)
     return 0
 
-
+# %% ../../nbs/core/99_cli.ipynb #_sweep
 def _sweep(a):
     from forecastlab.core.sweep import sweep
 
@@ -141,7 +141,7 @@ def _data(a):
         return 0
     return _check_data(a.names)
 
-
+# %% ../../nbs/core/99_cli.ipynb #_check_data
 def _check_data(names):
     "A line for each file of each set; damaged files, and asked ones that miss, fail."
     import pandas as pd
@@ -274,7 +274,7 @@ def _add_list(parsers):
     p = parsers("list", _list, "pipelines, or the parameters of one")
     p.add_argument("name", nargs="?", help="pipeline or notebook")
 
-
+# %% ../../nbs/core/99_cli.ipynb #_add_runs_table
 _RUNS_EXAMPLES = """\
 examples:
   forecastlab runs --where status=failed

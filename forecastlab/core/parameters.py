@@ -27,7 +27,7 @@ def pipeline_name(
     "The name under which a notebook is run and its runs are filed."
     return re.sub(r"^\d+[a-z]?_", "", Path(path).stem)
 
-
+# %% ../../nbs/core/87_parameters.ipynb #pipelines
 def pipelines() -> dict[str, Path]:  # name -> path, in reading order
     "Pipelines that ship with the project."
     return {
@@ -45,7 +45,7 @@ def near(
     hits = difflib.get_close_matches(str(word), [str(k) for k in known], 1)
     return f"did you mean '{hits[0]}'? " if hits else ""
 
-
+# %% ../../nbs/core/87_parameters.ipynb #find
 def find(
     name: str | os.PathLike,  # name of a pipeline, or path of a notebook
 ) -> Path:  # the notebook
@@ -84,7 +84,7 @@ def cells(
             f"Open and save it in Jupyter ({type(e).__name__}: {e}).",
         )
 
-
+# %% ../../nbs/core/87_parameters.ipynb #about
 def about(
     path: str | os.PathLike,  # notebook
 ) -> str:  # the line that starts with ">" below the title, or the title
@@ -167,7 +167,7 @@ def _tagged(path):
         )
     return tagged[0]["source"]
 
-
+# %% ../../nbs/core/87_parameters.ipynb #declared_parameters
 def declared(
     path: str | os.PathLike,  # notebook
 ) -> dict[str, Parameter]:  # by name, in order
@@ -373,7 +373,7 @@ def named_values(
         refuse(f"given twice in {path}", twice, "Keep one line each.")
     return {str(k): v for k, v in _yaml(text).items()}
 
-
+# %% ../../nbs/core/87_parameters.ipynb #from_file
 def from_file(
     path: str | os.PathLike,  # YAML file: from here, or beside the pipelines
 ) -> dict[str, Any]:  # name -> value

@@ -84,7 +84,7 @@ def axes(
         ax.set_ylabel(ylabel)
     return ax
 
-
+# %% ../../nbs/core/85_plots.ipynb #plain_legend
 def plain_legend(
     ax: Axes,  # axes whose artists have labels
     beside: bool = True,  # to the right of the axes, last artist first; else inside
@@ -104,7 +104,7 @@ def plain_legend(
         fontsize=fontsize,
     )
 
-
+# %% ../../nbs/core/85_plots.ipynb #same_length
 def same_length(
     **arrays: ArrayLike,  # name -> array; names are used in the message
 ) -> list[np.ndarray]:  # the arrays, in order
@@ -133,7 +133,7 @@ def _central(quantiles, percent):
     high = _level(quantiles, 0.5 + percent / 200)
     return None if low is None or high is None else (low, high)
 
-
+# %% ../../nbs/core/85_plots.ipynb #_bands_drawn
 def _bands(ax, ds, quantiles, percents):
     "Nested central bands, widest first; returns how many were drawn."
     found = {p: _central(quantiles, p) for p in sorted(percents, reverse=True)}
@@ -169,7 +169,7 @@ def _marks(ax, times, label):
         zorder=6,
     )
 
-
+# %% ../../nbs/core/85_plots.ipynb #_date_ticks
 def _date_ticks(ax, ds):
     "Few ticks, with no part of a date written twice."
     if np.issubdtype(np.asarray(ds).dtype, np.datetime64):
@@ -250,7 +250,7 @@ def _if_perfect(ax, n):
         label=f"if perfect (95 %, n = {n:,})",
     )
 
-
+# %% ../../nbs/core/85_plots.ipynb #calibration_curve
 def calibration(
     ax: Axes | None,  # axes; None: a new figure
     levels: ArrayLike,  # (level,) levels strictly between 0 and 1
@@ -314,7 +314,7 @@ def _reference(ax, value, text):
         fontsize=9,
     )
 
-
+# %% ../../nbs/core/85_plots.ipynb #leaderboard_bars
 def leaderboard(
     ax: Axes | None,  # axes; None: a new figure
     scores: Mapping[str, float],  # name -> number: a dict or a pandas Series
@@ -354,7 +354,7 @@ def _calendar_ticks(ax, start, end, calendar):
     ticks = [int(t) for t in chosen if start <= t <= end and t < len(calendar)]
     ax.set_xticks(ticks, [str(calendar[t])[:10] for t in ticks])
 
-
+# %% ../../nbs/core/85_plots.ipynb #folds_drawn
 def folds(
     ax: Axes | None,  # axes; None: a new figure
     origins: ArrayLike,  # (fold,) calendar step of each fold's last known value

@@ -51,7 +51,7 @@ def _plain(x):
         return None
     return x if isinstance(x, (str, int, float, bool, type(None))) else str(x)
 
-
+# %% ../../nbs/core/90_runs.ipynb #save_json
 def save_json(
     path: str | os.PathLike,  # file to write or to replace
     content: dict | list,  # numbers of any library; what is not finite becomes null
@@ -70,7 +70,7 @@ def folder(
     (path / "artifacts").mkdir(parents=True, exist_ok=True)
     return path
 
-
+# %% ../../nbs/core/90_runs.ipynb #record
 def record(
     out: str | os.PathLike,  # run folder
     **metrics: Any,  # name -> number
@@ -96,7 +96,7 @@ def _flock(f, kind, patience):
                 return False
             time.sleep(0.02)
 
-
+# %% ../../nbs/core/90_runs.ipynb #locked
 @contextlib.contextmanager
 def locked(
     path: str | os.PathLike,  # folder to own, made if needed
@@ -596,7 +596,7 @@ def _run_cells(notebook, path, values, echo, kernels, update):
 
     _execute(nb, path / "notebook.ipynb", echo, cell_started, kernels)
 
-
+# %% ../../nbs/core/90_runs.ipynb #_state
 def _state(problem):
     "How a run ended, in the word of its status."
     if problem is None:
@@ -655,7 +655,7 @@ def _removed_if_unborn(path):
             shutil.rmtree(path, ignore_errors=True)
         raise
 
-
+# %% ../../nbs/core/90_runs.ipynb #_first_files
 def _first_files(notebook, path, values, attempt):
     "Write what is known before the kernel starts; returns the status."
     status = dict(

@@ -34,7 +34,7 @@ def folders(
         below[:] = sorted(d for d in below if not d.startswith("."))
     return found
 
-
+# %% ../../nbs/core/93_sweep.ipynb #table
 def _row(run, first):
     "A run as one flat row: `parameters.x` and `metrics.x` after the rest."
     row = {k: run.get(k) for k in first}
@@ -73,7 +73,7 @@ def _column(df, name):
         f"{near(name, [*df.columns, *short])}Known: {', '.join(df.columns)}.",
     )
 
-
+# %% ../../nbs/core/93_sweep.ipynb #_sortable
 def _sortable(column):
     "Numbers where the column holds numbers, else text; missing values stay missing."
     numbers = pd.to_numeric(column, errors="coerce")
@@ -156,7 +156,7 @@ def _spec(file):
         refuse(f"a grid needs a list of values in {file}", bad, "Write `name: [a, b]`.")
     return spec
 
-
+# %% ../../nbs/core/93_sweep.ipynb #plan_of_a_file
 def plan(
     file: str | os.PathLike,  # YAML file of the sweep
 ) -> Plan:
@@ -174,7 +174,7 @@ def plan(
     resources = dict(num_cpus=spec.get("cpus", 1), num_gpus=spec.get("gpus", 0))
     return Plan(notebook, jobs, resources)
 
-
+# %% ../../nbs/core/93_sweep.ipynb #job_folder
 def job_folder(
     notebook: str | os.PathLike,  # pipeline
     job: dict,  # its given parameters
@@ -200,7 +200,7 @@ def _job(notebook, job, folder, cwd):
         return f"{type(e).__name__}: {e}"
     return ""
 
-
+# %% ../../nbs/core/93_sweep.ipynb #_cluster
 def _connect(ray, address, workers, attempts):
     "Connect to a cluster, or start one; once more where the machine is slow."
     import logging

@@ -29,7 +29,7 @@ def _sentence(low, high, less, more, unit, value, currency):
         text += f",\n{currency}{_short(value * saved)}"
     return text
 
-
+# %% ../../nbs/demand/65_stock_plots.ipynb #_saving_drawn
 def _saving(ax, service, stock, text):
     "Two points of the curve, lines from them to both axes, and a sentence."
     colour = PALETTE["notice"]
