@@ -1,6 +1,8 @@
 "The command line: one line for an error, an exit code for scripts, quick to answer."
 
+import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from forecastlab import __version__
 from forecastlab.core.basics import pipelines_dir
 from forecastlab.core.cli import main
-from forecastlab.core.figures import _parameters as figure_parameters, declared_figures
+from forecastlab.core.figures import declared_figures, figure_parameters
 from forecastlab.core.parameters import about, declared, from_file, pipelines, resolve
 from forecastlab.core.runs import load_json, read, save_json
 from toys import COMMAND, COUNT, notebook
@@ -44,56 +46,53 @@ def needs_papermill():
 def test_version_and_help(capsys):
     assert __version__ in command(capsys, "--version")[1]
     code, out, err = command(capsys, "--help")
-    assert code == 0 and all(
-        word in out for word in ("list", "run", "runs", "sweep", "data", "figures")
-    )
+    assert code == 0
     for name in ("list", "run", "runs", "sweep", "data", "figures"):
+        assert name in out
         assert command(capsys, name, "--help")[0] == 0
     assert command(capsys)[0] == 2 and command(capsys, "ron")[0] == 2
 
 
 def test_list_shows_every_pipeline_and_its_parameters(capsys):
     code, out, _ = command(capsys, "list")
-    assert code == 0 and [line.split()[0] for line in out.splitlines()] == list(
-        pipelines()
-    )
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(pipelines())
     for name, path in pipelines().items():
-        assert about(path) and "out" in declared(path), (
-            f"{name} needs a subtitle and the parameter out"
-        )
+        known = declared(path)
+        assert about(path), f"{name} needs a subtitle"
+        assert known.pop("out", None), f"{name} needs the parameter out"
         code, out, _ = command(capsys, "list", name)
-        assert code == 0 and all(
-            p.name in out and p.help for p in declared(path).values() if p.name != "out"
-        ), f"{name}: a parameter without a comment"
+        assert code == 0 and all(p.name in out for p in known.values())
+        assert all(p.help for p in known.values()), f"{name}: no comment on a parameter"
+
+
+LOADED = """
+import sys
+from forecastlab.core.cli import main
+main(["list"])
+print(*sys.modules, file=sys.stderr)
+"""
 
 
 def test_list_and_help_load_nothing_heavy():
-    heavy = (
-        "torch pandas numpy pyarrow matplotlib papermill ray IPython nbformat"
-        " jupyter_client yaml"
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
     )
-    code = (
-        "import sys; from forecastlab.core.cli import main; main(['list']); sys.exit('"
-        f" '.join(m for m in {heavy.split()} if m in sys.modules))"
-    )
-    assert not subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    ).stderr.strip()
+    heavy = "torch pandas numpy pyarrow matplotlib papermill ray IPython nbformat yaml"
+    assert not {*heavy.split(), "jupyter_client"} & set(done.stderr.split())
 
 
 @pytest.mark.parametrize("id", list(declared_figures()))
 def test_each_figure_sets_parameters_that_its_pipeline_knows(id):
     figure = declared_figures()[id]
-    assert figure["pipeline"] in pipelines() and resolve(
-        pipelines()[figure["pipeline"]], figure_parameters(figure)
-    )
+    assert resolve(pipelines()[figure["pipeline"]], figure_parameters(figure))
 
 
 def test_each_parameter_file_fits_a_pipeline():
+    known = [set(declared(path)) for path in pipelines().values()]
     for file in pipelines_dir().glob("*.yaml"):
-        assert any(
-            set(from_file(file)) <= set(declared(path)) for path in pipelines().values()
-        ), f"{file.name} fits no pipeline"
+        given = set(from_file(file))
+        assert any(given <= names for names in known), f"{file.name} fits no pipeline"
 
 
 def test_run_prints_its_folder_and_shows_progress(capsys, toy, here):
@@ -101,31 +100,23 @@ def test_run_prints_its_folder_and_shows_progress(capsys, toy, here):
     (here / "p.yaml").write_text("steps: 9\nseed: 4\n")
     code, out, err = command(capsys, "run", toy, "-f", "p.yaml", "-p", "steps", 2)
     folder = Path(out.strip())
-    assert (
-        code == 0
-        and folder.parent == here / "runs" / "toy"
-        and "[3/3] Train" in err
-        and "step 2" in err
-    )
+    assert code == 0 and folder.parent == here / "runs" / "toy"
+    assert "[3/3] Train" in err and "step 2" in err
     assert read(folder)["parameters"] == {"seed": 4, "steps": 2, "wait": 0.0}
     code, out, err = command(capsys, "runs", "--where", "steps=2", "--sort", "-wql")
     assert code == 0 and folder.name in out and "done" in out and "wql" in out
     assert command(capsys, "runs", "--where", "steps>2")[1] == "no runs\n"
-    assert (
-        command(capsys, "runs", "--csv", "all.csv")[0] == 0
-        and "metrics.wql" in (here / "all.csv").read_text()
-    )
+    assert command(capsys, "runs", "--csv", "all.csv")[0] == 0
+    assert "metrics.wql" in (here / "all.csv").read_text()
 
 
 def test_a_failing_run_has_exit_code_1(capsys, here):
     needs_papermill()
     nb = notebook(here / "toy.ipynb", "1/0")
     code, out, err = command(capsys, "run", nb, "--quiet", "--out", "r")
-    assert (
-        (code, out) == (1, "")
-        and err.startswith("forecastlab: toy failed: ZeroDivisionError")
-        and err.count("\n") == 1
-    )
+    assert (code, out) == (1, "")
+    assert err.startswith("forecastlab: toy failed: ZeroDivisionError")
+    assert err.count("\n") == 1
     with pytest.raises(RuntimeError):
         main(["run", str(nb), "--quiet", "--out", "r2", "--debug"])
     assert "ZeroDivisionError" in command(capsys, "runs", "--runs", ".")[1]
@@ -165,40 +156,26 @@ def test_an_error_is_one_line_and_exit_code_2(capsys, toy, here, words, message)
     (here / "twice.yaml").write_text("steps: 1\nsteps: 2\n")
     before = sorted(p.name for p in here.iterdir())
     code, out, err = command(capsys, *words)
-    assert (
-        (code, out) == (2, "")
-        and err.startswith("forecastlab: ")
-        and message in err
-        and err.count("\n") == 1
-    )
+    assert (code, out) == (2, "")
+    assert err.startswith("forecastlab: ") and message in err
+    assert err.count("\n") == 1
     assert sorted(p.name for p in here.iterdir()) == before
 
 
 def test_a_missing_extra_is_named(capsys, toy, here, monkeypatch):
-    import importlib.util
-
     real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *a: None if name == "papermill" else real(name, *a),
-    )
+    without = lambda name, *a: None if name == "papermill" else real(name, *a)
+    monkeypatch.setattr(importlib.util, "find_spec", without)
     code, out, err = command(capsys, "run", toy, "--quiet", "--out", "r")
-    assert (code, out, err) == (
-        2,
-        "",
-        "forecastlab: papermill is not installed. pip install 'forecastlab[run]'\n",
-    ) and not (here / "r").exists()
+    told = "forecastlab: papermill is not installed. pip install 'forecastlab[run]'\n"
+    assert (code, out, err) == (2, "", told)
+    assert not (here / "r").exists()
 
 
 def test_the_command_in_a_closed_pipe(toy):
-    done = subprocess.run(
-        " ".join(f"'{w}'" for w in COMMAND) + " figures | head -1",
-        shell=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    words = shlex.join(COMMAND) + " figures | head -1"
+    done = subprocess.run(words, shell=True, capture_output=True, text=True, env=env)
     assert done.returncode == 0 and "Traceback" not in done.stderr
 
 
@@ -220,11 +197,9 @@ def test_data_list_and_check(capsys, tmp_path, monkeypatch):
 
 
 def test_a_damaged_run_is_listed(capsys, here):
-    save_json(here / "runs" / "toy" / "a" / "parameters.json", {"seed": 1})
-    (here / "runs" / "toy" / "a" / "status.json").write_text('{"sta')
+    folder = here / "runs" / "toy" / "a"
+    save_json(folder / "parameters.json", {"seed": 1})
+    (folder / "status.json").write_text('{"sta')
     code, out, _ = command(capsys, "runs")
-    assert (
-        code == 0
-        and "damaged" in out
-        and load_json(here / "runs" / "toy" / "a" / "status.json") is None
-    )
+    assert code == 0 and "damaged" in out
+    assert load_json(folder / "status.json") is None

@@ -59,20 +59,13 @@ def claims(tmp_path, monkeypatch):
     "Two figures of a toy pipeline, declared in a folder of data of their own."
     toy = notebook(tmp_path / "10_toy.ipynb", COUNT)
 
+    base = dict(what="a toy", unit="x", direction="max", pipeline=str(toy))
+    base["parameters"] = {"steps": 2}
+
     def claim(**more):
-        base = dict(
-            what="a toy",
-            unit="x",
-            direction="max",
-            pipeline=str(toy),
-            parameters={"steps": 2},
-        )
-        made = [
-            dict(
-                base, id="toy.wql", bar=0.5, metric="wql", peer="naive", peer_value=0.7
-            ),
-            dict(base, id="toy.steps", bar=1, metric="steps", divide=4, **more),
-        ]
+        wql = dict(id="toy.wql", bar=0.5, metric="wql", peer="naive", peer_value=0.7)
+        steps = dict(id="toy.steps", bar=1, metric="steps", divide=4)
+        made = [base | wql, base | steps | more]
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / "figures.yaml").write_text(yaml.safe_dump(made))
 
@@ -82,10 +75,8 @@ def claims(tmp_path, monkeypatch):
 
 
 def test_every_claimed_figure_is_declared_with_its_bar(tmp_path):
-    upsert(
-        [dict(id=id, value=good) for id, (_, good) in CLAIMED.items()],
-        tmp_path / "f.csv",
-    )
+    good = [dict(id=id, value=value) for id, (_, value) in CLAIMED.items()]
+    upsert(good, tmp_path / "f.csv")
     df = overview(tmp_path / "f.csv").set_index("id")
     for id, (bar, _) in CLAIMED.items():
         assert (df.bar[id], df.met[id]) == (bar, "yes")
@@ -115,65 +106,32 @@ def test_the_record_in_this_checkout_reads_and_names_only_declared_figures():
 @pytest.mark.slow
 def test_measure_runs_once_and_records(claims, tmp_path, capsys):
     pytest.importorskip("papermill", reason="papermill is in the `run` extra")
-    file = tmp_path / "figures.csv"
-    code = main(
-        [
-            "figures",
-            "toy.wql",
-            "toy.steps",
-            "--run",
-            "--csv",
-            str(file),
-            "--runs",
-            str(tmp_path / "runs"),
-        ]
-    )
-    out = capsys.readouterr().out
-    assert code == 0 and len(list((tmp_path / "runs" / "toy").iterdir())) == 1, (
-        "both figures share one run"
-    )
+    file, base = tmp_path / "figures.csv", tmp_path / "runs"
+    words = ["figures", "toy.wql", "toy.steps", "--run", "--csv", file, "--runs", base]
+    assert main([str(word) for word in words]) == 0
+    assert "yes" in capsys.readouterr().out
+    assert len(list((base / "toy").iterdir())) == 1, "both figures share one run"
     rows = {r["id"]: r for r in csv.DictReader(open(file))}
-    assert (
-        rows["toy.wql"]["value"],
-        rows["toy.wql"]["peer"],
-        rows["toy.wql"]["peer_value"],
-    ) == ("0.2", "naive", "0.7")
-    assert (rows["toy.steps"]["value"], rows["toy.steps"]["command"]) == (
-        "0.5",
-        "forecastlab figures toy.steps --run",
-    )
-    assert (
-        rows["toy.wql"]["machine"]
-        and len(rows["toy.wql"]["date"]) == 10
-        and "yes" in out
-    )
+    wql, steps = rows["toy.wql"], rows["toy.steps"]
+    assert (wql["value"], wql["peer"], wql["peer_value"]) == ("0.2", "naive", "0.7")
+    assert wql["machine"] and len(wql["date"]) == 10
+    assert steps["value"] == "0.5"
+    assert steps["command"] == "forecastlab figures toy.steps --run"
 
 
 @pytest.mark.slow
 def test_a_missed_bar_and_a_missing_metric(claims, tmp_path, capsys):
     pytest.importorskip("papermill", reason="papermill is in the `run` extra")
-    words = [
-        "figures",
-        "toy.steps",
-        "--run",
-        "--csv",
-        str(tmp_path / "f.csv"),
-        "--runs",
-        str(tmp_path / "runs"),
-    ]
+    file, base = tmp_path / "f.csv", tmp_path / "runs"
+    words = ["figures", "toy.steps", "--run", "--csv", str(file), "--runs", str(base)]
     claims(strict=True, note="0.5 < 0.5 is false")
-    text = (tmp_path / "data" / "figures.yaml").read_text()
-    (tmp_path / "data" / "figures.yaml").write_text(
-        text.replace("bar: 1\n", "bar: 0.5\n")
-    )
+    declaration = tmp_path / "data" / "figures.yaml"
+    text = declaration.read_text()
+    declaration.write_text(text.replace("bar: 1\n", "bar: 0.5\n"))
     assert main(words) == 1 and "NO" in capsys.readouterr().out
-    (tmp_path / "data" / "figures.yaml").write_text(
-        text.replace("metric: steps", "metric: stepz")
-    )
-    assert (
-        main(words) == 2
-        and "recorded no 'stepz'. did you mean 'steps'?" in capsys.readouterr().err
-    )
+    declaration.write_text(text.replace("metric: steps", "metric: stepz"))
+    assert main(words) == 2
+    assert "recorded no 'stepz'. did you mean 'steps'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -197,9 +155,8 @@ def test_a_bad_declaration_names_the_figure(claims, tmp_path, more, message):
 
 
 def test_unknown_figure_runs_nothing(tmp_path):
-    with pytest.raises(
-        ValueError, match="unknown figure: lab.window. did you mean 'lab.windows'"
-    ):
+    hint = "unknown figure: lab.window. did you mean 'lab.windows'"
+    with pytest.raises(ValueError, match=hint):
         measure(["lab.import.seconds", "lab.window"], runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
@@ -219,13 +176,9 @@ def test_a_full_disk_leaves_the_old_record(tmp_path, monkeypatch):
 
 
 def test_writers_at_the_same_time_lose_nothing(tmp_path):
-    ids = list(CLAIMED)
-    threads = [
-        threading.Thread(
-            target=upsert, args=([dict(id=id, value=i)], tmp_path / "f.csv")
-        )
-        for i, id in enumerate(ids)
-    ]
+    rows = [dict(id=id, value=i) for i, id in enumerate(CLAIMED)]
+    write = lambda row: upsert([row], tmp_path / "f.csv")
+    threads = [threading.Thread(target=write, args=[row]) for row in rows]
     for t in threads:
         t.start()
     for t in threads:
@@ -244,7 +197,6 @@ def test_an_installed_package_records_where_you_are(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "home", lambda: tmp_path / "package")
     monkeypatch.chdir(tmp_path)
     upsert([dict(id="lab.windows", value=3.0)])
-    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == [
-        "figures.csv"
-    ]
+    made = [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")]
+    assert made == ["figures.csv"]
     assert overview().set_index("id").value["lab.windows"] == 3

@@ -1,6 +1,6 @@
-"""Every notebook is its own test:
+"""Every notebook is its own test.
 
-each runs from the top, as `nbdev_test` runs it, in a process of its own.
+Each runs from the top, as `nbdev_test` runs it, in a process of its own.
 """
 
 import os
@@ -18,10 +18,11 @@ NOTEBOOKS = sorted(
     if "pipelines" not in p.parts
     and not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts)
 )
-RUN = (
-    "import sys; from nbdev.test import nbdev_test; nbdev_test(path=sys.argv[1],"
-    " n_workers=0)"
-)
+RUN = """
+import sys
+from nbdev.test import nbdev_test
+nbdev_test(path=sys.argv[1], n_workers=0)
+"""
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)

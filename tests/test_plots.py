@@ -1,5 +1,6 @@
-"""Every picture of the house renders to a PNG that holds ink, at 80 dots per inch, on a
-new figure and on given axes.
+"""Every picture of the house renders to a PNG that holds ink.
+
+At 80 dots per inch, on a new figure and on given axes.
 """
 
 import matplotlib
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from forecastlab.core import plots
+from forecastlab.demand import stock_plots
 
 WEEKS = pd.date_range("2025-01-05", periods=40, freq="W-SUN")
 LEVELS = np.arange(1, 10) / 10
@@ -61,7 +63,7 @@ PICTURES = {
         ax, LEVELS, {"a": LEVELS**1.2, "b": LEVELS**0.8}, n=500, title="Calibration"
     ),
     "calibration_plain": lambda ax: plots.calibration(ax, LEVELS, LEVELS),
-    "stock_curve": lambda ax: plots.stock_curve(
+    "stock_curve": lambda ax: stock_plots.stock_curve(
         ax,
         np.linspace(0.8, 0.99, 20),
         100 / (1 - np.linspace(0.8, 0.99, 20)),
@@ -88,17 +90,26 @@ PICTURES = {
 def test_every_picture_renders(name, given, tmp_path):
     ax = plt.subplots()[1] if given else None
     out = PICTURES[name](ax)
-    path = tmp_path / f"{name}.png"
     assert out is ax or not given
+    path = tmp_path / f"{name}.png"
     out.figure.savefig(path, dpi=80)
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert 2_000 < path.stat().st_size < 60_000
     pixels = plt.imread(path)[..., :3]
-    assert (
-        path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-        and 2_000 < path.stat().st_size < 60_000
-    )
-    assert (pixels.min(-1) < 0.9).mean() > 0.01 and len(
-        np.unique(pixels.reshape(-1, 3), axis=0)
-    ) > 20, "hardly any ink"
+    colours = np.unique(pixels.reshape(-1, 3), axis=0)
+    assert (pixels.min(-1) < 0.9).mean() > 0.01, "hardly any ink"
+    assert len(colours) > 20
+
+
+def shown_texts(figure):
+    found = figure.findobj(matplotlib.text.Text)
+    return [t for t in found if t.get_text().strip() and t.get_visible()]
+
+
+def of_ticks(ax):
+    "Labels of all ticks, also of those outside the axes."
+    ticks = [*ax.xaxis.get_major_ticks(), *ax.yaxis.get_major_ticks()]
+    return {label for tick in ticks for label in (tick.label1, tick.label2)}
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -106,47 +117,25 @@ def test_text_is_readable_and_inside_the_figure(name):
     ax = PICTURES[name](None)
     figure = ax.figure
     figure.canvas.draw()
-    page = figure.bbox
-    texts = [
-        t
-        for t in figure.findobj(matplotlib.text.Text)
-        if t.get_text().strip() and t.get_visible()
-    ]
-    small = [t.get_text() for t in texts if t.get_fontsize() < 8]
-    ticks = {
-        id(t)
-        for a in (ax.xaxis, ax.yaxis)
-        for k in a.get_major_ticks()
-        for t in (k.label1, k.label2)
-    }
-    outside = [
-        t.get_text()
-        for t in texts
-        if id(t) not in ticks and not page.padded(1).containsx(t.get_window_extent().x1)
-    ]
-    assert not small and not outside
-    labels = [
-        t.get_window_extent()
-        for t in ax.get_xticklabels()
-        if t.get_text() and page.x0 <= t.get_window_extent().x0 <= page.x1
-    ]
-    assert all(a.x1 < b.x0 for a, b in zip(labels, labels[1:])), (
-        "tick labels run into each other"
-    )
+    page, texts, ticks = figure.bbox, shown_texts(figure), of_ticks(ax)
+    assert not [t.get_text() for t in texts if t.get_fontsize() < 8]
+    ends = {t.get_text(): t.get_window_extent().x1 for t in texts if t not in ticks}
+    assert not [text for text, x in ends.items() if not page.padded(1).containsx(x)]
+    labels = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
+    labels = [box for box in labels if page.x0 <= box.x0 <= page.x1]
+    for a, b in zip(labels, labels[1:]):
+        assert a.x1 < b.x0, "tick labels run into each other"
 
 
 def test_new_figures_follow_the_style_without_touching_global_settings():
     before = dict(plt.rcParams)
     ax = PICTURES["leaderboard"](None)
-    assert (
-        dict(plt.rcParams) == before
-        and ax.figure.dpi == 80
-        and not ax.spines["top"].get_visible()
-    )
+    assert dict(plt.rcParams) == before
+    assert ax.figure.dpi == 80 and not ax.spines["top"].get_visible()
 
 
 def test_stock_curve_says_what_the_step_saves():
-    ax = plots.stock_curve(
+    ax = stock_plots.stock_curve(
         None,
         [0.9, 0.94, 0.95, 0.99],
         [100, 150, 200, 400],
@@ -174,15 +163,20 @@ def test_stock_curve_says_what_the_step_saves():
             lambda: plots.calibration(None, LEVELS, {"a": [0.1]}),
             "lengths differ: levels 9, shares a 1",
         ),
-        (lambda: plots.stock_curve(None, [0.9, 0.8], [1, 2]), "increasing levels"),
         (
-            lambda: plots.stock_curve(None, [0.8, 0.9], [1, 2], marks=(0.85, 0.95)),
+            lambda: stock_plots.stock_curve(None, [0.9, 0.8], [1, 2]),
+            "increasing levels",
+        ),
+        (
+            lambda: stock_plots.stock_curve(
+                None, [0.8, 0.9], [1, 2], marks=(0.85, 0.95)
+            ),
             "Levels run from 0.8 to 0.9",
         ),
         (lambda: plots.leaderboard(None, {"a": np.inf}), "no finite score to draw: a"),
         (
             lambda: plots.leaderboard(None, {"a": 1.0}, best="least"),
-            "best is low or high: least",
+            "unknown best: least. Choose low, high",
         ),
         (
             lambda: plots.folds(None, [5, 9], 4, trained=[5, 10]),

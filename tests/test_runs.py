@@ -1,11 +1,12 @@
-"""Runs and sweeps:
+"""Runs and sweeps.
 
-strict parameters, folders that tell the truth, killed processes, full disks.
+Strict parameters, folders that tell the truth, killed processes, full disks.
 """
 
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -20,7 +21,7 @@ pytest.importorskip("papermill", reason="papermill is in the `run` extra")
 from forecastlab.core import basics, runs
 from forecastlab.core.runs import RunFailed, load_json, locked, read, run, save_json
 from forecastlab.core.sweep import folders, job_folder, plan, sweep, table
-from toys import COUNT, DECLARED, alive, notebook, start, until
+from toys import COUNT, alive, notebook, start, until
 
 
 @pytest.fixture
@@ -36,10 +37,30 @@ def status(folder):
     return load_json(Path(folder) / "status.json") or {}
 
 
-def test_a_run_leaves_a_whole_folder(toy, tmp_path, capsys):
-    folder = run(
-        toy, {"steps": "2", "seed": 5}, runs=tmp_path / "runs", terminal=sys.stderr
+def times_of(folder):
+    "When each file of a run was last written; the lock is touched all the time."
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != ".lock"]
+    return {p: p.stat().st_mtime_ns for p in files}
+
+
+def counted(folder):
+    "How far the toy has come; it has written at least once."
+    checkpoint = folder / "artifacts" / "checkpoint"
+    text = checkpoint.read_text() if checkpoint.exists() else ""
+    return int(text or 0)
+
+
+def kernel_at_work(folder):
+    "The kernel's process id, once it is in the last cell."
+    found = until(
+        lambda: status(folder).get("cell") == "3/3" and status(folder)["kernel"]
     )
+    return found[0]
+
+
+def test_a_run_leaves_a_whole_folder(toy, tmp_path, capsys):
+    given = {"steps": "2", "seed": 5}
+    folder = run(toy, given, runs=tmp_path / "runs", terminal=sys.stderr)
     assert folder.parent == tmp_path / "runs" / "toy"
     assert names(folder) == [
         ".lock",
@@ -53,43 +74,34 @@ def test_a_run_leaves_a_whole_folder(toy, tmp_path, capsys):
         "versions.json",
     ]
     done = read(folder)
-    assert (done["status"], done["error"], done["parameters"]) == (
-        "done",
-        "",
-        {"seed": 5, "steps": 2, "wait": 0.0},
-    )
-    assert (
-        done["metrics"] == {"steps": 2, "begin": 0, "wql": 2 / 15}
-        and done["seconds"] > 0
-    )
-    assert {"python", "torch", "papermill", "notebook_sha256"} <= set(
-        load_json(folder / "versions.json")
-    )
+    assert (done["status"], done["error"]) == ("done", "")
+    assert done["parameters"] == {"seed": 5, "steps": 2, "wait": 0.0}
+    assert done["metrics"] == {"steps": 2, "begin": 0, "wql": 2 / 15}
+    assert done["seconds"] > 0
+    versions = load_json(folder / "versions.json")
+    assert {"python", "torch", "papermill", "notebook_sha256"} <= set(versions)
     shown = capsys.readouterr().err
-    assert (
-        "[1/3] parameters" in shown
-        and "[3/3] Train" in shown
-        and "  step 2" in shown
-        and "done after" in shown
-    )
+    for line in ("[1/3] parameters", "[3/3] Train", "  step 2", "done after"):
+        assert line in shown
     assert "step 2" in (folder / "log.txt").read_text()
 
 
 def test_the_page_needs_nothing_from_elsewhere(toy, tmp_path):
-    import re
-
     page = (run(toy, out=tmp_path / "run", terminal=None) / "notebook.html").read_text()
-    assert "step 3" in page and not re.findall(
-        r'<(?:script|link|img)[^>]*(?:src|href)="https?:', page
-    )
+    assert "step 3" in page
+    assert not re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="https?:', page)
+
+
+WHERE = """
+import os
+import sys
+from forecastlab.core.runs import record
+record(out, python=sys.executable, cwd=os.getcwd())
+"""
 
 
 def test_the_kernel_is_this_python_in_this_folder(tmp_path, monkeypatch):
-    nb = notebook(
-        tmp_path / "where.ipynb",
-        "import os, sys\nfrom forecastlab.core.runs import record\nrecord(out,"
-        " python=sys.executable, cwd=os.getcwd())",
-    )
+    nb = notebook(tmp_path / "where.ipynb", WHERE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "none"))
@@ -99,17 +111,21 @@ def test_the_kernel_is_this_python_in_this_folder(tmp_path, monkeypatch):
     }
 
 
+TYPES = """\
+out: str = ""
+text: str = ""
+levels: list[float] = [.5]
+names: dict[str, str] = {}
+limit: float | None = 1.
+flag: bool = True"""
+RECORD = """
+from forecastlab.core.runs import record
+record(out, text=text, levels=levels, names=names, limit=limit, flag=flag)
+"""
+
+
 def test_values_reach_the_notebook_as_they_are(tmp_path):
-    declared = (
-        'out: str = ""\ntext: str = ""\nlevels: list[float] = [.5]\nnames: dict[str,'
-        " str] = {}\nlimit: float | None = 1.\nflag: bool = True"
-    )
-    nb = notebook(
-        tmp_path / "types.ipynb",
-        "from forecastlab.core.runs import record\nrecord(out, text=text,"
-        " levels=levels, names=names, limit=limit, flag=flag)",
-        declared=declared,
-    )
+    nb = notebook(tmp_path / "types.ipynb", RECORD, declared=TYPES)
     given = {
         "text": "a \"b\" \\n {c} 'd' \u00e4",
         "levels": ".1, 1",
@@ -118,12 +134,8 @@ def test_values_reach_the_notebook_as_they_are(tmp_path):
         "flag": "no",
     }
     found = read(run(nb, given, out=tmp_path / "a {b} c", terminal=None))
-    assert found["metrics"] == {
-        **given,
-        "levels": [0.1, 1.0],
-        "limit": None,
-        "flag": False,
-    }
+    read_as = {"levels": [0.1, 1.0], "limit": None, "flag": False}
+    assert found["metrics"] == given | read_as
 
 
 @pytest.mark.parametrize(
@@ -131,10 +143,8 @@ def test_values_reach_the_notebook_as_they_are(tmp_path):
     [
         (
             {"stepps": 1},
-            (
-                "unknown 'stepps' \\(did you mean 'steps'\\?\\).*Known: out: str = '';"
-                " seed: int = 0; steps: int = 3; wait: float = 0.0"
-            ),
+            "unknown 'stepps' \\(did you mean 'steps'\\?\\).*Known: out: str = '';"
+            " seed: int = 0; steps: int = 3; wait: float = 0.0",
         ),
         ({"steps": "many"}, "steps='many' is not int"),
         ({"steps": 1.5}, "steps=1.5 is not int"),
@@ -181,19 +191,11 @@ def test_a_file_that_is_no_notebook(tmp_path):
 
 def test_finished_and_foreign_folders_are_left_alone(toy, tmp_path):
     folder = run(toy, out=tmp_path / "run", terminal=None)
-    before = {
-        p: p.stat().st_mtime_ns
-        for p in folder.rglob("*")
-        if p.is_file() and p.name != ".lock"
-    }
+    before = times_of(folder)
     for resume in (False, True):
         with pytest.raises(FileExistsError, match="finished run.*never overwritten"):
             run(toy, out=folder, resume=resume, terminal=None)
-    assert before == {
-        p: p.stat().st_mtime_ns
-        for p in folder.rglob("*")
-        if p.is_file() and p.name != ".lock"
-    }
+    assert times_of(folder) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(FileExistsError, match="holds other files: thesis.tex"):
@@ -202,46 +204,35 @@ def test_finished_and_foreign_folders_are_left_alone(toy, tmp_path):
 
 
 def test_a_failed_run_says_so_and_resumes_with_its_parameters(tmp_path):
-    nb = notebook(
-        tmp_path / "toy.ipynb", COUNT + "\nif begin < steps: raise KeyError('price')"
-    )
-    with pytest.raises(
-        RunFailed, match="toy failed: KeyError: 'price' \\(cell 3/3\\).*--resume"
-    ):
-        run(nb, {"steps": 2}, out=tmp_path / "run", terminal=None)
-    assert (
-        read(tmp_path / "run")["status"] == "failed"
-        and "KeyError" in (tmp_path / "run" / "notebook.html").read_text()
-    )
-    with pytest.raises(
-        FileExistsError, match="holds a run that is failed.*Add --resume"
-    ):
-        run(nb, out=tmp_path / "run", terminal=None)
+    code = COUNT + "\nif begin < steps:\n    raise KeyError('price')"
+    nb, here = notebook(tmp_path / "toy.ipynb", code), tmp_path / "run"
+    failed = "toy failed: KeyError: 'price' \\(cell 3/3\\).*--resume"
+    with pytest.raises(RunFailed, match=failed):
+        run(nb, {"steps": 2}, out=here, terminal=None)
+    assert read(here)["status"] == "failed"
+    assert "KeyError" in (here / "notebook.html").read_text()
+    held = "holds a run that is failed.*Add --resume"
+    with pytest.raises(FileExistsError, match=held):
+        run(nb, out=here, terminal=None)
     with pytest.raises(ValueError, match="steps was 2, now 4"):
-        run(nb, {"steps": 4}, out=tmp_path / "run", resume=True, terminal=None)
-    assert read(tmp_path / "run")["status"] == "failed"
-    done = read(
-        run(nb, {"steps": "2"}, out=tmp_path / "run", resume=True, terminal=None)
-    )
-    assert (
-        done["status"],
-        done["attempt"],
-        done["metrics"]["begin"],
-        done["parameters"]["steps"],
-    ) == ("done", 2, 2, 2)
+        run(nb, {"steps": 4}, out=here, resume=True, terminal=None)
+    assert read(here)["status"] == "failed"
+    done = read(run(nb, {"steps": "2"}, out=here, resume=True, terminal=None))
+    assert (done["status"], done["attempt"]) == ("done", 2)
+    assert done["metrics"]["begin"] == done["parameters"]["steps"] == 2
 
 
 def test_resume_without_a_folder_takes_the_last_unfinished_run(tmp_path):
-    nb = notebook(tmp_path / "toy.ipynb", COUNT + "\nassert begin")
-    with pytest.raises(ValueError, match="no failed or killed run"):
-        run(nb, resume=True, runs=tmp_path / "runs", terminal=None)
-    with pytest.raises(RunFailed):
-        run(nb, runs=tmp_path / "runs", terminal=None)
-    assert (
-        read(run(nb, resume=True, runs=tmp_path / "runs", terminal=None))["attempt"]
-        == 2
-        and len(folders(tmp_path / "runs")) == 1
+    nb, base = (
+        notebook(tmp_path / "toy.ipynb", COUNT + "\nassert begin"),
+        tmp_path / "r",
     )
+    with pytest.raises(ValueError, match="no failed or killed run"):
+        run(nb, resume=True, runs=base, terminal=None)
+    with pytest.raises(RunFailed):
+        run(nb, runs=base, terminal=None)
+    assert read(run(nb, resume=True, runs=base, terminal=None))["attempt"] == 2
+    assert len(folders(base)) == 1
 
 
 def test_a_dead_kernel_is_a_failed_run(tmp_path):
@@ -252,19 +243,16 @@ def test_a_dead_kernel_is_a_failed_run(tmp_path):
 
 
 def test_two_runs_in_one_folder(toy, tmp_path):
-    first = start(
-        "run", toy, "-p", "steps", 1, "-p", "wait", 60, "--out", tmp_path / "run"
-    )
+    here = tmp_path / "run"
+    first = start("run", toy, *"-p steps 1 -p wait 60 --out".split(), here)
+    owner = f"is in use: process {first.pid} on {socket.gethostname()}"
     try:
-        until(lambda: status(tmp_path / "run").get("cell") == "3/3")
-        assert read(tmp_path / "run")["status"] == "running"
+        until(lambda: status(here).get("cell") == "3/3")
+        assert read(here)["status"] == "running"
         for resume in (False, True):
-            with pytest.raises(
-                RuntimeError,
-                match=f"is in use: process {first.pid} on {socket.gethostname()}",
-            ):
-                run(toy, out=tmp_path / "run", resume=resume, terminal=None)
-        assert status(tmp_path / "run")["pid"] == first.pid
+            with pytest.raises(RuntimeError, match=owner):
+                run(toy, out=here, resume=resume, terminal=None)
+        assert status(here)["pid"] == first.pid
     finally:
         first.terminate()
         first.wait(30)
@@ -294,89 +282,47 @@ def test_the_lock_admits_one_thread(tmp_path):
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_marks_the_run_and_kills_the_kernel(toy, tmp_path, number, code):
     runner = start("run", toy, "-p", "wait", 60, "--out", tmp_path / "run")
-    kernel = until(
-        lambda: (
-            status(tmp_path / "run").get("cell") == "3/3"
-            and status(tmp_path / "run")["kernel"]
-        )
-    )[0]
+    kernel = kernel_at_work(tmp_path / "run")
     runner.send_signal(number)
-    assert (
-        runner.wait(60) == code
-        and f"stopped by {signal.Signals(number).name}" in runner.stderr.read()
-    )
+    assert runner.wait(60) == code
+    assert f"stopped by {signal.Signals(number).name}" in runner.stderr.read()
     found = status(tmp_path / "run")
     assert found["status"] == "killed" and signal.Signals(number).name in found["error"]
     until(lambda: not alive(kernel), 10)
 
 
 def test_sigkill_then_status_then_resume(toy, tmp_path):
-    runner = start(
-        "run",
-        toy,
-        "-p",
-        "steps",
-        40,
-        "-p",
-        "wait",
-        0.1,
-        "-p",
-        "seed",
-        7,
-        "--out",
-        tmp_path / "run",
-    )
-    checkpoint = tmp_path / "run" / "artifacts" / "checkpoint"
-    until(
-        lambda: (
-            checkpoint.exists()
-            and checkpoint.read_text()
-            and int(checkpoint.read_text()) >= 3
-        )
-    )
-    kernel = status(tmp_path / "run")["kernel"][0]
+    here = tmp_path / "run"
+    runner = start("run", toy, *"-p steps 40 -p wait 0.1 -p seed 7 --out".split(), here)
+    until(lambda: counted(here) >= 3)
+    kernel = status(here)["kernel"][0]
     runner.kill()
     runner.wait()
-    found = read(tmp_path / "run")
-    assert (
-        found["status"] == "killed"
-        and "without a word in cell 3/3" in found["error"]
-        and status(tmp_path / "run")["status"] == "running"
-    )
+    found = read(here)
+    assert found["status"] == "killed"
+    assert "without a word in cell 3/3" in found["error"]
+    assert status(here)["status"] == "running"
     assert list(table(tmp_path).status) == ["killed"]
     until(lambda: not alive(kernel), 15)
-    json.loads((tmp_path / "run" / "notebook.ipynb").read_text())
-    assert not list((tmp_path / "run").glob("*.tmp")) and not list(
-        (tmp_path / "run").glob(".*.tmp")
-    )
-    done = read(run(toy, out=tmp_path / "run", resume=True, terminal=None))
-    assert (
-        done["status"] == "done"
-        and done["parameters"] == {"seed": 7, "steps": 40, "wait": 0.1}
-        and 3 <= done["metrics"]["begin"] <= 40
-    )
+    json.loads((here / "notebook.ipynb").read_text())
+    assert not [name for name in names(here) if name.endswith(".tmp")]
+    done = read(run(toy, out=here, resume=True, terminal=None))
+    assert done["status"] == "done"
+    assert done["parameters"] == {"seed": 7, "steps": 40, "wait": 0.1}
+    assert 3 <= done["metrics"]["begin"] <= 40
 
 
 def test_resume_ends_the_old_kernel_first(toy, tmp_path):
     "A runner killed a moment ago: its kernel may still write checkpoints."
-    runner = start(
-        "run", toy, "-p", "steps", 1, "-p", "wait", 3, "--out", tmp_path / "run"
-    )
-    kernel = until(
-        lambda: (
-            status(tmp_path / "run").get("cell") == "3/3"
-            and status(tmp_path / "run")["kernel"]
-        )
-    )[0]
+    here = tmp_path / "run"
+    runner = start("run", toy, *"-p steps 1 -p wait 3 --out".split(), here)
+    kernel = kernel_at_work(here)
     # it cannot notice that its parent is gone
     os.kill(kernel, signal.SIGSTOP)
     runner.kill()
     runner.wait()
-    assert (
-        alive(kernel)
-        and read(run(toy, out=tmp_path / "run", resume=True, terminal=None))["status"]
-        == "done"
-    )
+    assert alive(kernel)
+    assert read(run(toy, out=here, resume=True, terminal=None))["status"] == "done"
     until(lambda: not alive(kernel), 5)
 
 
@@ -395,32 +341,22 @@ def test_a_truncated_status_is_listed_and_never_taken_for_finished(toy, tmp_path
 def test_resume_refuses_damaged_parameters(toy, tmp_path):
     save_json(tmp_path / "run" / "status.json", {"name": "toy", "status": "killed"})
     (tmp_path / "run" / "parameters.json").write_text("{")
-    with pytest.raises(
-        ValueError, match="cannot be resumed: parameters.json cannot be read"
-    ):
+    unread = "cannot be resumed: parameters.json cannot be read"
+    with pytest.raises(ValueError, match=unread):
         run(toy, out=tmp_path / "run", resume=True, terminal=None)
 
 
 def test_a_run_on_another_host_counts_for_two_minutes(toy, tmp_path):
-    save_json(
-        tmp_path / "run" / "status.json",
-        {
-            "name": "toy",
-            "status": "running",
-            "host": "elsewhere",
-            "pid": 1,
-            "cell": "1/2",
-        },
-    )
-    save_json(
-        tmp_path / "run" / "parameters.json", {"seed": 0, "steps": 1, "wait": 0.0}
-    )
-    (tmp_path / "run" / ".lock").write_text("process 1 on elsewhere")
-    assert read(tmp_path / "run")["status"] == "running"
+    here = tmp_path / "run"
+    there = dict(name="toy", status="running", host="elsewhere", pid=1, cell="1/2")
+    save_json(here / "status.json", there)
+    save_json(here / "parameters.json", {"seed": 0, "steps": 1, "wait": 0.0})
+    (here / ".lock").write_text("process 1 on elsewhere")
+    assert read(here)["status"] == "running"
     with pytest.raises(RuntimeError, match="in use: process 1 on elsewhere"):
-        run(toy, out=tmp_path / "run", resume=True, terminal=None)
-    os.utime(tmp_path / "run" / ".lock", (0, 0))
-    assert read(tmp_path / "run")["status"] == "killed"
+        run(toy, out=here, resume=True, terminal=None)
+    os.utime(here / ".lock", (0, 0))
+    assert read(here)["status"] == "killed"
 
 
 def test_a_full_disk_at_the_start_leaves_nothing(toy, tmp_path, monkeypatch):
@@ -428,13 +364,8 @@ def test_a_full_disk_at_the_start_leaves_nothing(toy, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(basics.os, "replace", full)
-    with pytest.raises(
-        OSError,
-        match=(
-            "could not write .*parameters.json: No space left on device. Free some"
-            " space"
-        ),
-    ):
+    told = "could not write .*parameters.json: No space left on device. Free some space"
+    with pytest.raises(OSError, match=told):
         run(toy, out=tmp_path / "run", terminal=None)
     assert names(tmp_path) == ["10_toy.ipynb"]
 
@@ -450,18 +381,16 @@ def test_a_full_disk_in_the_middle_leaves_whole_files_and_a_run_to_resume(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(a, b)
 
+    here = tmp_path / "run"
     monkeypatch.setattr(basics.os, "replace", full)
     with pytest.raises(OSError, match="No space left on device"):
-        run(toy, out=tmp_path / "run", terminal=None)
+        run(toy, out=here, terminal=None)
     monkeypatch.undo()
-    assert not [n for n in names(tmp_path / "run") if n.endswith(".tmp")]
-    for file in (tmp_path / "run").glob("*.json"):
+    assert not [n for n in names(here) if n.endswith(".tmp")]
+    for file in here.glob("*.json"):
         json.loads(file.read_text())
-    assert read(tmp_path / "run")["status"] in ("failed", "killed")
-    assert (
-        read(run(toy, out=tmp_path / "run", resume=True, terminal=None))["status"]
-        == "done"
-    )
+    assert read(here)["status"] in ("failed", "killed")
+    assert read(run(toy, out=here, resume=True, terminal=None))["status"] == "done"
 
 
 def test_a_kernel_that_does_not_start_is_tried_once_more(toy, tmp_path, monkeypatch):
@@ -480,57 +409,49 @@ def test_a_kernel_that_does_not_start_is_tried_once_more(toy, tmp_path, monkeypa
     assert len(tried) == 2 and "trying once more" in (folder / "log.txt").read_text()
 
 
+BAR = r"""
+import sys
+for i in range(2000):
+    print(f"\r{i} of 2000", end="", file=sys.stderr, flush=True)
+print("\nover")
+"""
+
+
 def test_progress_bars_do_not_flood(tmp_path):
-    nb = notebook(
-        tmp_path / "toy.ipynb",
-        "import sys, time\nfor i in range(2000): print(f'\\r{i} of 2000', end='',"
-        " file=sys.stderr, flush=True)\nprint('\\nover')",
-    )
+    nb = notebook(tmp_path / "toy.ipynb", BAR)
     folder = run(nb, out=tmp_path / "run", terminal=None)
-    log, saved = (
-        (folder / "log.txt").read_text(),
-        (folder / "notebook.ipynb").read_text(),
-    )
-    assert (
-        "1999 of 2000" in log
-        and "  over" in log
-        and log.count("of 2000") < 20
-        and saved.count("of 2000") < 20
-    )
+    log = (folder / "log.txt").read_text()
+    assert "1999 of 2000" in log and "  over" in log
+    assert log.count("of 2000") < 20
+    assert (folder / "notebook.ipynb").read_text().count("of 2000") < 20
+
+
+def save_run(folder, status, parameters, metrics):
+    save_json(folder / "status.json", dict(name="toy") | status)
+    save_json(folder / "parameters.json", parameters)
+    if metrics:
+        save_json(folder / "metrics.json", metrics)
 
 
 def test_table_filters_and_sorts(tmp_path):
-    for i, (wql, model) in enumerate(
-        [(0.5, "mqcnn"), (None, "mqrnn"), (0.25, "mqcnn")]
-    ):
-        save_json(
-            tmp_path / "toy" / f"r{i}" / "status.json",
-            {
-                "name": "toy",
-                "status": "done" if wql else "failed",
-                "started": f"2026-01-0{i + 1}",
-                "seconds": i,
-            },
+    made = [(0.5, "mqcnn"), (None, "mqrnn"), (0.25, "mqcnn")]
+    for i, (wql, model) in enumerate(made):
+        state = "done" if wql else "failed"
+        ended = dict(status=state, started=f"2026-01-0{i + 1}", seconds=i)
+        metrics = {"wql": wql} if wql else {}
+        save_run(
+            tmp_path / "toy" / f"r{i}", ended, {"model": model, "seed": i}, metrics
         )
-        save_json(
-            tmp_path / "toy" / f"r{i}" / "parameters.json", {"model": model, "seed": i}
-        )
-        if wql:
-            save_json(tmp_path / "toy" / f"r{i}" / "metrics.json", {"wql": wql})
 
     def ids(*where, sort=None):
         return list(table(tmp_path, where, sort).id)
 
-    assert (
-        ids() == ["r0", "r1", "r2"]
-        and ids("metrics.wql<0.4") == ["r2"]
-        and ids("wql>=0.25", sort="wql") == ["r2", "r0"]
-    )
-    assert (
-        ids("status=failed") == ["r1"]
-        and ids("model = MQCNN", "seed!=0") == ["r2"]
-        and ids(sort="-seconds") == ["r2", "r1", "r0"]
-    )
+    assert ids() == ["r0", "r1", "r2"]
+    assert ids("metrics.wql<0.4") == ["r2"]
+    assert ids("wql>=0.25", sort="wql") == ["r2", "r0"]
+    assert ids("status=failed") == ["r1"]
+    assert ids("model = MQCNN", "seed!=0") == ["r2"]
+    assert ids(sort="-seconds") == ["r2", "r1", "r0"]
     with pytest.raises(ValueError, match="no such column: wqll. did you mean 'wql'"):
         ids("wqll<1")
     with pytest.raises(ValueError, match="not a condition"):
@@ -538,9 +459,10 @@ def test_table_filters_and_sorts(tmp_path):
     assert table(tmp_path / "empty").empty
 
 
-def sweep_file(
-    tmp_path, toy, text="grid: {seed: [0, 1, 2], steps: [20]}\nparameters: {wait: 0.2}"
-):
+GRID = "grid: {seed: [0, 1, 2], steps: [20]}\nparameters: {wait: 0.2}"
+
+
+def sweep_file(tmp_path, toy, text=GRID):
     (tmp_path / "sweep.yaml").write_text(f"pipeline: {toy}\n{text}\n")
     return tmp_path / "sweep.yaml"
 
@@ -562,21 +484,13 @@ def test_a_bad_sweep_starts_nothing(toy, tmp_path, text, message):
 
 
 def test_a_plan_is_deterministic(toy, tmp_path):
-    nb, jobs, resources = plan(
-        sweep_file(
-            tmp_path,
-            toy,
-            "grid: {seed: [0, 1]}\nlist: [{steps: 1}, {steps: 3}]\ncpus: 2",
-        )
-    )
-    assert jobs == [
-        {"steps": s, "seed": e} for s in (1, 3) for e in (0, 1)
-    ] and resources == {"num_cpus": 2, "num_gpus": 0}
-    assert (
-        job_folder(nb, {"steps": 3, "seed": 0}, tmp_path)
-        == job_folder(nb, {}, tmp_path)
-        != job_folder(nb, {"seed": 1}, tmp_path)
-    )
+    text = "grid: {seed: [0, 1]}\nlist: [{steps: 1}, {steps: 3}]\ncpus: 2"
+    nb, jobs, resources = plan(sweep_file(tmp_path, toy, text))
+    assert jobs == [{"steps": s, "seed": e} for s in (1, 3) for e in (0, 1)]
+    assert resources == {"num_cpus": 2, "num_gpus": 0}
+    place = job_folder(nb, {}, tmp_path)
+    assert job_folder(nb, {"steps": 3, "seed": 0}, tmp_path) == place
+    assert job_folder(nb, {"seed": 1}, tmp_path) != place
 
 
 @pytest.mark.slow
@@ -587,21 +501,10 @@ def test_a_sweep_survives_a_killed_worker(toy, tmp_path, capsys):
     places = [job_folder(nb, j, base) for j in jobs]
     # one is finished before
     run(nb, jobs[0], out=places[0], terminal=None)
-    before = {
-        p: p.stat().st_mtime_ns
-        for p in places[0].rglob("*")
-        if p.is_file() and p.name != ".lock"
-    }
-    killed = []
+    before, killed = times_of(places[0]), []
 
     def kill():
-        until(
-            lambda: (
-                (places[1] / "artifacts" / "checkpoint").exists()
-                and len((places[1] / "artifacts" / "checkpoint").read_text())
-                and int((places[1] / "artifacts" / "checkpoint").read_text()) >= 3
-            )
-        )
+        until(lambda: counted(places[1]) >= 3)
         killed.append(status(places[1])["pid"])
         os.kill(killed[0], signal.SIGKILL)
 
@@ -609,22 +512,13 @@ def test_a_sweep_survives_a_killed_worker(toy, tmp_path, capsys):
     killer.start()
     df = sweep(file, workers=2, runs=base, terminal=sys.stderr)
     killer.join(5)
-    assert (
-        killed
-        and list(df.status) == ["done"] * 3
-        and sorted(df["parameters.seed"]) == [0, 1, 2]
-    )
+    assert killed
+    assert list(df.status) == ["done"] * 3
+    assert sorted(df["parameters.seed"]) == [0, 1, 2]
     again = read(places[1])
-    assert (
-        again["attempt"] == 2
-        and again["pid"] != killed[0]
-        and again["metrics"]["begin"] >= 3
-    )
-    assert before == {
-        p: p.stat().st_mtime_ns
-        for p in places[0].rglob("*")
-        if p.is_file() and p.name != ".lock"
-    }
+    assert again["attempt"] == 2 and again["pid"] != killed[0]
+    assert again["metrics"]["begin"] >= 3
+    assert times_of(places[0]) == before
     assert "3 runs, 1 already there, 2 to do" in capsys.readouterr().err
     # one process each
     assert len({read(p)["pid"] for p in places}) == 3
@@ -635,19 +529,11 @@ def test_a_sweep_survives_a_killed_worker(toy, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_failing_notebook_does_not_stop_a_sweep(tmp_path):
     pytest.importorskip("ray", reason="ray is in the `sweep` extra")
-    nb = notebook(
-        tmp_path / "toy.ipynb", "assert seed != 1, 'bad seed'", declared=DECLARED
-    )
-    df = sweep(
-        sweep_file(tmp_path, nb, "grid: {seed: [0, 1]}"),
-        workers=2,
-        runs=tmp_path / "runs",
-        terminal=None,
-    )
-    assert (
-        dict(zip(df["parameters.seed"], df.status)) == {0: "done", 1: "failed"}
-        and "bad seed" in df.error[df.status == "failed"].item()
-    )
+    nb = notebook(tmp_path / "toy.ipynb", "assert seed != 1, 'bad seed'")
+    file = sweep_file(tmp_path, nb, "grid: {seed: [0, 1]}")
+    df = sweep(file, workers=2, runs=tmp_path / "runs", terminal=None)
+    assert dict(zip(df["parameters.seed"], df.status)) == {0: "done", 1: "failed"}
+    assert "bad seed" in df.error[df.status == "failed"].item()
 
 
 def test_record_and_folder(tmp_path):

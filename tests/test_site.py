@@ -46,9 +46,8 @@ def site():
             )
             assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
             stamp.touch()
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(Quiet, directory=ROOT / "_docs")
-    )
+    handler = partial(Quiet, directory=ROOT / "_docs")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -71,30 +70,34 @@ def wait(driver, script, seconds=20):
     )
 
 
-def shown(notebook):
-    """Equations and pictures that a notebook promises on its page:
+UNSEEN = r"^#\|\s*(hide$|exporti?|default_exp|include: *false|exec_doc)"
+DISPLAYED = r"\$\$.+?\$\$"
+INLINE = r"(?<![\\$\w])\$(?![\s$])[^$\n]*?(?<![\s\\])\$(?![\d$])"
 
-    cells that are hidden, or made at build time, are not counted.
+
+def equations_of(source):
+    "How many equations a cell of prose holds, outside its code."
+    prose = re.sub(r"```.*?```|`[^`]*`", "", source, flags=re.S)
+    rest = re.sub(DISPLAYED, "", prose, flags=re.S)
+    displayed = re.findall(DISPLAYED, prose, re.S)
+    return len(displayed) + len(re.findall(INLINE, rest))
+
+
+def shown(notebook):
+    """Equations and pictures that a notebook promises on its page.
+
+    Cells that are hidden, or made at build time, are not counted.
     """
     equations = pictures = 0
     for cell in json.loads(notebook.read_text())["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            prose = re.sub(r"```.*?```|`[^`]*`", "", source, flags=re.S)
-            equations += len(re.findall(r"\$\$.+?\$\$", prose, re.S)) + len(
-                re.findall(
-                    r"(?<![\\$\w])\$(?![\s$])[^$\n]*?(?<![\s\\])\$(?![\d$])",
-                    re.sub(r"\$\$.+?\$\$", "", prose, flags=re.S),
-                )
-            )
-        elif not re.search(
-            r"^#\|\s*(hide$|exporti?|default_exp|include: *false|exec_doc)",
-            source,
-            re.M,
-        ):
-            pictures += sum(
-                "image/png" in out.get("data", {}) for out in cell["outputs"]
-            )
+            equations += equations_of(source)
+        elif not re.search(UNSEEN, source, re.M):
+            drawn = [
+                out for out in cell["outputs"] if "image/png" in out.get("data", {})
+            ]
+            pictures += len(drawn)
     return equations, pictures
 
 
@@ -104,13 +107,35 @@ def test_site_has_no_broken_link_and_loads_nothing_from_elsewhere(site):
         str(p.relative_to(ROOT / "_docs")) for p in (ROOT / "_docs").rglob("*.html")
     }
     assert set(pages().values()) <= built
-    assert len(pages()) == len(
-        [
-            p
-            for p in (ROOT / "nbs").rglob("*.ipynb")
-            if ".ipynb_checkpoints" not in p.parts
-        ]
-    )
+    notebooks = [
+        p
+        for p in (ROOT / "nbs").rglob("*.ipynb")
+        if ".ipynb_checkpoints" not in p.parts
+    ]
+    assert len(pages()) == len(notebooks)
+
+
+DRAWN = """
+const maths = [...document.querySelectorAll("main math")];
+return maths.filter(m => m.getBoundingClientRect().width > 1).length;
+"""
+PICTURES = """
+const images = [...document.querySelectorAll("main img")];
+const loaded = images.filter(i => i.complete && i.naturalWidth > 1);
+const missing = images.filter(i => !loaded.includes(i));
+return [loaded.length, missing.map(i => i.src.slice(0, 80))];
+"""
+RAW_TEX = r"""
+const copy = document.querySelector("main").cloneNode(true);
+copy.querySelectorAll("pre, code, math").forEach(n => n.remove());
+return copy.textContent.match(/\\[(\[].{0,40}|\$\$.{0,40}|\\[a-z]{3,}\{.{0,40}/g);
+"""
+
+
+def console_errors(chrome):
+    "What the browser complained about, but for the picture in its tab."
+    severe = [e["message"] for e in chrome.get_log("browser") if e["level"] == "SEVERE"]
+    return [message for message in severe if "favicon.ico" not in message]
 
 
 def test_pages_show_equations_and_figures_without_a_console_error(site, chrome):
@@ -119,31 +144,12 @@ def test_pages_show_equations_and_figures_without_a_console_error(site, chrome):
     for notebook, page in pages().items():
         chrome.get(f"{site}/{page}")
         wait(chrome, "document.readyState == 'complete'")
-        errors = [
-            e["message"]
-            for e in chrome.get_log("browser")
-            if e["level"] == "SEVERE" and "favicon.ico" not in e["message"]
-        ]
+        errors = console_errors(chrome)
         assert not errors, f"{page}: {errors[:5]}"
-        drawn = chrome.execute_script(
-            "return [...document.querySelectorAll('main math')].filter(m =>"
-            " m.getBoundingClientRect().width > 1).length"
-        )
-        loaded = chrome.execute_script(
-            "return [...document.querySelectorAll('main img')].filter(i => i.complete"
-            " && i.naturalWidth > 1).length"
-        )
-        missing = chrome.execute_script(
-            "return [...document.querySelectorAll('main img')].filter(i => !(i.complete"
-            " && i.naturalWidth > 1)).map(i => i.src.slice(0, 80))"
-        )
+        drawn = chrome.execute_script(DRAWN)
+        loaded, missing = chrome.execute_script(PICTURES)
+        raw = chrome.execute_script(RAW_TEX)
         equations, pictures = shown(notebook)
-        raw = chrome.execute_script(
-            r"const m = document.querySelector('main').cloneNode(true);"
-            r" m.querySelectorAll('pre, code, math').forEach(n => n.remove());"
-            r"return"
-            r" m.textContent.match(/\\[(\[].{0,40}|\$\$.{0,40}|\\[a-z]{3,}\{.{0,40}/g)"
-        )
         assert drawn >= equations, (
             f"{page}: {equations} equations in the notebook, {drawn} on the page"
         )
@@ -158,44 +164,48 @@ def test_pages_show_equations_and_figures_without_a_console_error(site, chrome):
     )
 
 
-def test_search_answers_and_leads_to_the_page(site, chrome):
+FOUND = """
+[...document.querySelectorAll(".smalldocs-search-results a, .aa-Panel a")]
+    .map(a => a.href)
+"""
+NOTHING = """
+document.querySelector("#quarto-search, .aa-Panel").innerText.toLowerCase()
+    .includes("no results") && document.body.innerText.toLowerCase()
+"""
+
+
+def search(chrome, site, words):
+    "Type into the search field of the first page."
     from selenium.webdriver.common.by import By
 
     chrome.get(f"{site}/index.html")
     wait(chrome, "document.readyState == 'complete'")
-    field = chrome.find_element(
-        By.CSS_SELECTOR, "#quarto-search input, #quarto-search button"
-    )
-    field.click()
-    chrome.switch_to.active_element.send_keys("pinball loss")
-    links = (
-        "[...document.querySelectorAll('.smalldocs-search-results a, .aa-Panel"
-        " a')].map(a => a.href)"
-    )
+    field = "#quarto-search input, #quarto-search button"
+    chrome.find_element(By.CSS_SELECTOR, field).click()
+    chrome.switch_to.active_element.send_keys(words)
+
+
+def test_search_answers_and_leads_to_the_page(site, chrome):
+    from selenium.webdriver.common.by import By
+
+    search(chrome, site, "pinball loss")
+    links = FOUND.strip()
     found = wait(chrome, f"{links}.length && {links}")
     assert any("metrics.html" in u for u in found), found
     chrome.get(found[0])
     assert "pinball" in chrome.find_element(By.TAG_NAME, "main").text.lower()
-    chrome.get(f"{site}/index.html")
-    chrome.find_element(
-        By.CSS_SELECTOR, "#quarto-search input, #quarto-search button"
-    ).click()
-    chrome.switch_to.active_element.send_keys("zzqqxxyyvv")
-    assert "no results" in wait(
-        chrome,
-        "document.querySelector('#quarto-search,"
-        " .aa-Panel').innerText.toLowerCase().includes('no results') &&"
-        " document.body.innerText.toLowerCase()",
-    )
+    search(chrome, site, "zzqqxxyyvv")
+    assert "no results" in wait(chrome, NOTHING.strip())
+
+
+LINKS = """
+const links = [...document.querySelectorAll("#quarto-sidebar a, nav a")];
+return links.map(a => a.href.split("#")[0]);
+"""
 
 
 def test_home_page_leads_to_every_page(site, chrome):
     chrome.get(f"{site}/index.html")
-    seen = set(
-        chrome.execute_script(
-            "return [...document.querySelectorAll('#quarto-sidebar a, nav a')].map(a =>"
-            " a.href.split('#')[0])"
-        )
-    )
+    seen = set(chrome.execute_script(LINKS))
     lost = [page for page in pages().values() if f"{site}/{page}" not in seen]
     assert not lost, f"not in the sidebar: {lost}"

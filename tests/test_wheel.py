@@ -1,6 +1,6 @@
-"""The wheel as a stranger installs it:
+"""The wheel as a stranger installs it.
 
-every module, the pipelines and the embedded data, without nbdev, Jupyter or a checkout.
+Every module, the pipelines and the embedded data, without nbdev, Jupyter or a checkout.
 """
 
 import os
@@ -30,31 +30,18 @@ def wheel(tmp_path_factory):
             continue
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((ROOT / name).read_bytes())
+    build = "-m build --wheel --no-isolation --outdir".split()
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "build",
-            "--wheel",
-            "--no-isolation",
-            "--outdir",
-            out,
-            copy,
-        ],
-        capture_output=True,
-        text=True,
+        [sys.executable, *build, out, copy], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return next(out.glob("*.whl"))
 
 
 def run(site, code):
-    """Python with only the unpacked wheel in front of the environment, started far from
-    the checkout.
-    """
-    env = {k: v for k, v in os.environ.items() if not k.startswith("FORECASTLAB")} | {
-        "PYTHONPATH": str(site)
-    }
+    "Python with only the unpacked wheel in front of it, started far from the checkout."
+    env = {k: v for k, v in os.environ.items() if not k.startswith("FORECASTLAB")}
+    env["PYTHONPATH"] = str(site)
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=site.parent,
@@ -69,21 +56,9 @@ def run(site, code):
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory):
     place = tmp_path_factory.mktemp("install") / "site"
+    install = "-m pip install -q --no-deps --no-index --target".split()
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            "--no-index",
-            "--target",
-            place,
-            wheel,
-        ],
-        capture_output=True,
-        text=True,
+        [sys.executable, *install, place, wheel], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return place
@@ -112,30 +87,45 @@ def test_wheel_holds_all_modules_pipelines_and_data(wheel):
     assert not [n for n in held if n.startswith(("nbs/", "tests/", "data/"))]
 
 
-def test_every_module_imports_without_notebook_tools(site):
-    code = """
-import sys, pkgutil, importlib
-for tool in ("nbdev", "fastcore", "execnb", "jupyterlab", "papermill", "nbformat", "ipywidgets", "ray", "statsforecast", "gluonts"): sys.modules[tool] = None
+IMPORT_ALL = """
+import importlib
+import pkgutil
+import sys
+
+tools = "nbdev fastcore execnb jupyterlab papermill nbformat ipywidgets"
+for tool in f"{tools} ray statsforecast gluonts".split():
+    sys.modules[tool] = None
+
 import forecastlab
-names = [m.name for m in pkgutil.walk_packages(forecastlab.__path__, "forecastlab.") if not m.name.endswith("_modidx")]
-for name in names: importlib.import_module(name)
+
+found = pkgutil.walk_packages(forecastlab.__path__, "forecastlab.")
+names = [m.name for m in found if not m.name.endswith("_modidx")]
+for name in names:
+    importlib.import_module(name)
 print(forecastlab.__file__, len(names))
 """
-    path, n = run(site, code).rsplit(" ", 1)
+
+
+def test_every_module_imports_without_notebook_tools(site):
+    path, n = run(site, IMPORT_ALL).rsplit(" ", 1)
     assert Path(path).is_relative_to(site) and int(n) >= 10
 
 
+FOLDERS = """
+from forecastlab.core.basics import embedded_dir, pipelines_dir
+print(pipelines_dir())
+print(embedded_dir())
+"""
+LIST = """
+import sys
+from forecastlab.core.cli import main
+sys.exit(main(["list"]))
+"""
+
+
 def test_pipelines_and_data_are_found_in_the_installed_wheel(site):
-    found = run(
-        site,
-        "from forecastlab.core.basics import pipelines_dir, embedded_dir;"
-        " print(pipelines_dir()); print(embedded_dir())",
-    ).splitlines()
+    found = run(site, FOLDERS).splitlines()
     assert [Path(p).is_relative_to(site) for p in found] == [True, True], found
-    listed = run(
-        site,
-        "import sys; from forecastlab.core.cli import main; sys.argv = ['forecastlab',"
-        " 'list']; sys.exit(main())",
-    )
+    listed = run(site, LIST)
     for p in (ROOT / "nbs" / "pipelines").glob("[0-9]*.ipynb"):
         assert p.stem.split("_", 1)[1] in listed

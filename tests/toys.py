@@ -17,18 +17,22 @@ import pandas as pd
 
 from forecastlab.core.panel import Panel
 
-DECLARED = (
-    'out: str = ""      # Run folder\nseed: int = 0      # Seed\nsteps: int = 3     #'
-    " Steps\nwait: float = 0.0  # Seconds a step"
-)
-COUNT = """from pathlib import Path
+DECLARED = """\
+out: str = ""      # Run folder
+seed: int = 0      # Seed
+steps: int = 3     # Steps
+wait: float = 0.0  # Seconds a step"""
+COUNT = """\
 import time
+from pathlib import Path
 from forecastlab.core.runs import record
-here = Path(out)/"artifacts"/"checkpoint"
+here = Path(out) / "artifacts" / "checkpoint"
 begin = int(here.read_text()) if here.exists() else 0
 for i in range(begin, steps):
-    time.sleep(wait); here.write_text(str(i + 1)); print("step", i + 1)
-record(out, steps=steps, begin=begin, wql=steps/(10 + seed))"""
+    time.sleep(wait)
+    here.write_text(str(i + 1))
+    print("step", i + 1)
+record(out, steps=steps, begin=begin, wql=steps / (10 + seed))"""
 COMMAND = [
     sys.executable,
     "-c",

@@ -23,80 +23,91 @@ def _rows(rows):
         print("  ".join(c.ljust(w) for c, w in zip(r, widths)).rstrip())
 
 
-def _list(a):
-    if not a.name:
-        _rows(
-            [[name, about(path)] for name, path in pipelines().items()]
-            or [[f"no pipelines in {pipelines_dir()}"]]
-        )
-        return 0
-    path = find(a.name)
+def _list_all():
+    "Every pipeline with what it is for."
+    there = [[name, about(path)] for name, path in pipelines().items()]
+    _rows(there or [[f"no pipelines in {pipelines_dir()}"]])
+
+
+def _list_one(path):
+    "The parameters of one, and the parameter files that fit it."
+    known = declared(path)
     print(about(path), f"\n{path}\n")
     _rows(
-        [
-            [p.name, p.hint, repr(p.default), p.help]
-            for p in declared(path).values()
-            if p.name != "out"
-        ]
+        [p.name, p.hint, repr(p.default), p.help]
+        for p in known.values()
+        if p.name != "out"
     )
-    files = sorted(
-        f.name
-        for f in pipelines_dir().glob("*.yaml")
-        if set(from_file(f)) <= set(declared(path))
-    )
-    if files:
-        print("\nparameter files:", ", ".join(files))
+    files = sorted(pipelines_dir().glob("*.yaml"))
+    fitting = [f.name for f in files if set(from_file(f)) <= set(known)]
+    if fitting:
+        print("\nparameter files:", ", ".join(fitting))
+
+
+def _list(a):
+    if a.name:
+        _list_one(find(a.name))
+    else:
+        _list_all()
     return 0
 
-
+# %% ../../nbs/core/99_cli.ipynb #_run
 def _run(a):
     given = {}
     for file in a.file:
         given |= from_file(file)
     given |= dict(a.parameter)
-    print(
-        run(
-            a.name,
-            given,
-            out=a.out,
-            resume=a.resume,
-            runs=a.runs,
-            terminal=None if a.quiet else sys.stderr,
-        )
+    terminal = None if a.quiet else sys.stderr
+    folder = run(
+        a.name, given, out=a.out, resume=a.resume, runs=a.runs, terminal=terminal
     )
+    print(folder)
     return 0
 
 # %% ../../nbs/core/99_cli.ipynb #_print_table
+def _all_the_same(df):
+    "Parameters in which the runs do not differ."
+    if len(df) < 2:
+        return []
+    parameters = [c for c in df if c.startswith("parameters.")]
+    return [c for c in parameters if df[c].map(str).nunique() == 1]
+
+
+def _short_names(columns):
+    "Names without their prefix, where that leaves no doubt."
+    short = {c: c.split(".", 1)[1] for c in columns if "." in c}
+    taken = [*short.values(), *columns]
+    return {c: s for c, s in short.items() if taken.count(s) == 1}
+
+
+def _cell(v):
+    "A value as the terminal shows it."
+    if v is None or v != v:
+        return "-"
+    return f"{v:.5g}" if isinstance(v, float) else str(v)
+
+
 def _print_table(df):
     "A table of runs for the terminal."
     if df.empty:
         print("no runs")
         return
-    same = [
-        c
-        for c in df
-        if c.startswith("parameters.") and len(df) > 1 and df[c].map(str).nunique() == 1
-    ]
-    shown = df.drop(
-        columns=[*same, "folder", *(["error"] if not df.error.map(bool).any() else [])]
-    )
+    shown = df.drop(columns=["folder", *_all_the_same(df)])
     shown["started"] = shown.started.map(lambda t: str(t or "")[:16].replace("T", " "))
-    if "error" in shown:
-        shown["error"] = shown.error.map(lambda e: str(e or "")[:60])
-    scalars = [
+    shown["error"] = shown.error.map(lambda e: str(e or "")[:60])
+    if not shown.error.any():
+        shown = shown.drop(columns="error")
+    nested = [
         c
         for c in shown
-        if not c.startswith("metrics.")
-        or not shown[c].map(lambda v: isinstance(v, (list, dict))).any()
+        if c.startswith("metrics.")
+        and shown[c].map(lambda v: isinstance(v, (list, dict))).any()
     ]
-    short = {c: c.split(".", 1)[1] for c in scalars if "." in c}
-    free = {c: s for c, s in short.items() if [*short.values(), *shown].count(s) == 1}
-    cell = lambda v: (
-        "-" if v is None or v != v else f"{v:.5g}" if isinstance(v, float) else str(v)
-    )
-    print(shown[scalars].rename(columns=free).map(cell).to_string(index=False))
+    shown = shown.drop(columns=nested)
+    shown = shown.rename(columns=_short_names(list(shown)))
+    print(shown.map(_cell).to_string(index=False))
 
-
+# %% ../../nbs/core/99_cli.ipynb #_runs
 def _runs(a):
     from forecastlab.core.sweep import table
 
@@ -106,7 +117,7 @@ def _runs(a):
     _print_table(df)
     return 0
 
-
+# %% ../../nbs/core/99_cli.ipynb #_sweep
 def _sweep(a):
     from forecastlab.core.sweep import sweep
 
@@ -123,35 +134,43 @@ def _data(a):
         return 0
     if a.what == "get":
         if not a.names:
-            refuse(
-                "data get needs a name", mend=f"Known: {', '.join(datasets.names())}."
-            )
+            known = ", ".join(datasets.names())
+            refuse("data get needs a name", mend=f"Known: {known}.")
         for name in a.names:
             print(name, datasets.get(name))
         return 0
-    import pandas as pd
+    return _check_data(a.names)
 
-    found = pd.concat([datasets.check(name) for name in a.names or datasets.names()])
-    _rows(
-        [
-            ["data set", "file", "where", "state"],
-            *(
-                [
-                    r.name_,
-                    r.file,
-                    r.where or "-",
-                    "whole" if r.ok else "DAMAGED" if r.present else "missing",
-                ]
-                for r in found.rename(columns={"name": "name_"}).itertuples()
-            ),
-        ]
-    )
-    bad = found[~found.ok & (found.present | found.name.isin(a.names))]
+# %% ../../nbs/core/99_cli.ipynb #_check_data
+def _check_data(names):
+    "A line for each file of each set; damaged files, and asked ones that miss, fail."
+    import pandas as pd
+    from forecastlab.core import datasets
+
+    found = pd.concat([datasets.check(name) for name in names or datasets.names()])
+    present = found.present.map({True: "DAMAGED", False: "missing"})
+    state = present.mask(found.ok, "whole")
+    where = [w or "-" for w in found["where"]]
+    head = [["data set", "file", "where", "state"]]
+    _rows(head + [list(r) for r in zip(found.name, found.file, where, state)])
+    bad = found[~found.ok & (found.present | found.name.isin(names))]
     for fault in bad.fault:
         print(fault, file=sys.stderr)
     return 1 if len(bad) else 0
 
 # %% ../../nbs/core/99_cli.ipynb #_figures
+def _number(v):
+    "A number as the table of figures shows it."
+    return "-" if v is None or v != v else f"{v:,.6g}"
+
+
+def _figure(row):
+    "One figure as a row of text."
+    peer = f"{row.peer} {_number(row.peer_value)}" if row.peer else ""
+    value = _number(row.value)
+    return [row.id, value, row.bar, row.met, row.unit, peer, row.what]
+
+
 def _figures(a):
     from forecastlab.core.figures import declared_figures, measure, overview
 
@@ -163,39 +182,24 @@ def _figures(a):
         refuse("unknown figure", unknown, f"Known: {', '.join(df.id)}.")
     if a.ids:
         df = df[df.id.isin(a.ids)]
-    number = lambda v: "-" if v != v or v is None else f"{v:,.6g}"
-    _rows(
-        [
-            ["id", "value", "bar", "met", "unit", "peer", "what"],
-            *(
-                [
-                    r.id,
-                    number(r.value),
-                    r.bar,
-                    r.met,
-                    r.unit,
-                    f"{r.peer} {number(r.peer_value)}" if r.peer else "",
-                    r.what,
-                ]
-                for r in df.itertuples()
-            ),
-        ]
-    )
+    head = ["id", "value", "bar", "met", "unit", "peer", "what"]
+    _rows([head, *map(_figure, df.itertuples())])
     return 1 if a.run and (df.met == "NO").any() else 0
 
-# %% ../../nbs/core/99_cli.ipynb #_with_runs
-def _with_runs(parsers):
-    "The two subcommands that execute a notebook, and their options."
-    p = parsers(
-        "run",
-        _run,
-        "execute a pipeline",
-        "examples:\n  forecastlab run demand_forecast\n  forecastlab run"
-        " demand_forecast -p data sales.csv -p horizon 8\n  forecastlab run"
-        " demand_forecast -f demand_m5.yaml --out runs/m5\n  forecastlab run"
-        " my/notebook.ipynb --out runs/mine --resume\n\nThe notebook runs in the"
-        " current folder, with the Python of this command.",
-    )
+# %% ../../nbs/core/99_cli.ipynb #_add_run
+_RUN_EXAMPLES = """\
+examples:
+  forecastlab run demand_forecast
+  forecastlab run demand_forecast -p data sales.csv -p horizon 8
+  forecastlab run demand_forecast -f demand_m5.yaml --out runs/m5
+  forecastlab run my/notebook.ipynb --out runs/mine --resume
+
+The notebook runs in the current folder, with the Python of this command."""
+
+
+def _add_run(parsers):
+    "`run`: execute a notebook."
+    p = parsers("run", _run, "execute a pipeline", _RUN_EXAMPLES)
     p.add_argument(
         "name", help="name of a pipeline (see: forecastlab list), or path of a notebook"
     )
@@ -220,10 +224,8 @@ def _with_runs(parsers):
     p.add_argument(
         "--resume",
         action="store_true",
-        help=(
-            "go on with a failed or killed run: the one in --out, else the last one of"
-            " this pipeline"
-        ),
+        help="go on with a failed or killed run: the one in --out, else the last one of"
+        " this pipeline",
     )
     p.add_argument(
         "--quiet", action="store_true", help="show nothing but the run folder"
@@ -233,13 +235,22 @@ def _with_runs(parsers):
         metavar="DIR",
         help="folder of all runs (default: $FORECASTLAB_RUNS or ./runs)",
     )
+
+# %% ../../nbs/core/99_cli.ipynb #_add_sweep
+_SWEEP_FILE = """\
+file:
+  pipeline: demand_forecast
+  parameters: {horizon: 8}
+  grid: {seed: [0, 1, 2]}
+  list: [{hidden: 16}, {hidden: 32}]
+
+Finished runs are skipped, so a broken-off sweep is simply started again."""
+
+
+def _add_sweep(parsers):
+    "`sweep`: execute a notebook many times."
     p = parsers(
-        "sweep",
-        _sweep,
-        "execute a pipeline over many parameters on Ray",
-        "file:\n  pipeline: demand_forecast\n  parameters: {horizon: 8}\n  grid: {seed:"
-        " [0, 1, 2]}\n  list: [{hidden: 16}, {hidden: 32}]\n\nFinished runs are"
-        " skipped, so a broken-off sweep is simply started again.",
+        "sweep", _sweep, "execute a pipeline over many parameters on Ray", _SWEEP_FILE
     )
     p.add_argument("file", help="YAML file of the sweep")
     where = p.add_mutually_exclusive_group()
@@ -252,25 +263,27 @@ def _with_runs(parsers):
     where.add_argument(
         "--address",
         metavar="RAY",
-        help=(
-            "existing Ray cluster: auto, or host:port; the runs folder must be on a"
-            " disk its machines share"
-        ),
+        help="existing Ray cluster: auto, or host:port; the runs folder must be on a"
+        " disk its machines share",
     )
     p.add_argument("--runs", metavar="DIR", help="folder of all runs")
 
-# %% ../../nbs/core/99_cli.ipynb #_with_tables
-def _with_tables(parsers):
-    "The subcommands that show something."
+# %% ../../nbs/core/99_cli.ipynb #_add_runs
+def _add_list(parsers):
+    "`list`: what can be run."
     p = parsers("list", _list, "pipelines, or the parameters of one")
     p.add_argument("name", nargs="?", help="pipeline or notebook")
-    p = parsers(
-        "runs",
-        _runs,
-        "table of runs",
-        "examples:\n  forecastlab runs --where status=failed\n  forecastlab runs"
-        " --where 'metrics.wql<0.5' --sort -wql",
-    )
+
+# %% ../../nbs/core/99_cli.ipynb #_add_runs_table
+_RUNS_EXAMPLES = """\
+examples:
+  forecastlab runs --where status=failed
+  forecastlab runs --where 'metrics.wql<0.5' --sort -wql"""
+
+
+def _add_runs(parsers):
+    "`runs`: what was run."
+    p = parsers("runs", _runs, "table of runs", _RUNS_EXAMPLES)
     p.add_argument(
         "--where",
         action="append",
@@ -285,6 +298,10 @@ def _with_tables(parsers):
     )
     p.add_argument("--csv", metavar="FILE", help="write the whole table there")
     p.add_argument("--runs", metavar="DIR", help="folder of all runs")
+
+# %% ../../nbs/core/99_cli.ipynb #_add_data
+def _add_data(parsers):
+    "`data`: what can be read."
     p = parsers("data", _data, "data sets: list, get, check")
     p.add_argument(
         "what",
@@ -292,22 +309,29 @@ def _with_tables(parsers):
         help="list the registry; get: download and verify; check: verify what is here",
     )
     p.add_argument("names", nargs="*", help="data sets")
+
+
+_FIGURES_EXAMPLES = """\
+examples:
+  forecastlab figures
+  forecastlab figures lab.import.seconds --run"""
+
+
+def _add_figures(parsers):
+    "`figures`: what is claimed."
     p = parsers(
         "figures",
         _figures,
         "figures we claim: value, bar, met or not",
-        "examples:\n  forecastlab figures\n  forecastlab figures lab.import.seconds"
-        " --run",
+        _FIGURES_EXAMPLES,
     )
     p.add_argument("ids", nargs="*", metavar="ID", help="figures (default: all)")
     p.add_argument("--run", action="store_true", help="measure again and record")
     p.add_argument(
         "--csv",
         metavar="FILE",
-        help=(
-            "record (default: data/results/figures.csv of the checkout, else"
-            " ./figures.csv)"
-        ),
+        help="record (default: data/results/figures.csv of the checkout, else"
+        " ./figures.csv)",
     )
     p.add_argument("--runs", metavar="DIR", help="folder of all runs")
 
@@ -345,40 +369,40 @@ def _parser():
         p.set_defaults(action=action)
         return p
 
-    _with_tables(parsers)
-    _with_runs(parsers)
+    for add in (_add_list, _add_runs, _add_data, _add_figures, _add_run, _add_sweep):
+        add(parsers)
     return top
 
 # %% ../../nbs/core/99_cli.ipynb #_line
 _EXTRA = {"ray": "sweep", "statsforecast": "demand"}
 
 
+def _missing_library(e):
+    "The name of a library that is not installed, or nothing."
+    name = e.name if isinstance(e, ModuleNotFoundError) else None
+    return name if name and not name.startswith("forecastlab") else None
+
+
+def _message(e):
+    "What an exception says, without what Python adds around it."
+    if isinstance(e, OSError) and e.strerror and not e.filename:
+        return e.strerror
+    return e.args[0] if isinstance(e, KeyError) and e.args else e
+
+
 def _line(e):
     "An exception as one line."
-    if (
-        isinstance(e, ModuleNotFoundError)
-        and e.name
-        and not e.name.startswith("forecastlab")
-    ):
-        return (
-            f"{e.name} is not installed. pip install"
-            f" 'forecastlab[{_EXTRA.get(e.name.split('.')[0], 'run')}]'"
-        )
-    text = (
-        e.strerror
-        if isinstance(e, OSError) and e.strerror and not e.filename
-        else e.args[0]
-        if isinstance(e, KeyError) and e.args
-        else e
-    )
+    library = _missing_library(e)
+    if library:
+        extra = _EXTRA.get(library.split(".")[0], "run")
+        return f"{library} is not installed. pip install 'forecastlab[{extra}]'"
+    text = " ".join(str(_message(e)).split())
     usual = isinstance(e, (ValueError, OSError, RuntimeError, LookupError, TypeError))
-    return " ".join(str(text).split()) + (
-        "" if usual else f" ({type(e).__name__}; --debug shows where)"
-    )
+    return text if usual else f"{text} ({type(e).__name__}; --debug shows where)"
 
-
+# %% ../../nbs/core/99_cli.ipynb #main
 def main(
-    argv: list | None = None,  # words of the command, default those of the process
+    argv: list[str] | None = None,  # words of the command; None: those of the process
 ) -> int:  # exit code
     "The `forecastlab` command."
     argv = list(sys.argv[1:] if argv is None else argv)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pipeline_name', 'pipelines', 'near', 'find', 'cells', 'about', 'Parameter', 'declared', 'convert', 'resolve',
-           'from_file']
+           'named_values', 'from_file']
 
 # %% ../../nbs/core/87_parameters.ipynb #de2aedc2
 import ast
@@ -12,21 +12,23 @@ import datetime
 import difflib
 import io
 import json
+import os
 import re
 import tokenize
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from .basics import pipelines_dir, refuse
 
 # %% ../../nbs/core/87_parameters.ipynb #pipeline_name
 def pipeline_name(
-    path,  # notebook
+    path: str | os.PathLike,  # notebook
 ) -> str:  # stem without the number prefix
     "The name under which a notebook is run and its runs are filed."
     return re.sub(r"^\d+[a-z]?_", "", Path(path).stem)
 
-
-def pipelines() -> dict:  # name -> path, in reading order
+# %% ../../nbs/core/87_parameters.ipynb #pipelines
+def pipelines() -> dict[str, Path]:  # name -> path, in reading order
     "Pipelines that ship with the project."
     return {
         pipeline_name(p): p
@@ -37,35 +39,33 @@ def pipelines() -> dict:  # name -> path, in reading order
 # %% ../../nbs/core/87_parameters.ipynb #near
 def near(
     word: str,  # what was typed
-    known,  # what exists
+    known: Iterable,  # what exists
 ) -> str:  # "did you mean 'horizon'? " or nothing
     "A hint for a misspelt name."
     hits = difflib.get_close_matches(str(word), [str(k) for k in known], 1)
     return f"did you mean '{hits[0]}'? " if hits else ""
 
-
+# %% ../../nbs/core/87_parameters.ipynb #find
 def find(
-    name,  # name of a pipeline, or path of a notebook
+    name: str | os.PathLike,  # name of a pipeline, or path of a notebook
 ) -> Path:  # the notebook
     "Look a pipeline up by name or path."
-    if str(name).endswith(".ipynb") or "/" in str(name):
-        return (
-            Path(name)
-            if Path(name).is_file()
-            else refuse("no such notebook", [name], kind=FileNotFoundError)
-        )
+    text = str(name)
+    if text.endswith(".ipynb") or "/" in text:
+        if not Path(name).is_file():
+            refuse("no such notebook", [text], kind=FileNotFoundError)
+        return Path(name)
     known = pipelines()
-    return known.get(name) or refuse(
-        "unknown pipeline",
-        [name],
-        f"{near(name, known)}Known: {', '.join(known) or 'none'}. A path to a notebook"
-        " works too.",
-    )
+    if text not in known:
+        there = ", ".join(known) or "none"
+        hint = f"{near(text, known)}Known: {there}. A path to a notebook works too."
+        refuse("unknown pipeline", [text], hint)
+    return known[text]
 
 # %% ../../nbs/core/87_parameters.ipynb #cells
 def cells(
-    path,  # notebook
-) -> list:  # dicts: kind, source, tags
+    path: str | os.PathLike,  # notebook
+) -> list[dict]:  # one a cell: kind, source, tags
     "Cells of a notebook, read as plain JSON."
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
@@ -84,19 +84,16 @@ def cells(
             f"Open and save it in Jupyter ({type(e).__name__}: {e}).",
         )
 
-
+# %% ../../nbs/core/87_parameters.ipynb #about
 def about(
-    path,  # notebook
+    path: str | os.PathLike,  # notebook
 ) -> str:  # the line that starts with ">" below the title, or the title
     "What a notebook is for, in one line."
-    lines = [
-        l
-        for c in cells(path)
-        if c["kind"] == "markdown"
-        for l in c["source"].splitlines()
-    ]
-    quoted = [l[1:].strip() for l in lines if l.startswith(">")]
-    return (quoted or [l.lstrip("# ") for l in lines if l.startswith("#")] or [""])[0]
+    prose = [c["source"] for c in cells(path) if c["kind"] == "markdown"]
+    lines = "\n".join(prose).splitlines()
+    quoted = [x[1:].strip() for x in lines if x.startswith(">")]
+    titles = [x.lstrip("# ") for x in lines if x.startswith("#")]
+    return (quoted or titles or [""])[0]
 
 # %% ../../nbs/core/87_parameters.ipynb #Parameter
 class Parameter(NamedTuple):
@@ -104,7 +101,7 @@ class Parameter(NamedTuple):
 
     name: str  # variable
     hint: str  # its type as written, or the type of its default
-    default: object  # literal
+    default: Any  # literal
     help: str  # the comment behind it
 
     def __str__(self):
@@ -113,20 +110,15 @@ class Parameter(NamedTuple):
 
 def _constant(node):
     "Value of a literal; plain arithmetic such as 24*7 is allowed."
-    if any(
-        isinstance(n, (ast.Name, ast.Call, ast.Attribute, ast.Lambda))
-        for n in ast.walk(node)
-    ):
+    foreign = (ast.Name, ast.Call, ast.Attribute, ast.Lambda)
+    if any(isinstance(n, foreign) for n in ast.walk(node)):
         raise ValueError("not a literal")
-    return eval(
-        compile(ast.Expression(node), "<parameters>", "eval"), {"__builtins__": {}}
-    )
+    code = compile(ast.Expression(node), "<parameters>", "eval")
+    return eval(code, {"__builtins__": {}})
 
 # %% ../../nbs/core/87_parameters.ipynb #_comments
-def _comments(
-    source: str,  # code of a cell
-) -> dict:  # line number -> comment without '#'
-    "Comments of a cell by line."
+def _comments(source):
+    "Comments of a cell: line number -> text without '#'."
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {
         t.start[0]: t.string.lstrip("# ").strip()
@@ -135,45 +127,55 @@ def _comments(
     }
 
 
+def _hint(annotation, default):
+    "The type of a parameter in words: as written, else that of its default."
+    if annotation is None:
+        word = type(default).__name__
+        return {"NoneType": "Any", "tuple": "list"}.get(word, word)
+    hint = ast.unparse(annotation).strip("'\"")
+    if default is None and not re.search(r"None|Optional|Any", hint):
+        hint += " | None"
+    return hint
+
+
 def _declaration(statement, comments):
     "One statement of the cell as a `Parameter`; ValueError where it is none."
-    annotated = isinstance(statement, ast.AnnAssign)
-    if not annotated and not (
-        isinstance(statement, ast.Assign) and len(statement.targets) == 1
-    ):
+    annotation = None
+    if isinstance(statement, ast.AnnAssign):
+        target, annotation = statement.target, statement.annotation
+    elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+        target = statement.targets[0]
+    else:
         raise ValueError("not an assignment")
-    target = statement.target if annotated else statement.targets[0]
     if statement.value is None or not isinstance(target, ast.Name):
         raise ValueError("no default")
     default = _constant(statement.value)
-    hint = (
-        ast.unparse(statement.annotation).strip("'\"")
-        if annotated
-        else {"NoneType": "Any", "tuple": "list"}.get(
-            type(default).__name__, type(default).__name__
-        )
-    )
-    if default is None and not re.search(r"None|Optional|Any", hint):
-        hint += " | None"
-    return Parameter(target.id, hint, default, comments.get(statement.end_lineno, ""))
+    help = comments.get(statement.end_lineno, "")
+    return Parameter(target.id, _hint(annotation, default), default, help)
 
 # %% ../../nbs/core/87_parameters.ipynb #declared
-def declared(
-    path,  # notebook
-) -> dict:  # name -> Parameter, in order
-    "Parameters a notebook declares in its one tagged cell."
+def _tagged(path):
+    "Source of the one cell tagged `parameters`."
     tagged = [
         c for c in cells(path) if "parameters" in c["tags"] and c["kind"] == "code"
     ]
     if len(tagged) != 1:
         refuse(
             f"{Path(path).name} has {len(tagged)} cells tagged 'parameters', not one",
-            mend=(
-                "Tag the one cell that holds the defaults (in Jupyter: property"
-                " inspector, cell tags)."
-            ),
+            mend="Tag the one cell that holds the defaults (in Jupyter: property"
+            " inspector, cell tags).",
         )
-    source, found = tagged[0]["source"], {}
+    return tagged[0]["source"]
+
+# %% ../../nbs/core/87_parameters.ipynb #declared_parameters
+def declared(
+    path: str | os.PathLike,  # notebook
+) -> dict[str, Parameter]:  # by name, in order
+    """Parameters a notebook declares in its one tagged cell.
+
+    Anything but a declaration with a literal default is refused.
+    """
+    source, found = _tagged(path), {}
     try:
         body, comments = ast.parse(source).body, _comments(source)
     except SyntaxError as e:
@@ -205,18 +207,12 @@ def _yaml(text, typed=True):
     return yaml.load(text, Loader=yaml.SafeLoader if typed else yaml.BaseLoader)
 
 
+_WORDS = dict(true=True, yes=True, on=True, false=False, no=False, off=False)
+_WORDS |= {"1": True, "0": False}
+
+
 def _bool(v):
-    words = {
-        "true": True,
-        "yes": True,
-        "on": True,
-        "1": True,
-        "false": False,
-        "no": False,
-        "off": False,
-        "0": False,
-    }
-    return v if isinstance(v, bool) else words[v.strip().lower()]
+    return v if isinstance(v, bool) else _WORDS[v.strip().lower()]
 
 
 def _int(v):
@@ -239,17 +235,16 @@ def _str(v):
     return v
 
 # %% ../../nbs/core/87_parameters.ipynb #_items
+def _bracketed(text, kind):
+    "Text of a list or dict with its brackets, which may be left out."
+    left, right = "{}" if kind is dict else "[]"
+    return text if text.lstrip()[:1] == left else left + text + right
+
+
 def _items(v, kind, inner):
     "A list or dict, given as such or as text (`1, 2` or `[1, 2]` or `{a: 1}`)."
     if isinstance(v, str):
-        text = (
-            v
-            if v.lstrip()[:1] == ("{" if kind is dict else "[")
-            else "{%s}" % v
-            if kind is dict
-            else "[%s]" % v
-        )
-        v = _yaml(text, typed=not inner)
+        v = _yaml(_bracketed(v, kind), typed=not inner)
     if isinstance(v, tuple):
         v = list(v)
     if not isinstance(v, kind):
@@ -262,35 +257,38 @@ def _items(v, kind, inner):
 _SCALARS = {"bool": _bool, "int": _int, "float": _float, "str": _str}
 
 
+def _is_none(node):
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _none(v):
+    "None, or a word for it."
+    if v is None or isinstance(v, str) and v.strip().lower() in ("", "none", "null"):
+        return None
+    raise ValueError
+
+
+def _generic(v, node):
+    "Fit `v` to a type with brackets."
+    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    name = ast.unparse(node.value).split(".")[-1].lower()
+    if name == "optional":
+        return _first(v, [ast.Constant(None), *inner])
+    if name == "union":
+        return _first(v, inner)
+    if name == "literal":
+        return next(c.value for c in inner if v == c.value or v == str(c.value))
+    return _items(v, dict if name == "dict" else list, inner)
+
+
 def _convert(v, node):
     "Fit `v` to the type written in the syntax tree `node`."
-    if isinstance(node, ast.Constant) and node.value is None:
-        if (
-            v is None
-            or isinstance(v, str)
-            and v.strip().lower() in ("", "none", "null")
-        ):
-            return None
-        raise ValueError
+    if _is_none(node):
+        return _none(v)
     if isinstance(node, ast.BinOp):
-        return _first(
-            v,
-            (
-                [node.right, node.left]
-                if _is_none(node.right)
-                else [node.left, node.right]
-            ),
-        )
+        return _first(v, [node.left, node.right])
     if isinstance(node, ast.Subscript):
-        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        name = ast.unparse(node.value).split(".")[-1].lower()
-        if name == "optional":
-            return _first(v, [ast.Constant(None), *inner])
-        if name == "union":
-            return _first(v, sorted(inner, key=_is_none, reverse=True))
-        if name == "literal":
-            return next(c.value for c in inner if v == c.value or v == str(c.value))
-        return _items(v, dict if name == "dict" else list, inner)
+        return _generic(v, node)
     name = ast.unparse(node).split(".")[-1]
     if name in _SCALARS:
         return _SCALARS[name](v)
@@ -298,58 +296,48 @@ def _convert(v, node):
         return _items(v, dict if name == "dict" else list, [])
     return _yaml(v) if isinstance(v, str) else v
 
-# %% ../../nbs/core/87_parameters.ipynb #_is_none
-def _is_none(node):
-    return isinstance(node, ast.Constant) and node.value is None
+# %% ../../nbs/core/87_parameters.ipynb #convert
+_MISFITS = (ValueError, KeyError, TypeError, StopIteration, AttributeError)
 
 
 def _first(v, nodes):
-    "The first of several types that `v` fits."
-    for node in nodes:
+    "The first of several types that `v` fits; None before all others."
+    for node in sorted(nodes, key=_is_none, reverse=True):
         try:
             return _convert(v, node)
-        except (ValueError, KeyError, TypeError, StopIteration, AttributeError):
+        except _MISFITS:
             pass
     raise ValueError
 
 
 def convert(
-    value,  # from YAML (typed) or from the command line (text)
+    value: Any,  # from YAML (typed) or from the command line (text)
     hint: str,  # the declared type
-):  # the value in that type
+) -> Any:  # the value in that type
     "Fit a value to a declared type, or raise ValueError."
     import yaml
 
     try:
         return _convert(value, ast.parse(hint, mode="eval").body)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        StopIteration,
-        AttributeError,
-        SyntaxError,
-        yaml.YAMLError,
-    ):
-        raise ValueError(f"{value!r} is not {hint}") from None
+    except (*_MISFITS, SyntaxError, yaml.YAMLError):
+        pass
+    raise ValueError(f"{value!r} is not {hint}")
 
 # %% ../../nbs/core/87_parameters.ipynb #resolve
 def resolve(
-    path,  # notebook
-    given: dict | None = None,  # name -> value; text is converted
-) -> dict:  # name -> value for every declared parameter
-    """Every parameter of a run:
+    path: str | os.PathLike,  # notebook
+    given: dict[str, Any] | None = None,  # name -> value; text is converted
+) -> dict[str, Any]:  # name -> value for every declared parameter
+    """Every parameter of a run, in its declared type.
 
-    the given ones checked and converted, defaults for the rest.
+    The given ones are checked and converted, the rest have their defaults.
     """
-    known, given, wrong = declared(path), given or {}, []
+    known, wrong = declared(path), []
     values = {p.name: p.default for p in known.values()}
-    for name, value in given.items():
+    for name, value in (given or {}).items():
         if name not in known:
-            wrong.append(
-                f"unknown '{name}'"
-                + (f" ({near(name, known).strip()})" if near(name, known) else "")
-            )
+            hint = near(name, known).strip()
+            wrong.append(f"unknown '{name}'" + (f" ({hint})" if hint else ""))
             continue
         try:
             values[name] = convert(value, known[name].hint)
@@ -363,15 +351,16 @@ def resolve(
         )
     return values
 
-# %% ../../nbs/core/87_parameters.ipynb #_pairs
-def _pairs(path):
-    "Top-level pairs of a YAML file, duplicates refused."
+# %% ../../nbs/core/87_parameters.ipynb #named_values
+def named_values(
+    path: str | os.PathLike,  # YAML file
+) -> dict[str, Any]:  # name -> value, in order
+    "Top-level pairs of a YAML file; a name given twice is refused."
     import yaml
 
     try:
-        node = yaml.compose(
-            Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader
-        )
+        text = Path(path).read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         refuse("not YAML", [path], " ".join(str(e).split()))
     if node is None:
@@ -382,32 +371,20 @@ def _pairs(path):
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         refuse(f"given twice in {path}", twice, "Keep one line each.")
-    return {str(k): v for k, v in _yaml(Path(path).read_text(encoding="utf-8")).items()}
+    return {str(k): v for k, v in _yaml(text).items()}
 
-
+# %% ../../nbs/core/87_parameters.ipynb #from_file
 def from_file(
-    path,  # YAML file: from here, or beside the pipelines
-) -> dict:  # name -> value
+    path: str | os.PathLike,  # YAML file: from here, or beside the pipelines
+) -> dict[str, Any]:  # name -> value
     "Parameters from a YAML file."
-    found = next(
-        (
-            p
-            for p in (
-                Path(path),
-                pipelines_dir() / path,
-                pipelines_dir() / f"{path}.yaml",
-            )
-            if p.is_file()
-        ),
-        None,
-    )
-    return (
-        _pairs(found)
-        if found
-        else refuse(
-            "no such parameter file",
-            [path],
-            f"Looked here and in {pipelines_dir()}.",
-            FileNotFoundError,
-        )
+    beside = pipelines_dir()
+    for place in (Path(path), beside / path, beside / f"{path}.yaml"):
+        if place.is_file():
+            return named_values(place)
+    refuse(
+        "no such parameter file",
+        [path],
+        f"Looked here and in {beside}.",
+        FileNotFoundError,
     )

@@ -22,14 +22,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO
 from .basics import atomic, refuse, runs_dir, versions
 from .parameters import cells, declared, find, pipeline_name, resolve
 
 # %% ../../nbs/core/90_runs.ipynb #load_json
 def load_json(
-    path,  # file
-):  # its content, or None where it is missing or damaged
+    path: str | os.PathLike,  # file
+) -> Any:  # its content, or None where it is missing or damaged
     "Read JSON without trusting it."
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -49,31 +51,29 @@ def _plain(x):
         return None
     return x if isinstance(x, (str, int, float, bool, type(None))) else str(x)
 
-
+# %% ../../nbs/core/90_runs.ipynb #save_json
 def save_json(
-    path,  # file to write or to replace
-    content,  # dict or list
-):
+    path: str | os.PathLike,  # file to write or to replace
+    content: dict | list,  # numbers of any library; what is not finite becomes null
+) -> None:
     "Write JSON whole or not at all."
+    text = json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
     with atomic(path) as tmp:
-        tmp.write_text(
-            json.dumps(_plain(content), indent=1, allow_nan=False) + "\n",
-            encoding="utf-8",
-        )
+        tmp.write_text(text, encoding="utf-8")
 
 # %% ../../nbs/core/90_runs.ipynb #folder
 def folder(
-    out: str = "",  # the pipeline's `out` parameter
+    out: str | os.PathLike = "",  # the pipeline's `out` parameter; empty: a new one
 ) -> Path:  # run folder with `artifacts/` in it
     "Where a pipeline writes; a temporary folder where none is given."
     path = Path(out) if out else Path(tempfile.mkdtemp(prefix="forecastlab-"))
     (path / "artifacts").mkdir(parents=True, exist_ok=True)
     return path
 
-
+# %% ../../nbs/core/90_runs.ipynb #record
 def record(
-    out,  # run folder
-    **metrics,  # name -> number
+    out: str | os.PathLike,  # run folder
+    **metrics: Any,  # name -> number
 ) -> dict:  # all metrics recorded so far
     "Add metrics to the run; each call keeps what earlier ones wrote."
     known = {**(load_json(Path(out) / "metrics.json") or {}), **_plain(metrics)}
@@ -96,13 +96,13 @@ def _flock(f, kind, patience):
                 return False
             time.sleep(0.02)
 
-
+# %% ../../nbs/core/90_runs.ipynb #locked
 @contextlib.contextmanager
 def locked(
-    path,  # folder to own, made if needed
+    path: str | os.PathLike,  # folder to own, made if needed
     patience: float = 0.5,  # seconds to wait for a short look by someone else
     name: str = ".lock",  # file that carries the lock
-):
+) -> Iterator[None]:
     "Own a folder, or refuse and name the owner."
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -122,8 +122,9 @@ def locked(
 
 # %% ../../nbs/core/90_runs.ipynb #_owned
 def _owned(path, host):
-    """Is the run's process alive? Asked of the lock on this machine, of the last sign
-    of life elsewhere.
+    """Is the run's process alive?
+
+    Asked of the lock on this machine, of the last sign of life elsewhere.
     """
     lock = Path(path) / ".lock"
     try:
@@ -135,32 +136,31 @@ def _owned(path, host):
         return False
 
 # %% ../../nbs/core/90_runs.ipynb #read
+def _status(path):
+    "What the run last said about itself; *none* where it never did."
+    status = load_json(path / "status.json")
+    if isinstance(status, dict) and "status" in status:
+        return status
+    state = "damaged" if (path / "status.json").exists() else "none"
+    return dict(name=path.parent.name, status=state, error="status.json cannot be read")
+
+
 def read(
-    path,  # run folder
+    path: str | os.PathLike,  # run folder
     mine: bool = False,  # the caller holds the lock
 ) -> dict:  # name, id, folder, status, started, seconds, error ..., parameters, metrics
     "What is known about a run, as it really stands."
     path = Path(path)
-    status = load_json(path / "status.json")
-    if not isinstance(status, dict) or "status" not in status:
-        status = dict(
-            name=path.parent.name,
-            status="damaged" if (path / "status.json").exists() else "none",
-            error="status.json cannot be read",
-        )
-    if status["status"] == "running" and (
-        mine
-        and status.get("host") == socket.gethostname()
-        or not _owned(path, status.get("host"))
-    ):
-        status |= dict(
-            status="killed",
-            error=f"its process ended without a word in cell {status.get('cell', '?')}",
-        )
-    given, metrics = (
-        load_json(path / "parameters.json"),
-        load_json(path / "metrics.json"),
-    )
+    status = _status(path)
+    if status["status"] == "running":
+        host = status.get("host")
+        left_behind = mine and host == socket.gethostname()
+        if left_behind or not _owned(path, host):
+            cell = status.get("cell", "?")
+            status["status"] = "killed"
+            status["error"] = f"its process ended without a word in cell {cell}"
+    given = load_json(path / "parameters.json")
+    metrics = load_json(path / "metrics.json")
     return {
         **status,
         "id": path.name,
@@ -175,70 +175,72 @@ class Echo:
 
     def __init__(
         self,
-        terminal,  # stream or None
-        log,  # text file
+        terminal: TextIO | None,  # stream; None for silence
+        log: TextIO,  # text file
     ):
-        self.terminal, self.log, self.line, self.over, self.bar, self.heard = (
-            terminal,
-            log,
-            "",
-            False,
-            0.0,
-            time.monotonic(),
-        )
-        self.live, self.guard = bool(terminal and terminal.isatty()), threading.RLock()
+        self.terminal = terminal
+        self.log = log
+        self.live = bool(terminal and terminal.isatty())  # a bar may move in place
+        self.heard = time.monotonic()  # last sign of life of the notebook
+        self._line = ""  # what stands on the line that is not ended yet
+        self._begin_anew = False  # the next text replaces the line
+        self._shown = 0.0  # when a moving line last went to the log
+        self._guard = threading.RLock()
 
-    def write(self, text):
-        with self.guard:
+    def write(
+        self,
+        text: str,  # any piece of output, with or without ends of lines
+    ) -> None:
+        "Take in what the notebook printed, as it comes."
+        with self._guard:
             for piece in re.split(r"([\r\n])", text):
-                if piece == "\n":
-                    self._end()
-                elif piece == "\r":
-                    self.over = True
-                elif piece:
-                    self.line, self.over = (
-                        piece if self.over else self.line + piece,
-                        False,
-                    )
-            if self.line and self.live:
-                print(
-                    "\r  "
-                    + self.line[: shutil.get_terminal_size().columns - 4]
-                    + "\x1b[K",
-                    end="",
-                    file=self.terminal,
-                    flush=True,
-                )
-            elif self.line and "\r" in text and time.monotonic() - self.bar > 10:
-                self._put(self.line)
-                self.bar = time.monotonic()
+                self._take(piece)
+            if self._line and self.live:
+                room = shutil.get_terminal_size().columns - 4
+                line = f"\r  {self._line[:room]}\x1b[K"
+                print(line, end="", file=self.terminal, flush=True)
+            elif self._line and "\r" in text and time.monotonic() - self._shown > 10:
+                self._put(self._line)
+                self._shown = time.monotonic()
             self.heard = time.monotonic()
 
-    def _end(self):
-        self._put(self.line, "\r" if self.live else "")
-        self.line, self.over = "", False
-
-    def _put(self, line, start=""):
-        print("  " + line, file=self.log, flush=True)
-        if self.terminal:
-            print(
-                f"{start}  {line}" + ("\x1b[K" if start else ""),
-                file=self.terminal,
-                flush=True,
-            )
-
-    def say(self, line):
+    def say(
+        self,
+        line: str,  # without an end
+    ) -> None:
         "A line of the runner's own; it ends what the notebook left open."
-        with self.guard:
-            if self.line:
+        with self._guard:
+            if self._line:
                 self._end()
             print(line, file=self.log, flush=True)
             if self.terminal:
                 print(line, file=self.terminal, flush=True)
             self.heard = time.monotonic()
 
-    def flush(self):
-        pass
+    def flush(self) -> None:
+        "Nothing waits: every line is flushed as it is written."
+
+    def _take(self, piece):
+        "An end of line, a return to its begin, or text."
+        if piece == "\n":
+            self._end()
+        elif piece == "\r":
+            self._begin_anew = True
+        elif piece:
+            self._line = piece if self._begin_anew else self._line + piece
+            self._begin_anew = False
+
+    def _end(self):
+        "The open line is complete."
+        self._put(self._line, "\r" if self.live else "")
+        self._line, self._begin_anew = "", False
+
+    def _put(self, line, start=""):
+        "A line of the notebook, indented, to both."
+        print("  " + line, file=self.log, flush=True)
+        if self.terminal:
+            rest = "\x1b[K" if start else ""
+            print(f"{start}  {line}{rest}", file=self.terminal, flush=True)
 
 # %% ../../nbs/core/90_runs.ipynb #_kernel_class
 def _kernel_class(
@@ -249,6 +251,8 @@ def _kernel_class(
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
+    launch = "-m ipykernel_launcher -f {connection_file} --IPKernelApp.log_level=40"
+
     class Kernel(AsyncKernelManager):
         def __init__(self, **settings):
             super().__init__(**settings)
@@ -256,14 +260,7 @@ def _kernel_class(
 
         @property
         def kernel_spec(self):
-            argv = [
-                sys.executable,
-                "-m",
-                "ipykernel_launcher",
-                "-f",
-                "{connection_file}",
-                "--IPKernelApp.log_level=40",
-            ]
+            argv = [sys.executable, *launch.split()]
             return KernelSpec(argv=argv, display_name="forecastlab", language="python")
 
         async def _async_launch_kernel(self, command, **settings):
@@ -284,17 +281,30 @@ def _process(pid):
         return None
 
 
+def _process_of(kernels):
+    "The process of the kernel started last, or None where there is none."
+    if not kernels:
+        return None
+    last = kernels[-1]
+    return (
+        _process(last.provisioner.pid) if last.provisioner and last.has_kernel else None
+    )
+
+
 def _kill(process):
     "Kill a kernel and what it started, if it is still that process."
     if process and _process(process[0]) == process:
         with contextlib.suppress(OSError):
             os.killpg(process[0], signal.SIGKILL)
 
-
+# %% ../../nbs/core/90_runs.ipynb #Stopped
 class Stopped(KeyboardInterrupt):
     "The runner was told to stop by a signal."
 
-    def __init__(self, number):
+    def __init__(
+        self,
+        number: int,  # of the signal, kept as `number`
+    ):
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
 
@@ -304,13 +314,11 @@ def _stoppable(
     running,  # function -> (pid, birth) of the kernel, or None
 ):
     "SIGTERM, SIGINT and SIGHUP kill the kernel and raise `Stopped`, once."
-    first = threading.current_thread() is threading.main_thread()
+    mine = []
+    if threading.current_thread() is threading.main_thread():
+        mine = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     # nohup stays nohup
-    mine = [
-        s
-        for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        if first and signal.getsignal(s) is not signal.SIG_IGN
-    ]
+    mine = [s for s in mine if signal.getsignal(s) is not signal.SIG_IGN]
 
     def stop(number, frame):
         for s in mine:
@@ -325,9 +333,9 @@ def _stoppable(
         for s, old in zip(mine, before):
             signal.signal(s, old if old is not None else signal.SIG_DFL)
 
-# %% ../../nbs/core/90_runs.ipynb #_prepare
-def _prepare(path, values):
-    "The notebook with its parameters injected, and the heading above each code cell."
+# %% ../../nbs/core/90_runs.ipynb #_injected
+def _injected(path, values):
+    "The notebook with its parameters injected; it will be saved whole or not at all."
     from papermill.iorw import LocalHandler, load_notebook_node, papermill_io
     from papermill.parameterize import parameterize_notebook
 
@@ -337,22 +345,21 @@ def _prepare(path, values):
                 tmp.write_text(text, encoding="utf-8")
 
     papermill_io.register("whole:", Whole())
-    nb = parameterize_notebook(
-        load_notebook_node(str(path)), values, kernel_name="python3", language="python"
-    )
+    nb = load_notebook_node(str(path))
+    return parameterize_notebook(nb, values, kernel_name="python3", language="python")
+
+
+def _headings(nb):
+    "Index of each code cell -> the heading it stands under."
     heading, above = "", {}
     for i, c in enumerate(nb.cells):
-        found = (
-            re.search(r"^#+\s+(.*)$", c.source, re.M)
-            if c.cell_type == "markdown"
-            else None
-        )
-        heading = found[1].strip() if found else heading
+        if c.cell_type == "markdown":
+            found = re.search(r"^#+\s+(.*)$", c.source, re.M)
+            heading = found[1].strip() if found else heading
         if c.cell_type == "code" and c.source.strip():
-            above[i] = (
-                "parameters" if "parameters" in " ".join(c.metadata.tags) else heading
-            )
-    return nb, above
+            tagged = "parameters" in " ".join(c.metadata.tags)
+            above[i] = "parameters" if tagged else heading
+    return above
 
 # %% ../../nbs/core/90_runs.ipynb #_execute
 def _execute(nb, path, echo, cell_started, kernels):
@@ -386,23 +393,25 @@ def _execute(nb, path, echo, cell_started, kernels):
             echo.say(f"the kernel did not start ({e}), trying once more")
 
 # %% ../../nbs/core/90_runs.ipynb #_page
+def _without_scripts(html, maths):
+    "A page without scripts from elsewhere, but for MathJax where it is needed."
+
+    def kept(found):
+        if maths and "mathjax" in found[1].lower():
+            return found[0].replace("<script ", "<script async ")
+        return ""
+
+    return re.sub(r'<script[^>]*src="(https?:[^"]*)"[^>]*>\s*</script>', kept, html)
+
+
 def _page(notebook, echo):
-    """Write notebook.html beside an executed notebook; a page that cannot be made fails
-    no run.
-    """
+    "Write notebook.html beside an executed notebook; its failure fails no run."
     try:
         from nbconvert import HTMLExporter
 
         html, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
-        maths = any(
-            "$" in c["source"] for c in cells(notebook) if c["kind"] == "markdown"
-        )
-        keep = lambda m: (
-            m[0].replace("<script ", "<script async ")
-            if maths and "mathjax" in m[1].lower()
-            else ""
-        )
-        html = re.sub(r'<script[^>]*src="(https?:[^"]*)"[^>]*>\s*</script>', keep, html)
+        prose = [c["source"] for c in cells(notebook) if c["kind"] == "markdown"]
+        html = _without_scripts(html, maths=any("$" in text for text in prose))
         with atomic(notebook.with_suffix(".html")) as tmp:
             tmp.write_text(html, encoding="utf-8")
     except Exception as e:
@@ -415,20 +424,22 @@ def _summary(e, cell):
         text = f"{e.ename}: {e.evalue}"
     elif type(e).__name__ == "DeadKernelError":
         text = "the kernel died (out of memory? see log.txt)"
+    elif isinstance(e, Stopped):
+        text = str(e)
     else:
-        text = f"{type(e).__name__}: {e}" if not isinstance(e, Stopped) else str(e)
+        text = f"{type(e).__name__}: {e}"
     text = " ".join(text.split())
     return (text[:400] + " ..." if len(text) > 400 else text) + f" (cell {cell})"
 
 
 def _now():
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 class RunFailed(RuntimeError):
     "A pipeline ended with an error; its folder says where."
 
-# %% ../../nbs/core/90_runs.ipynb #_foreign
+# %% ../../nbs/core/90_runs.ipynb #_refuse_foreign
 _OURS = {
     ".lock",
     "status.json",
@@ -442,13 +453,11 @@ _OURS = {
 }
 
 
-def _foreign(path):
+def _refuse_foreign(path):
     "Refuse a folder that holds anything but a run."
-    found = (
-        []
-        if not path.exists() or (path / "status.json").exists()
-        else sorted(p.name for p in path.iterdir() if p.name not in _OURS)
-    )
+    if not path.exists() or (path / "status.json").exists():
+        return
+    found = sorted(p.name for p in path.iterdir() if p.name not in _OURS)
     if found:
         refuse(
             f"{path} holds other files",
@@ -457,7 +466,7 @@ def _foreign(path):
             FileExistsError,
         )
 
-
+# %% ../../nbs/core/90_runs.ipynb #_claim
 def _claim(path, resume):
     "May a run start in this folder? Returns what was there. The caller holds the lock."
     before = read(path, mine=True)
@@ -494,25 +503,23 @@ def _agree(path, before, given):
             "parameter 'out' belongs to the runner",
             mend="Name the run folder with --out.",
         )
-    if before["status"] == "none":
-        values = resolve(path, given)
-    else:
-        old = before["parameters"] or refuse(
+    resumed = before["status"] != "none"
+    old = before["parameters"] if resumed else {}
+    if resumed and not old:
+        refuse(
             f"{before['folder']} cannot be resumed: parameters.json cannot be read",
             mend="Start a new run.",
         )
-        values = resolve(path, {**old, **given})
-        changed = [
-            f"{k} was {old[k]!r}, now {values[k]!r}"
-            for k in old
-            if values.get(k) != old[k]
-        ]
-        if changed:
-            refuse(
-                "a resumed run keeps its parameters",
-                changed,
-                "Leave them out, or start a new run.",
-            )
+    values = resolve(path, {**old, **given})
+    changed = [
+        f"{k} was {old[k]!r}, now {values[k]!r}" for k in old if values.get(k) != old[k]
+    ]
+    if changed:
+        refuse(
+            "a resumed run keeps its parameters",
+            changed,
+            "Leave them out, or start a new run.",
+        )
     return {k: v for k, v in values.items() if k != "out"}
 
 # %% ../../nbs/core/90_runs.ipynb #_need
@@ -522,27 +529,18 @@ def _need():
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"{name} is not installed", name=name)
 
+# %% ../../nbs/core/90_runs.ipynb #_place
+def _unfinished(base):
+    "The last run below `base` that failed or was killed."
+    known = sorted(base.glob("*/status.json"), key=lambda p: p.stat().st_mtime)
+    for status in reversed(known):
+        if read(status.parent)["status"] in ("failed", "killed"):
+            return status.parent
+    refuse(f"no failed or killed run in {base}", mend="Name the folder with --out.")
 
-def _place(name, out, resume, runs):
-    """The run folder:
 
-    the one given, the last unfinished one, or a new one named after the time.
-    """
-    if out:
-        return Path(out).expanduser().resolve()
-    base = Path(runs or runs_dir()).resolve() / name
-    if resume:
-        known = sorted(base.glob("*/status.json"), key=lambda p: p.stat().st_mtime)
-        return next(
-            (
-                p.parent
-                for p in reversed(known)
-                if read(p.parent)["status"] in ("failed", "killed")
-            ),
-            None,
-        ) or refuse(
-            f"no failed or killed run in {base}", mend="Name the folder with --out."
-        )
+def _new(base):
+    "A new folder below `base`, named after the time."
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for i in range(1, 1000):
         path = base / (stamp if i == 1 else f"{stamp}-{i}")
@@ -552,12 +550,20 @@ def _place(name, out, resume, runs):
         except FileExistsError:
             pass
 
+
+def _place(name, out, resume, runs):
+    "The folder of this run."
+    if out:
+        return Path(out).expanduser().resolve()
+    base = Path(runs or runs_dir()).resolve() / name
+    return _unfinished(base) if resume else _new(base)
+
 # %% ../../nbs/core/90_runs.ipynb #_pulse
 @contextlib.contextmanager
 def _pulse(path, echo, where):
-    """Signs of life:
+    """Signs of life while the run lasts.
 
-    the lock's time every five seconds, a word after half a minute of silence.
+    The lock's time every five seconds, a word after half a minute of silence.
     """
     over = threading.Event()
 
@@ -576,60 +582,60 @@ def _pulse(path, echo, where):
         over.set()
         thread.join(1)
 
+# %% ../../nbs/core/90_runs.ipynb #_run_cells
+def _run_cells(notebook, path, values, echo, kernels, update):
+    "Execute the notebook cell by cell; every cell that starts is said and stored."
+    nb = _injected(notebook, values)
+    above = _headings(nb)
+    order = {i: f"{k}/{len(above)}" for k, i in enumerate(above, 1)}
+
+    def cell_started(i):
+        if i in above:
+            echo.say(f"[{order[i]}] {above[i]}")
+            update(cell=order[i], kernel=_process_of(kernels))
+
+    _execute(nb, path / "notebook.ipynb", echo, cell_started, kernels)
+
+# %% ../../nbs/core/90_runs.ipynb #_state
+def _state(problem):
+    "How a run ended, in the word of its status."
+    if problem is None:
+        return "done"
+    return "killed" if isinstance(problem, KeyboardInterrupt) else "failed"
+
 # %% ../../nbs/core/90_runs.ipynb #_attempt
 def _attempt(notebook, path, values, status, terminal):
-    """One execution in a folder that is ours; returns the exception that ended it, or
-    None.
-    """
-    begin, kernels, cell, problem = time.monotonic(), [], ["0"], None
-
-    def kernel():
-        return (
-            _process(kernels[-1].provisioner.pid)
-            if kernels and kernels[-1].provisioner and kernels[-1].has_kernel
-            else None
-        )
+    "One execution in a folder that is ours; returns what ended it early, or None."
+    begin, kernels, problem = time.monotonic(), [], None
+    running = lambda: _process_of(kernels)
 
     def update(**new):
         status.update(new)
         save_json(path / "status.json", status)
 
-    with open(path / "log.txt", "a", encoding="utf-8") as log, _stoppable(kernel):
+    def where():
+        return status.get("cell", "0")
+
+    with open(path / "log.txt", "a", encoding="utf-8") as log, _stoppable(running):
         echo = Echo(terminal, log)
         echo.say(f"{status['name']}: {path}")
         try:
-            with _pulse(path, echo, lambda: cell[0]):
-                nb, above = _prepare(notebook, values)
-                order = {i: f"{k}/{len(above)}" for k, i in enumerate(above, 1)}
-
-                def cell_started(i):
-                    if i not in above:
-                        return
-                    cell[0] = order[i]
-                    echo.say(f"[{order[i]}] {above[i]}")
-                    update(cell=order[i], kernel=kernel())
-
-                _execute(nb, path / "notebook.ipynb", echo, cell_started, kernels)
+            with _pulse(path, echo, where):
+                _run_cells(notebook, path, values, echo, kernels, update)
         except (Exception, KeyboardInterrupt) as e:
             problem = e
         finally:
-            _kill(kernel())
-        state = (
-            "done"
-            if problem is None
-            else "killed"
-            if isinstance(problem, KeyboardInterrupt)
-            else "failed"
-        )
+            _kill(running())
+        state = _state(problem)
         if (path / "notebook.ipynb").exists() and state != "killed":
             _page(path / "notebook.ipynb", echo)
         update(
             status=state,
             ended=_now(),
             seconds=round(time.monotonic() - begin, 3),
-            cell=cell[0],
+            cell=where(),
             kernel=None,
-            error=_summary(problem, cell[0]) if problem else "",
+            error=_summary(problem, where()) if problem else "",
         )
         echo.say(f"{state} after {status['seconds']:.1f} s: {path}")
     return problem
@@ -649,53 +655,55 @@ def _removed_if_unborn(path):
             shutil.rmtree(path, ignore_errors=True)
         raise
 
+# %% ../../nbs/core/90_runs.ipynb #_first_files
+def _first_files(notebook, path, values, attempt):
+    "Write what is known before the kernel starts; returns the status."
+    status = dict(
+        name=pipeline_name(notebook),
+        notebook=str(notebook),
+        status="running",
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        started=_now(),
+        attempt=attempt,
+    )
+    checksum = hashlib.sha256(notebook.read_bytes()).hexdigest()
+    (path / "metrics.json").unlink(missing_ok=True)
+    (path / "artifacts").mkdir(exist_ok=True)
+    save_json(path / "parameters.json", values)
+    save_json(path / "versions.json", versions() | dict(notebook_sha256=checksum))
+    save_json(path / "status.json", status)
+    return status
+
 # %% ../../nbs/core/90_runs.ipynb #run
 def run(
-    pipeline,  # name of a pipeline, or path of a notebook
+    pipeline: str | os.PathLike,  # name of a pipeline, or path of a notebook
     # name -> value; text is converted to the declared type
     parameters: dict | None = None,
-    out=None,  # run folder; by default a new one below `runs`
+    out: str | os.PathLike | None = None,  # run folder; None: a new one below `runs`
     resume: bool = False,  # go on with a failed or killed run
-    runs=None,  # folder of runs, default `runs_dir()`
-    terminal=sys.stderr,  # where progress is shown; None for silence
+    runs: str | os.PathLike | None = None,  # folder of runs; None: `runs_dir()`
+    terminal: TextIO | None = sys.stderr,  # where progress is shown; None for silence
 ) -> Path:  # run folder
-    "Execute a pipeline into a folder of its own."
+    """Execute a pipeline into a folder of its own.
+
+    Wrong parameters, foreign folders and folders in use are refused. A notebook that
+    fails raises `RunFailed`, a signal `Stopped`; the folder says where either ended.
+    """
     _need()
     notebook = find(pipeline).resolve()
     name, given = pipeline_name(notebook), parameters or {}
     if not resume:
         _agree(notebook, dict(status="none"), given)
     path = _place(name, out, resume, runs)
-    _foreign(path)
+    _refuse_foreign(path)
     with locked(path), _removed_if_unborn(path):
         before = _claim(path, resume)
         values = _agree(notebook, before, given)
         _kill(before.get("kernel"))
-        (path / "metrics.json").unlink(missing_ok=True)
-        status = dict(
-            name=name,
-            notebook=str(notebook),
-            status="running",
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            started=_now(),
-            attempt=before.get("attempt", 0) + 1,
-        )
-        (path / "artifacts").mkdir(exist_ok=True)
-        save_json(path / "parameters.json", values)
-        save_json(
-            path / "versions.json",
-            versions()
-            | dict(notebook_sha256=hashlib.sha256(notebook.read_bytes()).hexdigest()),
-        )
-        save_json(path / "status.json", status)
-        problem = _attempt(
-            notebook,
-            path,
-            values | ({"out": str(path)} if "out" in declared(notebook) else {}),
-            status,
-            terminal,
-        )
+        status = _first_files(notebook, path, values, before.get("attempt", 0) + 1)
+        told = {"out": str(path)} if "out" in declared(notebook) else {}
+        problem = _attempt(notebook, path, values | told, status, terminal)
     if isinstance(problem, KeyboardInterrupt):
         raise problem
     if problem:

@@ -11,9 +11,10 @@ import datetime
 import functools
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 import torch
-from ..core.basics import atomic, machine, versions
+from ..core.basics import atomic, machine, refuse, versions
 
 # %% ../../nbs/kernels/00_runtime.ipynb #has_gpu
 @functools.cache
@@ -28,9 +29,9 @@ def device() -> torch.device:  # cuda or cpu
 
 # %% ../../nbs/kernels/00_runtime.ipynb #_Absent
 class _Absent:
-    """Stands in for triton and triton.language where they are not installed:
+    """Stands in for triton and triton.language where they are not installed.
 
-    definitions pass, launches fail.
+    Definitions pass, launches fail.
     """
 
     def __init__(self, name="triton"):
@@ -49,16 +50,18 @@ class _Absent:
         return self
 
     def __call__(self, *args, **kwargs):
-        raise RuntimeError(
-            f"{self.name} needs Triton, which is not installed. Install it with `pip"
-            " install triton` (Linux), or call the public function, which falls back"
-            " to torch."
+        refuse(
+            f"{self.name} needs Triton, which is not installed",
+            mend="Install it with `pip install triton` (Linux), or call the public"
+            " function, which falls back to torch.",
+            kind=RuntimeError,
         )
 
 # %% ../../nbs/kernels/00_runtime.ipynb #_load
 def _load():
-    """Triton and its language; interpreted where there is no GPU, stand-ins where there
-    is no Triton.
+    """Triton and its language.
+
+    Interpreted where there is no GPU, stand-ins where there is no Triton.
     """
     if not has_gpu():
         os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -79,38 +82,45 @@ def interpreting() -> bool:  # True: slow, any device, for tests
     return type(tl.sum).__name__ == "InterpretedFunction"
 
 
-def native() -> bool:  # True: kernels are compiled
-    """Can kernels be compiled and run on a GPU here? Public functions use them only
-    then.
-    """
+def native() -> bool:  # True: kernels are compiled, and public functions use them
+    "Can kernels be compiled and run on a GPU here?"
     return has_gpu() and not isinstance(triton, _Absent) and not interpreting()
 
 # %% ../../nbs/kernels/00_runtime.ipynb #milliseconds
 def milliseconds(
-    fn,  # what to time, called without arguments
+    fn: Callable[[], object],  # what to time, called without arguments
     repeat: int = 30,  # timed calls, after three untimed ones
 ) -> float:  # median milliseconds a call (device time on a GPU, CPU time elsewhere)
     "Time `fn` on the device where the lab runs."
     for _ in range(3):
         fn()
-    if not has_gpu():
-        ticks = [time.process_time()]
-        for _ in range(repeat):
-            fn()
-            ticks.append(time.process_time())
-        return 1e3 * sorted(b - a for a, b in zip(ticks, ticks[1:]))[repeat // 2]
+    spent = (_gpu_times if has_gpu() else _cpu_times)(fn, repeat)
+    return sorted(spent)[repeat // 2]
+
+
+def _cpu_times(fn, repeat):
+    "Milliseconds of the process's CPU time, call by call."
+    ticks = [time.process_time()]
+    for _ in range(repeat):
+        fn()
+        ticks.append(time.process_time())
+    return [1e3 * (b - a) for a, b in zip(ticks, ticks[1:])]
+
+
+def _gpu_times(fn, repeat):
+    "Milliseconds between events on the device, call by call."
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeat + 1)]
     marks[0].record()
     for mark in marks[1:]:
         fn()
         mark.record()
     torch.cuda.synchronize()
-    return sorted(a.elapsed_time(b) for a, b in zip(marks, marks[1:]))[repeat // 2]
+    return [a.elapsed_time(b) for a, b in zip(marks, marks[1:])]
 
 # %% ../../nbs/kernels/00_runtime.ipynb #copy_bandwidth
 @functools.cache
 def copy_bandwidth(
-    megabytes: int = 0,  # size of the buffer; 0 chooses by device
+    megabytes: int = 0,  # MiB of the buffer; 0: 1024 on a GPU, 256 on a CPU
 ) -> float:  # GB/s, reads and writes counted
     "What a plain device copy reaches: the limit for a kernel that only moves memory."
     size = (megabytes or (1024 if has_gpu() else 256)) * 2**20
@@ -120,9 +130,9 @@ def copy_bandwidth(
 
 # %% ../../nbs/kernels/00_runtime.ipynb #record
 def record(
-    rows,  # list of dicts: one measurement each
-    path,  # CSV to append to, made when first used
-):
+    rows: Sequence[dict],  # one measurement each: column -> value
+    path: str | Path,  # CSV to append to, made when first used
+) -> None:
     "Append measurements to a CSV, each with date, device, machine and versions."
     path = Path(path)
     stamp = dict(
@@ -132,10 +142,9 @@ def record(
         **{k: v for k, v in versions().items() if k in ("python", "torch", "triton")},
     )
     old = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
-    rows = old + [{**stamp, **row} for row in rows]
+    table = old + [{**stamp, **row} for row in rows]
+    columns = list(dict.fromkeys(k for row in table for k in row))
     with atomic(path) as tmp, open(tmp, "w", newline="") as f:
-        writer = csv.DictWriter(
-            f, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n"
-        )
+        writer = csv.DictWriter(f, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(table)
