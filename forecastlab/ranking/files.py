@@ -286,7 +286,8 @@ def write_xc(
 def _xc_text(X: sp.csr_matrix, Y: sp.csr_matrix) -> Iterator[str]:
     "A line for each row."
     labels = list(map(str, Y.indices.tolist()))
-    pairs = ["%d:%.9g" % p for p in zip(X.indices.tolist(), X.data.tolist())]
+    cells = zip(X.indices.tolist(), X.data.tolist())
+    pairs = [f"{feature}:{value:.9g}" for feature, value in cells]
     ys = Y.indptr.tolist()
     xs = X.indptr.tolist()
     for a, b, p, q in zip(ys, ys[1:], xs, xs[1:]):

@@ -26,15 +26,15 @@ def _prune(W, threshold, most):
     (0: all stay).
     """
     for j in range(W.shape[0]):
-        for l in range(W.shape[1]):
-            if abs(W[j, l]) < threshold:
-                W[j, l] = 0
+        for label in range(W.shape[1]):
+            if abs(W[j, label]) < threshold:
+                W[j, label] = 0
     if most > 0:
-        for l in range(W.shape[1]):
-            size = np.abs(W[:, l])
+        for label in range(W.shape[1]):
+            size = np.abs(W[:, label])
             if (size > 0).sum() > most:
                 for j in np.argsort(-size, kind="mergesort")[most:]:
-                    W[j, l] = 0
+                    W[j, label] = 0
 
 
 @_jit
@@ -43,17 +43,17 @@ def _rows_of(W):
     ptr = np.zeros(W.shape[0] + 1, np.int64)
     for j in range(W.shape[0]):
         c = 0
-        for l in range(W.shape[1]):
-            c += W[j, l] != 0
+        for label in range(W.shape[1]):
+            c += W[j, label] != 0
         ptr[j + 1] = ptr[j] + c
     column = np.empty(ptr[-1], np.int32)
     value = np.empty(ptr[-1], np.float32)
     e = 0
     for j in range(W.shape[0]):
-        for l in range(W.shape[1] if ptr[j + 1] > ptr[j] else 0):
-            if W[j, l] != 0:
-                column[e] = l
-                value[e] = W[j, l]
+        for label in range(W.shape[1] if ptr[j + 1] > ptr[j] else 0):
+            if W[j, label] != 0:
+                column[e] = label
+                value[e] = W[j, label]
                 e += 1
     return ptr, column, value
 

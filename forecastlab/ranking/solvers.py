@@ -280,20 +280,20 @@ def _negative_steps(a, at, width, margin, on, norm, d, u, high, low, step):
 
 
 @_jit_inline
-def _positive_step(a, at, l, m, norm, d, u, high, low, step):
-    "The coordinate step of a positive in lane l."
-    old = a[at + l]
+def _positive_step(a, at, lane, m, norm, d, u, high, low, step):
+    "The coordinate step of a positive in one lane."
+    old = a[at + lane]
     g = m - np.float32(1) + old * d
     pg = g
     if old <= 0:
         pg = min(pg, np.float32(0))
     if old >= u:
         pg = max(pg, np.float32(0))
-    high[l] = max(high[l], pg)
-    low[l] = min(low[l], pg)
+    high[lane] = max(high[lane], pg)
+    low[lane] = min(low[lane], pg)
     new = min(max(old - g / (norm + d), np.float32(0)), u)
-    step[l] = new - old
-    a[at + l] = new
+    step[lane] = new - old
+    a[at + lane] = new
 
 # %% ../../nbs/ranking/33_solvers.ipynb #_close_ranks
 @_jit
@@ -320,10 +320,10 @@ def _by_row(n, positives):
     free = ptr.copy()
     label = np.empty(len(positives.row), np.int64)
     cost = np.empty(len(positives.row), np.float32)
-    for l in range(len(positives.ptr) - 1):
-        for k in range(positives.ptr[l], positives.ptr[l + 1]):
+    for which in range(len(positives.ptr) - 1):
+        for k in range(positives.ptr[which], positives.ptr[which + 1]):
             q = free[positives.row[k]]
-            label[q] = l
+            label[q] = which
             cost[q] = positives.cost[k]
             free[positives.row[k]] += 1
     return ptr, label, cost
@@ -387,14 +387,14 @@ def _together(instances, inside, positives, smooth, cn, bias, eps, max_iter, W):
             most = u if i < inside else np.float32(0)
             _negative_steps(a, at, width, margin, on, norm[i], d, most, high, low, step)
             for k in range(own[i], own[i + 1]):
-                l, c = slot[label[k]], cost[k]
-                if l >= 0:
-                    on[l] = 1
-                if l >= 0 and c > 0:
+                lane, c = slot[label[k]], cost[k]
+                if lane >= 0:
+                    on[lane] = 1
+                if lane >= 0 and c > 0:
                     dp = np.float32(0.5) / c if smooth else np.float32(0)
                     up = big if smooth else c
                     _positive_step(
-                        a, at, l, margin[l], norm[i], dp, up, high, low, step
+                        a, at, lane, margin[lane], norm[i], dp, up, high, low, step
                     )
             _update(w, width, ids, val, lo, hi, bias, step)
         done = (high[:left] - low[:left] <= eps) | (sweep == max_iter - 1)
@@ -430,7 +430,7 @@ def _one_svm(instances, order, y, cost, smooth, bias, eps, max_iter, w):
     state = _twister(0)
     a = np.zeros(len(norm), np.float32)
     top, floor = np.inf, -np.inf
-    for sweep in range(max_iter):
+    for _ in range(max_iter):
         high, low = -np.inf, np.inf
         _shuffle(order, active, state)
         s = 0
@@ -490,7 +490,7 @@ def _one_logistic(instances, order, y, cost, frozen, bias, eps, max_iter, w):
         for k in range(ptr[i], ptr[i + 1]):
             w[ids[k]] += np.float32(y[i] * a[i]) * val[k]
         w[last] += np.float32(y[i] * a[i] * bias)
-    for sweep in range(max_iter):
+    for _ in range(max_iter):
         worst, steps = 0.0, 0
         _shuffle(order, n, state)
         for i in order:
@@ -610,9 +610,9 @@ def _one_by_one(
     y = np.full(n, -1, np.float32)
     cost = np.full(n, cn)
     order = np.empty(n, np.int64)
-    for l in range(len(positives.ptr) - 1):
-        first = positives.ptr[l]
-        mine = positives.row[first : positives.ptr[l + 1]]
+    for label in range(len(positives.ptr) - 1):
+        first = positives.ptr[label]
+        mine = positives.row[first : positives.ptr[label + 1]]
         for k in range(len(mine)):
             y[mine[k]] = 1
             cost[mine[k]] = positives.cost[first + k]
@@ -634,7 +634,7 @@ def _one_by_one(
             _one_primal(instances, own, y, cost, bias, eps, max_iter, w)
         else:
             _one_svm(instances, own, y, cost, solver == 0, bias, eps, max_iter, w)
-        W[:, l] = w
+        W[:, label] = w
         for i in mine:
             y[i] = -1
             cost[i] = cn
