@@ -799,7 +799,7 @@ class Counts(QuantileFunction):
         nothing = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
         return self.excess(nothing)
 
-
+# %% ../../nbs/core/30_distributions.ipynb #rounded
 def rounded(
     x: Tensor,  # (...) quantities
 ) -> Tensor:  # (...) whole numbers of at least 0

@@ -389,8 +389,9 @@ def _cg_kernel(
     TILE: tl.constexpr,
     LABELS: tl.constexpr,
 ):
-    """alpha = r.r/p.h; d += alpha p; zd += alpha q; r -= alpha h; p = r + beta p; for
-    some labels of one cluster.
+    """A step of conjugate gradients for some labels of one cluster.
+
+    alpha = r.r/p.h; d += alpha p; zd += alpha q; r -= alpha h; p = r + beta p.
     """
     c = tl.program_id(0)
     label = tl.program_id(1) * LABELS + tl.arange(0, LABELS)
@@ -457,8 +458,10 @@ def _search_kernel(
     TILE: tl.constexpr,
     LABELS: tl.constexpr,
 ):
-    """t with w.d + t d.d = 2 sum (C y - C (z + t zd)) zd over the active; then w += t
-    d, z += t zd, s = -2 C y max(0, 1 - y z).
+    """The step length, and the step, for some labels of one cluster.
+
+    t with w.d + t d.d = 2 sum (C y - C (z + t zd)) zd over the active; then
+    w += t d, z += t zd, s = -2 C y max(0, 1 - y z).
     """
     c = tl.program_id(0)
     label = tl.program_id(1) * LABELS + tl.arange(0, LABELS)

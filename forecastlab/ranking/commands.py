@@ -137,7 +137,7 @@ def _user_negatives(a: argparse.Namespace, rows: int) -> dict[int, Matrix] | Non
 
 
 def _train(a: argparse.Namespace) -> None:
-    "forecastlab-xr train"
+    "What `forecastlab-xr train` does."
     _check_beam_and_k(a)
     folder = check_place(a.model_folder)
     X = as_features(load_matrix(a.inst_path), a.inst_path)
@@ -164,7 +164,7 @@ def _batches(rows: int, size: int) -> list[slice]:
 
 
 def _predict(a: argparse.Namespace) -> None:
-    "forecastlab-xr predict"
+    "What `forecastlab-xr predict` does."
     _check_beam_and_k(a)
     model = XRLinear.load(a.model_folder)
     X = load_matrix(a.inst_path)
@@ -197,7 +197,7 @@ def _predict(a: argparse.Namespace) -> None:
 
 
 def _evaluate(a: argparse.Namespace) -> None:
-    "forecastlab-xr evaluate"
+    "What `forecastlab-xr evaluate` does."
     print(evaluate(load_matrix(a.truth_path), load_matrix(a.pred_path), a.topk))
 
 # %% ../../nbs/ranking/95_commands.ipynb #_label_vectors
@@ -230,7 +230,7 @@ def _tree_digest(a: argparse.Namespace, files: str, labels: int) -> str:
 
 # %% ../../nbs/ranking/95_commands.ipynb #_text_train
 def _text_train(a: argparse.Namespace) -> None:
-    "forecastlab-xr text2text-train"
+    "What `forecastlab-xr text2text-train` does."
     _check_beam_and_k(a)
     folder = check_place(a.model_folder, "output_items.json")
     config = a.vectorizer_config_path or a.vectorizer_config_json
@@ -300,7 +300,7 @@ def _questions(a: argparse.Namespace) -> Iterator[tuple[list[str], list[str] | N
 
 
 def _text_predict(a: argparse.Namespace) -> None:
-    "forecastlab-xr text2text-predict"
+    "What `forecastlab-xr text2text-predict` does."
     _check_beam_and_k(a)
     if a.input_text_path == "-" and a.meta_info_path:
         refuse("--meta-info-path needs a file of texts", mend="Give one with -i")
@@ -350,7 +350,7 @@ def _by_rows(
 
 
 def _text_evaluate(a: argparse.Namespace) -> None:
-    "forecastlab-xr text2text-evaluate"
+    "What `forecastlab-xr text2text-evaluate` does."
     names = _lines(a.text_item_path) if a.text_item_path is not None else []
     number = {name: i for i, name in enumerate(names)}
     try:

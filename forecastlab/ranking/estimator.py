@@ -329,11 +329,11 @@ def calibrate_trees(
     last = isotonic(p, right)
     return calibrations, last, best_threshold(truth, last.on_entries(P))[0]
 
-# %% ../../nbs/ranking/70_estimator.ipynb #ExtremeClassifier
+# %% ../../nbs/ranking/70_estimator.ipynb #LabNotFittedError
 class LabNotFittedError(LabError, NotFittedError):
     "A model was asked before it was fitted."
 
-
+# %% ../../nbs/ranking/70_estimator.ipynb #ExtremeClassifier
 class ExtremeClassifier(ClassifierMixin, BaseEstimator):
     "An ensemble of XR-Linear trees with scikit-learn's interface."
 

@@ -80,7 +80,7 @@ def _value(text, at):
     number = whole / 10.0**-power if power < 0 else whole * 10.0**power
     return (-number if minus else number), at
 
-# %% ../../nbs/ranking/10_files.ipynb #_xc_lines
+# %% ../../nbs/ranking/10_files.ipynb #_fault_of_label
 _XC_FAULTS = (
     "",
     "expects a label or a feature there",
@@ -111,7 +111,7 @@ def _fault_of_label(text, number, after, labels):
         return 1, after, False
     return 0, after, False
 
-
+# %% ../../nbs/ranking/10_files.ipynb #_xc_lines
 @njit(cache=True, nogil=True)
 def _xc_lines(text, labels, features, y_start, y, x_start, x, value):
     "Fill rows from whole lines: (rows, fault, byte of the fault)."

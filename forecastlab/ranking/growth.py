@@ -155,7 +155,7 @@ class Statistics:
             f" them, {len(self.sample):,} sampled, {len(self.rows):,} kept)"
         )
 
-
+# %% ../../nbs/ranking/65_growth.ipynb #_same_labels
 def _same_labels(Y, model):
     "Refuse a Y of another number of labels."
     if Y.shape[1] != model.labels:

@@ -36,7 +36,7 @@ def _truth(word: str) -> bool:
         return False
     raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
 
-
+# %% ../../nbs/ranking/92_options.ipynb #_with_tree
 def _with_tree(add: Add) -> None:
     "How the tree is built."
     add(
@@ -75,9 +75,9 @@ def _with_tree(add: Add) -> None:
         help="iterations of a split, at most (20)",
     )
 
-# %% ../../nbs/ranking/92_options.ipynb #_with_rankers
-def _with_rankers(add: Add) -> None:
-    "How the rankers are trained."
+# %% ../../nbs/ranking/92_options.ipynb #_with_loss
+def _with_loss(add: Add) -> None:
+    "What the rankers minimise."
     add(
         "-s",
         "--solver-type",
@@ -107,6 +107,10 @@ def _with_rankers(add: Add) -> None:
         metavar="VAL",
         help="value of the constant feature; 0: none (1)",
     )
+
+# %% ../../nbs/ranking/92_options.ipynb #_with_examples
+def _with_examples(add: Add) -> None:
+    "Whom the rankers learn from, and the weights that they keep."
     add(
         "-ns",
         "--negative-sampling",
@@ -132,6 +136,10 @@ def _with_rankers(add: Add) -> None:
         metavar="INT",
         help="weights that a label keeps; 0: all (0)",
     )
+
+# %% ../../nbs/ranking/92_options.ipynb #_with_relevance
+def _with_relevance(add: Add) -> None:
+    "How relevance counts."
     add(
         "--rel-norm",
         choices=["l1", "l2", "max", "no-norm"],
@@ -146,6 +154,10 @@ def _with_rankers(add: Add) -> None:
         metavar="STR",
         help="disable, induce, ranker-only: which layers use relevance (disable)",
     )
+
+# %% ../../nbs/ranking/92_options.ipynb #_with_solver
+def _with_solver(add: Add) -> None:
+    "How long the solver goes on."
     add(
         "--order",
         choices=["shared", "libpecos"],
@@ -170,6 +182,14 @@ def _with_rankers(add: Add) -> None:
         metavar="INT",
         help="passes of the solver, at most (100)",
     )
+
+
+def _with_rankers(add: Add) -> None:
+    "How the rankers are trained."
+    _with_loss(add)
+    _with_examples(add)
+    _with_relevance(add)
+    _with_solver(add)
 
 # %% ../../nbs/ranking/92_options.ipynb #_with_prediction
 def _with_prediction(add: Add, beam: int | None, what: str) -> None:
@@ -198,7 +218,7 @@ def _with_prediction(add: Add, beam: int | None, what: str) -> None:
         help=f"{', '.join(posts)} ({what or 'l3-hinge'})",
     )
 
-
+# %% ../../nbs/ranking/92_options.ipynb #_with_house
 def _with_house(add: Add) -> None:
     "Options that every training has."
     add(
@@ -344,7 +364,7 @@ def predict_options(
         help="(instance, label): score exactly these; -k and -b do not matter",
     )
 
-
+# %% ../../nbs/ranking/92_options.ipynb #evaluate_options
 def evaluate_options(
     add: Add,  # `add_argument` of the parser
 ) -> None:
@@ -472,7 +492,7 @@ def text_predict_options(
         help="a line for each text, repeated in its answer",
     )
 
-
+# %% ../../nbs/ranking/92_options.ipynb #text_evaluate_options
 def text_evaluate_options(
     add: Add,  # `add_argument` of the parser
 ) -> None:
@@ -603,7 +623,7 @@ def skeleton(
         "indexer_params": some(INDEX_OPTIONS),
     }
 
-# %% ../../nbs/ranking/92_options.ipynb #read_params
+# %% ../../nbs/ranking/92_options.ipynb #_FIXED
 _FIXED: dict[str, tuple] = {
     "mode": ("full-model",),
     "ranker_level": (1,),
@@ -632,7 +652,7 @@ _READ = {
     "beam_size",
 }
 
-
+# %% ../../nbs/ranking/92_options.ipynb #_leaves
 def _leaves(node: dict) -> Iterator[tuple[str, Any]]:
     "(name, value) of everything below; a list of dictionaries gives lists."
     for name, value in node.items():
@@ -655,7 +675,7 @@ def _common(path: str | os.PathLike, name: str, values: list) -> Any:
         )
     return values[0]
 
-
+# %% ../../nbs/ranking/92_options.ipynb #read_params
 def read_params(
     path: str | os.PathLike,  # JSON
 ) -> dict[str, Any]:  # option -> value

@@ -164,8 +164,9 @@ def _positives(ptr, ids, labels, rows):
 # %% ../../nbs/ranking/33_solvers.ipynb #_twister
 @_jit
 def _twister(seed):
-    """State of mt19937 after `seed`; the last word is the position (Matsumoto and
-    Nishimura 1998).
+    """State of mt19937 after `seed` (Matsumoto and Nishimura 1998).
+
+    The last word is the position.
     """
     state = np.empty(625, np.uint32)
     state[0], state[624] = seed, 624
@@ -298,8 +299,9 @@ def _positive_step(a, at, lane, m, norm, d, u, high, low, step):
 # %% ../../nbs/ranking/33_solvers.ipynb #_close_ranks
 @_jit
 def _close_ranks(table, width, keep, new_width):
-    """Move the lanes `keep` of every row to the front, in place; rows become new_width
-    long.
+    """Move the lanes `keep` of every row to the front, in place.
+
+    Rows become new_width long.
     """
     rows = len(table) // width
     for j in range(rows):
@@ -346,12 +348,29 @@ def _ask_ahead(s, order, ptr, ids, val, norm, own, w, a, width):
         for k in range(ptr[order[s + 1]], ptr[order[s + 1] + 1]):
             _prefetch(w, ids[k] * width)
 
+# %% ../../nbs/ranking/33_solvers.ipynb #_take_out
+@_jit
+def _take_out(lanes, name, slot, w, width, W):
+    "Write the weights of labels that are done; they have no lane any more."
+    for q in lanes:
+        slot[name[q]] = -1
+        for j in range(W.shape[0]):
+            W[j, name[q]] = w[j * width + q]
+
+
+@_jit
+def _renumber(keep, name, slot):
+    "The lanes that stay, from the first on."
+    for q in range(len(keep)):
+        name[q] = name[keep[q]]
+        slot[name[q]] = q
+
 # %% ../../nbs/ranking/33_solvers.ipynb #_together
 @_jit
 def _together(instances, inside, positives, smooth, cn, bias, eps, max_iter, W):
     """All labels in one shuffled order.
 
-    Fills W (features+1, labels); rows from `inside` on take part for their positives
+    Fills W (features+1, labels). Rows from `inside` on take part for their positives
     alone.
     """
     ptr, ids, val, norm = instances
@@ -399,17 +418,12 @@ def _together(instances, inside, positives, smooth, cn, bias, eps, max_iter, W):
             _update(w, width, ids, val, lo, hi, bias, step)
         done = (high[:left] - low[:left] <= eps) | (sweep == max_iter - 1)
         keep = np.flatnonzero(~done)
-        for q in np.flatnonzero(done):
-            slot[name[q]] = -1
-            for j in range(W.shape[0]):
-                W[j, name[q]] = w[j * width + q]
+        _take_out(np.flatnonzero(done), name, slot, w, width, W)
         if len(keep) == 0:
             return
         if len(keep) < left:
             narrow = -(-len(keep) // LANES) * LANES
-            for q in range(len(keep)):
-                name[q] = name[keep[q]]
-                slot[name[q]] = q
+            _renumber(keep, name, slot)
             w = _close_ranks(w, width, keep, narrow)
             a = _close_ranks(a, width, keep, narrow)
             width = narrow
