@@ -114,7 +114,7 @@ def _trained(
         progress=a.verbose_level > 1,
     )
 
-# %% ../../nbs/ranking/95_commands.ipynb #_train
+# %% ../../nbs/ranking/95_commands.ipynb #_chain_of
 def _chain_of(a: argparse.Namespace, X: Matrix, Y: Matrix) -> Chain:
     "The tree of --code-path, or one that is grown now."
     if a.code_path:
@@ -135,7 +135,7 @@ def _user_negatives(a: argparse.Namespace, rows: int) -> dict[int, Matrix] | Non
         return None
     return given or None
 
-
+# %% ../../nbs/ranking/95_commands.ipynb #_train
 def _train(a: argparse.Namespace) -> None:
     "What `forecastlab-xr train` does."
     _check_beam_and_k(a)
@@ -266,7 +266,7 @@ def _text_train(a: argparse.Namespace) -> None:
     model.save(folder, overwrite=True)
     _say(a, f"{model} in {folder}")
 
-# %% ../../nbs/ranking/95_commands.ipynb #_text_predict
+# %% ../../nbs/ranking/95_commands.ipynb #_questions
 @contextmanager
 def _output(path: str) -> Iterator[IO[str]]:
     "A file that appears when it is whole, or standard output."
@@ -298,7 +298,7 @@ def _questions(a: argparse.Namespace) -> Iterator[tuple[list[str], list[str] | N
         rows = slice(i, i + a.batch_size)
         yield lines[rows], about[rows] if about else None
 
-
+# %% ../../nbs/ranking/95_commands.ipynb #_text_predict
 def _text_predict(a: argparse.Namespace) -> None:
     "What `forecastlab-xr text2text-predict` does."
     _check_beam_and_k(a)
@@ -318,7 +318,7 @@ def _text_predict(a: argparse.Namespace) -> None:
             out.write("\n".join(answers(P, model.items, about)) + "\n")
             out.flush()
 
-# %% ../../nbs/ranking/95_commands.ipynb #_text_evaluate
+# %% ../../nbs/ranking/95_commands.ipynb #_true_items
 def _true_items(a: argparse.Namespace) -> list[list]:
     "Names of each line's items; or, with a list of names, their numbers."
     lines = _lines(a.truth_path)
@@ -348,7 +348,7 @@ def _by_rows(
     value = np.concatenate([np.zeros(0), *(worth(len(row)) for row in rows)])
     return sparse.csr_matrix((value, column, start), shape=(len(rows), columns))
 
-
+# %% ../../nbs/ranking/95_commands.ipynb #_text_evaluate
 def _text_evaluate(a: argparse.Namespace) -> None:
     "What `forecastlab-xr text2text-evaluate` does."
     names = _lines(a.text_item_path) if a.text_item_path is not None else []
