@@ -330,13 +330,11 @@ def _true_items(a: argparse.Namespace) -> list[list]:
 
 def _numbered(rows: list[list], number: dict[str, int]) -> list[list[int]]:
     "Numbers of the names; new ones get the next number. What is a number stays."
-    return [
-        [
-            number.setdefault(name, len(number)) if isinstance(name, str) else name
-            for name in row
-        ]
-        for row in rows
-    ]
+
+    def numbered(name):
+        return number.setdefault(name, len(number)) if isinstance(name, str) else name
+
+    return [[numbered(name) for name in row] for row in rows]
 
 
 def _by_rows(

@@ -431,6 +431,16 @@ def _together(instances, inside, positives, smooth, cn, bias, eps, max_iter, W):
             on[:] = 0
             on[:left] = 1
 
+# %% ../../nbs/ranking/33_solvers.ipynb #_projected
+@_jit_inline
+def _projected(g, a, u, top, floor):
+    "The gradient that a step may follow, and whether the instance is settled."
+    if a == 0:
+        return min(g, 0.0), g > top
+    if a >= u:
+        return max(g, 0.0), g < floor
+    return g, False
+
 # %% ../../nbs/ranking/33_solvers.ipynb #_one_svm
 @_jit
 def _one_svm(instances, order, y, cost, smooth, bias, eps, max_iter, w):
@@ -457,11 +467,7 @@ def _one_svm(instances, order, y, cost, smooth, bias, eps, max_iter, w):
             u = np.inf if smooth else np.float64(np.float32(cost[i]))
             margin = np.float64(m) + np.float64(w[last]) * bias
             g = y[i] * margin - 1 + a[i] * d
-            pg, drop = g, False
-            if a[i] == 0:
-                drop, pg = g > top, min(g, 0.0)
-            elif a[i] >= u:
-                drop, pg = g < floor, max(g, 0.0)
+            pg, drop = _projected(g, a[i], u, top, floor)
             if drop:
                 active -= 1
                 order[s], order[active] = order[active], order[s]
@@ -484,6 +490,23 @@ def _one_svm(instances, order, y, cost, smooth, bias, eps, max_iter, w):
             continue
         top = high if high > 0 else np.inf
         floor = low if low < 0 else -np.inf
+
+# %% ../../nbs/ranking/33_solvers.ipynb #_lowest_along
+@_jit_inline
+def _lowest_along(z, old, q, slope, c, tolerance):
+    """The lowest point of the dual along one coordinate, by Newton's method.
+
+    Also the size of the gradient at the start, and how many steps there were.
+    """
+    g = q * (z - old) + slope + np.log(z / (c - z))
+    size = abs(g)
+    t = 0
+    while t <= 100 and abs(g) >= tolerance:
+        further = z - g / (q + c / (c - z) / z)
+        z = further if further > 0 else 0.1 * z
+        t += 1
+        g = q * (z - old) + slope + np.log(z / (c - z))
+    return z, size, t
 
 # %% ../../nbs/ranking/33_solvers.ipynb #_one_logistic
 @_jit
@@ -519,14 +542,8 @@ def _one_logistic(instances, order, y, cost, frozen, bias, eps, max_iter, w):
             old = a[i] if first else rest[i]
             sign = 1.0 if first else -1.0
             z = 0.1 * old if c - old < 0.5 * c else old
-            g = q * (z - old) + sign * b + np.log(z / (c - z))
-            worst = max(worst, abs(g))
-            t = 0
-            while t <= 100 and abs(g) >= inner:
-                z2 = z - g / (q + c / (c - z) / z)
-                z = z2 if z2 > 0 else 0.1 * z
-                t += 1
-                g = q * (z - old) + sign * b + np.log(z / (c - z))
+            z, size, t = _lowest_along(z, old, q, sign * b, c, inner)
+            worst = max(worst, size)
             steps += t
             if t > 0:
                 step = sign * (z - old) * y[i]
