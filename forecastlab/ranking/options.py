@@ -11,7 +11,7 @@ import argparse
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 from ..core.basics import refuse
@@ -479,11 +479,11 @@ class Parser(argparse.ArgumentParser):
             message = f"unknown option {option}: {self._advice(option)}"
         self.exit(2, f"{self.prog}: {message}\n")
 
-    def parse_known_args(  # type: ignore[override]
+    def parse_known_args(
         self,
-        args: Sequence[str] | None = None,  # words; None: those of the process
-        namespace: argparse.Namespace | None = None,  # to be filled
-    ) -> tuple[argparse.Namespace, list[str]]:  # options; no words are left over
+        args: Iterable[str] | None = None,  # words; None: those of the process
+        namespace: Any = None,  # to be filled; None: a new argparse.Namespace
+    ) -> tuple[Any, list[str]]:  # options; no words are left over
         "Parse, and refuse what is left over while this is the command's own parser."
         found, rest = super().parse_known_args(args, namespace)
         if rest:
