@@ -90,7 +90,7 @@ def refuse(
     what: str,  # what is wrong, one sentence without a full stop
     culprits: Collection = (),  # the offending names or values
     mend: str = "",  # what the reader should do
-    kind: type = ValueError,  # the exception that Python would use; its sister is raised
+    kind: type = ValueError,  # what Python would raise; its sister is raised
 ) -> NoReturn:
     "Raise one clear `LabError`: what is wrong, who is to blame, how to mend it."
     message = what + (f": {named(culprits)}" if len(culprits) else "") + "."

@@ -7,7 +7,7 @@ __all__ = ['GROUPS', 'needed_level', 'enough', 'promised', 'order_statistic', 'L
            'Recalibrated', 'inside', 'floored', 'slopes_by_group', 'levels_of', 'rejoined', 'Pieces', 'pieces_of',
            'excess_by_pieces', 'gauss_nodes', 'recalibrated', 'Window', 'calibration_windows', 'grouped', 'by_series',
            'poorest', 'Conformal', 'levels_to_ask', 'hopeless', 'or_pooled', 'corrections_for', 'spread', 'lacking',
-           'shifted', 'Calibrated', 'restored', 'isotonic', 'pooled_means', 'Adaptive', 'names_and_base', 'group_names']
+           'shifted', 'Calibrated', 'isotonic', 'pooled_means', 'Adaptive', 'names_and_base', 'group_names', 'restored']
 
 # %% ../../nbs/core/78_conformal.ipynb #01d3baed
 import copy
@@ -972,16 +972,6 @@ class Calibrated(Forecaster):
         new.fitted, new.correction = model, correction
         return new
 
-# %% ../../nbs/core/78_conformal.ipynb #restored
-def restored(
-    note: dict,  # of a correction's `state`, also after JSON
-    tensors: dict[str, Tensor],  # of its `state`
-) -> "Conformal | Adaptive":
-    "The correction that was stored, of either kind."
-    if note["correction"] == "adaptive":
-        return Adaptive.restore(note, tensors)
-    return Conformal.restore(note, tensors)
-
 # %% ../../nbs/core/78_conformal.ipynb #isotonic
 def isotonic(
     values: Any,  # (*batch, n) Tensor or NumPy array
@@ -1166,3 +1156,13 @@ def group_names(
     if by == "step":
         return list(range(shape[-1]))
     return list(range(shape[-2]) if ids is None else ids)
+
+# %% ../../nbs/core/78_conformal.ipynb #restored
+def restored(
+    note: dict,  # of a correction's `state`, also after JSON
+    tensors: dict[str, Tensor],  # of its `state`
+) -> "Conformal | Adaptive":
+    "The correction that was stored, of either kind."
+    if note["correction"] == "adaptive":
+        return Adaptive.restore(note, tensors)
+    return Conformal.restore(note, tensors)

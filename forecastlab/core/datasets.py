@@ -715,7 +715,7 @@ def read_panel(
         **settings,
     )
 
-
+# %% ../../nbs/core/80_datasets.ipynb #_long_csv
 def _present(path: str | Path) -> Path:
     "A path that leads to a file."
     if not Path(path).exists():

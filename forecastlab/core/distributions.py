@@ -580,14 +580,14 @@ def tail_crps(
     log = ((z - y) / scale).clamp(-80, 0).detach()
     r = a * torch.exp(log)
 
-    def G(u, l):
-        return u * (l - 1) - u**2 / 2 * (l - 0.5)
+    def area(level, log):
+        return level * (log - 1) - level**2 / 2 * (log - 0.5)
 
     return (
         (z - y) * r**2
         - s * r**2 * (log - 0.5)
         + 2 * (y - z) * (a - r) * (1 - (a + r) / 2)
-        + 2 * s * (G(a, torch.zeros_like(log)) - G(r, log))
+        + 2 * s * (area(a, torch.zeros_like(log)) - area(r, log))
     )
 
 # %% ../../nbs/core/30_distributions.ipynb #_grid_crps
@@ -799,7 +799,7 @@ class Counts(QuantileFunction):
         nothing = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
         return self.excess(nothing)
 
-
+# %% ../../nbs/core/30_distributions.ipynb #rounded
 def rounded(
     x: Tensor,  # (...) quantities
 ) -> Tensor:  # (...) whole numbers of at least 0

@@ -178,8 +178,9 @@ def running_scale(
 
 
 def _change(y, observed, forks, cycle, instead) -> Tensor:
-    """(batch, fork) twice the mean absolute change over a cycle; `instead` where less
-    than half a cycle of pairs was observed.
+    """(batch, fork) twice the mean absolute change over a cycle.
+
+    `instead` where less than half a cycle of pairs was observed.
     """
     both = F.pad(observed[:, cycle:] * observed[:, :-cycle], (cycle, 0))
     change = F.pad(y[:, cycle:] - y[:, :-cycle], (cycle, 0)).abs() * both
@@ -297,8 +298,9 @@ def recent_quantiles(
     windows: tuple[int, ...],  # lengths
     levels: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9),  # of the quantiles
 ) -> Tensor:  # (batch, fork, window x level)
-    """Quantiles of the observed values among the last ones before each origin, scaled
-    and squashed.
+    """Quantiles of the last values before each origin.
+
+    Of those that were observed; scaled and squashed.
     """
     found, forks, level = [], loc.shape[1], torch.tensor(levels, device=y.device)
     # what was not observed sorts last
@@ -463,8 +465,9 @@ class Encoder(nn.Module):
         return torch.cat([lags, past[:, -s.forks :]], -1) if past.shape[-1] else lags
 
     def _rows(self, y, observed, loc, scale, known, past) -> Tensor:
-        """(batch, context, channel) what is known of each row, scaled as of the first
-        origin that may know it.
+        """(batch, context, channel) what is known of each row.
+
+        Scaled as of the first origin that may know it.
         """
         s = self.settings
         early = s.context - s.forks

@@ -19,9 +19,7 @@ from .panel import Panel
 
 # %% ../../nbs/core/63_features.ipynb #_blocks
 def _blocks(panel: Panel, rows: int = 2**22) -> Iterator[slice]:
-    """Slices of series with at most so many rows (or one series), so that memory stays
-    small on large panels.
-    """
+    "Slices of series that fit in memory: at most so many rows, or one series."
     first = 0
     while first < len(panel):
         end = np.searchsorted(panel.indptr, panel.indptr[first] + rows, "right")
@@ -31,8 +29,10 @@ def _blocks(panel: Panel, rows: int = 2**22) -> Iterator[slice]:
 
 
 def _block(panel, part, values) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(row,) float64 values of a block, (row,) position of their series in it, (row,)
-    which lie in the history and are numbers.
+    """The values of a block, and where they belong.
+
+    (row,) float64 values, (row,) position of their series in the block, and (row,)
+    which of them lie in the history and are numbers.
     """
     count = np.diff(panel.indptr[part.start : part.stop + 1])
     series = np.repeat(np.arange(len(count)), count)

@@ -472,7 +472,7 @@ def _finish(state: _State) -> tuple[Fitted, bytes]:
     )
     return fitted, save(weights)
 
-# %% ../../nbs/core/60_fit.ipynb #fit
+# %% ../../nbs/core/60_fit.ipynb #_fabric
 def _fabric(training: Training) -> tuple[Any, str]:
     "The engine, and how its processes come to be."
     from lightning_fabric import Fabric
@@ -495,7 +495,7 @@ def _fabric(training: Training) -> tuple[Any, str]:
     )
     return fabric, strategy
 
-
+# %% ../../nbs/core/60_fit.ipynb #fit
 def fit(
     # trained in place; ends with the best, else averaged, else last weights, in eval
     # mode

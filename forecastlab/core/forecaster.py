@@ -197,7 +197,7 @@ def _family(name: str) -> type[Forecaster]:
         )
     return Forecaster._families[name]
 
-
+# %% ../../nbs/core/67_forecaster.ipynb #packed
 def packed(
     model: Forecaster,  # fitted
 ) -> tuple[dict, dict[str, Tensor]]:  # note of plain values; tensors by name

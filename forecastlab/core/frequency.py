@@ -107,7 +107,7 @@ def context_of(
 def cycles_of(
     panel: Panel,  # its frequency and the span of its history decide
 ) -> tuple[str, ...]:  # names among "day", "week", "month", "year"
-    "Cycles that the steps are fine enough to show and the history long enough to teach."
+    "Cycles that the steps can show and the history is long enough to teach."
     if isinstance(panel.freq, int):
         return ()
     import pandas as pd

@@ -418,7 +418,7 @@ class NeuralForecaster(Forecaster):
             model.networks.append(network.eval())
         return model
 
-# %% ../../nbs/core/68_neural.ipynb #with_tuples
+# %% ../../nbs/core/68_neural.ipynb #check_names
 def check_names(
     what: str,  # "settings", for the error
     given: dict,  # by name
@@ -429,7 +429,7 @@ def check_names(
     if wrong := sorted(set(given) - set(names)):
         refuse(f"unknown {what}", wrong, f"Known: {named(names, 40)}", TypeError)
 
-
+# %% ../../nbs/core/68_neural.ipynb #with_tuples
 def joined(
     parts: list[dict[str, Tensor | None]],  # of the chunks
 ) -> dict[str, Tensor | None]:  # of all series, on the CPU
@@ -448,7 +448,7 @@ def with_tuples(
     "Lists become tuples again; JSON knows no tuples."
     return {k: tuple(v) if isinstance(v, list) else v for k, v in note.items()}
 
-
+# %% ../../nbs/core/68_neural.ipynb #enough_targets
 def enough_targets(
     panel: Panel,  # to be trained on
     least: int,  # observed targets before an origin

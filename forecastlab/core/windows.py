@@ -137,9 +137,7 @@ def _static_of(panel, device) -> tuple[list, list]:
 
 
 def _stack(columns, first, like, inside) -> Tensor:
-    """(batch, time, channel) of several columns, 0 outside the series and where a value
-    is missing.
-    """
+    "(batch, time, channel) of several columns; 0 outside and where nothing is known."
     if not columns:
         return like.new_zeros((*like.shape, 0))
     x = torch.stack([c(first) for c in columns], -1)
@@ -174,10 +172,8 @@ class Windows:
         complete: bool = True,  # draw only origins with a full horizon after them
     ):
         self.panel, self.device = panel, torch.device(device)
-        self.context, self.horizon = (
-            whole("context", context),
-            whole("horizon", horizon),
-        )
+        self.context = whole("context", context)
+        self.horizon = whole("horizon", horizon)
         self.cycles = cycles_of(panel) if cycles is None else tuple(cycles)
         self.offsets = torch.arange(-context, horizon, device=self.device)
         self.indptr = self._tensor(panel.indptr)

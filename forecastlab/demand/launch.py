@@ -251,14 +251,14 @@ def _losses(
     table["neighbours"] = table.neighbours.astype(object).where(known, None)
     return table
 
-# %% ../../nbs/demand/20_launch.ipynb #Catalogue
+# %% ../../nbs/demand/20_launch.ipynb #_calendar
 def _calendar(first: Any, steps: int, freq: str | int) -> pd.Index:
     "So many time stamps from the first on."
     if isinstance(freq, int):
         return pd.RangeIndex(first, first + steps * freq, freq)
     return pd.date_range(first, periods=steps, freq=freq, unit="us")
 
-
+# %% ../../nbs/demand/20_launch.ipynb #Catalogue
 @dataclass(eq=False)
 class Catalogue:
     "The products that were there before, and when."

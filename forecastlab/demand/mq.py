@@ -117,10 +117,9 @@ class GlobalDecoder(nn.Module):
     def forward(
         self,
         code: Tensor,  # (batch, fork, channel) what an origin knows
+        # (batch, fork, agnostic), and (batch, fork, horizon, specific)
     ) -> tuple[Tensor, Tensor]:
-        """One context for all horizons, (batch, fork, agnostic), and one for each,
-        (batch, fork, horizon, specific).
-        """
+        "One context for all horizons, and one for each."
         contexts = F.relu(self.out(self.mix(code)))
         specific = contexts[..., self.agnostic :].unflatten(-1, self.shape)
         return contexts[..., : self.agnostic], specific
@@ -289,8 +288,9 @@ TAILS = ("left", "right", "left_shape", "right_shape")
 
 
 def _at_last_origin(found, loc, scale, h: int) -> dict[str, Any]:
-    """Parameters of the last origin in the data's units: (series, horizon, knot) and
-    (series, horizon).
+    """Parameters of the last origin, in the data's units.
+
+    (series, horizon, knot) and (series, horizon).
     """
     loc, scale = loc[:, -1, None], scale[:, -1, None]
     last = {}

@@ -104,12 +104,37 @@ def _check_ascending(name, step):
         places = (step <= 0).nonzero()[:, 0].tolist()
         refuse(f"{name} must ascend", places, "Sort them, add up duplicates.")
 
-# %% ../../nbs/kernels/40_chunk_product.ipynb #device_chunks
+# %% ../../nbs/kernels/40_chunk_product.ipynb #_check_entries
 def _largest(x):
     "The largest number; 0 where there is none."
     return int(x.max()) if len(x) else 0
 
 
+def _check_entries(features, width, chunk, line, row, column, value):
+    "Refuse weights that lie outside their layer, twice in a place, or at infinity."
+    _check_inside("columns outside their chunk", column, width[chunk[line]])
+    _check_inside("rows outside the features", row, features + 1)
+    if not value.isfinite().all():
+        refuse("weights must be finite", value[~value.isfinite()].tolist())
+    _check_ascending("rows of a chunk", (chunk * (features + 1) + row).diff())
+    _check_ascending("columns of a row", (line * (_largest(width) + 1) + column).diff())
+
+# %% ../../nbs/kernels/40_chunk_product.ipynb #_columns_as_bits
+def _columns_as_bits(width, row_ptr, chunk, line, column):
+    """Columns as bits: (where the words of a chunk begin, words, weights of each word).
+
+    `chunk` says whose a row is, `line` in which row a weight lies.
+    """
+    words = (width + 31) // 32
+    word_ptr = pad((words * row_ptr.diff()).cumsum(0), (1, 0))
+    # (nnz,) the word of each weight
+    mine = chunk[line]
+    word = word_ptr[mine] + (line - row_ptr[mine]) * words[mine] + column // 32
+    bits = torch.zeros(int(word_ptr[-1]), dtype=torch.int64, device=column.device)
+    bits.index_add_(0, word, 1 << column % 32)
+    return word_ptr, bits, torch.bincount(word, minlength=len(bits))
+
+# %% ../../nbs/kernels/40_chunk_product.ipynb #device_chunks
 def device_chunks(
     child_ptr: Any,  # (clusters+1,) where the children of a cluster begin
     child: Any,  # (nodes,) children: node numbers
@@ -138,20 +163,8 @@ def device_chunks(
     width = child_ptr.diff()
     chunk = torch.repeat_interleave(row_ptr.diff())  # (rows,) whose they are
     line = torch.repeat_interleave(entry_ptr.diff())  # (nnz,) whose they are
-    _check_inside("columns outside their chunk", column, width[chunk[line]])
-    _check_inside("rows outside the features", row, features + 1)
-    if not value.isfinite().all():
-        refuse("weights must be finite", value[~value.isfinite()].tolist())
-    _check_ascending("rows of a chunk", (chunk * (features + 1) + row).diff())
-    _check_ascending("columns of a row", (line * (_largest(width) + 1) + column).diff())
-    words = (width + 31) // 32
-    word_ptr = pad((words * row_ptr.diff()).cumsum(0), (1, 0))
-    # (nnz,) the word of each weight
-    mine = chunk[line]
-    word = word_ptr[mine] + (line - row_ptr[mine]) * words[mine] + column // 32
-    bits = torch.zeros(int(word_ptr[-1]), dtype=torch.int64, device=where)
-    bits.index_add_(0, word, 1 << column % 32)
-    count = torch.bincount(word, minlength=len(bits))
+    _check_entries(features, width, chunk, line, row, column, value)
+    word_ptr, bits, count = _columns_as_bits(width, row_ptr, chunk, line, column)
     value_ptr = entry_ptr[row_ptr]
     before = value_ptr[torch.repeat_interleave(word_ptr.diff())]
     return DeviceChunks(
@@ -353,9 +366,7 @@ def count_work(
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_weights_at
 @triton.jit
 def _weights_at(s, hit, w, width, words, bits_ptr, first_ptr, value_ptr):
-    """Weights of rows `s`, columns `w`, from the bits of their row; 0 where there is no
-    weight.
-    """
+    "Weights of rows `s`, columns `w`, from the bits of their row; 0 where none is."
     live = hit & (w < width)
     at = s * words + w // 32
     bits = tl.load(bits_ptr + at, mask=live, other=0).to(tl.uint32, bitcast=True)
@@ -429,8 +440,9 @@ def _chunk_product_kernel(
     FEATURES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Score[start + w] = f(sum_t x[t] W[row = index[t], w] + bias W[d, w]), parent; for
-    the jobs of one block, CSR queries.
+    """The jobs of one block of CSR queries.
+
+    Score[start + w] = f(sum_t x[t] W[row = index[t], w] + bias W[d, w]), parent.
     """
     c = tl.load(chunk_ptr + tl.program_id(0))
     j = tl.load(first_job_ptr + tl.program_id(0)) + tl.arange(0, JOBS)
@@ -514,8 +526,9 @@ def _chunk_product_dense_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Score[start + w] = f(sum_r x[row[r]] W[r, w]), parent, where x[d] = bias; for the
-    jobs of one block, dense queries.
+    """The jobs of one block of dense queries.
+
+    Score[start + w] = f(sum_r x[row[r]] W[r, w]), parent, where x[d] = bias.
     """
     c = tl.load(chunk_ptr + tl.program_id(0))
     j = tl.load(first_job_ptr + tl.program_id(0)) + tl.arange(0, JOBS)
@@ -557,8 +570,9 @@ def _chunk_product_dense_kernel(
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_blocks
 def _blocks(cluster, clusters, size):
-    """Jobs in chunk order; for each block of at most `size` jobs its chunk, first job
-    and the one after the last.
+    """Jobs in chunk order, and the blocks of at most `size` of them.
+
+    A block is its chunk, its first job and the one after its last.
     """
     order = cluster.argsort(stable=True)
     count = torch.bincount(cluster, minlength=clusters)
@@ -696,8 +710,9 @@ def _topk_kernel(
     KEPT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """At[i], Best[i] = places and values of the k largest of
-    Score[start[i]:start[i+1]], largest first.
+    """Places and values of the k largest scores of a query, largest first.
+
+    At[i], Best[i] are those of Score[start[i]:start[i+1]].
     """
     i, slot = tl.program_id(0).to(tl.int64), tl.arange(0, KEPT)
     lo, hi = tl.load(start_ptr + i), tl.load(start_ptr + i + 1)

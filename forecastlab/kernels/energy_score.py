@@ -202,7 +202,7 @@ def bytes_moved(
     """
     return n * (size * d * (draw * (1 + 3 * backward) + 1) + d + 4 * (1 + backward))
 
-# %% ../../nbs/kernels/30_energy_score.ipynb #_energy_score_kernel
+# %% ../../nbs/kernels/30_energy_score.ipynb #_power_of_length
 @triton.jit
 def _power_of_length(square, some, beta, ONE: tl.constexpr):
     "length**(beta - 2) from squared lengths, 0 where not `some`."
@@ -210,7 +210,7 @@ def _power_of_length(square, some, beta, ONE: tl.constexpr):
     power = 1 / tl.sqrt(safe) if ONE else tl.exp((beta / 2 - 1) * tl.log(safe))
     return tl.where(some, power, 0.0)
 
-
+# %% ../../nbs/kernels/30_energy_score.ipynb #_energy_score_kernel
 @triton.jit
 def _energy_score_kernel(
     paths_ptr,  # (n, draw, d)

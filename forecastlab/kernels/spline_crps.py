@@ -581,7 +581,7 @@ def _hats(
     g = g - tl.where(last & (below == knots)[:, None], (2 * high * t)[:, None], 0.0)
     return g
 
-# %% ../../nbs/kernels/20_spline_crps.ipynb #_spline_crps_kernel
+# %% ../../nbs/kernels/20_spline_crps.ipynb #_store_tail
 @triton.jit
 def _store_tail(
     tails_ptr,  # (3, n) of one side
@@ -601,7 +601,7 @@ def _store_tail(
     if LEVELS:
         tl.store(tails_ptr + 2 * n + row, by_mass, mask=here)
 
-
+# %% ../../nbs/kernels/20_spline_crps.ipynb #_spline_crps_kernel
 @triton.jit
 def _spline_crps_kernel(
     levels_ptr,  # (knot,) or (n, knot)
@@ -704,7 +704,7 @@ def _spline_crps_kernel(
         tl.store(below_ptr + row, below, mask=here)
         tl.store(share_ptr + row, t, mask=here)
 
-# %% ../../nbs/kernels/20_spline_crps.ipynb #_spline_crps_grad_kernel
+# %% ../../nbs/kernels/20_spline_crps.ipynb #_level_hats
 @triton.jit
 def _level_hats(
     own_ptr,  # (row,) pointers to each row of values
@@ -738,7 +738,7 @@ def _level_hats(
     half = tl.where(k > below, up, u - (before + 2 * a) * (1 / 3))
     return g - climb * half
 
-
+# %% ../../nbs/kernels/20_spline_crps.ipynb #_spline_crps_grad_kernel
 @triton.jit
 def _spline_crps_grad_kernel(
     up_ptr,  # (n,) upstream
@@ -826,7 +826,7 @@ def _kind(scale: Tensor | None, shape: Tensor | None) -> int:
     "0 flat, 1 exponential, 2 Pareto."
     return (scale is not None) + (shape is not None)
 
-
+# %% ../../nbs/kernels/20_spline_crps.ipynb #_TritonCRPS
 class _TritonCRPS(torch.autograd.Function):
     "Fused score; keeps the position of the target and the slopes of the tails."
 
@@ -879,8 +879,12 @@ class _TritonCRPS(torch.autograd.Function):
         grid, tile = _launch(n, knots)
         rows = n if needed[1] else 0
         by_value = torch.empty(rows, knots, device=device, dtype=ctx.dtypes[1])
-        rows = (n if own else grid[0]) if needed[0] else 0
-        dtype = levels.dtype if own else torch.float32
+        # own levels get a row each, shared ones a partial sum a program
+        rows, kind, dtype = grid[0], 2, torch.float32
+        if own:
+            rows, kind, dtype = n, 1, levels.dtype
+        if not needed[0]:
+            rows, kind = 0, 0
         by_level = torch.empty(rows, knots, device=device, dtype=dtype)
         by_target = torch.empty_like(up)
         _spline_crps_grad_kernel[grid](
@@ -896,7 +900,7 @@ class _TritonCRPS(torch.autograd.Function):
             *ctx.sizes,
             **ctx.kind,
             VALUES=needed[1],
-            LEVELS=(1 if own else 2) if needed[0] else 0,
+            LEVELS=kind,
             **tile,
         )
         if needed[0] and not own:

@@ -324,7 +324,7 @@ def _gather_kernel(
     Twin = -(Base + A Dense).
     """
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    l = tl.program_id(1) * LABELS + tl.arange(0, LABELS)
+    label = tl.program_id(1) * LABELS + tl.arange(0, LABELS)
     begin = tl.load(start_ptr + i, mask=i < rows, other=0)
     end = tl.load(start_ptr + i + 1, mask=i < rows, other=0)
     sum = tl.zeros((ROWS, LABELS), tl.float32)
@@ -334,13 +334,13 @@ def _gather_kernel(
         row = tl.load(index_ptr + at, mask=there, other=0)
         x = tl.load(value_ptr + at, mask=there, other=0.0)
         v = tl.load(
-            dense_ptr + row[:, :, None] * labels + l[None, None, :],
-            mask=there[:, :, None] & (l < labels),
+            dense_ptr + row[:, :, None] * labels + label[None, None, :],
+            mask=there[:, :, None] & (label < labels),
             other=0.0,
         )
         sum += tl.sum(x[:, :, None] * v, 1)
-    at = i.to(tl.int64)[:, None] * labels + l[None, :]
-    live = (i < rows)[:, None] & (l < labels)[None, :]
+    at = i.to(tl.int64)[:, None] * labels + label[None, :]
+    live = (i < rows)[:, None] & (label < labels)[None, :]
     if MODE == 0:
         cost = tl.load(cost_ptr + at, mask=live, other=0.0)
         margin = tl.load(margin_ptr + at, mask=live, other=0.0)
@@ -356,10 +356,12 @@ def _gather_kernel(
 
 # %% ../../nbs/kernels/50_svm.ipynb #_tile_at
 @triton.jit
-def _tile_at(i, end, l, labels, TILE: tl.constexpr):
+def _tile_at(i, end, label, labels, TILE: tl.constexpr):
     "Places of a tile of a (., labels) table from row i on, and which are inside."
     row = i + tl.arange(0, TILE)
-    return row[:, None] * labels + l[None, :], (row < end)[:, None] & (l < labels)
+    return row[:, None] * labels + label[None, :], (row < end)[:, None] & (
+        label < labels
+    )
 
 # %% ../../nbs/kernels/50_svm.ipynb #_cg_kernel
 @triton.jit
@@ -387,33 +389,34 @@ def _cg_kernel(
     TILE: tl.constexpr,
     LABELS: tl.constexpr,
 ):
-    """alpha = r.r/p.h; d += alpha p; zd += alpha q; r -= alpha h; p = r + beta p; for
-    some labels of one cluster.
+    """A step of conjugate gradients for some labels of one cluster.
+
+    alpha = r.r/p.h; d += alpha p; zd += alpha q; r -= alpha h; p = r + beta p.
     """
     c = tl.program_id(0)
-    l = tl.program_id(1) * LABELS + tl.arange(0, LABELS)
+    label = tl.program_id(1) * LABELS + tl.arange(0, LABELS)
     lo, hi = tl.load(columns_ptr + c), tl.load(columns_ptr + c + 1)
     begin, end = tl.load(rows_ptr + c), tl.load(rows_ptr + c + 1)
-    me = c * labels + l
+    me = c * labels + label
     rr = tl.zeros((LABELS,), tl.float32)
     ph = tl.zeros((LABELS,), tl.float32)
     new = tl.zeros((LABELS,), tl.float32)
     for i in range(lo, hi, TILE):
-        at, live = _tile_at(i, hi, l, labels, TILE)
+        at, live = _tile_at(i, hi, label, labels, TILE)
         r = tl.load(r_ptr + at, mask=live, other=0.0)
         p = tl.load(p_ptr + at, mask=live, other=0.0)
         h = tl.load(h_ptr + at, mask=live, other=0.0)
         rr += tl.sum(r * r, 0)
         ph += tl.sum(p * h, 0)
-    gg = rr if FIRST else tl.load(gg_ptr + me, mask=l < labels, other=0.0)
+    gg = rr if FIRST else tl.load(gg_ptr + me, mask=label < labels, other=0.0)
     if FIRST:
-        tl.store(gg_ptr + me, gg, mask=l < labels)
-    goal = tl.load(goal_ptr + me, mask=l < labels, other=0.0)
+        tl.store(gg_ptr + me, gg, mask=label < labels)
+    goal = tl.load(goal_ptr + me, mask=label < labels, other=0.0)
     go = rr > tl.maximum(tol * gg, goal)
     tl.debug_barrier()  # all have read before anybody writes
     alpha = tl.where(go, rr / tl.where(go, ph, 1.0), 0.0)
     for i in range(lo, hi, TILE):
-        at, live = _tile_at(i, hi, l, labels, TILE)
+        at, live = _tile_at(i, hi, label, labels, TILE)
         h = tl.load(h_ptr + at, mask=live, other=0.0)
         r = tl.load(r_ptr + at, mask=live, other=0.0) - alpha[None, :] * h
         new += tl.sum(r * r, 0)
@@ -424,16 +427,16 @@ def _cg_kernel(
     beta = tl.where(go, new / tl.where(go, rr, 1.0), 0.0)
     tl.debug_barrier()  # r is read again, perhaps by another thread
     for i in range(lo, hi, TILE):
-        at, live = _tile_at(i, hi, l, labels, TILE)
+        at, live = _tile_at(i, hi, label, labels, TILE)
         r = tl.load(r_ptr + at, mask=live, other=0.0)
         p = tl.load(p_ptr + at, mask=live, other=0.0)
         tl.store(p_ptr + at, r + beta[None, :] * p, mask=live)
     for i in range(begin, end, TILE):
-        at, live = _tile_at(i, end, l, labels, TILE)
+        at, live = _tile_at(i, end, label, labels, TILE)
         q = tl.load(q_ptr + at, mask=live, other=0.0)
         zd = tl.load(zd_ptr + at, mask=live, other=0.0) + alpha[None, :] * q
         tl.store(zd_ptr + at, zd, mask=live)
-    tl.store(rr_ptr + me, new, mask=l < labels)
+    tl.store(rr_ptr + me, new, mask=label < labels)
 
 # %% ../../nbs/kernels/50_svm.ipynb #_search_kernel
 @triton.jit
@@ -455,17 +458,19 @@ def _search_kernel(
     TILE: tl.constexpr,
     LABELS: tl.constexpr,
 ):
-    """t with w.d + t d.d = 2 sum (C y - C (z + t zd)) zd over the active; then w += t
-    d, z += t zd, s = -2 C y max(0, 1 - y z).
+    """The step length, and the step, for some labels of one cluster.
+
+    t with w.d + t d.d = 2 sum (C y - C (z + t zd)) zd over the active; then
+    w += t d, z += t zd, s = -2 C y max(0, 1 - y z).
     """
     c = tl.program_id(0)
-    l = tl.program_id(1) * LABELS + tl.arange(0, LABELS)
+    label = tl.program_id(1) * LABELS + tl.arange(0, LABELS)
     lo, hi = tl.load(columns_ptr + c), tl.load(columns_ptr + c + 1)
     begin, end = tl.load(rows_ptr + c), tl.load(rows_ptr + c + 1)
     wd = tl.zeros((LABELS,), tl.float32)
     dd = tl.zeros((LABELS,), tl.float32)
     for i in range(lo, hi, TILE):
-        at, live = _tile_at(i, hi, l, labels, TILE)
+        at, live = _tile_at(i, hi, label, labels, TILE)
         d = tl.load(d_ptr + at, mask=live, other=0.0)
         wd += tl.sum(tl.load(w_ptr + at, mask=live, other=0.0) * d, 0)
         dd += tl.sum(d * d, 0)
@@ -476,7 +481,7 @@ def _search_kernel(
         slope = wd + t * dd
         curve = dd + 0.0
         for i in range(begin, end, TILE):
-            at, live = _tile_at(i, end, l, labels, TILE)
+            at, live = _tile_at(i, end, label, labels, TILE)
             cost = tl.load(cost_ptr + at, mask=live, other=0.0)
             zd = tl.load(zd_ptr + at, mask=live, other=0.0)
             z = tl.load(z_ptr + at, mask=live, other=0.0) + t[None, :] * zd
@@ -489,12 +494,12 @@ def _search_kernel(
         t = tl.where((to >= left) & (to <= right), to, (left + right) / 2)
     tl.debug_barrier()  # all have read before anybody writes
     for i in range(lo, hi, TILE):
-        at, live = _tile_at(i, hi, l, labels, TILE)
+        at, live = _tile_at(i, hi, label, labels, TILE)
         d = tl.load(d_ptr + at, mask=live, other=0.0)
         w = tl.load(w_ptr + at, mask=live, other=0.0) + t[None, :] * d
         tl.store(w_ptr + at, w, mask=live)
     for i in range(begin, end, TILE):
-        at, live = _tile_at(i, end, l, labels, TILE)
+        at, live = _tile_at(i, end, label, labels, TILE)
         cost = tl.load(cost_ptr + at, mask=live, other=0.0)
         zd = tl.load(zd_ptr + at, mask=live, other=0.0)
         z = tl.load(z_ptr + at, mask=live, other=0.0) + t[None, :] * zd

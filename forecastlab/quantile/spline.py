@@ -347,7 +347,7 @@ def _check(d: SplineQuantile) -> None:
     _check_order("values", d.values)
     _check_ends(d)
 
-
+# %% ../../nbs/quantile/10_spline.ipynb #_check_shapes
 def _check_shapes(levels: Tensor, values: Tensor) -> None:
     "Refuse knots that do not pair up."
     knots = values.shape[-1] if values.dim() else 0
@@ -379,7 +379,7 @@ def _check_tail(name: str, x: Tensor) -> None:
     if bad.numel():
         refuse(f"{name} must be {bound}", bad.tolist(), _MEND)
 
-
+# %% ../../nbs/quantile/10_spline.ipynb #_check_order
 def _check_order(name: str, x: Tensor) -> None:
     "Refuse knots that decrease."
     bad = (x.diff() < 0).any(-1)

@@ -25,9 +25,7 @@ from .lanes import LANES
 # %% ../../nbs/ranking/32_beam.ipynb #_post
 @njit(cache=True, nogil=True)
 def _key(v, parent, power):
-    """The logarithm of a score, from its margin and its parent's key; or the margin
-    itself.
-    """
+    "The logarithm of a score, from margin and parent's key; or the margin itself."
     if power == 0:
         return v
     if power < 0:
@@ -179,7 +177,7 @@ def _check(
         )
     return as_features(X, features=layers[0].features)
 
-
+# %% ../../nbs/ranking/32_beam.ipynb #_widths
 def _widths(
     layers,  # list of Chunks
     beam,  # one number, or one a layer
@@ -197,7 +195,7 @@ def _widths(
         refuse("beam and k must be whole numbers, 1 or more", bad)
     return [int(w) for w in widths]
 
-
+# %% ../../nbs/ranking/32_beam.ipynb #_begin
 def _begin(
     layers,  # list of Chunks
     n,  # queries
@@ -442,8 +440,9 @@ def _ask_all(layer, cluster, x, v):
 
 @njit(cache=True, nogil=True)
 def _descend(table, bias, x, v, power):
-    """Beam search for one query; the last value is how many of its features do not
-    exist.
+    """Beam search for one query.
+
+    The last value is how many of its features do not exist.
     """
     cluster = np.zeros(1, np.int32)
     key = np.zeros(1, np.float32)

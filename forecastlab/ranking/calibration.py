@@ -155,7 +155,7 @@ def plot_reliability(
 def _likelihood(z, log_factor, log_rest):
     """Logs of P, of 1 - P and of 1 - sigmoid(z), where P = c sigmoid(z).
 
-    log_factor is log c, log_rest is log(1 - c).
+    log_factor is log c, and log_rest is log(1 - c).
     """
     up = -np.logaddexp(0, -z)
     down = -np.logaddexp(0, z)

@@ -484,8 +484,10 @@ def _compiled(
 # %% ../../nbs/ranking/30_chunks.ipynb #_panel
 @njit(cache=True, nogil=True)
 def _panel(out, o, work, bias, rows, place, factor, lo, hi):
-    """out[o:o+16] = sum of factor[t] * work[rows+place[t]:][:16] for t from lo to hi,
-    plus work[bias:bias+16]; returns the largest.
+    """Sixteen columns of a product; returns the largest.
+
+    out[o:o+16] = sum of factor[t] * work[rows+place[t]:][:16] for t from lo to hi,
+    plus work[bias:bias+16].
     """
     total = _all(np.float32(0))
     for four in range(lo, hi, 4):
@@ -517,7 +519,7 @@ def _used_rows(lo, hi, pairs, x, layer, c, stamp, seen, used, cursor):
         cursor[j] = layer.entry_ptr[used[j]]
     return m
 
-
+# %% ../../nbs/ranking/30_chunks.ipynb #_spread
 @njit(cache=True, nogil=True)
 def _spread(work, first, count, used, m, layer, cursor, slot):
     """Panels first to first + count of a chunk, each a dense (2 + m, 16) block.
@@ -546,7 +548,7 @@ def _spread(work, first, count, used, m, layer, cursor, slot):
             k += 1
         cursor[j] = k
 
-
+# %% ../../nbs/ranking/30_chunks.ipynb #_collect
 @njit(cache=True, nogil=True)
 def _collect(lo, hi, query, x, slot, begin, place, factor):
     """Where the rows of the queries' features lie, padded to fours.

@@ -114,7 +114,7 @@ def _trained(
         progress=a.verbose_level > 1,
     )
 
-# %% ../../nbs/ranking/95_commands.ipynb #_train
+# %% ../../nbs/ranking/95_commands.ipynb #_chain_of
 def _chain_of(a: argparse.Namespace, X: Matrix, Y: Matrix) -> Chain:
     "The tree of --code-path, or one that is grown now."
     if a.code_path:
@@ -135,9 +135,9 @@ def _user_negatives(a: argparse.Namespace, rows: int) -> dict[int, Matrix] | Non
         return None
     return given or None
 
-
+# %% ../../nbs/ranking/95_commands.ipynb #_train
 def _train(a: argparse.Namespace) -> None:
-    "forecastlab-xr train"
+    "What `forecastlab-xr train` does."
     _check_beam_and_k(a)
     folder = check_place(a.model_folder)
     X = as_features(load_matrix(a.inst_path), a.inst_path)
@@ -164,7 +164,7 @@ def _batches(rows: int, size: int) -> list[slice]:
 
 
 def _predict(a: argparse.Namespace) -> None:
-    "forecastlab-xr predict"
+    "What `forecastlab-xr predict` does."
     _check_beam_and_k(a)
     model = XRLinear.load(a.model_folder)
     X = load_matrix(a.inst_path)
@@ -197,7 +197,7 @@ def _predict(a: argparse.Namespace) -> None:
 
 
 def _evaluate(a: argparse.Namespace) -> None:
-    "forecastlab-xr evaluate"
+    "What `forecastlab-xr evaluate` does."
     print(evaluate(load_matrix(a.truth_path), load_matrix(a.pred_path), a.topk))
 
 # %% ../../nbs/ranking/95_commands.ipynb #_label_vectors
@@ -230,7 +230,7 @@ def _tree_digest(a: argparse.Namespace, files: str, labels: int) -> str:
 
 # %% ../../nbs/ranking/95_commands.ipynb #_text_train
 def _text_train(a: argparse.Namespace) -> None:
-    "forecastlab-xr text2text-train"
+    "What `forecastlab-xr text2text-train` does."
     _check_beam_and_k(a)
     folder = check_place(a.model_folder, "output_items.json")
     config = a.vectorizer_config_path or a.vectorizer_config_json
@@ -266,7 +266,7 @@ def _text_train(a: argparse.Namespace) -> None:
     model.save(folder, overwrite=True)
     _say(a, f"{model} in {folder}")
 
-# %% ../../nbs/ranking/95_commands.ipynb #_text_predict
+# %% ../../nbs/ranking/95_commands.ipynb #_questions
 @contextmanager
 def _output(path: str) -> Iterator[IO[str]]:
     "A file that appears when it is whole, or standard output."
@@ -298,9 +298,9 @@ def _questions(a: argparse.Namespace) -> Iterator[tuple[list[str], list[str] | N
         rows = slice(i, i + a.batch_size)
         yield lines[rows], about[rows] if about else None
 
-
+# %% ../../nbs/ranking/95_commands.ipynb #_text_predict
 def _text_predict(a: argparse.Namespace) -> None:
-    "forecastlab-xr text2text-predict"
+    "What `forecastlab-xr text2text-predict` does."
     _check_beam_and_k(a)
     if a.input_text_path == "-" and a.meta_info_path:
         refuse("--meta-info-path needs a file of texts", mend="Give one with -i")
@@ -318,7 +318,7 @@ def _text_predict(a: argparse.Namespace) -> None:
             out.write("\n".join(answers(P, model.items, about)) + "\n")
             out.flush()
 
-# %% ../../nbs/ranking/95_commands.ipynb #_text_evaluate
+# %% ../../nbs/ranking/95_commands.ipynb #_true_items
 def _true_items(a: argparse.Namespace) -> list[list]:
     "Names of each line's items; or, with a list of names, their numbers."
     lines = _lines(a.truth_path)
@@ -330,13 +330,11 @@ def _true_items(a: argparse.Namespace) -> list[list]:
 
 def _numbered(rows: list[list], number: dict[str, int]) -> list[list[int]]:
     "Numbers of the names; new ones get the next number. What is a number stays."
-    return [
-        [
-            number.setdefault(name, len(number)) if isinstance(name, str) else name
-            for name in row
-        ]
-        for row in rows
-    ]
+
+    def numbered(name):
+        return number.setdefault(name, len(number)) if isinstance(name, str) else name
+
+    return [[numbered(name) for name in row] for row in rows]
 
 
 def _by_rows(
@@ -348,9 +346,9 @@ def _by_rows(
     value = np.concatenate([np.zeros(0), *(worth(len(row)) for row in rows)])
     return sparse.csr_matrix((value, column, start), shape=(len(rows), columns))
 
-
+# %% ../../nbs/ranking/95_commands.ipynb #_text_evaluate
 def _text_evaluate(a: argparse.Namespace) -> None:
-    "forecastlab-xr text2text-evaluate"
+    "What `forecastlab-xr text2text-evaluate` does."
     names = _lines(a.text_item_path) if a.text_item_path is not None else []
     number = {name: i for i, name in enumerate(names)}
     try:

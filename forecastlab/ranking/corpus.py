@@ -118,11 +118,11 @@ def _from_table(
     "(Y, texts, names) of a parquet file; names that are given allow for no others."
     texts, found = read_parquet(path, text, labels)
     lists = found or []
-    if names is None and any(isinstance(l, str) for ls in lists for l in ls):
-        names = sorted({l for ls in lists for l in ls})
+    if names is None and any(isinstance(label, str) for own in lists for label in own):
+        names = sorted({label for own in lists for label in own})
     if names:
         lists = _numbered(path, lists, names)
-    columns = np.array([int(l) for ls in lists for l in ls], np.int64)
+    columns = np.array([int(label) for own in lists for label in own], np.int64)
     _refuse_below_0(path, columns)
     start = np.cumsum([0, *map(len, lists)])
     width = len(names) if names else int(columns.max(initial=-1)) + 1
@@ -134,14 +134,16 @@ def _from_table(
 def _numbered(path: Path, lists: list[list], names: list[str]) -> list[list[int]]:
     "Names of labels as their numbers. Refuses names that are unknown."
     index = {n: i for i, n in enumerate(names)}
-    unknown = sorted({str(l) for ls in lists for l in ls if l not in index})
+    unknown = sorted(
+        {str(label) for own in lists for label in own if label not in index}
+    )
     if unknown:
         refuse(
             f"{path} has labels that the training table does not have",
             unknown,
             "Drop them, or add them to the training table",
         )
-    return [[index[l] for l in ls] for ls in lists]
+    return [[index[label] for label in own] for own in lists]
 
 
 def _refuse_below_0(path: Path, columns: np.ndarray) -> None:

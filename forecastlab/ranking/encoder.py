@@ -296,7 +296,7 @@ class TextEncoder(nn.Module):
             f" wide, {self.pooling} pooling, {self.max_length} tokens)"
         )
 
-
+# %% ../../nbs/ranking/75_encoder.ipynb #_longest
 def _longest(model, tokenizer):
     "Tokens that network and tokenizer can both read."
     network = getattr(model.config, "max_position_embeddings", None)
@@ -436,7 +436,7 @@ def _told(name, download, pooling):
     longest = _file(name, length, download).get("max_seq_length")
     return folder, pooling or _told_pooling(name, about), longest
 
-# %% ../../nbs/ranking/75_encoder.ipynb #_pretrained
+# %% ../../nbs/ranking/75_encoder.ipynb #_read
 def _holds_safetensors(name):
     "Refuse a folder with other weights."
     if Path(name).is_dir() and not [*Path(name).rglob("*.safetensors")]:
@@ -468,6 +468,22 @@ def _read(name, dropout, how):
     return model, AutoTokenizer.from_pretrained(name, **how), report
 
 
+def _blame(name, download, e):
+    "One clear error for what transformers could not load."
+    if not Path(name).is_dir() and not download:
+        refuse(
+            f"no encoder called {name} is on this machine",
+            mend="Pass a folder, say download=True, or leave the name out for MiniLM",
+            kind=FileNotFoundError,
+        )
+    refuse(
+        f"no encoder could be loaded from {name}",
+        [f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"],
+        "It needs config.json, tokenizer files and whole safetensors weights",
+        OSError,
+    )
+
+# %% ../../nbs/ranking/75_encoder.ipynb #_pretrained
 def _pretrained(name, folder, download, dropout):
     "A network and its tokenizer, whole, or one clear error."
     how = dict(local_files_only=not download, trust_remote_code=False, subfolder=folder)
@@ -491,22 +507,6 @@ def _pretrained(name, folder, download, dropout):
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model, tokenizer
-
-
-def _blame(name, download, e):
-    "One clear error for what transformers could not load."
-    if not Path(name).is_dir() and not download:
-        refuse(
-            f"no encoder called {name} is on this machine",
-            mend="Pass a folder, say download=True, or leave the name out for MiniLM",
-            kind=FileNotFoundError,
-        )
-    refuse(
-        f"no encoder could be loaded from {name}",
-        [f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"],
-        "It needs config.json, tokenizer files and whole safetensors weights",
-        OSError,
-    )
 
 # %% ../../nbs/ranking/75_encoder.ipynb #embed
 def _embed(encoder, texts, batch, bf16, device, progress):

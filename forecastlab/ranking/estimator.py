@@ -228,7 +228,7 @@ def train_trees(
     label_features: np.ndarray | sparse.spmatrix | None = None,
     R: sparse.csr_matrix | None = None,  # (instance, label) worth of the positives
     negatives: str = "tfn",  # who trains with whom, see XRLinear
-    solver: LinearSettings = LinearSettings(),  # how a ranker is trained
+    solver: LinearSettings | None = None,  # how a ranker is trained; None: the defaults
     beam: int = 10,  # nodes kept on the way down
     k: int = 20,  # labels ranked
     post: str = "l3-hinge",  # margin to score
@@ -329,11 +329,11 @@ def calibrate_trees(
     last = isotonic(p, right)
     return calibrations, last, best_threshold(truth, last.on_entries(P))[0]
 
-# %% ../../nbs/ranking/70_estimator.ipynb #ExtremeClassifier
+# %% ../../nbs/ranking/70_estimator.ipynb #LabNotFittedError
 class LabNotFittedError(LabError, NotFittedError):
     "A model was asked before it was fitted."
 
-
+# %% ../../nbs/ranking/70_estimator.ipynb #ExtremeClassifier
 class ExtremeClassifier(ClassifierMixin, BaseEstimator):
     "An ensemble of XR-Linear trees with scikit-learn's interface."
 

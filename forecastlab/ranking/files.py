@@ -80,7 +80,7 @@ def _value(text, at):
     number = whole / 10.0**-power if power < 0 else whole * 10.0**power
     return (-number if minus else number), at
 
-# %% ../../nbs/ranking/10_files.ipynb #_xc_lines
+# %% ../../nbs/ranking/10_files.ipynb #_fault_of_label
 _XC_FAULTS = (
     "",
     "expects a label or a feature there",
@@ -111,7 +111,7 @@ def _fault_of_label(text, number, after, labels):
         return 1, after, False
     return 0, after, False
 
-
+# %% ../../nbs/ranking/10_files.ipynb #_xc_lines
 @njit(cache=True, nogil=True)
 def _xc_lines(text, labels, features, y_start, y, x_start, x, value):
     "Fill rows from whole lines: (rows, fault, byte of the fault)."
@@ -286,7 +286,8 @@ def write_xc(
 def _xc_text(X: sp.csr_matrix, Y: sp.csr_matrix) -> Iterator[str]:
     "A line for each row."
     labels = list(map(str, Y.indices.tolist()))
-    pairs = ["%d:%.9g" % p for p in zip(X.indices.tolist(), X.data.tolist())]
+    cells = zip(X.indices.tolist(), X.data.tolist())
+    pairs = [f"{feature}:{value:.9g}" for feature, value in cells]
     ys = Y.indptr.tolist()
     xs = X.indptr.tolist()
     for a, b, p, q in zip(ys, ys[1:], xs, xs[1:]):

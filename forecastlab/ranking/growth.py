@@ -155,7 +155,7 @@ class Statistics:
             f" them, {len(self.sample):,} sampled, {len(self.rows):,} kept)"
         )
 
-
+# %% ../../nbs/ranking/65_growth.ipynb #_same_labels
 def _same_labels(Y, model):
     "Refuse a Y of another number of labels."
     if Y.shape[1] != model.labels:
@@ -235,7 +235,7 @@ def _descend(
     order = np.arange(n)
     curvature = np.zeros(n, np.float32)
     active, partial = n, 0
-    for sweep in range(passes):
+    for _ in range(passes):
         _shuffle(order, active, state)
         high, low, kept = np.float32(0), np.float32(0), 0
         for t in range(active):
@@ -662,14 +662,14 @@ def new_rankers(
     columns: list = [None] * len(leaf)
     for c in np.unique(leaf):
         labels = np.flatnonzero(leaf == c)
-        bounds = [(new.indptr[l], new.indptr[l + 1]) for l in labels]
+        bounds = [(new.indptr[label], new.indptr[label + 1]) for label in labels]
         positives = [known + np.sort(new.indices[a:b]) for a, b in bounds]
         sample = statistics.sample[statistics.start[c] : statistics.start[c + 1]]
         stands_for = max(1.0, statistics.size[c] / max(1, len(sample)))
         heavier = replace(settings, Cn=settings.Cn * stands_for)
         found = _leaf_rankers(A, positives, sample[~taken[sample]], heavier, ones, seat)
-        for l, column in zip(labels, found):
-            columns[l] = column
+        for label, column in zip(labels, found):
+            columns[label] = column
     ids = np.concatenate([np.zeros(0, np.int32), *(j for j, _ in columns)])
     val = np.concatenate([np.zeros(0, np.float32), *(w for _, w in columns)])
     ptr = np.cumsum([0, *(len(j) for j, _ in columns)])

@@ -22,19 +22,17 @@ from .solvers import _positives, _solve
 # %% ../../nbs/ranking/35_linear.ipynb #_prune
 @_jit
 def _prune(W, threshold, most):
-    """Zero the weights below the threshold, and all but the `most` largest of a label
-    (0: all stay).
-    """
+    "Zero weights below the threshold, and all but the `most` largest (0: all stay)."
     for j in range(W.shape[0]):
-        for l in range(W.shape[1]):
-            if abs(W[j, l]) < threshold:
-                W[j, l] = 0
+        for label in range(W.shape[1]):
+            if abs(W[j, label]) < threshold:
+                W[j, label] = 0
     if most > 0:
-        for l in range(W.shape[1]):
-            size = np.abs(W[:, l])
+        for label in range(W.shape[1]):
+            size = np.abs(W[:, label])
             if (size > 0).sum() > most:
                 for j in np.argsort(-size, kind="mergesort")[most:]:
-                    W[j, l] = 0
+                    W[j, label] = 0
 
 
 @_jit
@@ -43,17 +41,17 @@ def _rows_of(W):
     ptr = np.zeros(W.shape[0] + 1, np.int64)
     for j in range(W.shape[0]):
         c = 0
-        for l in range(W.shape[1]):
-            c += W[j, l] != 0
+        for label in range(W.shape[1]):
+            c += W[j, label] != 0
         ptr[j + 1] = ptr[j] + c
     column = np.empty(ptr[-1], np.int32)
     value = np.empty(ptr[-1], np.float32)
     e = 0
     for j in range(W.shape[0]):
-        for l in range(W.shape[1] if ptr[j + 1] > ptr[j] else 0):
-            if W[j, l] != 0:
-                column[e] = l
-                value[e] = W[j, l]
+        for label in range(W.shape[1] if ptr[j + 1] > ptr[j] else 0):
+            if W[j, label] != 0:
+                column[e] = label
+                value[e] = W[j, label]
                 e += 1
     return ptr, column, value
 
@@ -79,7 +77,7 @@ class _Cluster(NamedTuple):
     cost: np.ndarray  # (positives,) what their loss costs
     feature: np.ndarray  # (own features,) their numbers in the layer
 
-
+# %% ../../nbs/ranking/35_linear.ipynb #_shared
 def _shared(
     X,  # (n, d) CSR or dense
     Y,  # (n, nodes) from `_pattern`
@@ -100,7 +98,7 @@ def _shared(
     ids = Y.indices.astype(np.int32, copy=False)
     return _Shared(parts, X.shape[1], ptr, ids, _costs_of(Y, R), settings)
 
-
+# %% ../../nbs/ranking/35_linear.ipynb #_cluster
 def _cluster(
     shared,  # _Shared
     rows,  # (active,) int32 instances, ascending
@@ -277,7 +275,7 @@ def _costs_of(
     at = np.minimum(np.searchsorted(there, here), len(there) - 1)
     return np.where(there[at] == here, R.data[at], 0).astype(R.data.dtype)
 
-# %% ../../nbs/ranking/35_linear.ipynb #train_layer
+# %% ../../nbs/ranking/35_linear.ipynb #_check_layer
 def _check_layer(
     X,  # (n, d)
     Y,  # (n, nodes)
@@ -304,6 +302,20 @@ def _columns(
     return A.indices[A.indptr[j] : A.indptr[j + 1]].astype(kind, copy=False)
 
 
+def _bar(
+    clusters,  # to be trained
+    text,  # beside the bar; None: no bar
+):
+    "A progress bar."
+    return tqdm(
+        total=clusters,
+        desc=text,
+        unit="cluster",
+        disable=text is None,
+        leave=False,
+    )
+
+# %% ../../nbs/ranking/35_linear.ipynb #train_layer
 def train_layer(
     X: sp.csr_matrix | np.ndarray,  # (n, d) CSR or dense, float32
     Y: sp.csc_matrix,  # (n, nodes) CSC, its pattern are the positives
@@ -351,20 +363,6 @@ def train_layer(
             parts[c] = part
             bar.update()
     return Chunks.pack(parts, C, X.shape[1], settings.bias)
-
-
-def _bar(
-    clusters,  # to be trained
-    text,  # beside the bar; None: no bar
-):
-    "A progress bar."
-    return tqdm(
-        total=clusters,
-        desc=text,
-        unit="cluster",
-        disable=text is None,
-        leave=False,
-    )
 
 # %% ../../nbs/ranking/35_linear.ipynb #_signed_costs
 def _signed_costs(

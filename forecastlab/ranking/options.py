@@ -11,7 +11,7 @@ import argparse
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 from ..core.basics import refuse
@@ -36,22 +36,30 @@ def _truth(word: str) -> bool:
         return False
     raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
 
+# %% ../../nbs/ranking/92_options.ipynb #_number
+def _number(
+    add: Add, *words: str, default: int | float, help: str, **more: Any
+) -> None:
+    "An option that is a number, whole where its default is."
+    whole = isinstance(default, int)
+    shown = default if whole else f"{default:g}"
+    add(
+        *words,
+        type=int if whole else float,
+        default=default,
+        metavar="INT" if whole else "VAL",
+        help=f"{help} ({shown})",
+        **more,
+    )
 
+# %% ../../nbs/ranking/92_options.ipynb #_with_tree
 def _with_tree(add: Add) -> None:
     "How the tree is built."
-    add(
-        "--nr-splits",
-        type=int,
-        default=16,
-        metavar="INT",
-        help="children of a node, best a power of 2 (16)",
+    _number(
+        add, "--nr-splits", default=16, help="children of a node, best a power of 2"
     )
-    add(
-        "--max-leaf-size",
-        type=int,
-        default=100,
-        metavar="INT",
-        help="labels of a last cluster, at most (100)",
+    _number(
+        add, "--max-leaf-size", default=100, help="labels of a last cluster, at most"
     )
     add(
         "--spherical",
@@ -60,24 +68,12 @@ def _with_tree(add: Add) -> None:
         metavar="true|false",
         help="centres of length 1 (true)",
     )
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="INT",
-        help="the same seed, the same tree (0)",
-    )
-    add(
-        "--kmeans-max-iter",
-        type=int,
-        default=20,
-        metavar="INT",
-        help="iterations of a split, at most (20)",
-    )
+    _number(add, "--seed", default=0, help="the same seed, the same tree")
+    _number(add, "--kmeans-max-iter", default=20, help="iterations of a split, at most")
 
-# %% ../../nbs/ranking/92_options.ipynb #_with_rankers
-def _with_rankers(add: Add) -> None:
-    "How the rankers are trained."
+# %% ../../nbs/ranking/92_options.ipynb #_with_loss
+def _with_loss(add: Add) -> None:
+    "What the rankers minimise."
     add(
         "-s",
         "--solver-type",
@@ -86,27 +82,13 @@ def _with_rankers(add: Add) -> None:
         metavar="STR",
         help=f"{', '.join(SOLVERS)} (the first)",
     )
-    add(
-        "--Cp",
-        type=float,
-        default=1.0,
-        metavar="VAL",
-        help="what the loss of a positive costs (1)",
-    )
-    add(
-        "--Cn",
-        type=float,
-        default=1.0,
-        metavar="VAL",
-        help="what the loss of a negative costs (1)",
-    )
-    add(
-        "--bias",
-        type=float,
-        default=1.0,
-        metavar="VAL",
-        help="value of the constant feature; 0: none (1)",
-    )
+    _number(add, "--Cp", default=1.0, help="what the loss of a positive costs")
+    _number(add, "--Cn", default=1.0, help="what the loss of a negative costs")
+    _number(add, "--bias", default=1.0, help="value of the constant feature; 0: none")
+
+# %% ../../nbs/ranking/92_options.ipynb #_with_examples
+def _with_examples(add: Add) -> None:
+    "Whom the rankers learn from, and the weights that they keep."
     add(
         "-ns",
         "--negative-sampling",
@@ -116,22 +98,18 @@ def _with_rankers(add: Add) -> None:
         metavar="STR",
         help=f"{', '.join(NEGATIVES)} (tfn)",
     )
-    add(
-        "-t",
-        "--threshold",
-        type=float,
-        default=0.1,
-        metavar="VAL",
-        help="smaller weights are dropped (0.1)",
-    )
-    add(
+    _number(add, "-t", "--threshold", default=0.1, help="smaller weights are dropped")
+    _number(
+        add,
         "-z",
         "--max-nonzeros-per-label",
-        type=int,
         default=0,
-        metavar="INT",
-        help="weights that a label keeps; 0: all (0)",
+        help="weights that a label keeps; 0: all",
     )
+
+# %% ../../nbs/ranking/92_options.ipynb #_with_relevance
+def _with_relevance(add: Add) -> None:
+    "How relevance counts."
     add(
         "--rel-norm",
         choices=["l1", "l2", "max", "no-norm"],
@@ -146,6 +124,10 @@ def _with_rankers(add: Add) -> None:
         metavar="STR",
         help="disable, induce, ranker-only: which layers use relevance (disable)",
     )
+
+# %% ../../nbs/ranking/92_options.ipynb #_with_solver
+def _with_solver(add: Add) -> None:
+    "How long the solver goes on."
     add(
         "--order",
         choices=["shared", "libpecos"],
@@ -156,20 +138,16 @@ def _with_rankers(add: Add) -> None:
             " digits, slower (shared)"
         ),
     )
-    add(
-        "--eps",
-        type=float,
-        default=0.1,
-        metavar="VAL",
-        help="tolerance of the solver (0.1)",
-    )
-    add(
-        "--max-iter",
-        type=int,
-        default=100,
-        metavar="INT",
-        help="passes of the solver, at most (100)",
-    )
+    _number(add, "--eps", default=0.1, help="tolerance of the solver")
+    _number(add, "--max-iter", default=100, help="passes of the solver, at most")
+
+
+def _with_rankers(add: Add) -> None:
+    "How the rankers are trained."
+    _with_loss(add)
+    _with_examples(add)
+    _with_relevance(add)
+    _with_solver(add)
 
 # %% ../../nbs/ranking/92_options.ipynb #_with_prediction
 def _with_prediction(add: Add, beam: int | None, what: str) -> None:
@@ -198,24 +176,16 @@ def _with_prediction(add: Add, beam: int | None, what: str) -> None:
         help=f"{', '.join(posts)} ({what or 'l3-hinge'})",
     )
 
-
+# %% ../../nbs/ranking/92_options.ipynb #_with_house
 def _with_house(add: Add) -> None:
     "Options that every training has."
-    add(
-        "-n",
-        "--threads",
-        type=int,
-        default=-1,
-        metavar="INT",
-        help="-1: all cores (-1)",
-    )
-    add(
+    _number(add, "-n", "--threads", default=-1, help="-1: all cores")
+    _number(
+        add,
         "--verbose-level",
-        type=int,
-        choices=[0, 1, 2, 3],
         default=1,
-        metavar="INT",
-        help="0: say nothing, 1: say what was done, 2 and 3: with progress bars (1)",
+        choices=[0, 1, 2, 3],
+        help="0: say nothing, 1: say what was done, 2 and 3: with progress bars",
     )
     add(
         "--params-path",
@@ -321,22 +291,8 @@ def predict_options(
         metavar="PATH",
         help="predictions to write, .npz, best first in each row",
     )
-    add(
-        "-B",
-        "--max-pred-chunk",
-        type=int,
-        default=10**7,
-        metavar="INT",
-        help="instances at a time (10000000)",
-    )
-    add(
-        "-n",
-        "--threads",
-        type=int,
-        default=-1,
-        metavar="INT",
-        help="-1: all cores (-1)",
-    )
+    _number(add, "-B", "--max-pred-chunk", default=10**7, help="instances at a time")
+    _number(add, "-n", "--threads", default=-1, help="-1: all cores")
     add(
         "-so",
         "--selected-output",
@@ -344,23 +300,14 @@ def predict_options(
         help="(instance, label): score exactly these; -k and -b do not matter",
     )
 
-
+# %% ../../nbs/ranking/92_options.ipynb #evaluate_options
 def evaluate_options(
     add: Add,  # `add_argument` of the parser
 ) -> None:
     "Options of `evaluate`."
     add("-y", "--truth-path", required=True, metavar="PATH", help="true labels, .npz")
     add("-p", "--pred-path", required=True, metavar="PATH", help="predictions, .npz")
-    add(
-        "-k",
-        "--topk",
-        "--only-topk",
-        dest="topk",
-        type=int,
-        default=10,
-        metavar="INT",
-        help="places (10)",
-    )
+    _number(add, "-k", "--topk", "--only-topk", default=10, dest="topk", help="places")
 
 # %% ../../nbs/ranking/92_options.ipynb #_text_train_options
 def text_train_options(
@@ -451,14 +398,7 @@ def text_predict_options(
         help="names, one a line: answer with these only",
     )
     _with_prediction(add, None, "the model's")
-    add(
-        "-B",
-        "--batch-size",
-        type=int,
-        default=2048,
-        metavar="INT",
-        help="lines at a time (2048)",
-    )
+    _number(add, "-B", "--batch-size", default=2048, help="lines at a time")
     add(
         "-T",
         "--threshold",
@@ -472,7 +412,7 @@ def text_predict_options(
         help="a line for each text, repeated in its answer",
     )
 
-
+# %% ../../nbs/ranking/92_options.ipynb #text_evaluate_options
 def text_evaluate_options(
     add: Add,  # `add_argument` of the parser
 ) -> None:
@@ -492,16 +432,7 @@ def text_evaluate_options(
         help="a line each: names with tabs between them; with -q: id,id,...<tab>text",
     )
     add("-q", "--text-item-path", metavar="PATH", help="names of the items")
-    add(
-        "-k",
-        "--topk",
-        "--only-topk",
-        dest="topk",
-        type=int,
-        default=10,
-        metavar="INT",
-        help="places (10)",
-    )
+    _number(add, "-k", "--topk", "--only-topk", default=10, dest="topk", help="places")
 
 # %% ../../nbs/ranking/92_options.ipynb #ELSEWHERE
 _TRANSFORMER = (
@@ -548,11 +479,11 @@ class Parser(argparse.ArgumentParser):
             message = f"unknown option {option}: {self._advice(option)}"
         self.exit(2, f"{self.prog}: {message}\n")
 
-    def parse_known_args(  # type: ignore[override]
+    def parse_known_args(
         self,
-        args: Sequence[str] | None = None,  # words; None: those of the process
-        namespace: argparse.Namespace | None = None,  # to be filled
-    ) -> tuple[argparse.Namespace, list[str]]:  # options; no words are left over
+        args: Iterable[str] | None = None,  # words; None: those of the process
+        namespace: Any = None,  # to be filled; None: a new argparse.Namespace
+    ) -> tuple[Any, list[str]]:  # options; no words are left over
         "Parse, and refuse what is left over while this is the command's own parser."
         found, rest = super().parse_known_args(args, namespace)
         if rest:
@@ -603,7 +534,7 @@ def skeleton(
         "indexer_params": some(INDEX_OPTIONS),
     }
 
-# %% ../../nbs/ranking/92_options.ipynb #read_params
+# %% ../../nbs/ranking/92_options.ipynb #_FIXED
 _FIXED: dict[str, tuple] = {
     "mode": ("full-model",),
     "ranker_level": (1,),
@@ -632,7 +563,7 @@ _READ = {
     "beam_size",
 }
 
-
+# %% ../../nbs/ranking/92_options.ipynb #_leaves
 def _leaves(node: dict) -> Iterator[tuple[str, Any]]:
     "(name, value) of everything below; a list of dictionaries gives lists."
     for name, value in node.items():
@@ -655,7 +586,7 @@ def _common(path: str | os.PathLike, name: str, values: list) -> Any:
         )
     return values[0]
 
-
+# %% ../../nbs/ranking/92_options.ipynb #read_params
 def read_params(
     path: str | os.PathLike,  # JSON
 ) -> dict[str, Any]:  # option -> value

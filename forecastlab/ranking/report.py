@@ -9,9 +9,11 @@ __all__ = ['beams', 'trees', 'pruned', 'sizes', 'Report', 'report']
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from ..core.basics import number
 from ..core.sparse import Matrix
 from .calibration import ece, pairs_of, reliability
@@ -20,11 +22,6 @@ from .estimator import ExtremeClassifier
 from .solvers import LinearSettings
 from .metrics import precision, table, tail
 from .xrlinear import XRLinear
-
-# %% ../../nbs/ranking/90_report.ipynb #report-typing
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # %% ../../nbs/ranking/90_report.ipynb #_p
 def _precisions(Y: Matrix, P: Matrix) -> dict[str, float]:
@@ -206,7 +203,7 @@ class Report:
             parts.append(f"expected calibration error {self.ece:.4f}")
         return "\n\n".join(parts)
 
-    def plot(self) -> "Figure":
+    def plot(self) -> Figure:
         "Four panels: beam, tree, size, probabilities."
         import matplotlib.pyplot as plt
         from forecastlab.core.plots import style
@@ -222,7 +219,7 @@ class Report:
         return fig
 
 # %% ../../nbs/ranking/90_report.ipynb #_plot
-def _note(ax: "Axes", text: str, x: float, y: float, below: bool) -> None:
+def _note(ax: Axes, text: str, x: float, y: float, below: bool) -> None:
     "A word beside a point."
     shift = 3, -9 if below else 4
     ax.annotate(text, (x, y), shift, textcoords="offset points", fontsize=7)
@@ -235,7 +232,7 @@ def _forecast_colour() -> str:
     return PALETTE["forecast"]
 
 
-def _plot_beams(ax: "Axes", beams: pd.DataFrame) -> None:
+def _plot_beams(ax: Axes, beams: pd.DataFrame) -> None:
     "P@1 against the share of labels that is looked at."
     share = 100 * beams.looked_at
     ax.plot(share, beams["P@1"], "o-", color=_forecast_colour())
@@ -245,7 +242,7 @@ def _plot_beams(ax: "Axes", beams: pd.DataFrame) -> None:
         _note(ax, str(beam), x, y, below=True)
 
 
-def _plot_trees(ax: "Axes", trees: pd.DataFrame) -> None:
+def _plot_trees(ax: Axes, trees: pd.DataFrame) -> None:
     "P@1 against what training takes."
     ax.plot(trees.train_cpu_s, trees["P@1"], "o", color=_forecast_colour())
     ax.margins(0.3)
@@ -256,13 +253,13 @@ def _plot_trees(ax: "Axes", trees: pd.DataFrame) -> None:
         _note(ax, name, x, y, below=i % 2 == 1)
 
 
-def _plot_sizes(ax: "Axes", sizes: pd.DataFrame) -> None:
+def _plot_sizes(ax: Axes, sizes: pd.DataFrame) -> None:
     "P@1 against the size of the weights."
     ax.plot(sizes.mb, sizes["P@1"], "o-", color=_forecast_colour())
     ax.set(xlabel="weights, MB", title="size against P@1", ylim=(0, None))
 
 
-def _plot_reliability(ax: "Axes", steps: pd.DataFrame, error: float | None) -> None:
+def _plot_reliability(ax: Axes, steps: pd.DataFrame, error: float | None) -> None:
     "Observed shares against promised probabilities."
     from forecastlab.core.plots import PALETTE
 

@@ -624,7 +624,7 @@ def _size(path, key):
     "Bytes that a file in /proc names; 0 where the process is gone."
     try:
         with open(path) as lines:
-            sizes = [int(l.split()[1]) for l in lines if l.startswith(key)]
+            sizes = [int(line.split()[1]) for line in lines if line.startswith(key)]
     except OSError:
         return 0
     return 1024 * sizes[0] if sizes else 0

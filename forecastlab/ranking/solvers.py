@@ -164,8 +164,9 @@ def _positives(ptr, ids, labels, rows):
 # %% ../../nbs/ranking/33_solvers.ipynb #_twister
 @_jit
 def _twister(seed):
-    """State of mt19937 after `seed`; the last word is the position (Matsumoto and
-    Nishimura 1998).
+    """State of mt19937 after `seed` (Matsumoto and Nishimura 1998).
+
+    The last word is the position.
     """
     state = np.empty(625, np.uint32)
     state[0], state[624] = seed, 624
@@ -280,26 +281,27 @@ def _negative_steps(a, at, width, margin, on, norm, d, u, high, low, step):
 
 
 @_jit_inline
-def _positive_step(a, at, l, m, norm, d, u, high, low, step):
-    "The coordinate step of a positive in lane l."
-    old = a[at + l]
+def _positive_step(a, at, lane, m, norm, d, u, high, low, step):
+    "The coordinate step of a positive in one lane."
+    old = a[at + lane]
     g = m - np.float32(1) + old * d
     pg = g
     if old <= 0:
         pg = min(pg, np.float32(0))
     if old >= u:
         pg = max(pg, np.float32(0))
-    high[l] = max(high[l], pg)
-    low[l] = min(low[l], pg)
+    high[lane] = max(high[lane], pg)
+    low[lane] = min(low[lane], pg)
     new = min(max(old - g / (norm + d), np.float32(0)), u)
-    step[l] = new - old
-    a[at + l] = new
+    step[lane] = new - old
+    a[at + lane] = new
 
 # %% ../../nbs/ranking/33_solvers.ipynb #_close_ranks
 @_jit
 def _close_ranks(table, width, keep, new_width):
-    """Move the lanes `keep` of every row to the front, in place; rows become new_width
-    long.
+    """Move the lanes `keep` of every row to the front, in place.
+
+    Rows become new_width long.
     """
     rows = len(table) // width
     for j in range(rows):
@@ -320,10 +322,10 @@ def _by_row(n, positives):
     free = ptr.copy()
     label = np.empty(len(positives.row), np.int64)
     cost = np.empty(len(positives.row), np.float32)
-    for l in range(len(positives.ptr) - 1):
-        for k in range(positives.ptr[l], positives.ptr[l + 1]):
+    for which in range(len(positives.ptr) - 1):
+        for k in range(positives.ptr[which], positives.ptr[which + 1]):
             q = free[positives.row[k]]
-            label[q] = l
+            label[q] = which
             cost[q] = positives.cost[k]
             free[positives.row[k]] += 1
     return ptr, label, cost
@@ -346,12 +348,29 @@ def _ask_ahead(s, order, ptr, ids, val, norm, own, w, a, width):
         for k in range(ptr[order[s + 1]], ptr[order[s + 1] + 1]):
             _prefetch(w, ids[k] * width)
 
+# %% ../../nbs/ranking/33_solvers.ipynb #_take_out
+@_jit
+def _take_out(lanes, name, slot, w, width, W):
+    "Write the weights of labels that are done; they have no lane any more."
+    for q in lanes:
+        slot[name[q]] = -1
+        for j in range(W.shape[0]):
+            W[j, name[q]] = w[j * width + q]
+
+
+@_jit
+def _renumber(keep, name, slot):
+    "The lanes that stay, from the first on."
+    for q in range(len(keep)):
+        name[q] = name[keep[q]]
+        slot[name[q]] = q
+
 # %% ../../nbs/ranking/33_solvers.ipynb #_together
 @_jit
 def _together(instances, inside, positives, smooth, cn, bias, eps, max_iter, W):
     """All labels in one shuffled order.
 
-    Fills W (features+1, labels); rows from `inside` on take part for their positives
+    Fills W (features+1, labels). Rows from `inside` on take part for their positives
     alone.
     """
     ptr, ids, val, norm = instances
@@ -387,35 +406,40 @@ def _together(instances, inside, positives, smooth, cn, bias, eps, max_iter, W):
             most = u if i < inside else np.float32(0)
             _negative_steps(a, at, width, margin, on, norm[i], d, most, high, low, step)
             for k in range(own[i], own[i + 1]):
-                l, c = slot[label[k]], cost[k]
-                if l >= 0:
-                    on[l] = 1
-                if l >= 0 and c > 0:
+                lane, c = slot[label[k]], cost[k]
+                if lane >= 0:
+                    on[lane] = 1
+                if lane >= 0 and c > 0:
                     dp = np.float32(0.5) / c if smooth else np.float32(0)
                     up = big if smooth else c
                     _positive_step(
-                        a, at, l, margin[l], norm[i], dp, up, high, low, step
+                        a, at, lane, margin[lane], norm[i], dp, up, high, low, step
                     )
             _update(w, width, ids, val, lo, hi, bias, step)
         done = (high[:left] - low[:left] <= eps) | (sweep == max_iter - 1)
         keep = np.flatnonzero(~done)
-        for q in np.flatnonzero(done):
-            slot[name[q]] = -1
-            for j in range(W.shape[0]):
-                W[j, name[q]] = w[j * width + q]
+        _take_out(np.flatnonzero(done), name, slot, w, width, W)
         if len(keep) == 0:
             return
         if len(keep) < left:
             narrow = -(-len(keep) // LANES) * LANES
-            for q in range(len(keep)):
-                name[q] = name[keep[q]]
-                slot[name[q]] = q
+            _renumber(keep, name, slot)
             w = _close_ranks(w, width, keep, narrow)
             a = _close_ranks(a, width, keep, narrow)
             width = narrow
             left = len(keep)
             on[:] = 0
             on[:left] = 1
+
+# %% ../../nbs/ranking/33_solvers.ipynb #_projected
+@_jit_inline
+def _projected(g, a, u, top, floor):
+    "The gradient that a step may follow, and whether the instance is settled."
+    if a == 0:
+        return min(g, 0.0), g > top
+    if a >= u:
+        return max(g, 0.0), g < floor
+    return g, False
 
 # %% ../../nbs/ranking/33_solvers.ipynb #_one_svm
 @_jit
@@ -430,7 +454,7 @@ def _one_svm(instances, order, y, cost, smooth, bias, eps, max_iter, w):
     state = _twister(0)
     a = np.zeros(len(norm), np.float32)
     top, floor = np.inf, -np.inf
-    for sweep in range(max_iter):
+    for _ in range(max_iter):
         high, low = -np.inf, np.inf
         _shuffle(order, active, state)
         s = 0
@@ -443,11 +467,7 @@ def _one_svm(instances, order, y, cost, smooth, bias, eps, max_iter, w):
             u = np.inf if smooth else np.float64(np.float32(cost[i]))
             margin = np.float64(m) + np.float64(w[last]) * bias
             g = y[i] * margin - 1 + a[i] * d
-            pg, drop = g, False
-            if a[i] == 0:
-                drop, pg = g > top, min(g, 0.0)
-            elif a[i] >= u:
-                drop, pg = g < floor, max(g, 0.0)
+            pg, drop = _projected(g, a[i], u, top, floor)
             if drop:
                 active -= 1
                 order[s], order[active] = order[active], order[s]
@@ -471,6 +491,23 @@ def _one_svm(instances, order, y, cost, smooth, bias, eps, max_iter, w):
         top = high if high > 0 else np.inf
         floor = low if low < 0 else -np.inf
 
+# %% ../../nbs/ranking/33_solvers.ipynb #_lowest_along
+@_jit_inline
+def _lowest_along(z, old, q, slope, c, tolerance):
+    """The lowest point of the dual along one coordinate, by Newton's method.
+
+    Also the size of the gradient at the start, and how many steps there were.
+    """
+    g = q * (z - old) + slope + np.log(z / (c - z))
+    size = abs(g)
+    t = 0
+    while t <= 100 and abs(g) >= tolerance:
+        further = z - g / (q + c / (c - z) / z)
+        z = further if further > 0 else 0.1 * z
+        t += 1
+        g = q * (z - old) + slope + np.log(z / (c - z))
+    return z, size, t
+
 # %% ../../nbs/ranking/33_solvers.ipynb #_one_logistic
 @_jit
 def _one_logistic(instances, order, y, cost, frozen, bias, eps, max_iter, w):
@@ -490,7 +527,7 @@ def _one_logistic(instances, order, y, cost, frozen, bias, eps, max_iter, w):
         for k in range(ptr[i], ptr[i + 1]):
             w[ids[k]] += np.float32(y[i] * a[i]) * val[k]
         w[last] += np.float32(y[i] * a[i] * bias)
-    for sweep in range(max_iter):
+    for _ in range(max_iter):
         worst, steps = 0.0, 0
         _shuffle(order, n, state)
         for i in order:
@@ -505,14 +542,8 @@ def _one_logistic(instances, order, y, cost, frozen, bias, eps, max_iter, w):
             old = a[i] if first else rest[i]
             sign = 1.0 if first else -1.0
             z = 0.1 * old if c - old < 0.5 * c else old
-            g = q * (z - old) + sign * b + np.log(z / (c - z))
-            worst = max(worst, abs(g))
-            t = 0
-            while t <= 100 and abs(g) >= inner:
-                z2 = z - g / (q + c / (c - z) / z)
-                z = z2 if z2 > 0 else 0.1 * z
-                t += 1
-                g = q * (z - old) + sign * b + np.log(z / (c - z))
+            z, size, t = _lowest_along(z, old, q, sign * b, c, inner)
+            worst = max(worst, size)
             steps += t
             if t > 0:
                 step = sign * (z - old) * y[i]
@@ -610,9 +641,9 @@ def _one_by_one(
     y = np.full(n, -1, np.float32)
     cost = np.full(n, cn)
     order = np.empty(n, np.int64)
-    for l in range(len(positives.ptr) - 1):
-        first = positives.ptr[l]
-        mine = positives.row[first : positives.ptr[l + 1]]
+    for label in range(len(positives.ptr) - 1):
+        first = positives.ptr[label]
+        mine = positives.row[first : positives.ptr[label + 1]]
         for k in range(len(mine)):
             y[mine[k]] = 1
             cost[mine[k]] = positives.cost[first + k]
@@ -634,7 +665,7 @@ def _one_by_one(
             _one_primal(instances, own, y, cost, bias, eps, max_iter, w)
         else:
             _one_svm(instances, own, y, cost, solver == 0, bias, eps, max_iter, w)
-        W[:, l] = w
+        W[:, label] = w
         for i in mine:
             y[i] = -1
             cost[i] = cn

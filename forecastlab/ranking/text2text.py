@@ -133,7 +133,7 @@ def above(
     ends = np.concatenate([[0], np.cumsum(keep)])[P.indptr]
     return sparse.csr_matrix((P.data[keep], P.indices[keep], ends), shape=P.shape)
 
-
+# %% ../../nbs/ranking/93_text2text.ipynb #_json
 def _write_json(path: Path, value: Any) -> None:
     "Plain JSON, as libpecos has it."
     path.write_text(json.dumps(value))
@@ -183,7 +183,7 @@ def digest(
         mark.update(hashlib.sha256(data).digest())
     return mark.hexdigest()[:24]
 
-
+# %% ../../nbs/ranking/93_text2text.ipynb #kept
 _Value = TypeVar("_Value")
 
 

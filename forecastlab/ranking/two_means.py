@@ -156,19 +156,21 @@ def _moved(start, stop, index, value, old, right, spherical, R, L, c):
 @njit(cache=True, nogil=True)
 def _between(R, L, c):
     "c = R/|R| - L/|L|; sums of zero stay zero."
-    r = np.float32(0)
-    l = np.float32(0)
+    right_square = np.float32(0)
+    left_square = np.float32(0)
     for j in range(c.size):
-        r += R[j] * R[j]
-        l += L[j] * L[j]
-    f = 1 / np.sqrt(np.float64(r)) if r > 0 else 1.0
-    g = 1 / np.sqrt(np.float64(l)) if l > 0 else 1.0
+        right_square += R[j] * R[j]
+        left_square += L[j] * L[j]
+    right_scale = 1 / np.sqrt(np.float64(right_square)) if right_square > 0 else 1.0
+    left_scale = 1 / np.sqrt(np.float64(left_square)) if left_square > 0 else 1.0
     for j in range(c.size):
-        c[j] = np.float32(R[j] * f) - np.float32(L[j] * g)
+        c[j] = np.float32(R[j] * right_scale) - np.float32(L[j] * left_scale)
 
 # %% ../../nbs/ranking/22_two_means.ipynb #_two_means
 @njit(cache=True, nogil=True)
-def _two_means(start, stop, index, value, features, r, l, right, spherical, most):
+def _two_means(
+    start, stop, index, value, features, first_right, first_left, right, spherical, most
+):
     "Balanced two-means (PECOS, section 3.1); the last direction."
     R = np.zeros(features, np.float32)
     L = np.zeros(features, np.float32)
@@ -176,8 +178,8 @@ def _two_means(start, stop, index, value, features, r, l, right, spherical, most
     s = np.empty(right.size, np.float32)
     now = np.empty(right.size, np.bool_)
     one = np.float32(1)
-    _add(start, stop, index, value, r, one, c)
-    _add(start, stop, index, value, l, one, L)
+    _add(start, stop, index, value, first_right, one, c)
+    _add(start, stop, index, value, first_left, one, L)
     c -= L
     _scores(start, stop, index, value, c, s)
     _halves(s, now)

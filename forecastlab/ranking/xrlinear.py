@@ -414,8 +414,8 @@ class XRLinear:
         "Cut the tree into a top and its subtrees."
         if not 1 <= layer < self.depth:
             refuse(
-                f"a tree of {self.depth} layers can be cut at 1 to {self.depth - 1}, got"
-                f" {layer}"
+                f"a tree of {self.depth} layers can be cut at 1 to {self.depth - 1},"
+                f" got {layer}"
             )
         posts = _posts(self.post, self.depth)[:layer]
         keeps = self.beam[:layer]
@@ -433,7 +433,7 @@ class XRLinear:
     ) -> "XRLinear":
         "Put subtrees under a top. Refuses parts that do not fit."
         _check_parts(top, subtrees, labels)
-        numbers = np.concatenate([np.asarray(l, np.int64) for l in labels])
+        numbers = np.concatenate([np.asarray(part, np.int64) for part in labels])
         if not np.array_equal(np.sort(numbers), np.arange(len(numbers))):
             refuse("the lists of labels do not number every label once")
         first = subtrees[0]

@@ -216,7 +216,7 @@ def node_loss(
     z = model(batch.ids, batch.mask, batch.nodes)
     return (batch.cost * LOSSES[kind](z, batch.sign)).sum(), (batch.cost > 0).sum()
 
-# %% ../../nbs/ranking/80_xrtransformer.ipynb #Draw
+# %% ../../nbs/ranking/80_xrtransformer.ipynb #_draws_taken
 def _draws_taken(generator, seed):
     "How many numbers a generator has given since it was seeded."
     count, now = 0, generator.get_state()
@@ -226,7 +226,7 @@ def _draws_taken(generator, seed):
         count += 1
     return count
 
-
+# %% ../../nbs/ranking/80_xrtransformer.ipynb #Draw
 class Draw:
     "Batches of one layer, `draw(generator)` as core.fit calls it."
 
