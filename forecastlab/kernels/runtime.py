@@ -131,7 +131,7 @@ def copy_bandwidth(
 # %% ../../nbs/kernels/00_runtime.ipynb #record
 def record(
     rows: Sequence[dict],  # one measurement each: column -> value
-    path: str | Path,  # CSV to append to, made when first used
+    path: str | os.PathLike,  # CSV to append to, made when first used
 ) -> None:
     "Append measurements to a CSV, each with date, device, machine and versions."
     path = Path(path)

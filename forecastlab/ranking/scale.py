@@ -587,9 +587,9 @@ class Trainer:
     def connect(self) -> Any:  # the library
         "Ray, connected to the cluster of `address`, or started here."
         if self.ray is None:
-            from forecastlab.core.sweep import _cluster
+            from forecastlab.core.sweep import ray_cluster
 
-            self.ray, self.ours = _cluster(self.address, self.workers)
+            self.ray, self.ours = ray_cluster(self.address, self.workers)
         return self.ray
 
     def close(self) -> None:
