@@ -77,6 +77,19 @@ def mirror():
     return Path(path)
 
 
+@pytest.fixture(scope="session")
+def peer(root):
+    "A Python with libpecos in it."
+    if python := os.environ.get("FORECASTLAB_PECOS_PYTHON"):
+        return python
+    if not (root / ".venv-peers" / ".ready").exists():
+        pytest.skip(
+            "no Python with libpecos: `make peers`, or name one in"
+            " FORECASTLAB_PECOS_PYTHON"
+        )
+    return str(root / ".venv-peers" / "bin" / "python")
+
+
 @pytest.fixture
 def chrome(tmp_path):
     "A headless Chromium with an empty profile, which keeps every console message."

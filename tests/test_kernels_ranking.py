@@ -649,7 +649,7 @@ def test_svms_reach_the_dual_optimum(shape):
     x, cost = problem(*shape)
     (w,) = trained([(x, cost)], eps=1e-8, dtype=torch.float64, kernels=False)
     some = range(min(4, shape[2]))
-    want = np.stack([dual(with_bias(x), cost[:, l]) for l in some], 1)
+    want = np.stack([dual(with_bias(x), cost[:, label]) for label in some], 1)
     assert w.shape == (shape[1] + 1, shape[2])
     assert_close(w[:, : len(some)].cpu().numpy(), want, rtol=0, atol=1e-6)
     assert_close(
@@ -733,7 +733,7 @@ def test_liblinear_finds_the_same():
     learn = pytest.importorskip("sklearn.svm")
     x, cost = problem(120, 15, 3, 8)
     (w,) = trained([(x, cost)], bias=0, eps=1e-5, kernels=False)
-    for l in range(3):
+    for label in range(3):
         fit = learn.LinearSVC(
             C=1.0,
             loss="squared_hinge",
@@ -742,10 +742,10 @@ def test_liblinear_finds_the_same():
             tol=1e-8,
             max_iter=100_000,
             random_state=0,
-        ).fit(x.astype(float), cost[:, l] > 0)
+        ).fit(x.astype(float), cost[:, label] > 0)
         assert_close(
-            reached(w[:, l : l + 1], x, cost[:, l : l + 1]),
-            reached(torch.tensor(fit.coef_.T), x, cost[:, l : l + 1]),
+            reached(w[:, [label]], x, cost[:, [label]]),
+            reached(torch.tensor(fit.coef_.T), x, cost[:, [label]]),
             rtol=1e-6,
             atol=0,
         )

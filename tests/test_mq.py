@@ -744,18 +744,21 @@ def test_impossible_settings_are_refused_in_words(wrong, message):
 
 
 def test_a_season_need_only_fit_the_context_that_is_read():
-    fit = lambda panel=plain(np.arange(400.0) % 48 + 1, "h"), **k: (
-        MQCNN(steps=2, training=QUIET, season=48, **k).fit(panel).settings
-    )
-    s = fit(horizon=48)
-    assert (s.context, s.forks) == (192, 26) and fit(
-        horizon=4, context=60, forks=4
-    ).season == 48
+    half_hours = plain(np.arange(400.0) % 48 + 1, "h")
+
+    def fitted(**settings):
+        "The settings after a fit to a season of 48."
+        model = MQCNN(steps=2, training=QUIET, season=48, **settings)
+        return model.fit(half_hours).settings
+
+    s = fitted(horizon=48)
+    assert (s.context, s.forks) == (192, 26)
+    assert fitted(horizon=4, context=60, forks=4).season == 48
     # 26 of them are forks
     with pytest.raises(
         ValueError, match=r"season must be 0, or 1 to 35 rows \(context less forks\)"
     ):
-        fit(horizon=4, context=60)
+        fitted(horizon=4, context=60)
     # hopeless whatever the panel
     with pytest.raises(ValueError, match="season must be 0, or 1 to 20 rows"):
         MQCNN(4, context=20, season=48)

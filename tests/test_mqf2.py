@@ -516,16 +516,20 @@ def test_longer_horizons_are_refused_and_so_are_impossible_settings():
 DYING = """
 import os
 import sys
+
 sys.path.insert(0, sys.argv[2])
 import test_mqf2 as toys
 from forecastlab.core.neural import WindowTask
+
 draw, count = WindowTask.draw, []
+
 
 def dying(task, generator):
     count.append(1)
     if len(count) == 10:
         os._exit(9)
     return draw(task, generator)
+
 
 WindowTask.draw = dying
 often = dict(checkpoint_every=4)

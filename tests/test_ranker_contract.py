@@ -29,7 +29,7 @@ def world(rows=60, seed=0):
     "Texts that name their labels, their features, and the labels."
     rng = np.random.default_rng(seed)
     Y = sp.csr_matrix(rng.random((rows, LABELS)) < 0.25, dtype=np.float32)
-    texts = [" ".join(WORDS[l] for l in row.indices) or "nothing" for row in Y]
+    texts = [" ".join(WORDS[label] for label in row.indices) or "nothing" for row in Y]
     noise = sp.random(rows, 5, 0.3, "csr", np.float32, random_state=seed)
     return texts, sp.hstack([Y, noise], format="csr", dtype=np.float32), Y
 

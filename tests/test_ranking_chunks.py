@@ -13,6 +13,7 @@ from forecastlab.ranking.beam import Query, beam_search, score_selected
 from forecastlab.ranking.chunks import Chunks, layer_scores
 
 NAMES = [p for p in POSTS if isinstance(p, str)]
+LISTS = "child_ptr child row_ptr row entry_ptr column value".split()  # of a layer
 D = 50
 
 
@@ -141,26 +142,20 @@ def test_layout_loses_nothing(bias, shuffled, tmp_path):
             and c.clusters == C.shape[1]
             and c.features == D
         )
-        assert (
-            all(
-                (np.diff(c.row[a:b]) > 0).all()
-                for a, b in zip(c.row_ptr, c.row_ptr[1:])
-            )
-            and (np.diff(c.entry_ptr) > 0).all()
-        )
-        assert all(
-            (np.diff(c.column[a:b]) > 0).all()
-            for a, b in zip(c.entry_ptr, c.entry_ptr[1:])
-        )
+        assert (np.diff(c.entry_ptr) > 0).all()
+        for a, b in zip(c.row_ptr, c.row_ptr[1:]):
+            assert (np.diff(c.row[a:b]) > 0).all()
+        for a, b in zip(c.entry_ptr, c.entry_ptr[1:]):
+            assert (np.diff(c.column[a:b]) > 0).all()
         c.save(tmp_path / "layer", overwrite=True)
         for mmap in (True, False):
             d = Chunks.load(tmp_path / "layer", mmap)
-            for name in "features bias child_ptr child row_ptr row entry_ptr column value nodes".split():
+            for name in ["features", "bias", "nodes", *LISTS]:
                 assert_array_equal(getattr(d, name), getattr(c, name))
 
 
 def test_parts_are_laid_end_to_end():
-    for c, W, C in model():
+    for c, _, C in model():
         cut = [
             (
                 c.row[a:b],
@@ -171,7 +166,7 @@ def test_parts_are_laid_end_to_end():
             for a, b in zip(c.row_ptr, c.row_ptr[1:])
         ]
         p = Chunks.pack(cut, C, D, 1.0)
-        for name in "child_ptr child row_ptr row entry_ptr column value".split():
+        for name in LISTS:
             assert_array_equal(getattr(p, name), getattr(c, name))
             assert getattr(p, name).dtype == getattr(c, name).dtype
     none = (

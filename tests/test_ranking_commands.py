@@ -739,10 +739,21 @@ def test_as_a_module(files):
 
 
 DUMP = """
-import argparse, json, runpy, sys
-def dump(self, *a): print(json.dumps([[x.option_strings, x.default, x.required] for x in self._actions if x.option_strings])); sys.exit()
+import argparse
+import json
+import runpy
+import sys
+
+
+def dump(self, *words):
+    options = [a for a in self._actions if a.option_strings]
+    print(json.dumps([[a.option_strings, a.default, a.required] for a in options]))
+    sys.exit()
+
+
 argparse.ArgumentParser.parse_args = dump
-sys.argv = ["x"]; runpy.run_module({module!r}, run_name="__main__")
+sys.argv = ["x"]
+runpy.run_module({module!r}, run_name="__main__")
 """
 
 
@@ -757,18 +768,9 @@ sys.argv = ["x"]; runpy.run_module({module!r}, run_name="__main__")
         ("text2text-evaluate", "pecos.apps.text2text.evaluate"),
     ],
 )
-def test_every_option_of_libpecos_is_here_with_its_default(name, module, root):
-    python = os.environ.get("FORECASTLAB_PECOS_PYTHON") or (
-        (root / ".venv-peers" / ".ready").exists()
-        and str(root / ".venv-peers" / "bin" / "python")
-    )
-    if not python:
-        pytest.skip(
-            "no Python with libpecos: `make peers`, or name one in"
-            " FORECASTLAB_PECOS_PYTHON"
-        )
+def test_every_option_of_libpecos_is_here_with_its_default(name, module, peer):
     done = subprocess.run(
-        [python, "-c", DUMP.format(module=module)],
+        [peer, "-c", DUMP.format(module=module)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": ""},
@@ -785,18 +787,9 @@ def test_every_option_of_libpecos_is_here_with_its_default(name, module, root):
             ), f"{word}: {ours[word].default} is not {default}"
 
 
-def test_a_text2text_folder_of_libpecos(files, xr, root):
-    python = os.environ.get("FORECASTLAB_PECOS_PYTHON") or (
-        (root / ".venv-peers" / ".ready").exists()
-        and str(root / ".venv-peers" / "bin" / "python")
-    )
-    if not python:
-        pytest.skip(
-            "no Python with libpecos: `make peers`, or name one in"
-            " FORECASTLAB_PECOS_PYTHON"
-        )
+def test_a_text2text_folder_of_libpecos(files, xr, peer):
     run = lambda what, *words: subprocess.run(
-        [python, "-m", f"pecos.apps.text2text.{what}", *map(str, words)],
+        [peer, "-m", f"pecos.apps.text2text.{what}", *map(str, words)],
         check=True,
         capture_output=True,
         env={**os.environ, "PYTHONPATH": ""},

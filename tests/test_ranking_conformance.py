@@ -796,11 +796,11 @@ def test_stack_columns(case):
 
 def stacks(kind):
     A = kind(SMALL)
-    O = np.zeros_like(SMALL)
+    zero = np.zeros_like(SMALL)
     for f, B in (
         (hstack, np.hstack([SMALL] * 2)),
         (vstack, np.vstack([SMALL] * 2)),
-        (block_diag, np.block([[SMALL, O], [O, SMALL]])),
+        (block_diag, np.block([[SMALL, zero], [zero, SMALL]])),
     ):
         C = f([A, A])
         assert type(C) is kind and C.dtype == A.dtype
@@ -1217,25 +1217,26 @@ def test_the_same_training_gives_the_same_folder():
         close(A, B, 2e-6)
 
 
-@pytest.fixture(scope="session")
-def peer(root):
-    "A Python with libpecos in it."
-    if python := os.environ.get("FORECASTLAB_PECOS_PYTHON"):
-        return python
-    if not (root / ".venv-peers" / ".ready").exists():
-        pytest.skip(
-            "no Python with libpecos: `make peers`, or name one in"
-            " FORECASTLAB_PECOS_PYTHON"
-        )
-    return str(root / ".venv-peers" / "bin" / "python")
-
-
 ASK = """
-import sys, numpy as np, scipy.sparse as sp
+import sys
+
+import numpy as np
+import scipy.sparse as sp
 from pecos.xmc.xlinear.model import XLinearModel
-folder = sys.argv[1]; X = sp.load_npz(folder + "/X.npz").tocsr(); model, quick = XLinearModel.load(folder + "/model"), XLinearModel.load(folder + "/model", is_predict_only=True)
-saved = {"model": model.predict(X, threads=1), "quick": quick.predict(X, threads=1), "narrow": quick.predict(X, beam_size=2, only_topk=5, post_processor="sigmoid", threads=1)}
-model.save(folder + "/again"); np.savez(folder + "/scores.npz", **{name: P.toarray() for name, P in saved.items()})
+
+folder = sys.argv[1]
+X = sp.load_npz(folder + "/X.npz").tocsr()
+model = XLinearModel.load(folder + "/model")
+quick = XLinearModel.load(folder + "/model", is_predict_only=True)
+narrow = dict(beam_size=2, only_topk=5, post_processor="sigmoid")
+saved = {
+    "model": model.predict(X, threads=1),
+    "quick": quick.predict(X, threads=1),
+    "narrow": quick.predict(X, threads=1, **narrow),
+}
+model.save(folder + "/again")
+scores = {name: P.toarray() for name, P in saved.items()}
+np.savez(folder + "/scores.npz", **scores)
 """
 
 

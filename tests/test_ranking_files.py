@@ -1,4 +1,4 @@
-"""Files of texts and labels against slow ways of reading them, and all that can be wrong."""
+"Files of texts and labels against slow readers, and all that can be wrong in them."
 
 import gzip
 

@@ -70,9 +70,8 @@ def unit(v):
 
 
 def plain_tree(Z, depth, spherical, seed, most=20):
-    """Steps 3 to 5 of the method, in plain NumPy:
-
-    every centre added up in float32, all rows sorted.
+    """Steps 3 to 5 of the method, in plain NumPy: every centre added up in float32, all
+    rows sorted.
     """
     Z = Z.toarray() if sp.issparse(Z) else Z
     seeds, nodes = draws(seed, 2 ** (depth + 1)), [np.arange(len(Z))]
@@ -82,34 +81,22 @@ def plain_tree(Z, depth, spherical, seed, most=20):
             bits = draws(seeds[2**level + k], 64)
             n, h = len(ids), len(ids) // 2
             r = below(bits, n)
-            l = (r + 1 + below(bits, n - 1)) % n
-            c = Z[ids[r]] - Z[ids[l]]
+            other = (r + 1 + below(bits, n - 1)) % n
+            c = Z[ids[r]] - Z[ids[other]]
             for it in range(most):
                 if it:
                     if spherical:
-                        c = np.subtract(
-                            *(
-                                unit(np.cumsum(Z[a], 0, np.float32)[-1])
-                                for a in (ids[h:], ids[:h])
-                            )
-                        )
+                        centre = lambda a: unit(np.cumsum(Z[a], 0, np.float32)[-1])
+                        c = centre(ids[h:]) - centre(ids[:h])
                     else:
-                        c = np.cumsum(
-                            np.concatenate(
-                                [
-                                    np.float32(1 / (n - h)) * Z[ids[h:]],
-                                    np.float32(-1 / h) * Z[ids[:h]],
-                                ]
-                            ),
-                            0,
-                            np.float32,
-                        )[-1]
+                        right = np.float32(1 / (n - h)) * Z[ids[h:]]
+                        left = np.float32(-1 / h) * Z[ids[:h]]
+                        both = np.concatenate([right, left])
+                        c = np.cumsum(both, 0, np.float32)[-1]
                 s = np.cumsum(Z[np.sort(ids)] * c, 1, np.float32)[:, -1]
                 ranked = np.sort(ids)[np.argsort(s, kind="stable")]
-                before, ids = (
-                    ids[:h],
-                    np.concatenate([np.sort(ranked[:h]), np.sort(ranked[h:])]),
-                )
+                before = ids[:h]
+                ids = np.concatenate([np.sort(ranked[:h]), np.sort(ranked[h:])])
                 if (before == ids[:h]).all():
                     break
             new += [ids[:h], ids[h:]]
@@ -282,7 +269,7 @@ def test_a_chain_is_not_replaced_unless_asked_for(tmp_path):
 
 def test_label_chain_counts():
     Y = sp.csr_matrix(np.random.default_rng(0).random((9, 8)) < 0.4).astype(np.float32)
-    for t, (A, width) in enumerate(zip(label_chain(Y, CHAIN), (4, 2, 1))):
+    for A, width in zip(label_chain(Y, CHAIN), (4, 2, 1)):
         assert A.format == "csc" and A.has_sorted_indices
         assert_allclose(A.toarray(), Y.toarray().reshape(9, -1, width).sum(-1))
 

@@ -88,9 +88,9 @@ def test_pifa_is_its_formula_to_the_last_bit(seed, n, d, L, threads):
     Bt = normalize(B).T.tocsr()
     V = np.zeros((L, d), np.float32)
     # float32 sums, instance after instance
-    for l in range(L):
-        for k in range(Bt.indptr[l], Bt.indptr[l + 1]):
-            V[l] += Bt.data[k] * A[[Bt.indices[k]]].toarray()[0]
+    for label in range(L):
+        for k in range(Bt.indptr[label], Bt.indptr[label + 1]):
+            V[label] += Bt.data[k] * A[[Bt.indices[k]]].toarray()[0]
     V, ours = normalize(sp.csr_matrix(V)), pifa(B, A, threads=threads)
     assert (
         ours.has_sorted_indices

@@ -171,25 +171,21 @@ def test_random_problems_match_a_slow_oracle(order, solver):
             30,
             5,
         )
-        for l in range(5):
-            y = np.where(Y[:, [l]].toarray().ravel() > 0, 1.0, -1.0)
+        margin = lambda v: X @ v[:-1] + 2 * v[-1]
+        power = 2 if solver == "l2-svm" else 1
+        for label in range(5):
+            y = np.where(Y[:, [label]].toarray().ravel() > 0, 1.0, -1.0)
             cost = np.where(
                 y > 0,
-                1.5 * R[:, [l]].toarray().ravel(),
+                1.5 * R[:, [label]].toarray().ravel(),
                 0.7 * np.isin(np.arange(80), active),
             )
-            w, margin = (
-                oracle(X, y, cost, solver, 200, 2.0),
-                lambda v: X @ v[:-1] + 2 * v[-1],
-            )
+            loss = lambda v: cost @ np.maximum(0, 1 - y * margin(v)) ** power
+            value = lambda v: v @ v / 2 + loss(v)
+            ours, w = W[:, label], oracle(X, y, cost, solver, 200, 2.0)
             if solver == "l2-svm":
-                np.testing.assert_allclose(margin(W[:, l]), margin(w), atol=2e-3)
-            value = lambda v: (
-                v @ v / 2
-                + cost
-                @ np.maximum(0, 1 - y * margin(v)) ** (2 if solver == "l2-svm" else 1)
-            )
-            assert value(W[:, l]) <= 1.0001 * value(w)
+                np.testing.assert_allclose(margin(ours), margin(w), atol=2e-3)
+            assert value(ours) <= 1.0001 * value(w)
 
 
 # libpecos' order leaves the logistic bias where it starts
@@ -210,29 +206,20 @@ def test_both_orders_reach_the_same_minimum(solver):
 
 
 def test_more_labels_than_a_block():
-    """Blocks, lanes that are not full, labels that finish at different times:
-
-    every label is what it is alone.
+    """Every label is what it is alone, in blocks, in lanes that are not full, and
+    where labels finish at different times.
     """
     rng, X, Y = problem(11, n=150, labels=2 * BLOCK + LANES + 3, share=0.05)
     s = LinearSettings(eps=1e-4, max_iter=2000)
     W = dense(solve_cluster(X, range(150), Y, settings=s, threads=2), 30, Y.shape[1])
-    for l in (0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 5, Y.shape[1] - 1):
-        alone = dense(
-            solve_cluster(
-                X,
-                range(150),
-                Y[:, [l]],
-                settings=LinearSettings(eps=1e-4, max_iter=2000, threshold=0),
-            ),
-            30,
-            1,
-        )[:, 0]
+    uncut = LinearSettings(eps=1e-4, max_iter=2000, threshold=0)
+    for label in (0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 5, Y.shape[1] - 1):
+        one = solve_cluster(X, range(150), Y[:, [label]], settings=uncut)
+        alone = dense(one, 30, 1)[:, 0]
         # the threshold may fall on either side
         near = np.abs(np.abs(alone) - 0.1) < 2e-3
-        np.testing.assert_allclose(
-            W[~near, l], np.where(np.abs(alone) >= 0.1, alone, 0)[~near], atol=2e-3
-        )
+        want = np.where(np.abs(alone) >= 0.1, alone, 0)
+        np.testing.assert_allclose(W[~near, label], want[~near], atol=2e-3)
 
 
 def test_threads_and_density_change_nothing():
@@ -289,10 +276,11 @@ def test_threshold_and_largest_weights():
         30,
         5,
     )
-    for l in range(5):
-        assert (few[:, l] != 0).sum() == 4 and set(np.flatnonzero(few[:, l])) == set(
-            np.argsort(-abs(full[:, l]))[:4]
-        )
+    for label in range(5):
+        kept = np.flatnonzero(few[:, label])
+        largest = np.argsort(-abs(full[:, label]))[:4]
+        assert len(kept) == 4
+        assert set(kept) == set(largest)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -330,7 +330,7 @@ def test_posts_by_layer_are_cut_and_joined(model):
     mixed = XRLinear(model.layers, 24, 24, posts)
     top, parts = mixed.cut(2)
     assert top.post == posts[:2] and all(s.post == posts[2:] for s, _ in parts)
-    joined = XRLinear.join(top, [s for s, _ in parts], [l for _, l in parts])
+    joined = XRLinear.join(top, [s for s, _ in parts], [labels for _, labels in parts])
     assert joined.post == posts
     joined.beam = mixed.beam
     np.testing.assert_allclose(

@@ -252,22 +252,40 @@ def test_what_is_finished_is_not_trained_again(small, tmp_path):
     ]
 
 
+DYING = """
+import os
+import sys
+
+from forecastlab.ranking import scale
+from forecastlab.ranking.xrlinear import XRLinear
+
+folder = sys.argv[1]
+inner, calls = scale.train_group, []
+
+
+def dying(*words):
+    calls.append(1)
+    if len(calls) == 6:
+        os._exit(9)
+    return inner(*words)
+
+
+scale.train_group = dying
+X = scale.load_mapped(folder + "/X")
+Y = scale.load_mapped(folder + "/Y")
+trainer = scale.Trainer(folder + "/run", groups=4, least=1)
+XRLinear.train(
+    X, Y, branches=4, leaf=20, trainer=trainer, progress=False, threads=1
+)
+"""
+
+
 def test_a_killed_run_goes_on(small, tmp_path):
     X, Y, model = small
     save_mapped(tmp_path / "X", X)
     save_mapped(tmp_path / "Y", Y)
-    code = """import os, sys
-from forecastlab.ranking import scale
-from forecastlab.ranking.xrlinear import XRLinear
-inner, calls = scale.train_group, []
-def dying(*a):
-    calls.append(1)
-    if len(calls) == 6: os._exit(9)
-    return inner(*a)
-scale.train_group = dying
-X, Y = scale.load_mapped(sys.argv[1] + "/X"), scale.load_mapped(sys.argv[1] + "/Y")
-XRLinear.train(X, Y, branches=4, leaf=20, trainer=scale.Trainer(sys.argv[1] + "/run", groups=4, least=1), progress=False, threads=1)"""
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 9
+    killed = subprocess.run([sys.executable, "-c", DYING, str(tmp_path)])
+    assert killed.returncode == 9
     # a group that did not reach the disk
     next((tmp_path / "run").glob("layer-*/*.npz")).unlink()
     full, rest = (

@@ -543,7 +543,7 @@ def test_texts_that_cannot_be():
     with pytest.raises(ValueError, match="no terms"):
         Vectorizer({"type": "sklearntfidf"}).fit(["", " "])
     with pytest.raises(ValueError, match="keeps no names"):
-        Vectorizer({"type": "hashing"}).fit(["a"]).names
+        _ = Vectorizer({"type": "hashing"}).fit(["a"]).names
     v.fit(["a b"])
     assert v.transform([]).shape == (0, 2) and v.transform(["", "zzz"]).nnz == 0
 

@@ -373,13 +373,12 @@ def test_a_batch_shows_positives_and_the_children_of_active_clusters_against_a_l
     b = draw.show(rows)
     y, m, C = Y.toarray(), M.toarray(), CHAIN[1].toarray()
     for r, i in enumerate(rows):
-        for l in range(12):
-            shown = y[i, l] > 0 or (m[i] @ C[l]) > 0
-            at = (b.nodes == l).nonzero().flatten().tolist()
+        for label in range(12):
+            shown = y[i, label] > 0 or (m[i] @ C[label]) > 0
+            at = (b.nodes == label).nonzero().flatten().tolist()
             if shown:
-                assert float(b.cost[r, at[0]]) == 1 and float(b.sign[r, at[0]]) == (
-                    1 if y[i, l] else -1
-                )
+                assert float(b.cost[r, at[0]]) == 1
+                assert float(b.sign[r, at[0]]) == (1 if y[i, label] else -1)
             elif at:
                 assert float(b.cost[r, at[0]]) == 0
 
@@ -504,7 +503,7 @@ def test_it_learns_words_it_was_told_nothing_about(model):
     P = model.predict(TEXTS, X, k=5)
     first = P.indices[P.indptr[:-1]]
     chance = Y.nnz / 90 / 12
-    assert np.mean([Y[i, l] for i, l in enumerate(first)]) > 2 * chance
+    assert np.mean([Y[i, label] for i, label in enumerate(first)]) > 2 * chance
 
 
 def test_a_saved_model_holds_no_code_and_predicts_the_same(model, tmp_path):

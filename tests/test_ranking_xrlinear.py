@@ -38,8 +38,8 @@ def world(rows=400, labels=40, groups=8, seed=0):
         )
         Y[i, mine] = 1
         X[i, 3 * labels + 4 * g + rng.integers(0, 4, 2)] = 1
-        for l in mine:
-            X[i, 3 * l + rng.integers(0, 3, 2)] = 1
+        for label in mine:
+            X[i, 3 * label + rng.integers(0, 3, 2)] = 1
     X = X.tocsr()
     X.data /= np.sqrt(np.repeat(np.diff(X.indptr), np.diff(X.indptr)))
     return X, Y.tocsr()

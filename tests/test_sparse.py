@@ -264,19 +264,16 @@ def test_order_against_sorting_in_python(k, columns):
         at = slice(P.indptr[i], P.indptr[i + 1])
         p = rng.permutation(at.stop - at.start)
         shuffled.indices[at], shuffled.data[at] = P.indices[at][p], P.data[at][p]
-    O, C = S.ordered(shuffled, k), S.ordered(shuffled.T, k)
-    assert isinstance(C, sp.csc_matrix) and isinstance(O, sp.csr_matrix)
-    np.testing.assert_array_equal(O.indices, C.indices)
+    best, columnwise = S.ordered(shuffled, k), S.ordered(shuffled.T, k)
+    assert isinstance(best, sp.csr_matrix)
+    assert isinstance(columnwise, sp.csc_matrix)
+    np.testing.assert_array_equal(best.indices, columnwise.indices)
     for i in range(13):
-        row = sorted(
-            zip(
-                -P.data[P.indptr[i] : P.indptr[i + 1]],
-                P.indices[P.indptr[i] : P.indptr[i + 1]],
-            )
-        )[:k]
-        assert O.indices[O.indptr[i] : O.indptr[i + 1]].tolist() == [
-            j for _, j in row
-        ] and O.data[O.indptr[i] : O.indptr[i + 1]].tolist() == [-s for s, _ in row]
+        given = slice(P.indptr[i], P.indptr[i + 1])
+        kept = slice(best.indptr[i], best.indptr[i + 1])
+        row = sorted(zip(-P.data[given], P.indices[given]))[:k]
+        assert best.indices[kept].tolist() == [j for _, j in row]
+        assert best.data[kept].tolist() == [-s for s, _ in row]
 
 
 @pytest.mark.parametrize("make", [sp.csr_matrix, sp.csc_matrix])
