@@ -71,12 +71,10 @@ def test_uniform_demand_costs_one_percent_of_its_range_a_point():
         curve[curve.unique_id == "i0"].units, 100 * SERVICE, rtol=1e-6
     )
     np.testing.assert_allclose(total.units, 150 * SERVICE, rtol=1e-6)
-    assert (
-        list(curve) == ["unique_id", "level", "units", "money"]
-        and len(curve) == 40
-        and curve.money.isna().all()
-        and total.money.isna().all()
-    )
+    assert list(curve) == ["unique_id", "level", "units", "money"]
+    assert len(curve) == 40
+    assert curve.money.isna().all()
+    assert total.money.isna().all()
 
 
 def test_exponential_demand_pays_dearly_for_the_last_points():
@@ -97,24 +95,22 @@ def test_the_newsvendors_quantile_minimises_expected_cost():
     cost = lambda s: (under * np.maximum(y - s, 0) + over * np.maximum(s - y, 0)).mean()
     best = float(f.quantile([under / (under + over)])[0, 0, 0])
     grid = np.linspace(5, 60, 1101)
-    assert abs(
-        grid[np.argmin([cost(s) for s in grid])] - best
-    ) < 0.1 and best == pytest.approx(10 * np.log(10), rel=1e-3)
+    assert abs(grid[np.argmin([cost(s) for s in grid])] - best) < 0.1
+    assert best == pytest.approx(10 * np.log(10), rel=1e-3)
 
 
 def test_savings_add_up_over_items_and_over_points():
     f = exponential(3.0, 10.0, 25.0)
     value = [4.0, 1.0, 2.0]
     curve = total_curve(stock_curve(f, [0.9, 0.94, 0.95], value))
-    one, rest, all_ = (
-        saving(f, 0.95, 0.94, value),
-        saving(f, 0.94, 0.90, value),
-        saving(f, 0.95, 0.90, value),
-    )
+    one = saving(f, 0.95, 0.94, value)
+    rest = saving(f, 0.94, 0.90, value)
+    all_ = saving(f, 0.95, 0.90, value)
     for c in ("units", "money"):
         assert one[f"{c}_saved"].sum() == pytest.approx(
             curve[c].iloc[2] - curve[c].iloc[1]
-        ) and all_[f"{c}_saved"].sum() == pytest.approx(
+        )
+        assert all_[f"{c}_saved"].sum() == pytest.approx(
             one[f"{c}_saved"].sum() + rest[f"{c}_saved"].sum()
         )
     parts = pd.concat(
@@ -130,14 +126,14 @@ def test_savings_add_up_over_items_and_over_points():
         "stock_0.95",
         "units_saved",
         "money_saved",
-    ] and np.allclose(one["stock_0.95"] - one["stock_0.94"], one.units_saved)
+    ]
+    assert np.allclose(one["stock_0.95"] - one["stock_0.94"], one.units_saved)
 
 
 def test_dearest_first_by_money_where_there_is_money_else_by_units():
     f = uniform(10.0, 100.0)
-    assert (
-        list(saving(f).unique_id) == ["i1", "i0"] and saving(f).money_saved.isna().all()
-    )
+    assert list(saving(f).unique_id) == ["i1", "i0"]
+    assert saving(f).money_saved.isna().all()
     assert list(saving(f, value=[50.0, 1.0]).unique_id) == ["i0", "i1"]
 
 
@@ -157,7 +153,8 @@ def test_more_service_never_needs_less_stock():
         .diff(axis=1)
         .iloc[:, 1:]
         >= 0
-    ).all(axis=None) and (saving(f).units_saved >= 0).all()
+    ).all(axis=None)
+    assert (saving(f).units_saved >= 0).all()
 
 
 def test_an_item_that_never_sells_needs_no_stock():
@@ -194,14 +191,16 @@ def test_achieved_counts_by_hand():
     y = np.array([[0.0, 4, np.nan], [10.0, 6, 2]])
     q = np.stack([np.full((2, 3), 3.0), np.full((2, 3), 6.0)], -1)
     t = achieved(y, q, [0.5, 0.9])
-    assert list(t) == ["level", "achieved", "fill_rate"] and t.level.tolist() == [
+    assert list(t) == ["level", "achieved", "fill_rate"]
+    assert t.level.tolist() == [
         0.5,
         0.9,
     ]
     assert t.achieved.tolist() == [
         2 / 5,
         4 / 5,
-    ] and t.fill_rate.tolist() == pytest.approx(
+    ]
+    assert t.fill_rate.tolist() == pytest.approx(
         [(0 + 3 + 3 + 3 + 2) / 22, (0 + 4 + 6 + 6 + 2) / 22]
     )
 
@@ -211,10 +210,8 @@ def test_a_true_forecast_delivers_what_it_promises():
     q = np.broadcast_to(-10 * np.log1p(-SERVICE), (len(y), 20))
     t = achieved(y, q, SERVICE)
     # exponential: E min(y, q)/E y = level
-    assert (
-        np.abs(t.achieved - SERVICE).max() < 0.005
-        and np.abs(t.fill_rate - SERVICE).max() < 0.01
-    )
+    assert np.abs(t.achieved - SERVICE).max() < 0.005
+    assert np.abs(t.fill_rate - SERVICE).max() < 0.01
     assert (t.fill_rate.diff()[1:] > 0).all()
 
 
@@ -244,11 +241,9 @@ class Bell(QuantileFunction):
 
     dtype, device = torch.float64, torch.device("cpu")
     law = torch.distributions.Normal(torch.tensor(100.0).double(), 20.0)
-    icdf, cdf, log_prob = (
-        staticmethod(law.icdf),
-        staticmethod(law.cdf),
-        staticmethod(law.log_prob),
-    )
+    icdf = staticmethod(law.icdf)
+    cdf = staticmethod(law.cdf)
+    log_prob = staticmethod(law.log_prob)
 
     def __getitem__(self, which):
         return Bell(torch.empty(self.batch_shape)[which].shape)
@@ -334,13 +329,18 @@ def test_no_other_stock_is_cheaper(d, under, over):
     f = named(d)
     best = newsvendor(f, under, over)
     u, o = (np.broadcast_to(x, 2) for x in (under, over))
-    assert (
-        list(best)
-        == ["unique_id", "ratio", "quantity", "short", "left", "cost", "profit"]
-        and np.allclose(best.ratio, u / (u + o))
-        and (best.short >= 0).all()
-        and (best.left >= 0).all()
-    )
+    assert list(best) == [
+        "unique_id",
+        "ratio",
+        "quantity",
+        "short",
+        "left",
+        "cost",
+        "profit",
+    ]
+    assert np.allclose(best.ratio, u / (u + o))
+    assert (best.short >= 0).all()
+    assert (best.left >= 0).all()
     held = (
         d.icdf(torch.tensor(u / (u + o))[:, None].expand(2, 3).to(d.dtype))
         .double()
@@ -364,11 +364,9 @@ def test_the_newsvendors_closed_forms():
     u = torch.special.ndtr(torch.linspace(-6, 6, 6001).double())
     for d in (Bell(()), QuantileGrid(u, Bell.icdf(u))):
         r = newsvendor(d, 9, 1).iloc[0]
-        assert (
-            r.quantity == pytest.approx(125.631031, abs=1e-4)
-            and r.cost == pytest.approx(35.099666, abs=1e-4)
-            and r.unique_id == 0
-        )
+        assert r.quantity == pytest.approx(125.631031, abs=1e-4)
+        assert r.cost == pytest.approx(35.099666, abs=1e-4)
+        assert r.unique_id == 0
     k = torch.arange(60).double()
     F = torch.special.gammaincc(k + 1, torch.tensor(5.0).double())
     F = F[F.diff(prepend=-F[:1]) > 0]
@@ -458,19 +456,16 @@ def test_probability_of_a_stock_out(d):
     assume = None if d.event_shape else "independent"
     ask = lambda f, stock: stockout_probability(f, stock, assume)
     out = ask(f, stock)
-    assert (
-        list(out) == ["unique_id", "ds", "stock", "probability", "so_far"]
-        and out.ds.tolist() == [2, 3, 4] * 2
-    )
+    assert list(out) == ["unique_id", "ds", "stock", "probability", "so_far"]
+    assert out.ds.tolist() == [2, 3, 4] * 2
     np.testing.assert_allclose(
         out.probability,
         (1 - d.cdf(torch.tensor(stock).to(d.dtype))).double().numpy().reshape(-1),
         atol=1e-6,
     )
     so_far = out.so_far.to_numpy().reshape(2, 3)
-    assert (np.diff(so_far) >= -1e-12).all() and (
-        so_far[:, 0] - out.probability.to_numpy().reshape(2, 3)[:, 0] < 0.03
-    ).all()
+    assert (np.diff(so_far) >= -1e-12).all()
+    assert (so_far[:, 0] - out.probability.to_numpy().reshape(2, 3)[:, 0] < 0.03).all()
     if not d.event_shape:
         np.testing.assert_allclose(
             so_far[:, -1], 1 - np.prod(1 - out.probability.to_numpy().reshape(2, 3), 1)
@@ -479,9 +474,8 @@ def test_probability_of_a_stock_out(d):
     np.testing.assert_allclose(
         so_far[:, -1], (x.double().numpy() > stock).any(-1).mean(0), atol=0.04
     )
-    assert (ask(f, [5.0, 6.0]).stock == [5.0] * 3 + [6.0] * 3).all() and (
-        ask(d, 1.0).ds == [1, 2, 3] * 2
-    ).all()
+    assert (ask(f, [5.0, 6.0]).stock == [5.0] * 3 + [6.0] * 3).all()
+    assert (ask(d, 1.0).ds == [1, 2, 3] * 2).all()
     assert (
         ask(f, pd.Series({"b": 2.0, "a": 1.0})).stock == [1.0] * 3 + [2.0] * 3
     ).all()
@@ -508,41 +502,33 @@ def walk(n=6000, rho=0.5):
 def test_dependence_of_steps_costs_stock(wrap):
     x = wrap(walk())
     need = stock_for_joint_service(x, [0.5, 0.95], value=[1.0, 3.0])
-    assert (
-        list(need)
-        == [
-            "unique_id",
-            "level",
-            "lead_time",
-            "units",
-            "independent",
-            "summed",
-            "money",
-        ]
-        and (need.lead_time == 4).all()
-    )
+    assert list(need) == [
+        "unique_id",
+        "level",
+        "lead_time",
+        "units",
+        "independent",
+        "summed",
+        "money",
+    ]
+    assert (need.lead_time == 4).all()
     for i, scale in enumerate((1.0, 2.0)):
         half, top = need.iloc[2 * i], need.iloc[2 * i + 1]
         z = 1.644854 * 20 * scale
-        assert half.units == pytest.approx(
-            400 * scale, rel=0.01
-        ) and top.units == pytest.approx(400 * scale + z * 10**0.5, rel=0.015)
-        assert (
-            top.independent == pytest.approx(400 * scale + z * 2, rel=0.015)
-            and top.summed == pytest.approx(400 * scale + z * 4, rel=0.015)
-            and top.independent < top.units < top.summed
-        )
+        assert half.units == pytest.approx(400 * scale, rel=0.01)
+        assert top.units == pytest.approx(400 * scale + z * 10**0.5, rel=0.015)
+        assert top.independent == pytest.approx(400 * scale + z * 2, rel=0.015)
+        assert top.summed == pytest.approx(400 * scale + z * 4, rel=0.015)
+        assert top.independent < top.units < top.summed
         assert top.money == pytest.approx(top.units * (1, 3)[i])
     kept = joint_service(x, need[need.level == 0.95].units.to_numpy())
     less = joint_service(x, need[need.level == 0.95].independent.to_numpy(), value=2.0)
     np.testing.assert_allclose(kept.service, 0.95, atol=2e-4)
     np.testing.assert_allclose(less.independent, 0.95, atol=2e-4)
     assert (less.service < 0.9).all()
-    assert (
-        (less.short > kept.short).all()
-        and np.allclose(less.money, 2 * less.short)
-        and kept.money.isna().all()
-    )
+    assert (less.short > kept.short).all()
+    assert np.allclose(less.money, 2 * less.short)
+    assert kept.money.isna().all()
 
 
 @pytest.mark.parametrize("d", FAMILIES)
@@ -746,15 +732,13 @@ def test_no_part_of_a_heavy_tail_is_cut_off(xi, kind):
                     unit * short, rel=digits
                 )
         # 5 % of the levels are the top 10 %
-        assert same.mean.item() == pytest.approx(
-            d.mean.item(), rel=digits
-        ) and shortage(moved, 20 * unit).item() == pytest.approx(
+        assert same.mean.item() == pytest.approx(d.mean.item(), rel=digits)
+        assert shortage(moved, 20 * unit).item() == pytest.approx(
             unit * 0.2 / (1 - xi), rel=10 * digits
         )
         best = newsvendor(d, 9, 1).iloc[0]
-        assert best.short == pytest.approx(
-            unit * 0.4 / (1 - xi), rel=digits
-        ) and best.left == pytest.approx(
+        assert best.short == pytest.approx(unit * 0.4 / (1 - xi), rel=digits)
+        assert best.left == pytest.approx(
             best.quantity - d.mean.item() + best.short, rel=10 * digits
         )
 
@@ -776,9 +760,8 @@ def test_counts_of_a_heavy_tail():
     tail = (1 - d.cdf(k)).flip(0).cumsum(0).flip(0) + beyond
     for c in (0.0, 1.0, 2.0, 40.0):
         assert shortage(d, c).item() == pytest.approx(tail[int(c)].item(), rel=1e-5)
-    assert d.mean.item() == pytest.approx(tail[0].item(), rel=1e-5) and shortage(
-        d, -3.0
-    ).item() == pytest.approx(3 + tail[0].item(), rel=1e-5)
+    assert d.mean.item() == pytest.approx(tail[0].item(), rel=1e-5)
+    assert shortage(d, -3.0).item() == pytest.approx(3 + tail[0].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("d", FAMILIES)
@@ -863,11 +846,9 @@ def test_so_far_begins_with_the_probability_and_never_falls_below_it(wrap):
         out = stockout_probability(d, stock)
         p, so_far = (out[c].to_numpy().reshape(3, 5) for c in ("probability", "so_far"))
         np.testing.assert_allclose(so_far[:, 0], p[:, 0], atol=1e-12)
-        assert (
-            (so_far >= p - 1e-9).all()
-            and (so_far <= 1 - np.cumprod(1 - p, 1) + 1e-9).all()
-            and (np.diff(so_far) >= 0).all()
-        )
+        assert (so_far >= p - 1e-9).all()
+        assert (so_far <= 1 - np.cumprod(1 - p, 1) + 1e-9).all()
+        assert (np.diff(so_far) >= 0).all()
     ever = (d.draws > 21.0).any(-1).double().mean(0).numpy()
     np.testing.assert_allclose(
         stockout_probability(d, 21.0).so_far.to_numpy().reshape(3, 5)[:, -1],
@@ -919,7 +900,8 @@ def test_the_price_of_a_point_of_draws_is_no_noise(wrap):
 
 def test_families_without_draws_keep_their_own_slope():
     d = dict(every())["spline"]
-    assert d.draws is None and np.allclose(
+    assert d.draws is None
+    assert np.allclose(
         price_of_service(named(d), [0.83]).units,
         d.slope([0.83]).mean(1)[:, 0].numpy() / 100,
     )

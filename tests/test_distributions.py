@@ -164,9 +164,8 @@ def test_cdf_jumps_to_the_highest_level():
         == F(d([0.0, 0, 0, 0], support="nonnegative"))
         == [0, 1, 1, 1]
     )
-    assert F(d([0.0, 0, 1, 1])) == [0, 0.4, 1, 1] and F(
-        d([0.0, 0, 1, 1], tails="flat", support="nonnegative")
-    ) == [0, 0.4, 1, 1]
+    assert F(d([0.0, 0, 1, 1])) == [0, 0.4, 1, 1]
+    assert F(d([0.0, 0, 1, 1], tails="flat", support="nonnegative")) == [0, 0.4, 1, 1]
     assert F(d([-5.0, -2, 0, 2], support="nonnegative"))[:2] == [0, 0.6]
 
 
@@ -201,11 +200,9 @@ def test_crps_in_single_precision(seed, kind, scale, ties, far):
     loss = loss.detach()
     exact = float(QuantileGrid(d.levels, v.detach().double(), *kind).crps(z.double()))
     size = max(scale * float((d.values / scale).abs().max()), abs(float(z)))
-    assert (
-        torch.isfinite(v.grad).all()
-        and float(loss) >= -1e-6 * size
-        and abs(float(loss) - exact) <= 3e-6 * size
-    )
+    assert torch.isfinite(v.grad).all()
+    assert float(loss) >= -1e-6 * size
+    assert abs(float(loss) - exact) <= 3e-6 * size
     for out in (
         e().mean,
         e().icdf(torch.tensor(0.003)),
@@ -284,18 +281,14 @@ def test_closed_forms_against_the_general_fallback(tails, support):
 
 def test_a_left_tail_that_stops_at_zero_keeps_its_shape_far_from_it():
     "Far above 0 it is the exponential tail; near 0 nothing goes below."
-    a, v = (
-        [0.1, 0.5, 0.9],
-        torch.tensor([[1000.0, 1100, 1200], [0.5, 2, 4]], dtype=torch.float64),
-    )
+    a = [0.1, 0.5, 0.9]
+    v = torch.tensor([[1000.0, 1100, 1200], [0.5, 2, 4]], dtype=torch.float64)
     u = [0.005, 0.02, 0.06]
     free, stopped = QuantileGrid(a, v), QuantileGrid(a, v, support="nonnegative")
     assert_close(stopped.quantile(u)[0], free.quantile(u)[0], rtol=5e-3, atol=0)
-    assert (
-        (free.quantile(u)[1] < 0).any()
-        and (stopped.quantile(np.linspace(1e-6, 0.1, 50)) >= 0).all()
-        and float(stopped.icdf(torch.zeros(2)).max()) == 0
-    )
+    assert (free.quantile(u)[1] < 0).any()
+    assert (stopped.quantile(np.linspace(1e-6, 0.1, 50)) >= 0).all()
+    assert float(stopped.icdf(torch.zeros(2)).max()) == 0
 
 
 def test_what_cannot_have_happened_is_refused_and_what_is_missing_stays_missing():
@@ -449,12 +442,10 @@ def test_batches_broadcast_like_torch_distributions():
     one = d[1, 0]
     assert one.batch_shape == () and one.event_shape == ()
     assert_close(d.crps(z)[:, 1, 0], torch.stack([one.crps(t) for t in z[:, 1, 0]]))
-    assert (
-        d.quantile([0.9, 0.1]).shape == (3, 2, 2)
-        and d.rsample((4,)).shape == (4, 3, 2)
-        and d.sample().shape == (3, 2)
-        and not d.sample().requires_grad
-    )
+    assert d.quantile([0.9, 0.1]).shape == (3, 2, 2)
+    assert d.rsample((4,)).shape == (4, 3, 2)
+    assert d.sample().shape == (3, 2)
+    assert not d.sample().requires_grad
 
 
 @pytest.mark.parametrize("tails, support", KINDS)
@@ -485,9 +476,8 @@ def test_rearrangement_never_costs(seed):
     u = torch.arange(1, 8) / 8
     pinball = lambda q: torch.maximum(u * (y - q), (u - 1) * (y - q)).sum(-1)
     d = QuantileGrid(u, v)
-    assert (pinball(d.quantile(u)) <= pinball(v) + 1e-5).all() and (
-        d.values.diff(dim=-1) >= 0
-    ).all()
+    assert (pinball(d.quantile(u)) <= pinball(v) + 1e-5).all()
+    assert (d.values.diff(dim=-1) >= 0).all()
 
 
 def test_an_unobserved_target_has_no_score():
@@ -536,7 +526,8 @@ def test_bad_grids(change, message):
 
 
 def test_levels_keep_their_precision():
-    assert check_levels([0.1, 0.95]).tolist() == [0.1, 0.95] and QuantileGrid(
+    assert check_levels([0.1, 0.95]).tolist() == [0.1, 0.95]
+    assert QuantileGrid(
         [0.1, 0.9], torch.zeros(2, dtype=torch.float64)
     ).levels.tolist() == [0.1, 0.9]
     assert QuantileGrid(

@@ -45,10 +45,10 @@ def test_dates_go_on_after_the_calendar(freq):
     frame = f.to_frame()
     assert list(frame.ds) == [
         d for i, n in enumerate((9, 5, 7)) for d in grid[i + n : i + n + 4]
-    ] and list(frame.unique_id) == [i for i in ("s0", "s1", "s2") for _ in range(4)]
-    assert f.dates.shape == (3, 4) and list(
-        dates_of(f.panel, np.array([0, 12]))
-    ) == list(np.asarray(grid)[[0, 12]])
+    ]
+    assert list(frame.unique_id) == [i for i in ("s0", "s1", "s2") for _ in range(4)]
+    assert f.dates.shape == (3, 4)
+    assert list(dates_of(f.panel, np.array([0, 12]))) == list(np.asarray(grid)[[0, 12]])
 
 
 def test_columns_follow_the_nixtla_convention():
@@ -59,14 +59,14 @@ def test_columns_follow_the_nixtla_convention():
     df = f.panel.to_frame()
     theirs = StatsForecast([Naive()], freq="D").forecast(df=df, h=4, level=[80, 95])
     ours = f.to_frame(level=[80, 95])
-    assert set(ours) == set(theirs) and list(ours.columns[:3]) == [
+    assert set(ours) == set(theirs)
+    assert list(ours.columns[:3]) == [
         "unique_id",
         "ds",
         "Naive",
     ]
-    assert list(ours.unique_id) == list(theirs.unique_id) and list(ours.ds) == list(
-        theirs.ds
-    )
+    assert list(ours.unique_id) == list(theirs.unique_id)
+    assert list(ours.ds) == list(theirs.ds)
 
 
 @pytest.mark.parametrize(
@@ -107,32 +107,29 @@ def test_any_level_in_order(levels):
 
 def test_samples_and_scores():
     f, _ = made()
-    assert (
-        f.sample(6).shape == (6, 3, 4)
-        and torch.equal(f.sample(6), f.sample(6))
-        and not torch.equal(f.sample(6), f.sample(6, seed=1))
-    )
-    assert torch.equal(f.mean(), f.distribution.mean) and torch.equal(
+    assert f.sample(6).shape == (6, 3, 4)
+    assert torch.equal(f.sample(6), f.sample(6))
+    assert not torch.equal(f.sample(6), f.sample(6, seed=1))
+    assert torch.equal(f.mean(), f.distribution.mean)
+    assert torch.equal(
         f.crps(np.zeros((3, 4), np.float32)), f.distribution.crps(torch.zeros(3, 4))
     )
-    assert np.allclose(
-        f.sample(20_000).mean(0), f.mean(), atol=0.1
-    ) and "3 series x 4 steps" in repr(f)
+    assert np.allclose(f.sample(20_000).mean(0), f.mean(), atol=0.1)
+    assert "3 series x 4 steps" in repr(f)
 
 
 def test_select():
     f, _ = made()
     for which in (["s2", "s0"], [2, 0], np.array([-1, 0])):
         g = f.select(which)
-        assert (
-            g.ids.tolist() == ["s2", "s0"]
-            and torch.equal(g.quantile([0.9]), f.quantile([0.9])[[2, 0]])
-            and (g.dates == f.dates[[2, 0]]).all()
-        )
+        assert g.ids.tolist() == ["s2", "s0"]
+        assert torch.equal(g.quantile([0.9]), f.quantile([0.9])[[2, 0]])
+        assert (g.dates == f.dates[[2, 0]]).all()
     assert f.select(np.array([False, True, True])).ids.tolist() == [
         "s1",
         "s2",
-    ] and f.select("s1").ids.tolist() == ["s1"]
+    ]
+    assert f.select("s1").ids.tolist() == ["s1"]
     with pytest.raises(KeyError, match="unknown series: nobody"):
         f.select("nobody")
 
@@ -148,11 +145,9 @@ def test_a_forecast_with_gradients():
     "Distributions still attached to a network can be asked for everything."
     v = torch.randn(3, 4, 9, requires_grad=True)
     f = Forecast(made()[0].panel, QuantileGrid(LEVELS, v))
-    assert (
-        len(f.to_frame(level=[80])) == 12
-        and not f.sample(2).requires_grad
-        and f.crps(torch.zeros(3, 4)).requires_grad
-    )
+    assert len(f.to_frame(level=[80])) == 12
+    assert not f.sample(2).requires_grad
+    assert f.crps(torch.zeros(3, 4)).requires_grad
 
 
 def test_plot(monkeypatch):
@@ -161,9 +156,8 @@ def test_plot(monkeypatch):
     f, _ = made(lengths=(9, 5, 7, 8, 9, 6, 5, 9))
     more = made(lengths=[n + 2 for n in (9, 5, 7, 8, 9, 6, 5, 9)])[0].panel
     fig = f.plot(actual=more)
-    assert sum(a.axison for a in fig.axes) == 6 and [
-        a.get_title() for a in fig.axes[:2]
-    ] == ["s0", "s1"]
+    assert sum(a.axison for a in fig.axes) == 6
+    assert [a.get_title() for a in fig.axes[:2]] == ["s0", "s1"]
     assert sum(a.axison for a in f.plot(["s7"], history=3).axes) == 1
     plt.close("all")
 

@@ -121,9 +121,9 @@ def agree(path, made, tol=3e-6, own=0.0):
 
 def test_published_values():
     def score(z, right=0.5, shape=None, levels=(0.1, 0.9), values=(0.0, 1.0), left=0.5):
-        full = lambda x: (
-            None if x is None else torch.full((len(z),), x, dtype=torch.float64)
-        )
+        def full(x):
+            return None if x is None else torch.full((len(z),), x, dtype=torch.float64)
+
         z = torch.tensor(z, dtype=torch.float64)
         return spline_crps(
             torch.tensor(levels).double(),
@@ -196,11 +196,14 @@ def integral(made):
     for k in range(v.shape[1] - 1):
         lo, hi, d = v[:, k], v[:, k + 1], a[:, k + 1] - a[:, k]
         r = a[:, k] + d * ((z - lo) / (hi - lo)).clamp(0, 1)
-        f = lambda u: loss(
-            u,
-            lo[:, None] + (hi - lo)[:, None] * ((u - a[:, k, None]) / d[:, None]),
-            z[:, None],
-        )
+
+        def f(u):
+            return loss(
+                u,
+                lo[:, None] + (hi - lo)[:, None] * ((u - a[:, k, None]) / d[:, None]),
+                z[:, None],
+            )
+
         total = total + gauss(f, a[:, k], r) + gauss(f, r, a[:, k + 1])
     for sign, mass, knot, s, xi in (
         (1, a[:, 0], v[:, 0], made["left"], made["left_shape"]),
@@ -210,10 +213,9 @@ def integral(made):
         at = torch.log1p(xi * far / s) / xi  # where the target lies, as ln(mass/level)
 
         def f(L):
-            u, q = (
-                mass[:, None] * torch.exp(-L),
-                knot[:, None]
-                - sign * s[:, None] / xi[:, None] * torch.expm1(xi[:, None] * L),
+            u = mass[:, None] * torch.exp(-L)
+            q = knot[:, None] - sign * s[:, None] / xi[:, None] * torch.expm1(
+                xi[:, None] * L
             )
             return loss(u, sign * q, sign * z[:, None]) * u
 
@@ -244,16 +246,12 @@ def test_closed_form_is_the_integral(shared):
 
 def test_it_is_the_score_of_the_grid():
     g = torch.Generator().manual_seed(0)
-    levels, values, z = (
-        torch.tensor([0.1, 0.3, 0.5, 0.9], dtype=torch.float64),
-        torch.randn(40, 4, generator=g).double().sort(-1).values,
-        3 * torch.randn(40, generator=g).double(),
-    )
+    levels = torch.tensor([0.1, 0.3, 0.5, 0.9], dtype=torch.float64)
+    values = torch.randn(40, 4, generator=g).double().sort(-1).values
+    z = 3 * torch.randn(40, generator=g).double()
     grid = QuantileGrid(levels, values)
-    left, right = (
-        (values[:, 1] - values[:, 0]) / math.log(3),
-        (values[:, 3] - values[:, 2]) / math.log(5),
-    )
+    left = (values[:, 1] - values[:, 0]) / math.log(3)
+    right = (values[:, 3] - values[:, 2]) / math.log(5)
     z.requires_grad_()
     score = spline_crps(levels, values, left, right, target=z)
     assert_close(score, grid.crps(z.detach()), rtol=1e-10, atol=1e-12)
@@ -309,9 +307,8 @@ def test_strides_and_batch_shapes_do_not_matter(path):
             for k in NAMES:
                 assert_close(grads[k], want[1][k])
         else:
-            assert score.shape == (3, 4) and all(
-                grads[k].shape == wide[k].shape for k in NAMES
-            )
+            assert score.shape == (3, 4)
+            assert all(grads[k].shape == wide[k].shape for k in NAMES)
     agree(
         path,
         made
@@ -486,9 +483,8 @@ def test_spline_details(path):
     score = path(**made | dict(target=z)).sum()
     (first,) = torch.autograd.grad(score, z, retain_graph=True)
     kept = first.clone()
-    assert torch.equal(torch.autograd.grad(2 * score, z)[0], 2 * kept) and torch.equal(
-        first, kept
-    )
+    assert torch.equal(torch.autograd.grad(2 * score, z)[0], 2 * kept)
+    assert torch.equal(first, kept)
 
 
 def test_many_rows_go_in_chunks_and_build_no_cube():
@@ -499,9 +495,9 @@ def test_many_rows_go_in_chunks_and_build_no_cube():
     made["values"].requires_grad_()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         spline_crps_torch(**made).mean().backward()
+    assert seen.key_averages()
     assert (
-        seen.key_averages()
-        and max(e.self_cpu_memory_usage for e in seen.events())
+        max(e.self_cpu_memory_usage for e in seen.events())
         <= 4 * made["values"].numel() * 1.01
     )
 
@@ -596,10 +592,8 @@ def test_energy_score_of_the_normal():
         (6, 0.688289, 1.661675),
         (24, 1.420013, 3.428215),
     ):
-        w, z = (
-            torch.randn(20_000, 8, d, generator=g),
-            torch.randn(20_000, d, generator=g),
-        )
+        w = torch.randn(20_000, 8, d, generator=g)
+        z = torch.randn(20_000, d, generator=g)
         for score, exact in (
             (energy_score(w, 0 * z), at_zero),
             (energy_score(w, z), self_score),
@@ -670,12 +664,10 @@ def test_draws_in_one_place_have_no_slope(path, d):
     w[2, 3] = w[2, 2]
     w[3] = 0
     score, grad = same(path, w, z)
-    assert (
-        score.isfinite().all()
-        and grad.isfinite().all()
-        and score[1] == 0
-        and (grad[1] == 0).all()
-    )
+    assert score.isfinite().all()
+    assert grad.isfinite().all()
+    assert score[1] == 0
+    assert (grad[1] == 0).all()
     assert_close(score[0], (w[0, 0] - z[0]).norm(), rtol=1e-5, atol=1e-6)
     assert_close(grad[2, 2], grad[2, 3], rtol=1e-4, atol=1e-6)
 
@@ -820,11 +812,8 @@ def test_quantile_bytes_are_counted():
         < spline.bytes_moved(100, 20)
         < spline.bytes_moved(100, 20, own=True)
     )
-    assert energy.bytes_moved(
-        100, 50, 24
-    ) < 4.2 * 4 * 100 * 50 * 24 and energy.bytes_moved(
-        100, 50, 24, size=2
-    ) < energy.bytes_moved(100, 50, 24)
+    assert energy.bytes_moved(100, 50, 24) < 4.2 * 4 * 100 * 50 * 24
+    assert energy.bytes_moved(100, 50, 24, size=2) < energy.bytes_moved(100, 50, 24)
 
 
 COMPILE = """
@@ -892,11 +881,9 @@ def test_quantile_benchmarks_append_rows(tmp_path, monkeypatch):
         for _ in range(2):
             rows = bench([shape], path=tmp_path / f"{bench.__name__}.csv")
         lines = (tmp_path / f"{bench.__name__}.csv").read_text().splitlines()
-        assert (
-            len(lines) == 1 + 2 * len(rows)
-            and lines[0].startswith("date,device,machine")
-            and "gb_per_s" in lines[0]
-        )
+        assert len(lines) == 1 + 2 * len(rows)
+        assert lines[0].startswith("date,device,machine")
+        assert "gb_per_s" in lines[0]
 
 
 @pytest.mark.gpu

@@ -149,11 +149,9 @@ def test_products_by_loops(path, width):
     rng = np.random.default_rng(2)
     dense, x = weights(width, 19), some_queries(5, 19)
     chunk = device_chunks(**arrays(dense))
-    query, cluster, parent = (
-        rng.integers(5, size=11),
-        rng.integers(len(width), size=11),
-        rng.random(11).astype(np.float32),
-    )
+    query = rng.integers(5, size=11)
+    cluster = rng.integers(len(width), size=11)
+    parent = rng.random(11).astype(np.float32)
     want = [
         transform(float(np.r_[x[q], 1.0] @ dense[c][:, w]), float(p), "l3-hinge")
         for q, c, p in zip(query, cluster, parent)
@@ -198,10 +196,8 @@ def test_ugly_chunks_and_queries(path):
             np.r_[0 * full[:-1], full[:1]],
             full,
         ]
-        chunk, x = (
-            device_chunks(**arrays(dense, bias=2.0)),
-            some_queries(4, features, 1.0),
-        )
+        chunk = device_chunks(**arrays(dense, bias=2.0))
+        x = some_queries(4, features, 1.0)
         query, cluster = np.repeat(np.arange(3), 4), np.tile(np.arange(4), 3)
         want = np.concatenate(
             [np.r_[x[q], 2.0] @ dense[c] for q, c in zip(query, cluster)]
@@ -256,9 +252,8 @@ def test_bits_hold_every_weight():
         chunk = device_chunks(**arrays(dense))
         for c, w in enumerate(dense):
             row, got = product.written_out(chunk, c)
-            assert np.array_equal(
-                row.cpu(), np.flatnonzero((w != 0).any(1))
-            ) and np.array_equal(got.cpu(), w[(w != 0).any(1)])
+            assert np.array_equal(row.cpu(), np.flatnonzero((w != 0).any(1)))
+            assert np.array_equal(got.cpu(), w[(w != 0).any(1)])
     assert chunk.megabytes < 1e-3 and chunk.width == 70 and chunk.clusters == 1
 
 
@@ -269,9 +264,8 @@ def test_products_repeat_to_the_last_bit():
     want = chunk_product_triton(queries(x), chunk, *job)
     order = torch.tensor([3, 1, 5, 0, 4, 2], device=device())
     got = chunk_product_triton(queries(x), chunk, *(v[order] for v in job))
-    assert torch.equal(
-        chunk_product_triton(queries(x), chunk, *job), want
-    ) and torch.equal(got.view(6, 9), want.view(6, 9)[order])
+    assert torch.equal(chunk_product_triton(queries(x), chunk, *job), want)
+    assert torch.equal(got.view(6, 9), want.view(6, 9)[order])
 
 
 # ---- selection
@@ -308,11 +302,9 @@ def test_topk_of_nothing(path):
         (torch.tensor([0, 4]), 0),
     ):
         at, best = path(*tensors(torch.arange(4.0)[: int(ptr[-1])], ptr), k)
-        assert (
-            at.shape == best.shape == (len(ptr) - 1, k)
-            and (at == -1).all()
-            and (best == -math.inf).all()
-        )
+        assert at.shape == best.shape == (len(ptr) - 1, k)
+        assert (at == -1).all()
+        assert (best == -math.inf).all()
 
 
 # ---- beam search
@@ -403,11 +395,9 @@ def test_search_by_loops(kernels, widths):
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_search_of_a_part_and_in_batches(kernels):
     layers, every = tree([[4] * 3, [5] * 12], seed=3)
-    x, start, model = (
-        some_queries(7, 13),
-        np.zeros((7, 3), np.float32),
-        device_layers(layers),
-    )
+    x = some_queries(7, 13)
+    start = np.zeros((7, 3), np.float32)
+    model = device_layers(layers)
     start[0, 1], start[1], start[3, [0, 2]], start[5, 2] = (
         0.5,
         (0.2, 0.3, 0.4),
@@ -423,10 +413,8 @@ def test_search_of_a_part_and_in_batches(kernels):
             [c for c, _ in kept] for kept in want
         ]
     data, indices, indptr = as_csr(leaves, scores)
-    assert (
-        indptr.tolist() == np.r_[0, np.cumsum([len(kept) for kept in want])].tolist()
-        and len(data) == len(indices) == indptr[-1]
-    )
+    assert indptr.tolist() == np.r_[0, np.cumsum([len(kept) for kept in want])].tolist()
+    assert len(data) == len(indices) == indptr[-1]
     assert_close(
         data,
         np.array([s for kept in want for _, s in kept], np.float32),
@@ -457,11 +445,9 @@ def test_no_queries():
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_the_cpu_gives_the_same_answers(kernels):
     "ranking.beam, from the same arrays."
-    chunks, beam, sp = (
-        pytest.importorskip("forecastlab.ranking.chunks"),
-        pytest.importorskip("forecastlab.ranking.beam"),
-        pytest.importorskip("scipy.sparse"),
-    )
+    chunks = pytest.importorskip("forecastlab.ranking.chunks")
+    beam = pytest.importorskip("forecastlab.ranking.beam")
+    sp = pytest.importorskip("scipy.sparse")
     layers, every = tree([[4], [5] * 4, [9] * 20], features=40, density=0.3, seed=5)
     made = []
     for layer, (dense, _) in zip(layers, every):
@@ -477,9 +463,8 @@ def test_the_cpu_gives_the_same_answers(kernels):
             x, device_layers(made), 4, 7, post, kernels=kernels
         )
         data, indices, indptr = as_csr(leaves, scores)
-        assert np.array_equal(indptr, want.indptr) and np.array_equal(
-            indices, want.indices
-        )
+        assert np.array_equal(indptr, want.indptr)
+        assert np.array_equal(indices, want.indices)
         assert_close(data, want.data, rtol=2e-5, atol=1e-6)
 
 
@@ -488,10 +473,8 @@ def test_work_is_counted():
         np.array([[1.0, 0, 2], [0, 0, 0], [3, 4, 5]], np.float32),
         np.ones((3, 40), np.float32),
     ]
-    X, chunk = (
-        queries(CSR(np.array([[1.0, 1.0], [0, 1.0]], np.float32))),
-        device_chunks(**arrays(dense)),
-    )
+    X = queries(CSR(np.array([[1.0, 1.0], [0, 1.0]], np.float32)))
+    chunk = device_chunks(**arrays(dense))
     assert count_work(
         X, chunk, *tensors(np.array([0, 1, 0]), np.array([0, 0, 1]))
     ) == dict(
@@ -599,11 +582,9 @@ def problem(n=20, features=9, labels=3, seed=0, density=0.5, share=0.3, C=1.0):
 
 def dual(x, cost, passes=3000):
     "The optimum of one label by dual coordinate descent in double precision."
-    x, y, D = (
-        x.astype(float),
-        np.sign(cost).astype(float),
-        1 / (2 * np.abs(cost).astype(float)),
-    )
+    x = x.astype(float)
+    y = np.sign(cost).astype(float)
+    D = 1 / (2 * np.abs(cost).astype(float))
     w, alpha, Q = np.zeros(x.shape[1]), np.zeros(len(x)), (x * x).sum(1) + D
     for _ in range(passes):
         old = alpha.copy()
@@ -760,10 +741,8 @@ def twins(state):
     "sizes", [[(4, 3, 2)], [(13, 7, 5), (1, 1, 1), (6, 0, 5)], [(3, 2, 70)]], ids=str
 )
 def test_steps_agree_with_their_twins(sizes):
-    made, g = (
-        stack([problem(*s, seed=i) for i, s in enumerate(sizes)]),
-        torch.Generator().manual_seed(0),
-    )
+    made = stack([problem(*s, seed=i) for i, s in enumerate(sizes)])
+    g = torch.Generator().manual_seed(0)
     state = lambda rows: torch.randn(rows, made.cost.shape[1], generator=g).to(device())
     (w, r, p, h, d), (z, zd, q, s), L = (
         (state(made.features) for _ in range(5)),
@@ -799,10 +778,8 @@ def test_steps_agree_with_their_twins(sizes):
 
 def test_the_line_search_finds_the_lowest_point():
     x, cost = problem(40, 5, 6, 9)
-    made, g = (
-        stack([(x, cost)], 0, dtype=torch.float64),
-        torch.Generator().manual_seed(1),
-    )
+    made = stack([(x, cost)], 0, dtype=torch.float64)
+    g = torch.Generator().manual_seed(1)
     w, d = (
         torch.randn(5, 6, generator=g, dtype=torch.float64).to(device())
         for _ in range(2)
@@ -846,10 +823,8 @@ def test_clusters_of_nothing(kernels):
 
     the weights are 0, and the neighbours do not notice.
     """
-    none, x = (
-        (np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32)),
-        problem(6, 3, 2),
-    )
+    none = (np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32))
+    x = problem(6, 3, 2)
     got = trained(
         [none, x, (np.zeros((4, 0), np.float32), problem(4, 1, 2)[1])],
         bias=0,
@@ -979,11 +954,9 @@ def test_ranking_benchmarks_append_rows(tmp_path, monkeypatch):
         for _ in range(2):
             rows = bench([shape], path=tmp_path / f"{bench.__name__}.csv")
         lines = (tmp_path / f"{bench.__name__}.csv").read_text().splitlines()
-        assert (
-            len(lines) == 1 + 2 * len(rows)
-            and lines[0].startswith("date,device,machine")
-            and "gb_per_s" in lines[0]
-        )
+        assert len(lines) == 1 + 2 * len(rows)
+        assert lines[0].startswith("date,device,machine")
+        assert "gb_per_s" in lines[0]
 
 
 @pytest.mark.gpu
@@ -998,10 +971,8 @@ def test_compiled_search_agrees_on_a_large_tree():
         )
         assert_close(a[1], b[1], rtol=1e-4, atol=1e-6)
         assert (a[0] == b[0]).float().mean() > 0.999
-    score, ptr = (
-        torch.rand(1_000_000, device=device()),
-        torch.tensor([0, 3, 3, 400_000, 1_000_000], device=device()),
-    )
+    score = torch.rand(1_000_000, device=device())
+    ptr = torch.tensor([0, 3, 3, 400_000, 1_000_000], device=device())
     for k in (1, 10, 1000):
         for x, y in zip(topk_rows(score, ptr, k), topk_rows_ref(score, ptr, k)):
             assert torch.equal(x, y)

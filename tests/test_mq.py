@@ -155,12 +155,8 @@ def test_the_gradient_reaches_every_parameter(encoder):
         for n, p in net.named_parameters()
         if p.grad is None or not p.grad.abs().sum() > 0
     ]
-    assert (
-        not lacking
-        and torch.isfinite(
-            torch.cat([p.grad.flatten() for p in net.parameters()])
-        ).all()
-    )
+    assert not lacking
+    assert torch.isfinite(torch.cat([p.grad.flatten() for p in net.parameters()])).all()
 
 
 # --- quantiles and loss
@@ -183,10 +179,8 @@ def test_quantiles_never_cross_whatever_comes_in(encoder, link):
             )
             f = net.eval()(wild)[0]["values"]
         # up to rounding; the grid sorts
-        assert (
-            torch.isfinite(f).all()
-            and (f.diff(dim=-1) >= -1e-5 * f.abs().amax(-1, keepdim=True)).all()
-        )
+        assert torch.isfinite(f).all()
+        assert (f.diff(dim=-1) >= -1e-5 * f.abs().amax(-1, keepdim=True)).all()
         if link == "log":
             assert (f >= 0).all()
 
@@ -212,11 +206,9 @@ def test_the_loss_over_forks_equals_plain_python(weight):
                     u = (y[i, j, k] - loc[i, j]) / scale[i, j] - v
                     want += w * float(max(a * u, (a - 1) * u))
                     weights += w
-    assert (
-        0 < weights < len(b) * s.forks * 3 * 9 * 10
-        and float(total) == pytest.approx(want, rel=1e-5)
-        and float(mass) == pytest.approx(weights, rel=1e-5)
-    )
+    assert 0 < weights < len(b) * s.forks * 3 * 9 * 10
+    assert float(total) == pytest.approx(want, rel=1e-5)
+    assert float(mass) == pytest.approx(weights, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -234,14 +226,12 @@ def test_any_levels(levels):
     f = model(levels=levels).fit(full().cut(36)).predict(3, full().cut(36))
     x = q(f)
     s = f.sample(3).numpy()
-    assert (
-        x.shape == (6, 3, 7)
-        and np.isfinite(x).all()
-        and (np.diff(x) >= 0).all()
-        and (x >= 0).all()
-        and np.isfinite(s).all()
-        and np.isfinite(f.mean().numpy()).all()
-    )
+    assert x.shape == (6, 3, 7)
+    assert np.isfinite(x).all()
+    assert (np.diff(x) >= 0).all()
+    assert (x >= 0).all()
+    assert np.isfinite(s).all()
+    assert np.isfinite(f.mean().numpy()).all()
     assert list(f.to_frame(quantiles=levels))[3] == f"MQCNN_ql{levels[0]:g}"
 
 
@@ -267,12 +257,10 @@ def test_a_saved_model_forecasts_the_same_bits(trained, encoder, tmp_path):
     m, seen = trained[encoder], full().cut(36)
     m.save(tmp_path / "m.safetensors")
     again = load_model(tmp_path / "m.safetensors")
-    assert (
-        np.array_equal(q(m.predict(3, seen)), q(again.predict(3, seen)))
-        and again.name == m.name
-        and again.settings == m.settings
-        and again.recipe == m.recipe
-    )
+    assert np.array_equal(q(m.predict(3, seen)), q(again.predict(3, seen)))
+    assert again.name == m.name
+    assert again.settings == m.settings
+    assert again.recipe == m.recipe
     # and can be trained anew
     assert again.fit(seen).predict().horizon == 3
     with pytest.raises(ValueError, match="no panel to forecast from. Pass predict"):
@@ -280,19 +268,15 @@ def test_a_saved_model_forecasts_the_same_bits(trained, encoder, tmp_path):
 
 
 def test_a_loaded_model_trains_anew_as_the_first_would(tmp_path):
-    seen, other = (
-        full().cut(36),
-        full(y=np.random.default_rng(1).normal(0, 1e-3, 240)).cut(36),
-    )
+    seen = full().cut(36)
+    other = full(y=np.random.default_rng(1).normal(0, 1e-3, 240)).cut(36)
     m = model().fit(seen)
     m.save(tmp_path / "m")
     again = MQCNN.load(tmp_path / "m").fit(other)
     fresh = model().fit(other)
-    assert (
-        again.settings == fresh.settings
-        and again.settings.support == "real"
-        and np.array_equal(q(again.predict()), q(fresh.predict()))
-    )
+    assert again.settings == fresh.settings
+    assert again.settings.support == "real"
+    assert np.array_equal(q(again.predict()), q(fresh.predict()))
 
 
 def test_a_file_of_another_version_is_named(trained, tmp_path):
@@ -336,12 +320,10 @@ def test_members_are_averaged_and_saved(tmp_path):
     np.testing.assert_allclose(
         q(two.predict(), two.settings.levels), np.mean(ones, 0), rtol=1e-5
     )
-    assert (
-        np.array_equal(
-            q(two.predict()), q(MQCNN.load(tmp_path / "two").predict(3, seen))
-        )
-        and two.cpu > 0
+    assert np.array_equal(
+        q(two.predict()), q(MQCNN.load(tmp_path / "two").predict(3, seen))
     )
+    assert two.cpu > 0
 
 
 @pytest.mark.parametrize("damage", [lambda d: b"", lambda d: d[:60], lambda d: d[:-30]])
@@ -363,14 +345,17 @@ def test_a_killed_training_goes_on_to_the_same_forecast(
 ):
     "Dropout, hidden categories, two members: what is random is in the checkpoint."
     seen = full().cut(36)
-    make = lambda: model(
-        encoder,
-        steps=16,
-        members=2,
-        dropout=0.2,
-        checkpoint=tmp_path,
-        training=QUIET | dict(checkpoint_every=5),
-    )
+
+    def make():
+        return model(
+            encoder,
+            steps=16,
+            members=2,
+            dropout=0.2,
+            checkpoint=tmp_path,
+            training=QUIET | dict(checkpoint_every=5),
+        )
+
     draw, count = WindowTask.draw, []
 
     def dying(task, generator):
@@ -390,7 +375,8 @@ def test_a_killed_training_goes_on_to_the_same_forecast(
     resumed = make().fit(seen)
     assert len(count) == 32 - (dies - 1) // 16 * 16 - (dies - 1) % 16 // 5 * 5
     whole = model(encoder, steps=16, members=2, dropout=0.2, training=QUIET).fit(seen)
-    assert np.array_equal(q(resumed.predict()), q(whole.predict())) and all(
+    assert np.array_equal(q(resumed.predict()), q(whole.predict()))
+    assert all(
         np.array_equal(a.losses, b.losses) for a, b in zip(resumed.fitted, whole.fitted)
     )
 
@@ -398,9 +384,10 @@ def test_a_killed_training_goes_on_to_the_same_forecast(
 def test_a_checkpoint_is_never_taken_for_other_data_or_settings(tmp_path):
     seen = full().cut(36)
     levels = (0.1, 0.5, 0.9)
-    fit = lambda panel=seen, **k: q(
-        model(levels=k.pop("levels", levels), **k).fit(panel).predict(3, seen)
-    )
+
+    def fit(panel=seen, **k):
+        return q(model(levels=k.pop("levels", levels), **k).fit(panel).predict(3, seen))
+
     fit(checkpoint=tmp_path)
     more = dataclasses.replace(seen, y=seen.y * 2)
     assert np.array_equal(fit(checkpoint=tmp_path), fit())
@@ -419,9 +406,8 @@ def test_a_panel_on_disk_gives_the_same_forecast(tmp_path):
     mapped = Panel.load(tmp_path / "p").cut(36)
     assert isinstance(mapped.y, np.memmap)
     a, b = (model(steps=6).fit(p) for p in (seen, mapped))
-    assert np.array_equal(a.fitted[0].losses, b.fitted[0].losses) and np.array_equal(
-        q(a.predict()), q(b.predict())
-    )
+    assert np.array_equal(a.fitted[0].losses, b.fitted[0].losses)
+    assert np.array_equal(q(a.predict()), q(b.predict()))
 
 
 @pytest.mark.slow
@@ -503,11 +489,9 @@ def test_a_series_never_seen_is_forecast_without_an_embedding_of_its_own(
     f = q(trained[encoder].predict(3, p))
     old = q(trained[encoder].predict(3, full().cut(36)))
     rest = [0, 1, 3, 4, 5]
-    assert (
-        np.isfinite(f).all()
-        and np.array_equal(f[rest], old[rest])
-        and not np.array_equal(f[2], old[2])
-    )
+    assert np.isfinite(f).all()
+    assert np.array_equal(f[rest], old[rest])
+    assert not np.array_equal(f[2], old[2])
 
 
 # --- short, empty and odd series
@@ -615,11 +599,9 @@ def test_each_frequency(freq):
     p = full(freq=freq)
     m = model(context=None).fit(p.cut(36))
     f = m.predict()
-    assert (
-        np.isfinite(q(f)).all()
-        and f.dates[0, 0] == (37 if freq == 1 else p.calendar.to_numpy()[37])
-        and m.settings.context >= 12
-    )
+    assert np.isfinite(q(f)).all()
+    assert f.dates[0, 0] == (37 if freq == 1 else p.calendar.to_numpy()[37])
+    assert m.settings.context >= 12
 
 
 # --- what is refused
@@ -786,16 +768,21 @@ def test_the_unit_of_the_target_does_not_matter(
     y = rng.gamma(2.0, 1.0, (6, 48)) * np.exp(rng.normal(0, 1.5, (6, 1))) - low
     y[0] = 0
     y[1, ::3] = 0
-    of = lambda unit: Panel.from_frame(
-        pd.DataFrame(
-            {
-                "unique_id": np.repeat([*"abcdef"], 48),
-                "ds": np.tile(pd.date_range("2020-01-01", periods=48, freq="MS"), 6),
-                "y": (y.astype(np.float32) * np.float32(unit)).reshape(-1),
-            }
-        ),
-        freq="MS",
-    )
+
+    def of(unit):
+        return Panel.from_frame(
+            pd.DataFrame(
+                {
+                    "unique_id": np.repeat([*"abcdef"], 48),
+                    "ds": np.tile(
+                        pd.date_range("2020-01-01", periods=48, freq="MS"), 6
+                    ),
+                    "y": (y.astype(np.float32) * np.float32(unit)).reshape(-1),
+                }
+            ),
+            freq="MS",
+        )
+
     one, other = (
         model(encoder, head=head, centre=centre, weight=weight, steps=20).fit(of(u))
         for u in (1, unit)
@@ -815,14 +802,13 @@ def test_the_unit_of_the_target_does_not_matter(
 def test_the_smallest_scale_is_learned_unless_given():
     seen = full().cut(36)
     m = model().fit(seen)
-    assert m.settings.floor == 0.5 and m.settings.unit == pytest.approx(
+    assert m.settings.floor == 0.5
+    assert m.settings.unit == pytest.approx(
         seen.y[np.isfinite(seen.y)].mean(), rel=0.02
     )
-    assert (
-        model(floor=3.0).fit(seen).settings.floor == 3
-        and model(centre=True).fit(seen).settings.floor == 1e-3
-        and model(centre=True, floor=0.2).fit(seen).settings.floor == 0.2
-    )
+    assert model(floor=3.0).fit(seen).settings.floor == 3
+    assert model(centre=True).fit(seen).settings.floor == 1e-3
+    assert model(centre=True, floor=0.2).fit(seen).settings.floor == 0.2
     assert model().fit(plain(np.zeros(40))).settings.floor == 1e-3
 
 
@@ -937,12 +923,10 @@ def test_a_classical_start_learns_and_forecasts_below_zero_too():
     below = replace(panel, y=panel.y - 50)
     m = model(steps=40, **CLASSIC).fit(below)
     f = q(m.predict())
-    assert (
-        np.isfinite(f).all()
-        and (np.diff(f) >= 0).all()
-        and m.networks[0].naive is None
-        and f.min() < 0
-    )
+    assert np.isfinite(f).all()
+    assert (np.diff(f) >= 0).all()
+    assert m.networks[0].naive is None
+    assert f.min() < 0
     for bad, message in (
         (dict(start="last"), "unknown start: last. Choose naive, classical"),
         (dict(season=0), "start='classical' is a season around a level"),
@@ -1040,9 +1024,9 @@ def test_names_of_the_two_papers():
         "MQRNN",
         "MQDense",
     )
+    assert Sizes() == Sizes(known=0)
     assert (
-        Sizes() == Sizes(known=0)
-        and MQNetwork(
+        MQNetwork(
             MQSettings(context=8, forks=2, horizon=2), Sizes()
         ).encoder.encoder.field
         == 31

@@ -83,10 +83,8 @@ def slow(X, layers, widths, name, start=None):
     X, found = X.toarray().astype(float) if sp.issparse(X) else np.asarray(X, float), []
     for i, x in enumerate(X):
         if start is None:
-            nodes, scores = (
-                np.array([0]),
-                np.array([0.0 if name.startswith("log-") else 1.0]),
-            )
+            nodes = np.array([0])
+            scores = np.array([0.0 if name.startswith("log-") else 1.0])
         else:
             row = slice(start.indptr[i], start.indptr[i + 1])
             nodes, scores = start.indices[row], start.data[row].astype(float)
@@ -112,10 +110,8 @@ def slow(X, layers, widths, name, start=None):
 def agree(P, expected, atol=2e-5):
     assert P.shape[0] == len(expected)
     for i, (nodes, scores) in enumerate(expected):
-        got, s = (
-            P.indices[P.indptr[i] : P.indptr[i + 1]],
-            P.data[P.indptr[i] : P.indptr[i + 1]],
-        )
+        got = P.indices[P.indptr[i] : P.indptr[i + 1]]
+        s = P.data[P.indptr[i] : P.indptr[i + 1]]
         assert len(got) == len(nodes) and len(set(got)) == len(got)
         assert_allclose(s, scores, atol=atol, rtol=2e-5)
         assert (np.diff(s) <= 0).all()
@@ -136,12 +132,10 @@ def test_layout_loses_nothing(bias, shuffled, tmp_path):
     for c, W, C in model(bias=bias, shuffled=shuffled):
         assert_array_equal(c.to_csc().toarray(), W.astype(np.float32))
         assert (c.C != C).nnz == 0
-        assert (
-            c.shape == W.shape
-            and c.nodes == C.shape[0]
-            and c.clusters == C.shape[1]
-            and c.features == D
-        )
+        assert c.shape == W.shape
+        assert c.nodes == C.shape[0]
+        assert c.clusters == C.shape[1]
+        assert c.features == D
         assert (np.diff(c.entry_ptr) > 0).all()
         for a, b in zip(c.row_ptr, c.row_ptr[1:]):
             assert (np.diff(c.row[a:b]) > 0).all()
@@ -476,19 +470,15 @@ def test_one_layer_is_one_against_the_rest():
 def test_threads_and_blocks_change_nothing(monkeypatch):
     layers, X = [c for c, *_ in model()], queries(900)
     wanted = sp.random(900, 300, 0.01, format="csr", random_state=0)
-    one, asked = (
-        beam_search(X, layers, threads=1),
-        score_selected(X, layers, wanted, threads=1),
-    )
+    one = beam_search(X, layers, threads=1)
+    asked = score_selected(X, layers, wanted, threads=1)
     for room in (1 << 21, 3000, 1):
         if room == 1:
             X, one, wanted, asked = X[:20], one[:20], wanted[:20], asked[:20]
         monkeypatch.setattr(searching, "_ROOM", room)
         for threads in (1, 2, 3, None):
-            two, again = (
-                beam_search(X, layers, threads=threads),
-                score_selected(X, layers, wanted, threads=threads),
-            )
+            two = beam_search(X, layers, threads=threads)
+            again = score_selected(X, layers, wanted, threads=threads)
             for a, b in ((one, two), (asked, again)):
                 assert_array_equal(a.indptr, b.indptr)
                 assert_array_equal(a.indices, b.indices)

@@ -309,7 +309,8 @@ def test_a_model_is_replaced_and_a_failed_training_leaves_it(files, xr):
 
 def test_skeleton_and_back(files, xr):
     code, out, _ = xr("train", "--generate-params-skeleton")
-    assert code == 0 and set(json.loads(out)) == {
+    assert code == 0
+    assert set(json.loads(out)) == {
         "train_params",
         "pred_params",
         "indexer_params",
@@ -420,22 +421,16 @@ def test_texts_in_names_out(files, xr, monkeypatch):
     code, out, err = xr(*ask, "-i", files / "ask.txt", "-k", 2)
     answers = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and err == ""
-    assert (
-        [a["data"][0][0] for a in answers[:2]] == ["blue böat", "red apple"]
-        and all(
-            a["schema"] == ["output_item", "score"] and len(a["data"]) == 2
-            for a in answers
-        )
-        and len(answers) == 3
+    assert [a["data"][0][0] for a in answers[:2]] == ["blue böat", "red apple"]
+    assert all(
+        a["schema"] == ["output_item", "score"] and len(a["data"]) == 2 for a in answers
     )
-    assert out.isascii() and all(
-        f"{s:.5g}" == f"{s:.7g}" for a in answers for _, s in a["data"]
-    )
+    assert len(answers) == 3
+    assert out.isascii()
+    assert all(f"{s:.5g}" == f"{s:.7g}" for a in answers for _, s in a["data"])
     assert xr(*ask, "-i", files / "ask.txt", "-k", 2, "-B", 1)[1] == out
-    assert (
-        xr(*ask, "-i", files / "ask.txt", "-k", 2, "-o", files / "out.txt")[1] == ""
-        and (files / "out.txt").read_text() == out
-    )
+    assert xr(*ask, "-i", files / "ask.txt", "-k", 2, "-o", files / "out.txt")[1] == ""
+    assert (files / "out.txt").read_text() == out
     monkeypatch.setattr(
         "sys.stdin",
         iter((files / "ask.txt").read_text(encoding="utf-8").splitlines(True)),
@@ -467,9 +462,8 @@ def test_standard_input_is_answered_line_by_line(files, xr, monkeypatch, capsys)
             seen.append(json.loads(capsys.readouterr().out)["data"][0][0])
 
     monkeypatch.setattr("sys.stdin", lines())
-    assert commands.main(
-        ["text2text-predict", "-m", str(files / "t2t")]
-    ) == 0 and seen == ["red apple", "slow car"]
+    assert commands.main(["text2text-predict", "-m", str(files / "t2t")]) == 0
+    assert seen == ["red apple", "slow car"]
 
 
 def test_threshold_notes_and_chosen_names(files, xr):
@@ -484,18 +478,16 @@ def test_threshold_notes_and_chosen_names(files, xr):
             1
         ].splitlines()
     ]
-    assert (
-        [x["meta_info"] for x in out] == ["first", "second"]
-        and all(s > 0.2 for x in out for _, s in x["data"])
-        and [len(x["data"]) for x in out] == [1, 1]
-    )
+    assert [x["meta_info"] for x in out] == ["first", "second"]
+    assert all(s > 0.2 for x in out for _, s in x["data"])
+    assert [len(x["data"]) for x in out] == [1, 1]
     code, answers, err = xr(*ask, "--output-to-keep-path", files / "keep.txt")
-    assert (
-        code == 0
-        and {n for x in answers.splitlines() for n, _ in json.loads(x)["data"]}
-        == {"red apple", "slow car"}
-        and "no such thing" in err
-    )
+    assert code == 0
+    assert {n for x in answers.splitlines() for n, _ in json.loads(x)["data"]} == {
+        "red apple",
+        "slow car",
+    }
+    assert "no such thing" in err
     (files / "keep.txt").write_text("nothing\n")
     code, _, err = xr(*ask, "--output-to-keep-path", files / "keep.txt")
     assert code == 2 and "no label was left" in err
@@ -573,28 +565,21 @@ def test_workspace_is_used_again_and_notices_changes(files, xr, monkeypatch):
         for name in ("hierarchical_kmeans", "label_embedding"):
             m.setattr(commands, name, lambda *a, **k: pytest.fail("made again"))
         m.setattr(Vectorizer, "fit", lambda *a: pytest.fail("fitted again"))
-        assert (
-            xr(*train)[0] == 0 and xr(*train, "--Cp", 2)[0] == 0 and xr(*train)[0] == 0
-        )
+        assert xr(*train)[0] == 0
+        assert xr(*train, "--Cp", 2)[0] == 0
+        assert xr(*train)[0] == 0
+    assert sorted(p.relative_to(files) for p in (files / "ws").rglob("*")) == first
     assert (
-        sorted(p.relative_to(files) for p in (files / "ws").rglob("*")) == first
-        and (
-            files / "t2t" / "xlinear_ensemble" / "0" / "ranker" / "1.model" / "W.npz"
-        ).read_bytes()
-        == before
-    )
+        files / "t2t" / "xlinear_ensemble" / "0" / "ranker" / "1.model" / "W.npz"
+    ).read_bytes() == before
     assert xr(*train, "--seed", 1)[0] == 0
-    assert (
-        len(list((files / "ws" / "C").iterdir())) == 2
-        and len(list((files / "ws" / "X").iterdir())) == 1
-    )
+    assert len(list((files / "ws" / "C").iterdir())) == 2
+    assert len(list((files / "ws" / "X").iterdir())) == 1
     with open(files / "train.tsv", "a") as f:
         f.write("0\tpurple apple\n")
     assert xr(*train)[0] == 0
-    assert (
-        len(list((files / "ws" / "X").iterdir())) == 2
-        and "purple" in Text2Text.load(files / "t2t").vectorizer.names
-    )
+    assert len(list((files / "ws" / "X").iterdir())) == 2
+    assert "purple" in Text2Text.load(files / "t2t").vectorizer.names
     assert not list((files / "ws").rglob(".*"))
     load_chain(next((files / "ws" / "C").iterdir()))
 
@@ -629,12 +614,14 @@ def test_bad_text_training_is_one_line(words, expected, files, xr, monkeypatch):
 
 
 def test_text_evaluation(tmp_path, xr):
-    line = lambda *names: (
-        json.dumps(
-            dict(schema=["output_item", "score"], data=[[n, 1.0] for n in names])
+    def line(*names):
+        return (
+            json.dumps(
+                dict(schema=["output_item", "score"], data=[[n, 1.0] for n in names])
+            )
+            + "\n"
         )
-        + "\n"
-    )
+
     (tmp_path / "p").write_text(line("a", "b") + line("c") + line())
     (tmp_path / "y").write_text("a\nb\tc\na\n")
     (tmp_path / "q").write_text("a\nb\nc\n")
@@ -788,12 +775,14 @@ def test_every_option_of_libpecos_is_here_with_its_default(name, module, peer):
 
 
 def test_a_text2text_folder_of_libpecos(files, xr, peer):
-    run = lambda what, *words: subprocess.run(
-        [peer, "-m", f"pecos.apps.text2text.{what}", *map(str, words)],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": ""},
-    )
+    def run(what, *words):
+        return subprocess.run(
+            [peer, "-m", f"pecos.apps.text2text.{what}", *map(str, words)],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": ""},
+        )
+
     run(
         "train",
         "-i",
@@ -824,9 +813,8 @@ def test_a_text2text_folder_of_libpecos(files, xr, peer):
         out.splitlines(), (files / "out.txt").read_text().splitlines(), strict=True
     ):
         a, b = (dict(json.loads(x)["data"]) for x in (a, b))
-        assert a.keys() == b.keys() and all(
-            abs(a[n] - b[n]) < 2e-5 * max(b[n], 0.01) for n in a
-        )
+        assert a.keys() == b.keys()
+        assert all(abs(a[n] - b[n]) < 2e-5 * max(b[n], 0.01) for n in a)
 
 
 def test_skeleton_of_defaults():

@@ -321,13 +321,16 @@ def trio(xy, tmp_path_factory):
 def by_hand(model, X, beam, k, post):
     "Beam search in NumPy from the weights: what `predict` ought to say."
     power, multiplies = POSTS[post]
-    f = lambda v: (
-        v
-        if power == 0
-        else -np.log1p(np.exp(-v))
-        if power < 0
-        else -(np.maximum(0, 1 - v) ** power)
-    )
+
+    def f(v):
+        return (
+            v
+            if power == 0
+            else -np.log1p(np.exp(-v))
+            if power < 0
+            else -(np.maximum(0, 1 - v) ** power)
+        )
+
     X = np.hstack([X.toarray(), np.ones((X.shape[0], 1))])
     P = np.zeros((len(X), model.labels))
     start = np.zeros((len(X), 1))
@@ -452,9 +455,9 @@ def test_without_a_tree(case, xy, tmp_path, tst, xr):
         train(X, Y, "ova") if case == "ova" else train(X, Y, chain[-1], shallow=True)
     )
     save_matrix(tmp_path / "P.npz", model.predict(Xt))
+    assert model.depth == 1
     assert (
-        model.depth == 1
-        and xr(
+        xr(
             "evaluate",
             "-y",
             tst / "xmc" / "xlinear" / "Yt.npz",
@@ -525,11 +528,9 @@ def test_cut(case, xy):
             equal(m.weights[0], W[1][:, 2 * i : 2 * i + 2])
             assert list(labels) == [2 * i, 2 * i + 1]
         else:
-            assert (
-                m.chain[0].shape == (4, 1)
-                and m.weights[0].shape == (10, 4)
-                and m.weights[0].nnz == 20
-            )
+            assert m.chain[0].shape == (4, 1)
+            assert m.weights[0].shape == (10, 4)
+            assert m.weights[0].nnz == 20
 
 
 @pecos("xlinear.test_reconstruct_model", "pairs", "crossed")
@@ -601,11 +602,9 @@ def test_tree_of_four(case):
     close(chain[1], PAIRS)
 
 
-EYE, THREE = (
-    sp.identity(3, np.float32, "csr"),
-    sp.csr_matrix(
-        [[1, 1, 1, 1, 0], [1, 1, 0, 1, 1], [0, 1, 1, 1, 1]], dtype=np.float32
-    ),
+EYE = sp.identity(3, np.float32, "csr")
+THREE = sp.csr_matrix(
+    [[1, 1, 1, 1, 0], [1, 1, 0, 1, 1], [0, 1, 1, 1, 1]], dtype=np.float32
 )
 a, b = 0.5**0.5, 3**-0.5
 KNOWN = np.array([[a, a, 0], [b, b, b], [a, 0, a], [b, b, b], [0, a, a]])
@@ -849,11 +848,9 @@ def test_order_of_columns(case):
 
 def in_order(A):
     B = ordered(A)
-    assert (
-        type(B) is type(A)
-        and B.data.tolist() == [2, 1, 3, 6, 5, 4]
-        and B.indices.tolist() == [2, 0, 2, 2, 1, 0]
-    )
+    assert type(B) is type(A)
+    assert B.data.tolist() == [2, 1, 3, 6, 5, 4]
+    assert B.indices.tolist() == [2, 0, 2, 2, 1, 0]
     close(A, B, 0)
 
 
@@ -871,10 +868,8 @@ def test_softmax(case):
 
 # ---- core
 
-LEFT, RIGHT = (
-    sp.csr_matrix([[1, 0], [0.5, 0.5], [0, 1]], dtype=np.float32),
-    sp.csr_matrix([[0.5, 0], [0, 1], [1, 0], [0, 0.5]], dtype=np.float32),
-)
+LEFT = sp.csr_matrix([[1, 0], [0.5, 0.5], [0, 1]], dtype=np.float32)
+RIGHT = sp.csr_matrix([[0.5, 0], [0, 1], [1, 0], [0, 0.5]], dtype=np.float32)
 TIMES = np.array([[0.5, 0, 1, 0], [0.25, 0.5, 0.5, 0.25], [0, 1, 0, 0.5]])
 
 
@@ -930,13 +925,15 @@ BOTH = {
 
 def vectors(idf):
     one = dict(use_idf=idf, smooth_idf=False, norm="l2")
-    words, couples = (
-        one | dict(ngram_range=[1, 1], analyzer="word"),
-        one | dict(ngram_range=[2, 2], analyzer="word"),
-    )
-    stacked = lambda *parts: dict(
-        type="tfidf", kwargs=dict(norm_p=2, threads=4, base_vect_configs=list(parts))
-    )
+    words = one | dict(ngram_range=[1, 1], analyzer="word")
+    couples = one | dict(ngram_range=[2, 2], analyzer="word")
+
+    def stacked(*parts):
+        return dict(
+            type="tfidf",
+            kwargs=dict(norm_p=2, threads=4, base_vect_configs=list(parts)),
+        )
+
     for config, expected in (
         (dict(type="tfidf", kwargs=one), WORDS),
         (stacked(couples), COUPLES),
@@ -1017,31 +1014,32 @@ def same_answers(got, expected):
 def test_text2text(case, tst, tmp_path, xr, monkeypatch):
     d, m, ws = tst / "apps" / "text2text", tmp_path / "model", tmp_path / "ws"
     read = lambda name: (d / name).read_text()
-    fit = lambda *more, text="train.txt", to=m: xr(
-        "text2text-train",
-        "-i",
-        d / text,
-        "-q",
-        d / "query_text.txt",
-        "-m",
-        to,
-        "--order",
-        "libpecos",
-        "--verbose-level",
-        0,
-        *more,
-    )
-    ask = lambda *more, of=m: xr(
-        "text2text-predict", "-i", d / "test.txt", "-m", of, *more
-    )
+
+    def fit(*more, text="train.txt", to=m):
+        return xr(
+            "text2text-train",
+            "-i",
+            d / text,
+            "-q",
+            d / "query_text.txt",
+            "-m",
+            to,
+            "--order",
+            "libpecos",
+            "--verbose-level",
+            0,
+            *more,
+        )
+
+    def ask(*more, of=m):
+        return xr("text2text-predict", "-i", d / "test.txt", "-m", of, *more)
+
     small = ["--max-leaf-size", 10]
     if case in ("sklearn", "keep"):
         fit(*small, "--vectorizer-config-json", '{"type":"sklearntfidf","kwargs":{}}')
     if case == "sklearn":
-        got, expected = (
-            ask("-T", 0.001, "--meta-info-path", d / "test.txt"),
-            read("sklearn_tfidf_true_pred_items.txt"),
-        )
+        got = ask("-T", 0.001, "--meta-info-path", d / "test.txt")
+        expected = read("sklearn_tfidf_true_pred_items.txt")
         same_answers(got, expected)
         assert [json.loads(x)["meta_info"] for x in got.splitlines()] == [
             json.loads(x)["meta_info"] for x in expected.splitlines()

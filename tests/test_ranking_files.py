@@ -125,9 +125,9 @@ def test_forms_of_lines(tmp_path):
 def test_malformed_lines_are_named(line, fault, block, tmp_path):
     with pytest.raises(ValueError) as e:
         xc(tmp_path, f"4 4 3\n0 1:1\n\n{line}\n1 2:3\n", block=block)
-    assert (
-        "line 4 of " in str(e.value) and fault in str(e.value) and line in str(e.value)
-    )
+    assert "line 4 of " in str(e.value)
+    assert fault in str(e.value)
+    assert line in str(e.value)
 
 
 @pytest.mark.parametrize(
@@ -159,11 +159,9 @@ def test_random_bytes_never_crash_the_reader(tmp_path):
         except ValueError as e:
             assert "line " in str(e)
         else:
-            assert (
-                X.has_canonical_format
-                and Y.has_canonical_format
-                and X.shape == Y.shape == (9, 9)
-            )
+            assert X.has_canonical_format
+            assert Y.has_canonical_format
+            assert X.shape == Y.shape == (9, 9)
 
 
 # Tables

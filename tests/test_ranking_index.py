@@ -154,9 +154,8 @@ def test_many_features_take_wide_indices():
 def test_threads_dense_and_seeds():
     Z = vectors(7, 500, 80)
     tree = hierarchical_kmeans(Z, leaf=20, threads=1)
-    assert equal(tree, hierarchical_kmeans(Z, leaf=20, threads=3)) and equal(
-        tree, hierarchical_kmeans(Z.toarray(), leaf=20)
-    )
+    assert equal(tree, hierarchical_kmeans(Z, leaf=20, threads=3))
+    assert equal(tree, hierarchical_kmeans(Z.toarray(), leaf=20))
     assert not equal(tree, hierarchical_kmeans(Z, leaf=20, seed=1))
     assert equal(
         hierarchical_kmeans(Z, leaf=20, sampling=True, threads=1),
@@ -217,11 +216,9 @@ def test_cluster_chain_of_libpecos(tmp_path):
     "test_cluster_util::test_cluster_chain."
     save_chain(tmp_path / "chain", CHAIN)
     assert json.loads((tmp_path / "chain" / "config.json").read_text()) == {"len": 3}
-    assert (
-        equal(load_chain(tmp_path / "chain"), CHAIN)
-        and equal(from_clusters(C2, 2), CHAIN)
-        and equal(load_chain(tmp_path / "chain" / "C2.npz", 2), CHAIN)
-    )
+    assert equal(load_chain(tmp_path / "chain"), CHAIN)
+    assert equal(from_clusters(C2, 2), CHAIN)
+    assert equal(load_chain(tmp_path / "chain" / "C2.npz", 2), CHAIN)
     Y = sp.csr_matrix(
         [[1, 0, 0, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 0, 0, 0]], dtype=np.float32
     )
@@ -246,9 +243,11 @@ def test_cluster_chain_of_libpecos(tmp_path):
     found = relevance_chain(R, CHAIN, "l1", induce=False)
     assert found[:2] == [None, None]
     assert_allclose(found[2].toarray(), last, rtol=1e-6)
-    assert matching_chain(None, CHAIN, 2) == [None] * 3 and relevance_chain(R, CHAIN)[
-        0
-    ].toarray().tolist() == [[2, 0.5], [np.float32(0.1), 0]]
+    assert matching_chain(None, CHAIN, 2) == [None] * 3
+    assert relevance_chain(R, CHAIN)[0].toarray().tolist() == [
+        [2, 0.5],
+        [np.float32(0.1), 0],
+    ]
 
 
 def test_layers_are_told_by_parents_and_merged_from_below():
@@ -282,10 +281,8 @@ def test_unbalanced_kmeans_keeps_every_label_and_the_bound(leaf, spherical):
     tree = unbalanced_kmeans(Z, 8, leaf, spherical)
     check_chain(tree, 300)
     assert max(np.diff(tree[-1].indptr)) <= leaf and len(tree) <= 4
-    assert (
-        equal(tree, unbalanced_kmeans(Z, 8, leaf, spherical, threads=2))
-        and len(unbalanced_kmeans(Z, 8, leaf, layers=2)) <= 2
-    )
+    assert equal(tree, unbalanced_kmeans(Z, 8, leaf, spherical, threads=2))
+    assert len(unbalanced_kmeans(Z, 8, leaf, layers=2)) <= 2
 
 
 def test_unbalanced_kmeans_finds_groups():
@@ -325,9 +322,8 @@ def test_taxonomy_forms_and_places():
         (np.ones(6), ([1, 2, 2, 3, 4, 5], [0, 1, 4, 1, 0, 4])), shape=(7, 7)
     )
     tree = from_taxonomy(parents, leaf=3)
-    assert equal(tree, from_taxonomy(dict(enumerate(parents)), leaf=3)) and equal(
-        tree, from_taxonomy(as_matrix, leaf=3)
-    )
+    assert equal(tree, from_taxonomy(dict(enumerate(parents)), leaf=3))
+    assert equal(tree, from_taxonomy(as_matrix, leaf=3))
     assert equal(
         from_taxonomy({1: [0], 2: [1]}, labels=4), from_taxonomy([[], [0], [1], []])
     )
@@ -340,11 +336,9 @@ def test_taxonomy_forms_and_places():
     assert max(np.diff(star[-1].indptr)) <= 50
     # one below the other
     line = from_taxonomy([[]] + [[i] for i in range(400)], leaf=50, layers=4)
-    assert (
-        check_chain(line, 401)
-        and len(line) <= 4
-        and max(np.diff(line[-1].indptr)) <= 50
-    )
+    assert check_chain(line, 401)
+    assert len(line) <= 4
+    assert max(np.diff(line[-1].indptr)) <= 50
 
 
 @pytest.mark.parametrize(
@@ -428,10 +422,8 @@ def test_broken_folders(tmp_path):
 
 def test_anything_may_be_an_index():
     rng = np.random.default_rng(0)
-    X, Y = (
-        sp.random(60, 30, 0.2, "csr", np.float32, rng),
-        sp.csr_matrix((rng.random((60, 16)) < 0.2).astype(np.float32)),
-    )
+    X = sp.random(60, 30, 0.2, "csr", np.float32, rng)
+    Y = sp.csr_matrix((rng.random((60, 16)) < 0.2).astype(np.float32))
     for index in (
         *INDEXERS,
         None,
@@ -506,5 +498,6 @@ def test_the_callers_matrices_stay_as_they_are():
         [1, 0],
         [0, 1],
         [1, 0],
-    ] and weights.toarray().tolist() == [[0.5, 0], [0, 2], [3, 0]]
+    ]
+    assert weights.toarray().tolist() == [[0.5, 0], [0, 2], [3, 0]]
     assert check_chain([C2], 8)[0].data.tolist() == [1] * 8

@@ -123,11 +123,14 @@ def test_weights_of_the_wheel(mirror, case):
     """1,000 instances of bibtex, 40 labels in 3 clusters; a quarter of the instances is
     not active, positives among them.
     """
-    load = lambda k: (
-        sp.load_npz(mirror / f"ranking/bibtex/{k}_trn.npz")
-        .tocsr()
-        .astype(np.float32)[:1000]
-    )
+
+    def load(k):
+        return (
+            sp.load_npz(mirror / f"ranking/bibtex/{k}_trn.npz")
+            .tocsr()
+            .astype(np.float32)[:1000]
+        )
+
     X, Y = load("X"), load("Y")[:, :40].tocsc()
     X.sort_indices()
     Y.sort_indices()
@@ -143,9 +146,8 @@ def test_weights_of_the_wheel(mirror, case):
     ).to_csc()
     # some weights lie on the threshold
     assert abs(W.nnz - entries) <= 5
-    assert abs(W).sum() == pytest.approx(size, abs=0.6) and W.power(
-        2
-    ).sum() == pytest.approx(squares, abs=0.06)
+    assert abs(W).sum() == pytest.approx(size, abs=0.6)
+    assert W.power(2).sum() == pytest.approx(squares, abs=0.06)
     np.testing.assert_allclose(W.toarray()[-1, [0, 1, 20, 39]], last, atol=1e-5)
 
 
@@ -316,12 +318,10 @@ def test_the_edges_of_the_data(solver, order):
         s = LinearSettings(solver, order=order, bias=bias, threshold=0)
         c = train_layer(X, Y, C, sp.csc_matrix(M), settings=s)
         W = c.to_csc().toarray()
-        assert (
-            isinstance(c, Chunks)
-            and np.isfinite(W).all()
-            and not W[:, 2].any()
-            and c.clusters == 4
-        )
+        assert isinstance(c, Chunks)
+        assert np.isfinite(W).all()
+        assert not W[:, 2].any()
+        assert c.clusters == 4
         # nothing is like a label that nobody has
         assert (X @ W[:30, 0] + bias * (W[-1, 0] if bias else 0)).max() < 0.5
         empty = train_layer(

@@ -133,11 +133,9 @@ def test_fixtures_of_libpecos(name, config, mirror, tmp_path):
     v.save(tmp_path / "v")
     for w in (v, Vectorizer.load(tmp_path / "v")):
         X = w.transform(texts)
-        assert (
-            isinstance(X, sp.csr_matrix)
-            and X.shape == expected.shape
-            and w.features == X.shape[1]
-        )
+        assert isinstance(X, sp.csr_matrix)
+        assert X.shape == expected.shape
+        assert w.features == X.shape[1]
         np.testing.assert_allclose(X.toarray(), expected.toarray(), atol=1e-6)
 
 
@@ -172,10 +170,8 @@ def slow(texts, queries, s):
     "(names, rows) of one part as libpecos defines it."
     df = Counter(g for t in texts for g in set(grams(t, s, True)))
     n = len(texts)
-    least, most = (
-        max(s.min_df_cnt, int(s.min_df_ratio * n + 0.5)),
-        int(s.max_df_ratio * n + 0.5),
-    )
+    least = max(s.min_df_cnt, int(s.min_df_ratio * n + 0.5))
+    most = int(s.max_df_ratio * n + 0.5)
     most = min(most, s.max_df_cnt) if s.max_df_cnt > 0 else most
     order = sorted((d, len(g), g) for g, d in df.items() if least <= d <= most)
     if s.max_feature:
@@ -184,10 +180,10 @@ def slow(texts, queries, s):
             if s.keep_frequent_feature
             else order[: s.max_feature]
         )
-    column, idf = (
-        {g: j for j, (_, _, g) in enumerate(order)},
-        [max(math.log(n / (d + s.smooth_idf)), 0) + s.add_one_idf for d, _, _ in order],
-    )
+    column = {g: j for j, (_, _, g) in enumerate(order)}
+    idf = [
+        max(math.log(n / (d + s.smooth_idf)), 0) + s.add_one_idf for d, _, _ in order
+    ]
     rows = np.zeros((len(queries), len(order)))
     for i, t in enumerate(queries):
         for g, c in Counter(grams(t, s, False)).items():
@@ -243,10 +239,8 @@ def test_against_counting_in_python(settings, batch, monkeypatch):
 
 
 def test_parts_side_by_side():
-    texts, parts = (
-        some_texts(),
-        [SETTINGS[1] | {"norm": "l1"}, SETTINGS[8], SETTINGS[7]],
-    )
+    texts = some_texts()
+    parts = [SETTINGS[1] | {"norm": "l1"}, SETTINGS[8], SETTINGS[7]]
     for norm in (1, 2):
         X = (
             Vectorizer(tfidf(*copy.deepcopy(parts), norm=norm))
@@ -330,16 +324,12 @@ def test_numbers_against_a_dictionary():
     for size in (1, 10, 5000, 3, 20_000):
         keys = rng.integers(0, 3000, size) << rng.integers(0, 40)
         expected = [known.setdefault(k, len(known)) for k in keys.tolist()]
-        assert numbers(keys, grow=True).tolist() == expected and numbers.count == len(
-            known
-        )
-    assert numbers.keys.tolist() == list(known) and numbers(
-        np.array([-5, 2**62])
-    ).tolist() == [-1, -1]
-    assert (
-        Numbers()(np.array([1, 2])).tolist() == [-1, -1]
-        and numbers(np.empty(0, np.int64)).size == 0
-    )
+        assert numbers(keys, grow=True).tolist() == expected
+        assert numbers.count == len(known)
+    assert numbers.keys.tolist() == list(known)
+    assert numbers(np.array([-5, 2**62])).tolist() == [-1, -1]
+    assert Numbers()(np.array([1, 2])).tolist() == [-1, -1]
+    assert numbers(np.empty(0, np.int64)).size == 0
 
 
 # Files
@@ -370,11 +360,9 @@ def test_a_vectorizer_comes_back(config, tmp_path):
     v.save(tmp_path / "v")
     w = Vectorizer.load(tmp_path / "v")
     queries = texts + ["other words"]
-    assert (
-        all(p.suffix in (".json", ".npy") for p in (tmp_path / "v").iterdir())
-        and w.features == v.features
-        and w.config == v.config
-    )
+    assert all(p.suffix in (".json", ".npy") for p in (tmp_path / "v").iterdir())
+    assert w.features == v.features
+    assert w.config == v.config
     assert (w.transform(queries) != v.transform(queries)).nnz == 0
     if v.kind != "sklearnhashing":
         assert w.names == v.names and len(v.names) == v.features

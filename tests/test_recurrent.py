@@ -131,23 +131,17 @@ def test_the_loss_counts_observed_steps_only_and_reaches_every_parameter(head):
                 scale = float(net.inputs(b)[2][i, t])
                 want += float(score[i, t]) * (scale / 4) ** 0.5
                 weights += (scale / 4) ** 0.5
-    assert (
-        0 < weights
-        and total.item() == pytest.approx(want, rel=1e-5, abs=1e-5)
-        and mass.item() == pytest.approx(weights, rel=1e-5)
-    )
+    assert 0 < weights
+    assert total.item() == pytest.approx(want, rel=1e-5, abs=1e-5)
+    assert mass.item() == pytest.approx(weights, rel=1e-5)
     (total / mass).backward()
     lacking = [
         n
         for n, p in net.named_parameters()
         if p.grad is None or not p.grad.abs().sum() > 0
     ]
-    assert (
-        not lacking
-        and torch.isfinite(
-            torch.cat([p.grad.flatten() for p in net.parameters()])
-        ).all()
-    )
+    assert not lacking
+    assert torch.isfinite(torch.cat([p.grad.flatten() for p in net.parameters()])).all()
 
 
 def test_the_likelihoods_are_torchs():
@@ -191,13 +185,11 @@ def test_forecasts_are_joint_paths(trained, head):
     m, seen = trained[head], full().cut(36)
     f = m.predict(3, seen)
     d = paths(f)
-    assert (
-        d.shape == (30, 6, 3)
-        and np.isfinite(d).all()
-        and (d >= 0).all()
-        and isinstance(f.distribution, Paths)
-        and f.distribution.event_shape == (3,)
-    )
+    assert d.shape == (30, 6, 3)
+    assert np.isfinite(d).all()
+    assert (d >= 0).all()
+    assert isinstance(f.distribution, Paths)
+    assert f.distribution.event_shape == (3,)
     assert (
         f.model
         == {
@@ -292,12 +284,10 @@ def test_counts_are_whole_and_supports_are_kept():
     m = model(support="count").fit(full().cut(36))
     f = m.predict()
     d = paths(f)
-    assert (
-        isinstance(f.distribution, Counts)
-        and (d == np.round(d)).all()
-        and (d >= 0).all()
-        and (f.quantile([0.1, 0.55]).numpy() % 1 == 0).all()
-    )
+    assert isinstance(f.distribution, Counts)
+    assert (d == np.round(d)).all()
+    assert (d >= 0).all()
+    assert (f.quantile([0.1, 0.55]).numpy() % 1 == 0).all()
     with pytest.raises(
         ValueError,
         match="declared count, but 1 series have targets that are not whole numbers: a",
@@ -306,12 +296,10 @@ def test_counts_are_whole_and_supports_are_kept():
     below = np.random.default_rng(0).normal(-5, 2, 60)
     m = model(steps=60, training=QUIET | dict(lr=1e-2)).fit(plain(below))
     d = paths(m.predict())
-    assert (
-        m.settings.link == "identity"
-        and m.settings.support == "real"
-        and d.mean() < 0
-        and d.min() < -5
-    )
+    assert m.settings.link == "identity"
+    assert m.settings.support == "real"
+    assert d.mean() < 0
+    assert d.min() < -5
     with pytest.raises(
         ValueError, match="link='log' keeps quantiles positive, but the support is real"
     ):
@@ -350,11 +338,9 @@ def test_paths_keep_the_memory_of_the_process():
         (d[..., 1:] ** 2).mean() * (d[..., :-1] ** 2).mean()
     )
     # truth .84 and 2.1
-    assert (
-        0.65 < near < 0.95
-        and 0.8 < d[..., 0].std() < 1.3
-        and 1.3 < d[..., 7].std() / d[..., 0].std() < 3
-    )
+    assert 0.65 < near < 0.95
+    assert 0.8 < d[..., 0].std() < 1.3
+    assert 1.3 < d[..., 7].std() / d[..., 0].std() < 3
 
 
 # --- repeating, keeping
@@ -365,12 +351,10 @@ def test_a_saved_model_draws_the_same_bits(trained, head, tmp_path):
     m, seen = trained[head], full().cut(36)
     m.save(tmp_path / "m.safetensors")
     again = RecurrentForecaster.load(tmp_path / "m.safetensors")
-    assert (
-        np.array_equal(paths(m.predict(3, seen)), paths(again.predict(3, seen)))
-        and again.name == m.name
-        and again.settings == m.settings
-        and again.recipe == m.recipe
-    )
+    assert np.array_equal(paths(m.predict(3, seen)), paths(again.predict(3, seen)))
+    assert again.name == m.name
+    assert again.settings == m.settings
+    assert again.recipe == m.recipe
     # and can be trained anew
     if head == "sqf":
         assert again.fit(seen).predict().horizon == 3
@@ -381,7 +365,8 @@ def test_members_share_the_draws(tmp_path):
     two = model(members=2, draws=31).fit(seen)
     two.save(tmp_path / "two")
     d = paths(two.predict())
-    assert d.shape == (31, 6, 3) and np.array_equal(
+    assert d.shape == (31, 6, 3)
+    assert np.array_equal(
         d, paths(RecurrentForecaster.load(tmp_path / "two").predict(3, seen))
     )
     d = paths(model(members=3, draws=2).fit(seen).predict())
@@ -510,12 +495,10 @@ def test_each_frequency(freq):
     p = full(freq=freq)
     m = model(context=None, lags=()).fit(p.cut(36))
     f = m.predict()
-    assert (
-        np.isfinite(paths(f)).all()
-        and f.dates[0, 0] == (37 if freq == 1 else p.calendar.to_numpy()[37])
-        and m.settings.lags[0] == 1
-        and m.settings.lags[-1] <= 18
-    )
+    assert np.isfinite(paths(f)).all()
+    assert f.dates[0, 0] == (37 if freq == 1 else p.calendar.to_numpy()[37])
+    assert m.settings.lags[0] == 1
+    assert m.settings.lags[-1] <= 18
 
 
 def test_lags_follow_the_calendar():
@@ -532,17 +515,14 @@ def test_lags_follow_the_calendar():
         671,
         672,
         673,
-    ) and lags_of("min")[:8] == (1, 2, 3, 59, 60, 61, 120, 1439)
-    assert (
-        lags_of("B") == (1, 2, 3, 4, 5, 6, 10, *lags_of("B")[-3:])
-        and 259 <= lags_of("B")[-2] <= 262
     )
-    assert (
-        lags_of("QS") == lags_of("QE") == (1, 2, 3, 4, 5, 8)
-        and lags_of("ME") == lags_of("MS")
-        and lags_of(7) == (1, 2, 3)
-        and lags_of("h", 1) == (1,)
-    )
+    assert lags_of("min")[:8] == (1, 2, 3, 59, 60, 61, 120, 1439)
+    assert lags_of("B") == (1, 2, 3, 4, 5, 6, 10, *lags_of("B")[-3:])
+    assert 259 <= lags_of("B")[-2] <= 262
+    assert lags_of("QS") == lags_of("QE") == (1, 2, 3, 4, 5, 8)
+    assert lags_of("ME") == lags_of("MS")
+    assert lags_of(7) == (1, 2, 3)
+    assert lags_of("h", 1) == (1,)
 
 
 def test_a_backtest_runs_it():
@@ -641,16 +621,21 @@ def test_the_unit_of_the_target_does_not_matter(head, low, centre, unit):
     y = rng.gamma(2.0, 1.0, (6, 48)) * np.exp(rng.normal(0, 1.5, (6, 1))) - low
     y[0] = 0
     y[1, ::3] = 0
-    of = lambda unit: Panel.from_frame(
-        pd.DataFrame(
-            {
-                "unique_id": np.repeat([*"abcdef"], 48),
-                "ds": np.tile(pd.date_range("2020-01-01", periods=48, freq="MS"), 6),
-                "y": (y.astype(np.float32) * np.float32(unit)).reshape(-1),
-            }
-        ),
-        freq="MS",
-    )
+
+    def of(unit):
+        return Panel.from_frame(
+            pd.DataFrame(
+                {
+                    "unique_id": np.repeat([*"abcdef"], 48),
+                    "ds": np.tile(
+                        pd.date_range("2020-01-01", periods=48, freq="MS"), 6
+                    ),
+                    "y": (y.astype(np.float32) * np.float32(unit)).reshape(-1),
+                }
+            ),
+            freq="MS",
+        )
+
     one, other = (model(head, centre=centre, steps=20).fit(of(u)) for u in (1, unit))
     want = one.predict().quantile(LEVELS).numpy()
     found = other.predict().quantile(LEVELS).numpy() / np.float32(unit)
@@ -669,12 +654,10 @@ def test_pareto_tails():
         model("isqf", tails=t, steps=2).fit(full().cut(36))
         for t in ("exponential", "pareto")
     )
-    assert (
-        fat.settings.tails == "pareto"
-        and fat.networks[0].head.sizes["shapes"] == 2
-        and thin.networks[0].head.sizes["shapes"] == 0
-        and np.isfinite(paths(fat.predict())).all()
-    )
+    assert fat.settings.tails == "pareto"
+    assert fat.networks[0].head.sizes["shapes"] == 2
+    assert thin.networks[0].head.sizes["shapes"] == 0
+    assert np.isfinite(paths(fat.predict())).all()
 
 
 # --- it learns

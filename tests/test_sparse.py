@@ -41,7 +41,8 @@ def some(rows, columns, density=0.2, seed=0, kind="csr", dtype=np.float32):
 def test_features_of_any_kind(make):
     A = np.round(some(7, 5).toarray() * 9)
     X = S.as_features(make(A))
-    assert X.dtype == np.float32 and (
+    assert X.dtype == np.float32
+    assert (
         isinstance(X, sp.csr_matrix) and X.has_canonical_format or X.flags.c_contiguous
     )
     np.testing.assert_array_equal(
@@ -167,10 +168,8 @@ def test_softmax_of_rows():
         ],
         atol=1e-6,
     )
-    assert (
-        S.softmax_rows(A * 1000).toarray()[0].tolist() == [0, 0, 1]
-        and S.softmax_rows(sp.csr_matrix((2, 2))).nnz == 0
-    )
+    assert S.softmax_rows(A * 1000).toarray()[0].tolist() == [0, 0, 1]
+    assert S.softmax_rows(sp.csr_matrix((2, 2))).nnz == 0
 
 
 def test_rows_and_columns_times_factors():
@@ -287,11 +286,9 @@ def test_order_of_libpecos_example(make):
         shape=(3, 3),
     )
     B = S.ordered(A)
-    assert (
-        isinstance(B, make)
-        and B.data.tolist() == [2, 1, 3, 6, 5, 4]
-        and B.indices.tolist() == [2, 0, 2, 2, 1, 0]
-    )
+    assert isinstance(B, make)
+    assert B.data.tolist() == [2, 1, 3, 6, 5, 4]
+    assert B.indices.tolist() == [2, 0, 2, 2, 1, 0]
     np.testing.assert_array_equal(A.toarray(), B.toarray())
     with pytest.raises(ValueError, match="1 scores are NaN"):
         S.ordered(make(np.array([[1, np.nan]])))
@@ -407,10 +404,8 @@ def test_files_of_scipy_are_read(tmp_path):
             sp.save_npz(tmp_path / "A.npz", A, compressed=compressed)
             for mmap in (False, True) if A.format != "coo" else (False,):
                 B = S.load_matrix(tmp_path / "A.npz", mmap=mmap)
-                assert (
-                    isinstance(B, (sp.csr_matrix, sp.csc_matrix))
-                    and B.has_sorted_indices
-                )
+                assert isinstance(B, (sp.csr_matrix, sp.csc_matrix))
+                assert B.has_sorted_indices
                 np.testing.assert_array_equal(B.toarray(), A.toarray())
 
 
@@ -419,11 +414,9 @@ def test_mapped_matrices_are_aligned_and_the_file_stays(tmp_path):
     S.save_matrix(tmp_path / "A.npz", A)
     B = S.load_matrix(tmp_path / "A.npz", mmap=True)
     B.data[:] = 0
-    assert (
-        B.data.ctypes.data % 64 == 0
-        and B.indices.ctypes.data % 64 == 0
-        and type(B.data) is np.ndarray
-    )
+    assert B.data.ctypes.data % 64 == 0
+    assert B.indices.ctypes.data % 64 == 0
+    assert type(B.data) is np.ndarray
     np.testing.assert_array_equal(
         S.load_matrix(tmp_path / "A.npz").toarray(), A.toarray()
     )
@@ -468,9 +461,8 @@ def test_fixtures_of_libpecos_are_read(mirror):
     if not folder.exists():
         pytest.skip("no pecos-tst-data in the mirror")
     found = [S.load_matrix(p) for p in sorted(folder.rglob("*.npz"))]
-    assert len(found) > 10 and all(
-        isinstance(A, (sp.csr_matrix, sp.csc_matrix)) for A in found
-    )
+    assert len(found) > 10
+    assert all(isinstance(A, (sp.csr_matrix, sp.csc_matrix)) for A in found)
 
 
 # Looked at once

@@ -29,11 +29,9 @@ def ragged(seed, freq="D", series=5, steps=30, future=True):
     end anywhere after the history.
     """
     rng = np.random.default_rng(seed)
-    parts, ahead, grid = (
-        [],
-        [],
-        pd.date_range("2023-02-01", periods=steps + 6, freq=freq),
-    )
+    parts = []
+    ahead = []
+    grid = pd.date_range("2023-02-01", periods=steps + 6, freq=freq)
     for s in range(series):
         a = int(rng.integers(0, steps - 1))
         b = int(rng.integers(a + 1, steps + 1))
@@ -180,10 +178,8 @@ def test_integer_time_has_no_calendar():
         freq=3,
         known=["x"],
     )
-    assert (
-        Windows(p, 4, 2).read(*Windows(p, 4, 2).latest()).known.shape == (1, 6, 1)
-        and Windows(p.select([0]), 4, 2).calendar.shape[1] == 0
-    )
+    assert Windows(p, 4, 2).read(*Windows(p, 4, 2).latest()).known.shape == (1, 6, 1)
+    assert Windows(p.select([0]), 4, 2).calendar.shape[1] == 0
     bare = Panel.from_frame(
         pd.DataFrame({"unique_id": "a", "ds": range(30), "y": 1.0}), freq=1
     )
@@ -216,9 +212,8 @@ def test_draw_reaches_every_origin_and_no_other(seed, horizon, context_min, comp
     if not valid:
         return
     s, k = w.draw(60 * len(valid), torch.Generator().manual_seed(seed))
-    assert set(zip(s.tolist(), k.tolist())) <= valid and len(
-        set(zip(s.tolist(), k.tolist()))
-    ) >= 0.99 * len(valid)
+    assert set(zip(s.tolist(), k.tolist())) <= valid
+    assert len(set(zip(s.tolist(), k.tolist()))) >= 0.99 * len(valid)
     again = w.draw(60 * len(valid), torch.Generator().manual_seed(seed))
     assert torch.equal(s, again[0]) and torch.equal(k, again[1])
 
@@ -262,12 +257,10 @@ def test_the_last_window_of_a_cut_panel_knows_no_future(seed, mapped):
             "static_codes",
         ):
             assert torch.equal(getattr(a, n), getattr(b, n))
-        assert (
-            torch.equal(a.y[:, :8], b.y[:, :8])
-            and torch.equal(a.observed[:, :8], b.observed[:, :8])
-            and not a.y[:, 8:].any()
-            and not a.observed[:, 8:].any()
-        )
+        assert torch.equal(a.y[:, :8], b.y[:, :8])
+        assert torch.equal(a.observed[:, :8], b.observed[:, :8])
+        assert not a.y[:, 8:].any()
+        assert not a.observed[:, 8:].any()
         del p, x, w
 
 
@@ -296,12 +289,10 @@ def test_part_of_a_batch():
     w = Windows(ragged(0), 5, 3)
     b = w.read(*w.draw(9))
     part = b.part(torch.tensor([4, 2]))
-    assert (
-        isinstance(part, Batch)
-        and len(part) == 2
-        and torch.equal(part.y, b.y[[4, 2]])
-        and torch.equal(part.series, b.series[[4, 2]])
-    )
+    assert isinstance(part, Batch)
+    assert len(part) == 2
+    assert torch.equal(part.y, b.y[[4, 2]])
+    assert torch.equal(part.series, b.series[[4, 2]])
 
 
 @pytest.mark.parametrize(
@@ -323,9 +314,8 @@ def test_series_shorter_than_the_horizon():
     """
     p = ragged(1)
     w = Windows(p, 5, int(p.length.max()) - 1)
-    assert len(w) == (p.length == p.length.max()).sum() and len(
-        w.read(*w.latest())
-    ) == len(p)
+    assert len(w) == (p.length == p.length.max()).sum()
+    assert len(w.read(*w.latest())) == len(p)
     with pytest.raises(
         ValueError,
         match=(
@@ -423,11 +413,9 @@ def test_a_panel_larger_than_the_memory_limit_trains(tmp_path):
         loss = (((b.y[:, :48] * weight).sum(1, keepdim=True) - b.y[:, 48:]) ** 2).mean()
         loss.backward()
         total += float(loss.detach())
-    assert (
-        got["total"] == total
-        and got["grad"] == weight.grad.tolist()
-        and rows == len(p.y)
-    )
+    assert got["total"] == total
+    assert got["grad"] == weight.grad.tolist()
+    assert rows == len(p.y)
 
 
 CUT = """
@@ -508,7 +496,5 @@ def test_a_panel_larger_than_the_machine_opens_and_is_cut(tmp_path):
     p = Panel.load(tmp_path / "p")
     w = Windows(p.cut(steps - 5), 48, 12)
     b = w.read(*w.latest())
-    assert (
-        p.y.nbytes > 1.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        and b.observed.sum() == 48 * series
-    )
+    assert p.y.nbytes > 1.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert b.observed.sum() == 48 * series
