@@ -192,14 +192,8 @@ def test_achieved_counts_by_hand():
     q = np.stack([np.full((2, 3), 3.0), np.full((2, 3), 6.0)], -1)
     t = achieved(y, q, [0.5, 0.9])
     assert list(t) == ["level", "achieved", "fill_rate"]
-    assert t.level.tolist() == [
-        0.5,
-        0.9,
-    ]
-    assert t.achieved.tolist() == [
-        2 / 5,
-        4 / 5,
-    ]
+    assert t.level.tolist() == [0.5, 0.9]
+    assert t.achieved.tolist() == [2 / 5, 4 / 5]
     assert t.fill_rate.tolist() == pytest.approx(
         [(0 + 3 + 3 + 3 + 2) / 22, (0 + 4 + 6 + 6 + 2) / 22]
     )

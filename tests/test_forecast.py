@@ -60,11 +60,7 @@ def test_columns_follow_the_nixtla_convention():
     theirs = StatsForecast([Naive()], freq="D").forecast(df=df, h=4, level=[80, 95])
     ours = f.to_frame(level=[80, 95])
     assert set(ours) == set(theirs)
-    assert list(ours.columns[:3]) == [
-        "unique_id",
-        "ds",
-        "Naive",
-    ]
+    assert list(ours.columns[:3]) == ["unique_id", "ds", "Naive"]
     assert list(ours.unique_id) == list(theirs.unique_id)
     assert list(ours.ds) == list(theirs.ds)
 
@@ -125,10 +121,7 @@ def test_select():
         assert g.ids.tolist() == ["s2", "s0"]
         assert torch.equal(g.quantile([0.9]), f.quantile([0.9])[[2, 0]])
         assert (g.dates == f.dates[[2, 0]]).all()
-    assert f.select(np.array([False, True, True])).ids.tolist() == [
-        "s1",
-        "s2",
-    ]
+    assert f.select(np.array([False, True, True])).ids.tolist() == ["s1", "s2"]
     assert f.select("s1").ids.tolist() == ["s1"]
     with pytest.raises(KeyError, match="unknown series: nobody"):
         f.select("nobody")

@@ -162,9 +162,7 @@ def test_slider_of_the_study_redraws_its_figure(lab, chrome):
     assert not errors, errors
     before = chrome.execute_script(picture)
     at = until(
-        lambda: handle().get_attribute("aria-valuenow"),
-        20,
-        "the slider has no value",
+        lambda: handle().get_attribute("aria-valuenow"), 20, "the slider has no value"
     )
     until(
         lambda: (

@@ -235,10 +235,7 @@ def test_the_main_job_with_stock_outs_short_and_empty_series(tmp_path):
     )
     metrics, f = check(tmp_path / "run", 7)
     assert f.unique_id.nunique() == 7
-    assert list(names["board"].index.sort_values()) == [
-        "EmpiricalQuantiles",
-        "MQCNN",
-    ]
+    assert list(names["board"].index.sort_values()) == ["EmpiricalQuantiles", "MQCNN"]
     first, last = (set(names["result"].of("MQCNN")[i].forecast.ids) for i in (0, 1))
     rest = {f"10-{i:03d}" for i in (3, 4, 5, 6)}
     # the new item joins later; never the one not seen, nor the discontinued one

@@ -503,10 +503,7 @@ def test_invariances():
     with pytest.raises(IndexError):
         deep[0, 0, 0]
     assert deep[:0].quantile([0.1, 0.9]).shape == (0, 3, 2)
-    assert deep[:0].mean.shape == (
-        0,
-        3,
-    )
+    assert deep[:0].mean.shape == (0, 3)
     # in blocks as at once
     many = family(9, "isqf pareto", batch=(700, 24))
     levels = torch.arange(1, 100) / 100

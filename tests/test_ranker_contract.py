@@ -54,14 +54,7 @@ def train_transformer():
         steps=(3, 3), batch=16, branches=2, leaf=3, mix=1.0, progress=False
     )
     return transformer.XRTransformer.train(
-        TEXTS,
-        X,
-        Y,
-        tiny_encoder(TEXTS),
-        settings,
-        leaf=3,
-        branches=2,
-        threads=1,
+        TEXTS, X, Y, tiny_encoder(TEXTS), settings, leaf=3, branches=2, threads=1
     )
 
 

@@ -310,11 +310,7 @@ def test_a_model_is_replaced_and_a_failed_training_leaves_it(files, xr):
 def test_skeleton_and_back(files, xr):
     code, out, _ = xr("train", "--generate-params-skeleton")
     assert code == 0
-    assert set(json.loads(out)) == {
-        "train_params",
-        "pred_params",
-        "indexer_params",
-    }
+    assert set(json.loads(out)) == {"train_params", "pred_params", "indexer_params"}
     given = json.loads(out)
     given["indexer_params"]["max_leaf_size"] = 3
     given["train_params"]["hlm_args"]["model_chain"]["threshold"] = 0.3

@@ -173,10 +173,7 @@ def test_lists_in_every_form_are_the_same():
         assert list(classes) == list(names)
     Y, classes = label_matrix([[3, "x"], [1.5]])
     assert list(classes) == [1.5, 3, "x"]
-    assert Y.toarray().tolist() == [
-        [0, 1, 1],
-        [1, 0, 0],
-    ]
+    assert Y.toarray().tolist() == [[0, 1, 1], [1, 0, 0]]
     assert list(label_matrix([["a"], ["q"]], names, "drop")[0].toarray().sum(1)) == [
         1,
         0,
@@ -534,10 +531,7 @@ def test_files_with_relevance_and_predictions_with_their_kind(tmp_path):
     )
     R = names["R"]
     assert R.shape == names["Y"].shape
-    assert set(np.round(R.data, 3)) == {
-        np.float32(0.1),
-        np.float32(1),
-    }
+    assert set(np.round(R.data, 3)) == {np.float32(0.1), np.float32(1)}
     (tmp_path / "ask.txt").write_text("red lamp\nblue cup\n")
     asked, _ = walk(
         "xmr_predict",

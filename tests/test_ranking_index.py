@@ -494,10 +494,6 @@ def test_the_tree_is_libpecos_tree(mirror, name):
 def test_the_callers_matrices_stay_as_they_are():
     weights = sp.csc_matrix(np.array([[0.5, 0], [0, 2], [3, 0]], np.float32))
     tree = from_clusters(weights)
-    assert tree[-1].toarray().tolist() == [
-        [1, 0],
-        [0, 1],
-        [1, 0],
-    ]
+    assert tree[-1].toarray().tolist() == [[1, 0], [0, 1], [1, 0]]
     assert weights.toarray().tolist() == [[0.5, 0], [0, 2], [3, 0]]
     assert check_chain([C2], 8)[0].data.tolist() == [1] * 8

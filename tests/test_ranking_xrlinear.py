@@ -487,9 +487,5 @@ def test_a_trainer_on_cpus_and_a_device_exclude_each_other(data):
 def test_what_training_takes_is_written_where_one_looks():
     names = list(inspect.signature(XRLinear.train).parameters)
     assert names[:3] == ["X", "Y", "chain"]
-    assert names[-3:] == [
-        "device",
-        "threads",
-        "progress",
-    ]
+    assert names[-3:] == ["device", "threads", "progress"]
     assert "how" not in names and "settings" not in names
