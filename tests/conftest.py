@@ -91,6 +91,19 @@ def peer(root):
 
 
 @pytest.fixture
+def xr(capsys):
+    "Run `forecastlab-xr`: exit code, output, errors."
+    from forecastlab.ranking import commands
+
+    def run(*words):
+        code = commands.main([str(w) for w in words])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.fixture
 def chrome(tmp_path):
     "A headless Chromium with an empty profile, which keeps every console message."
     from selenium import webdriver

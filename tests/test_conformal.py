@@ -7,7 +7,6 @@ error where it cannot be.
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,8 +19,8 @@ from forecastlab.core.conformal import recalibrated
 from forecastlab.core.distributions import Counts, Paths, QuantileFunction, QuantileGrid
 from forecastlab.core.forecast import Forecast
 from forecastlab.core.forecaster import Forecaster, load_model
-from forecastlab.core.panel import Panel
 from forecastlab.quantile.spline import SplineQuantile
+from toys import draw, several
 
 N01 = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
 D = torch.arange(1, 10, dtype=torch.float64) / 10
@@ -38,12 +37,6 @@ class Standard(QuantileFunction):
 
     def __getitem__(self, which):
         return Standard(torch.empty(self.batch_shape)[which].shape)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(
-        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
 
 
 def grid(*batch, seed=0, scale=1.0, **how):
@@ -302,16 +295,7 @@ def test_gaps_are_no_targets():
 def panel(series=6, rows=120, seed=0):
     r = np.random.default_rng(seed)
     y = r.gamma(2.0, 1 + np.arange(series)[:, None], (series, rows))
-    return Panel.from_frame(
-        pd.DataFrame(
-            {
-                "unique_id": np.repeat([f"s{i}" for i in range(series)], rows),
-                "ds": np.tile(np.arange(rows), series),
-                "y": y.ravel(),
-            }
-        ),
-        freq=1,
-    )
+    return several(y)
 
 
 class Shy:

@@ -25,6 +25,7 @@ from forecastlab.core.distributions import Counts, Paths, QuantileFunction, Quan
 from forecastlab.core.forecast import Forecast
 from forecastlab.core.panel import Panel
 from forecastlab.quantile.spline import SplineQuantile
+from toys import draw
 
 U = torch.linspace(0.005, 0.995, 199, dtype=torch.float64)
 SERVICE = np.round(np.arange(0.80, 0.995, 0.01), 2)
@@ -224,12 +225,6 @@ def test_no_demand_and_nothing_to_score():
 
 # ------------------------------------------------------------------ every distribution
 # of the lab
-def draw(*shape, seed=0):
-    return torch.randn(
-        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-
-
 class Bell(QuantileFunction):
     "N(100, 20) by icdf and cdf alone."
 

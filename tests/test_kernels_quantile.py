@@ -5,9 +5,6 @@ its interpreter on a CPU.
 """
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,6 +17,7 @@ from forecastlab.kernels.energy_score import energy_score_torch, energy_score_tr
 from forecastlab.kernels.runtime import copy_bandwidth, device, interpreting, native
 from forecastlab.kernels.spline_crps import spline_crps, spline_crps_ref
 from forecastlab.kernels.spline_crps import spline_crps_torch, spline_crps_triton
+from toys import check_benchmark, compiled
 
 kernel = pytest.mark.skipif(
     not (interpreting() or native()),
@@ -860,14 +858,7 @@ def test_quantile_kernels_compile_for_a_gpu_without_one():
 
     No spilled registers, no atomics, each tail's exponentials taken once a thread.
     """
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | dict(
-        TRITON_INTERPRET="0"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE], capture_output=True, text=True, env=env
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["True 0 False True"] * 6
+    assert compiled(COMPILE) == ["True 0 False True"] * 6
 
 
 def test_quantile_benchmarks_append_rows(tmp_path, monkeypatch):
@@ -878,12 +869,7 @@ def test_quantile_benchmarks_append_rows(tmp_path, monkeypatch):
         (spline.bench_spline_crps, (5, 3, True)),
         (energy.bench_energy_score, (3, 4, 5)),
     ):
-        for _ in range(2):
-            rows = bench([shape], path=tmp_path / f"{bench.__name__}.csv")
-        lines = (tmp_path / f"{bench.__name__}.csv").read_text().splitlines()
-        assert len(lines) == 1 + 2 * len(rows)
-        assert lines[0].startswith("date,device,machine")
-        assert "gb_per_s" in lines[0]
+        check_benchmark(bench, shape, tmp_path)
 
 
 @pytest.mark.gpu

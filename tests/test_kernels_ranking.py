@@ -4,7 +4,6 @@ Triton runs through its interpreter on a CPU.
 """
 
 import math
-import os
 import subprocess
 import sys
 
@@ -34,6 +33,7 @@ from forecastlab.kernels.chunk_product import (
 from forecastlab.kernels.runtime import copy_bandwidth, device, interpreting, native
 from forecastlab.kernels.svm import bench_svm, newton, objective, stack
 from forecastlab.kernels.svm import svm_ref, train_svms
+from toys import check_benchmark, compiled
 
 kernel = pytest.mark.skipif(
     not (interpreting() or native()),
@@ -934,14 +934,7 @@ def test_ranking_kernels_compile_for_a_gpu_without_one():
 
     no spilled registers, no atomics, one instruction to count bits.
     """
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | dict(
-        TRITON_INTERPRET="0"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE], capture_output=True, text=True, env=env
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["True 0 False STACK:0 LOCAL:0 True"] * 18
+    assert compiled(COMPILE) == ["True 0 False STACK:0 LOCAL:0 True"] * 18
 
 
 def test_ranking_benchmarks_append_rows(tmp_path, monkeypatch):
@@ -951,12 +944,7 @@ def test_ranking_benchmarks_append_rows(tmp_path, monkeypatch):
         (bench_chunk_product, (3, 2, (2, 3), 4, 0.5)),
         (bench_svm, (2, 6, 5, 2, 2)),
     ):
-        for _ in range(2):
-            rows = bench([shape], path=tmp_path / f"{bench.__name__}.csv")
-        lines = (tmp_path / f"{bench.__name__}.csv").read_text().splitlines()
-        assert len(lines) == 1 + 2 * len(rows)
-        assert lines[0].startswith("date,device,machine")
-        assert "gb_per_s" in lines[0]
+        check_benchmark(bench, shape, tmp_path)
 
 
 @pytest.mark.gpu

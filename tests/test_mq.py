@@ -26,11 +26,10 @@ from forecastlab.core.neural import HeldOut, WindowTask, held_back
 from forecastlab.demand.mq import BY_ENCODER, MQCNN, MQDense, MQNetwork, MQRNN
 from forecastlab.demand.mq import MQSettings, mq_loss
 from forecastlab.demand.textbook import SeasonalNaive
-from toys import ROLES, frame, full, plain
+from toys import QUIET, ROLES, check_units, frame, full, plain, planted
 
 torch.set_num_threads(1)
 ENCODERS = list(ENCODERS)
-QUIET = dict(progress=False, accelerator="cpu")
 SMALL = dict(
     context=16,
     forks=6,
@@ -764,39 +763,9 @@ def test_a_season_need_only_fit_the_context_that_is_read():
 def test_the_unit_of_the_target_does_not_matter(
     encoder, head, low, centre, weight, unit
 ):
-    rng = np.random.default_rng(0)
-    y = rng.gamma(2.0, 1.0, (6, 48)) * np.exp(rng.normal(0, 1.5, (6, 1))) - low
-    y[0] = 0
-    y[1, ::3] = 0
-
-    def of(unit):
-        return Panel.from_frame(
-            pd.DataFrame(
-                {
-                    "unique_id": np.repeat([*"abcdef"], 48),
-                    "ds": np.tile(
-                        pd.date_range("2020-01-01", periods=48, freq="MS"), 6
-                    ),
-                    "y": (y.astype(np.float32) * np.float32(unit)).reshape(-1),
-                }
-            ),
-            freq="MS",
-        )
-
-    one, other = (
-        model(encoder, head=head, centre=centre, weight=weight, steps=20).fit(of(u))
-        for u in (1, unit)
-    )
-    want = one.predict().quantile(LEVELS).numpy()
-    found = other.predict().quantile(LEVELS).numpy() / np.float32(unit)
-    assert other.settings.floor == pytest.approx(
-        one.settings.floor * (1 if centre else unit), rel=1e-6
-    )
-    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
-    # a power of two rounds nothing
-    if unit == 2.0**-13:
-        assert np.array_equal(found, want)
-    assert (np.diff(want[1:], axis=-1) > 0).all()
+    recipe = dict(head=head, centre=centre, weight=weight, steps=20)
+    fit = lambda panel: model(encoder, **recipe).fit(panel)
+    check_units(fit, unit, low, centre, LEVELS)
 
 
 def test_the_smallest_scale_is_learned_unless_given():
@@ -976,24 +945,8 @@ def test_it_learns_eight_series_by_heart(encoder):
 
 @pytest.mark.parametrize("encoder", ["cnn", "rnn"])
 def test_it_beats_the_seasonal_naive_where_season_and_promotion_were_planted(encoder):
-    rng = np.random.default_rng(1)
-    n, T = 30, 140
-    promo = (rng.random((n, T)) < 0.2).astype(int)
-    mean = (
-        np.exp(rng.normal(2.5, 0.6, (n, 1)))
-        * (1 + 0.5 * np.sin(2 * np.pi * np.arange(T) / 7))
-        * (1 + 1.5 * promo)
-    )
-    df = pd.DataFrame(
-        {
-            "unique_id": np.repeat([f"i{i}" for i in range(n)], T),
-            "ds": np.tile(pd.date_range("2024-01-01", periods=T), n),
-            "y": rng.poisson(mean).reshape(-1),
-            "promo": promo.reshape(-1),
-        }
-    )
-    p = Panel.from_frame(df, known=["promo"])
-    seen = p.cut(T - 15)
+    p = planted()
+    seen = p.cut(len(p.calendar) - 16)
     actual = p.actual(seen.last, 14)
     tenths = [0.1, 0.3, 0.5, 0.7, 0.9]
     m = BY_ENCODER[encoder](

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -11,14 +10,13 @@ from forecastlab.core.distributions import Counts
 from forecastlab.core.features import Recipe
 from forecastlab.core.forecaster import load_model
 from forecastlab.core.neural import WindowTask
-from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows, forked
 from forecastlab.demand.mq import BY_ENCODER, MQNetwork, MQSettings, mq_loss
 from forecastlab.quantile.heads import HEADS
 from forecastlab.quantile.spline import SplineQuantile
+from toys import QUIET, several
 
 torch.set_num_threads(1)
-QUIET = dict(progress=False, accelerator="cpu")
 SMALL = dict(
     context=16,
     forks=6,
@@ -37,16 +35,7 @@ FINE = torch.linspace(1e-4, 1 - 1e-4, 10_001, dtype=torch.float64)
 
 def sales(low=0, n=6, steps=60, seed=0):
     y = np.random.default_rng(seed).poisson(4, (n, steps)) + low
-    return Panel.from_frame(
-        pd.DataFrame(
-            {
-                "unique_id": np.repeat([f"s{i}" for i in range(n)], steps),
-                "ds": np.tile(np.arange(steps), n),
-                "y": y.reshape(-1).astype(float),
-            }
-        ),
-        freq=1,
-    )
+    return several(y.astype(float))
 
 
 def model(head, encoder="cnn", **options):

@@ -25,9 +25,9 @@ from forecastlab.quantile.convex import ConvexMap, Potential, cosines, energy_lo
 from forecastlab.quantile.convex import marginal_crps, path_score
 from forecastlab.quantile.mqf2 import MapPaths, MQF2Forecaster, MQF2Network
 from forecastlab.quantile.mqf2 import MQF2Settings, even_noise, mapped, mqf2_loss
+from toys import QUIET, check_units
 
 torch.set_num_threads(1)
-QUIET = dict(progress=False, accelerator="cpu")
 SMALL = dict(
     context=16,
     forks=6,
@@ -555,33 +555,5 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_rows():
 @pytest.mark.parametrize("unit", [1e-4, 2.0**-13, 1e4])
 @pytest.mark.parametrize("low, centre", [(0, False), (1, False), (1, True)])
 def test_the_unit_of_the_target_does_not_matter(low, centre, unit):
-    rng = np.random.default_rng(0)
-    y = rng.gamma(2.0, 1.0, (6, 48)) * np.exp(rng.normal(0, 1.5, (6, 1))) - low
-    y[0] = 0
-    y[1, ::3] = 0
-
-    def of(unit):
-        return Panel.from_frame(
-            pd.DataFrame(
-                {
-                    "unique_id": np.repeat([*"abcdef"], 48),
-                    "ds": np.tile(
-                        pd.date_range("2020-01-01", periods=48, freq="MS"), 6
-                    ),
-                    "y": (y.astype(np.float32) * np.float32(unit)).reshape(-1),
-                }
-            ),
-            freq="MS",
-        )
-
-    one, other = (model(centre=centre, steps=20).fit(of(u)) for u in (1, unit))
-    want = one.predict().quantile([0.1, 0.5, 0.9]).numpy()
-    found = other.predict().quantile([0.1, 0.5, 0.9]).numpy() / np.float32(unit)
-    assert other.settings.floor == pytest.approx(
-        one.settings.floor * (1 if centre else unit), rel=1e-6
-    )
-    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
-    # a power of two rounds nothing
-    if unit == 2.0**-13:
-        assert np.array_equal(found, want)
-    assert (np.diff(want[1:], axis=-1) > 0).all()
+    fit = lambda panel: model(centre=centre, steps=20).fit(panel)
+    check_units(fit, unit, low, centre)

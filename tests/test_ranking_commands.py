@@ -27,18 +27,6 @@ THINGS = "red apple,green apple,yellow banana,fast car,slow car,blue böat".spli
 
 
 @pytest.fixture
-def xr(capsys):
-    "Run `forecastlab-xr`: exit code, output, errors."
-
-    def run(*words):
-        code = commands.main([str(w) for w in words])
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
-
-
-@pytest.fixture
 def files(tmp_path):
     "Texts and matrices."
     rng = np.random.default_rng(0)

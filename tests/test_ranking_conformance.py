@@ -30,7 +30,6 @@ import pytest
 import scipy.sparse as sp
 from sklearn.preprocessing import normalize
 
-from forecastlab.ranking import commands
 from forecastlab.kernels.posts import POSTS
 from forecastlab.ranking.beam import beam_search
 from forecastlab.ranking.calibration import platt
@@ -61,8 +60,10 @@ from forecastlab.core.sparse import (
 )
 from forecastlab.ranking.text import Vectorizer
 from forecastlab.ranking.xrlinear import XRLinear
+from toys import CORPUS, OF_BOTH, OF_PAIRS, OF_WORDS
 
-HERE, NAMES = Path(__file__).parent, [p for p in POSTS if isinstance(p, str)]
+HERE = Path(__file__).parent
+NAMES = [p for p in POSTS if isinstance(p, str)]
 PERFECT = (
     "==== evaluation results ====\nprec   = 100.00 50.00 33.33 25.00 20.00 16.67 14.29"
     " 12.50 11.11 10.00\nrecall = 100.00 100.00 100.00 100.00 100.00 100.00 100.00"
@@ -111,14 +112,13 @@ def xy(tst):
 
 
 @pytest.fixture
-def xr(capsys):
+def xr(xr):
     "Run `forecastlab-xr`, which must end well; what it printed."
 
     def run(*words):
-        code = commands.main([str(w) for w in words])
-        out = capsys.readouterr()
-        assert code == 0, out.err
-        return out.out
+        code, out, errors = xr(*words)
+        assert code == 0, errors
+        return out
 
     return run
 
@@ -892,41 +892,11 @@ def test_platt(case):
 
 # ---- text
 
-CORPUS = ["midas amazon pecos", "amazon pecos pecos pecos", "iphone"]
-WORDS = {
-    False: [
-        [0, 0.57735026, 0.57735026, 0.57735026],
-        [0, 0, 0.31622776, 0.94868326],
-        [1, 0, 0, 0],
-    ],
-    True: [
-        [0, 0.88651040, 0.32718456, 0.32718456],
-        [0, 0, 0.31622776, 0.94868330],
-        [1, 0, 0, 0],
-    ],
-}
-COUPLES = {
-    False: [[0.70710677, 0, 0.70710677], [0, 0.89442720, 0.44721360], [0, 0, 0]],
-    True: [[0.93814546, 0, 0.34624156], [0, 0.98339630, 0.18147115], [0, 0, 0]],
-}
-BOTH = {
-    False: [
-        [0, 0.40824829, 0.40824829, 0.40824829, 0.5, 0, 0.5],
-        [0, 0, 0.22360680, 0.67082038, 0, 0.63245555, 0.31622777],
-        [1, 0, 0, 0, 0, 0, 0],
-    ],
-    True: [
-        [0, 0.62685746, 0.23135442, 0.23135442, 0.66336906, 0, 0.24482976],
-        [0, 0, 0.22360680, 0.67082040, 0, 0.69536614, 0.12831947],
-        [1, 0, 0, 0, 0, 0, 0],
-    ],
-}
-
 
 def vectors(idf):
     one = dict(use_idf=idf, smooth_idf=False, norm="l2")
     words = one | dict(ngram_range=[1, 1], analyzer="word")
-    couples = one | dict(ngram_range=[2, 2], analyzer="word")
+    pairs = one | dict(ngram_range=[2, 2], analyzer="word")
 
     def stacked(*parts):
         return dict(
@@ -935,9 +905,9 @@ def vectors(idf):
         )
 
     for config, expected in (
-        (dict(type="tfidf", kwargs=one), WORDS),
-        (stacked(couples), COUPLES),
-        (stacked(words, couples), BOTH),
+        (dict(type="tfidf", kwargs=one), OF_WORDS),
+        (stacked(pairs), OF_PAIRS),
+        (stacked(words, pairs), OF_BOTH),
     ):
         v = Vectorizer(config).fit(CORPUS)
         close(v.transform(CORPUS), expected[idf])

@@ -6,14 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import scipy.sparse as sp
 
 from forecastlab.core.sparse import binary
 from forecastlab.ranking.files import read_parquet, read_xc, write_xc
-
-
-def some(rows, columns, density=0.2, seed=0):
-    return sp.random(rows, columns, density, "csr", dtype=np.float32, random_state=seed)
+from toys import some_matrix as some
 
 
 # Files of text

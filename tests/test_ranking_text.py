@@ -17,8 +17,7 @@ from forecastlab.ranking import ngrams
 from forecastlab.core.sparse import load_matrix, vstack
 from forecastlab.ranking.ngrams import NGrams, Numbers
 from forecastlab.ranking.text import Vectorizer
-
-CORPUS = ["midas amazon pecos", "amazon pecos pecos pecos", "iphone"]
+from toys import CORPUS, OF_BOTH, OF_PAIRS, OF_WORDS
 
 
 def tfidf(*parts, norm=2):
@@ -52,36 +51,6 @@ def one(idf):
     return {"use_idf": idf, "smooth_idf": False, "norm": "l2"}
 
 
-X1 = {
-    False: [
-        [0, 0.57735026, 0.57735026, 0.57735026],
-        [0, 0, 0.31622776, 0.94868326],
-        [1, 0, 0, 0],
-    ],
-    True: [
-        [0, 0.88651040, 0.32718456, 0.32718456],
-        [0, 0, 0.31622776, 0.94868330],
-        [1, 0, 0, 0],
-    ],
-}
-X2 = {
-    False: [[0.70710677, 0, 0.70710677], [0, 0.89442720, 0.44721360], [0, 0, 0]],
-    True: [[0.93814546, 0, 0.34624156], [0, 0.98339630, 0.18147115], [0, 0, 0]],
-}
-X3 = {
-    False: [
-        [0, 0.40824829, 0.40824829, 0.40824829, 0.5, 0, 0.5],
-        [0, 0, 0.22360680, 0.67082038, 0, 0.63245555, 0.31622777],
-        [1, 0, 0, 0, 0, 0, 0],
-    ],
-    True: [
-        [0, 0.62685746, 0.23135442, 0.23135442, 0.66336906, 0, 0.24482976],
-        [0, 0, 0.22360680, 0.67082040, 0, 0.69536614, 0.12831947],
-        [1, 0, 0, 0, 0, 0, 0],
-    ],
-}
-
-
 @pytest.mark.parametrize("idf", [False, True])
 def test_examples_of_libpecos(idf):
     words, pairs = one(idf), one(idf) | {"ngram_range": [2, 2], "analyzer": "word"}
@@ -97,22 +66,22 @@ def test_examples_of_libpecos(idf):
         },
     }
     for config, expected in (
-        ({"type": "tfidf", "kwargs": words}, X1),
+        ({"type": "tfidf", "kwargs": words}, OF_WORDS),
         (
             {
                 "type": "tfidf",
                 "kwargs": {"norm_p": 2, "threads": 4, "base_vect_configs": [pairs]},
             },
-            X2,
+            OF_PAIRS,
         ),
-        (both, X3),
+        (both, OF_BOTH),
     ):
         np.testing.assert_allclose(
             Vectorizer(config).fit_transform(CORPUS).toarray(), expected[idf], atol=1e-6
         )
     v = Vectorizer(both).fit(CORPUS)
     np.testing.assert_allclose(
-        vstack([v.transform([t]) for t in CORPUS]).toarray(), X3[idf], atol=1e-6
+        vstack([v.transform([t]) for t in CORPUS]).toarray(), OF_BOTH[idf], atol=1e-6
     )
 
 

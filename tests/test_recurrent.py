@@ -21,11 +21,10 @@ from forecastlab.core.windows import Windows
 from forecastlab.quantile.recurrent import LAWS, Law, RecurrentForecaster
 from forecastlab.quantile.recurrent import RecurrentNetwork, RNNSettings, Streams
 from forecastlab.quantile.recurrent import gamma, lags_of, rnn_loss, sample_paths
-from toys import ROLES, frame, full, plain
+from toys import QUIET, ROLES, check_units, frame, full, plain, planted
 
 torch.set_num_threads(1)
 HEADS = ["sqf", "iqf", "isqf", "normal", "student"]
-QUIET = dict(progress=False, accelerator="cpu")
 LEVELS = [0.1, 0.5, 0.9]
 SMALL = dict(context=10, hidden=8, batch=8, draws=30, lags=(1, 2, 7), training=QUIET)
 
@@ -604,36 +603,8 @@ def test_impossible_settings_are_refused_in_words(wrong, message):
     ],
 )
 def test_the_unit_of_the_target_does_not_matter(head, low, centre, unit):
-    rng = np.random.default_rng(0)
-    y = rng.gamma(2.0, 1.0, (6, 48)) * np.exp(rng.normal(0, 1.5, (6, 1))) - low
-    y[0] = 0
-    y[1, ::3] = 0
-
-    def of(unit):
-        return Panel.from_frame(
-            pd.DataFrame(
-                {
-                    "unique_id": np.repeat([*"abcdef"], 48),
-                    "ds": np.tile(
-                        pd.date_range("2020-01-01", periods=48, freq="MS"), 6
-                    ),
-                    "y": (y.astype(np.float32) * np.float32(unit)).reshape(-1),
-                }
-            ),
-            freq="MS",
-        )
-
-    one, other = (model(head, centre=centre, steps=20).fit(of(u)) for u in (1, unit))
-    want = one.predict().quantile(LEVELS).numpy()
-    found = other.predict().quantile(LEVELS).numpy() / np.float32(unit)
-    assert other.settings.floor == pytest.approx(
-        one.settings.floor * (1 if centre else unit), rel=1e-6
-    )
-    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
-    # a power of two rounds nothing
-    if unit == 2.0**-13:
-        assert np.array_equal(found, want)
-    assert (np.diff(want[1:], axis=-1) > 0).all()
+    fit = lambda panel: model(head, centre=centre, steps=20).fit(panel)
+    check_units(fit, unit, low, centre)
 
 
 def test_pareto_tails():
@@ -651,31 +622,15 @@ def test_pareto_tails():
 
 
 def test_it_beats_the_mean_where_season_and_promotion_were_planted():
-    rng = np.random.default_rng(1)
-    n, T = 30, 140
-    promo = (rng.random((n, T)) < 0.2).astype(int)
-    mean = (
-        np.exp(rng.normal(2.5, 0.6, (n, 1)))
-        * (1 + 0.5 * np.sin(2 * np.pi * np.arange(T) / 7))
-        * (1 + 1.5 * promo)
-    )
-    df = pd.DataFrame(
-        {
-            "unique_id": np.repeat([f"i{i}" for i in range(n)], T),
-            "ds": np.tile(pd.date_range("2024-01-01", periods=T), n),
-            "y": rng.poisson(mean).reshape(-1),
-            "promo": promo.reshape(-1),
-        }
-    )
-    p = Panel.from_frame(df, known=["promo"])
-    seen = p.cut(T - 15)
+    p = planted()
+    seen = p.cut(len(p.calendar) - 16)
     actual = p.actual(seen.last, 14)
     tenths = [0.1, 0.3, 0.5, 0.7, 0.9]
     m = RecurrentForecaster(
         14, hidden=24, steps=200, batch=32, training=QUIET | dict(lr=1e-2)
     ).fit(seen)
     q = m.predict().quantile(tenths).numpy()
-    history = np.stack([seen.history(i) for i in range(n)])
+    history = np.stack([seen.history(i) for i in range(len(seen))])
     flat = np.broadcast_to(np.quantile(history, tenths, axis=1).T[:, None], q.shape)
     assert mean_wql(actual, q, tenths) < 0.7 * mean_wql(actual, flat, tenths)
     assert 0.65 < ((actual >= q[..., 0]) & (actual <= q[..., -1])).mean() < 0.95

@@ -10,10 +10,7 @@ import scipy.sparse as sp
 
 from forecastlab.core import sparse as S
 from forecastlab.ranking.xrlinear import XRLinear
-
-
-def some(rows, columns, density=0.2, seed=0, kind="csr", dtype=np.float32):
-    return sp.random(rows, columns, density, kind, dtype=dtype, random_state=seed)
+from toys import some_matrix as some
 
 
 # What may come in
