@@ -837,7 +837,7 @@ def bad(message, make, kind=ValueError):
         make()
 
 
-def test_bad_input():
+def test_calibrations_that_cannot_be_are_refused():
     f = Standard((30,))
     y = draw(30)
     fit = lambda *a, **k: lambda: Conformal(*a).fit(f, y, **k)
@@ -890,7 +890,7 @@ def test_bad_input():
     bad("expected targets of shape", lambda: Adaptive().update(f, y[:3]))
 
 
-def test_bad_models_and_backtests():
+def test_models_and_backtests_that_cannot_calibrate_are_refused():
     p = panel()
     result = backtest(
         {"a": Shy(), "b": Shy()}, p, 3, origins=4, levels=LEVELS, progress=False

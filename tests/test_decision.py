@@ -180,7 +180,7 @@ def test_an_item_that_never_sells_needs_no_stock():
         ),
     ],
 )
-def test_what_is_refused(call, message):
+def test_stocks_that_cannot_be_asked_for_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(uniform(10.0, 20.0))
 
@@ -188,7 +188,7 @@ def test_what_is_refused(call, message):
 # --- delivered service
 
 
-def test_achieved_counts_by_hand():
+def test_achieved_service_is_counted_by_hand():
     y = np.array([[0.0, 4, np.nan], [10.0, 6, 2]])
     q = np.stack([np.full((2, 3), 3.0), np.full((2, 3), 6.0)], -1)
     t = achieved(y, q, [0.5, 0.9])
@@ -349,7 +349,7 @@ def test_no_other_stock_is_cheaper(d, under, over):
     np.testing.assert_allclose(newsvendor(d, under, over).cost, best.cost)
 
 
-def test_the_newsvendors_closed_forms():
+def test_the_newsvendor_has_its_closed_forms():
     u = torch.special.ndtr(torch.linspace(-6, 6, 6001).double())
     for d in (Bell(()), QuantileGrid(u, Bell.icdf(u))):
         r = newsvendor(d, 9, 1).iloc[0]
@@ -439,7 +439,7 @@ def test_price_and_margin_meet_at_the_critical_ratio():
 
 
 @pytest.mark.parametrize("d", FAMILIES)
-def test_probability_of_a_stock_out(d):
+def test_a_stock_out_is_as_probable_as_draws_show(d):
     f = named(d)
     stock = d.quantile([0.8])[..., 0].double().numpy()
     assume = None if d.event_shape else "independent"
@@ -521,7 +521,7 @@ def test_dependence_of_steps_costs_stock(wrap):
 
 
 @pytest.mark.parametrize("d", FAMILIES)
-def test_joint_service_of_every_distribution(d):
+def test_every_distribution_answers_for_joint_service(d):
     f = named(d)
     assume = None if d.event_shape else "independent"
     need = stock_for_joint_service(f, [0.5, 0.9], lead_time=2, assume=assume)
@@ -678,7 +678,7 @@ def test_weeks_that_remember_need_more_than_independent_ones_promise():
         ),
     ],
 )
-def test_bad_questions(make, message):
+def test_questions_that_cannot_be_answered_are_refused(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make(uniform(100.0, 50.0))
 
@@ -732,7 +732,7 @@ def test_no_part_of_a_heavy_tail_is_cut_off(xi, kind):
         )
 
 
-def test_counts_of_a_heavy_tail():
+def test_counts_of_a_heavy_tail_are_summed_to_its_end():
     d = Counts(
         SplineQuantile(
             [0.3, 0.6, 0.9],

@@ -74,7 +74,7 @@ def at(f):
 
 @pytest.mark.parametrize("tails, support", KINDS)
 @pytest.mark.parametrize("ties", [False, True])
-def test_mean_and_crps_against_scipy_quadrature(tails, support, ties):
+def test_mean_and_crps_equal_scipy_quadrature(tails, support, ties):
     for seed in range(3):
         d = grid(seed, tails, support, ties=ties)
         q = at(d.icdf)
@@ -185,7 +185,7 @@ def test_density_is_the_derivative_of_the_cdf(tails, support):
     st.booleans(),
     st.sampled_from(SCALES),
 )
-def test_crps_in_single_precision(seed, kind, scale, ties, far):
+def test_crps_in_single_precision_stays_finite_and_close(seed, kind, scale, ties, far):
     """Finite, never negative, close to double precision, and with finite gradients,
     whatever the numbers.
     """
@@ -214,7 +214,7 @@ def test_crps_in_single_precision(seed, kind, scale, ties, far):
 
 
 @pytest.mark.parametrize("tails, support", KINDS)
-def test_gradients_against_finite_differences(tails, support):
+def test_gradients_equal_finite_differences(tails, support):
     levels = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64)
     v = torch.tensor(
         [[0.3, 1.1, 2.5, 3.4], [0.2, 0.9, 1.7, 8.0]],
@@ -246,7 +246,7 @@ def test_many_fine_levels_in_single_precision():
         ) == pytest.approx(exact, abs=3e-5)
 
 
-def test_pieces_against_quadrature():
+def test_each_piece_of_the_crps_equals_quadrature():
     "`line_crps` and `tail_crps` on their own, for observations on every side."
     for z in (-3.0, -0.2, 0.4, 2.0):
         a, b, c, m = 0.3, 0.45, -0.4, 6.0
@@ -266,7 +266,7 @@ def test_pieces_against_quadrature():
 
 
 @pytest.mark.parametrize("tails, support", KINDS)
-def test_closed_forms_against_the_general_fallback(tails, support):
+def test_closed_forms_equal_the_general_fallback(tails, support):
     """What every family inherits agrees with the grid's own formulas, within the
     coarseness of its rule at kinks.
     """
@@ -410,7 +410,7 @@ def test_paths_of_whole_numbers_are_paths():
         Paths(part.draws, "positive")
 
 
-def test_against_gluonts():
+def test_lines_and_exponential_tails_are_gluonts():
     """Lines between levels and exponential tails beyond them are GluonTS's definitions
     as well.
     """
@@ -520,7 +520,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("change, message", BAD)
-def test_bad_grids(change, message):
+def test_a_grid_that_cannot_be_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         QuantileGrid(**(dict(levels=[0.1, 0.9], values=torch.zeros(3, 2)) | change))
 
@@ -587,7 +587,7 @@ def test_a_known_mean_is_kept():
         assert torch.equal(d.marginal.mean, mean)
 
 
-def test_the_two_grids_of_levels():
+def test_the_two_grids_of_levels_are_the_textbooks():
     assert DECILES == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     assert LEVELS[:3] == (0.01, 0.025, 0.05) and LEVELS[-3:] == (0.95, 0.975, 0.99)
     assert len(LEVELS) == 23 and set(DECILES) < set(LEVELS)

@@ -75,7 +75,7 @@ def test_columns_follow_the_nixtla_convention():
         (dict(quantiles=(0.3,), level=(50,)), ["m_ql0.3", "m-lo-50", "m-hi-50"]),
     ],
 )
-def test_columns(ask, names):
+def test_columns_are_the_quantiles_that_were_asked_for(ask, names):
     f, _ = made(model="m")
     frame = f.to_frame(**ask)
     assert list(frame) == ["unique_id", "ds", "m", *names]
@@ -93,7 +93,7 @@ def test_columns(ask, names):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.001, 0.999), min_size=1, max_size=9))
-def test_any_level_in_order(levels):
+def test_any_levels_in_any_order_never_cross(levels):
     f, _ = made()
     q = f.quantile(levels)
     assert q.shape == (3, 4, len(levels)) and torch.isfinite(q).all()
@@ -101,7 +101,7 @@ def test_any_level_in_order(levels):
     assert (q[..., order].diff(dim=-1) >= -1e-5).all()
 
 
-def test_samples_and_scores():
+def test_samples_and_scores_are_those_of_the_distribution():
     f, _ = made()
     assert f.sample(6).shape == (6, 3, 4)
     assert torch.equal(f.sample(6), f.sample(6))
@@ -114,7 +114,7 @@ def test_samples_and_scores():
     assert "3 series x 4 steps" in repr(f)
 
 
-def test_select():
+def test_series_are_selected_by_name_place_or_mask():
     f, _ = made()
     for which in (["s2", "s0"], [2, 0], np.array([-1, 0])):
         g = f.select(which)
@@ -134,7 +134,7 @@ def test_after_a_cut_the_forecast_begins_there():
     assert list(g.dates[0]) == list(grid[5:9].to_numpy())
 
 
-def test_a_forecast_with_gradients():
+def test_a_forecast_with_gradients_answers_without_them():
     "Distributions still attached to a network can be asked for everything."
     v = torch.randn(3, 4, 9, requires_grad=True)
     f = Forecast(made()[0].panel, QuantileGrid(LEVELS, v))
@@ -143,7 +143,7 @@ def test_a_forecast_with_gradients():
     assert f.crps(torch.zeros(3, 4)).requires_grad
 
 
-def test_plot(monkeypatch):
+def test_a_plot_shows_history_fan_and_what_came(monkeypatch):
     import matplotlib.pyplot as plt
 
     f, _ = made(lengths=(9, 5, 7, 8, 9, 6, 5, 9))
@@ -171,7 +171,7 @@ def test_shapes_that_do_not_fit(shape):
         (dict(level=[100]), "Write level=\\[80, 95\\]"),
     ],
 )
-def test_bad_levels(ask, message):
+def test_levels_that_cannot_be_are_refused(ask, message):
     with pytest.raises(ValueError, match=message):
         made()[0].to_frame(**ask)
 

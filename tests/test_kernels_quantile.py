@@ -117,7 +117,7 @@ def agree(path, made, tol=3e-6, own=0.0):
     return score, grads
 
 
-def test_published_values():
+def test_scores_are_the_published_values():
     def score(z, right=0.5, shape=None, levels=(0.1, 0.9), values=(0.0, 1.0), left=0.5):
         def full(x):
             return None if x is None else torch.full((len(z),), x, dtype=torch.float64)
@@ -270,7 +270,7 @@ def test_paths_agree_on_ugly_shapes(path, shape):
 
 @pytest.mark.parametrize("path", SPLINE)
 @pytest.mark.parametrize("tails", TAILS.values(), ids=TAILS.keys())
-def test_any_tails(path, tails):
+def test_any_tails_agree_with_the_reference(path, tails):
     for shared in (False, True):
         agree(path, case(tails=tails, shared=shared))
 
@@ -328,7 +328,7 @@ def check(path, made):
     "path", [spline_crps_ref, spline_crps_torch], ids=["ref", "torch"]
 )
 @pytest.mark.parametrize("shared", [False, True])
-def test_gradients_in_double_precision(path, shared):
+def test_gradients_are_right_in_double_precision(path, shared):
     for i, tails in enumerate(TAILS.values()):
         # off the knots
         made = case(9, 4, shared, tails, torch.float64, seed=i)
@@ -461,7 +461,7 @@ def test_nan_stays_visible_in_its_row(path):
 
 
 @pytest.mark.parametrize("path", SPLINE)
-def test_spline_details(path):
+def test_spline_scores_repeat_and_answer_without_gradients(path):
     made = case(700, 5)
     want = run(path, made)
     for a, b in zip(run(path, made)[1].values(), want[1].values()):
@@ -513,7 +513,7 @@ def test_many_rows_go_in_chunks_and_build_no_cube():
         (dict(left_shape=torch.zeros(2)), "left tail must be shaped"),
     ],
 )
-def test_bad_splines_are_named(path, changes, message):
+def test_a_spline_that_cannot_be_is_refused(path, changes, message):
     with pytest.raises(ValueError, match=message):
         path(**case(**changes))
 
@@ -567,7 +567,7 @@ def naive(w, z, beta):
 
 
 @pytest.mark.parametrize("path", [energy_score_ref, energy_score])
-def test_energy_score_by_loops(path):
+def test_the_energy_score_equals_its_loops(path):
     for beta in (0.5, 1.0, 1.7):
         w, z = paths(4, 5, 6, torch.float64)
         assert_close(
@@ -581,7 +581,7 @@ def test_energy_score_by_loops(path):
         )
 
 
-def test_energy_score_of_the_normal():
+def test_the_energy_score_of_the_normal_is_known():
     g = torch.Generator().manual_seed(0)
     for d, at_zero, self_score in (
         (1, 0.233695, 0.564190),
@@ -637,7 +637,7 @@ def test_gaps_leave_both_norms(path):
 @pytest.mark.parametrize(
     "dtype, own", [(torch.bfloat16, 1.2e-2), (torch.float16, 1.5e-3)], ids=str
 )
-def test_half_paths(path, dtype, own):
+def test_half_precision_paths_are_scored_in_single(path, dtype, own):
     assert same(path, *paths(dtype=dtype), own=own, tol=1e-5)[0].dtype == torch.float32
 
 
@@ -718,7 +718,7 @@ def test_it_is_the_fair_crps_in_one_dimension():
 
 
 @pytest.mark.parametrize("path", ENERGY)
-def test_energy_details(path):
+def test_energy_scores_repeat_and_answer_without_gradients(path):
     w, z = paths(9, 6, 5)
     want = both(path, w, z)
     for a, b in zip(both(path, w, z), want):
@@ -773,7 +773,7 @@ def test_energy_goes_in_chunks_without_a_table_of_differences():
         ),
     ],
 )
-def test_bad_paths_are_named(path, changes, message):
+def test_paths_that_cannot_be_are_refused(path, changes, message):
     w, z = paths()
     with pytest.raises(ValueError, match=message):
         path(**dict(paths=w, target=z) | changes)

@@ -145,7 +145,7 @@ def tensors(*x):
 
 @pytest.mark.parametrize("path", PRODUCT)
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS.keys())
-def test_products_by_loops(path, width):
+def test_products_equal_their_loops(path, width):
     rng = np.random.default_rng(2)
     dense, x = weights(width, 19), some_queries(5, 19)
     chunk = device_chunks(**arrays(dense))
@@ -168,7 +168,7 @@ def test_products_by_loops(path, width):
 
 @pytest.mark.parametrize("path", PRODUCT)
 @pytest.mark.parametrize("post", POSTS)
-def test_post_processors_by_formula(path, post):
+def test_post_processors_equal_their_formulas(path, post):
     v = np.array([-50.0, -3.0, -0.5, -0.0, 0.0, 0.3, 1.0, 1.5, 12.0, 60.0], np.float32)
     chunk = device_chunks(**arrays([np.stack([v, 0 * v])], bias=0.0))
     got = path(
@@ -184,7 +184,7 @@ def test_post_processors_by_formula(path, post):
 
 
 @pytest.mark.parametrize("path", PRODUCT)
-def test_ugly_chunks_and_queries(path):
+def test_ugly_chunks_and_queries_agree_with_loops(path):
     """Chunks without rows, without bias, one row tall, with all rows; queries without
     features, or without any job.
     """
@@ -273,7 +273,7 @@ def test_products_repeat_to_the_last_bit():
 
 @pytest.mark.parametrize("path", TOPK)
 @pytest.mark.parametrize("k", [1, 3, 16, 33])
-def test_topk_by_sorting(path, k):
+def test_the_best_k_are_those_of_sorting(path, k):
     """Ties go to the earlier place; short, empty and long rows; minus zero ties with
     zero.
     """
@@ -295,7 +295,7 @@ def test_topk_by_sorting(path, k):
 
 
 @pytest.mark.parametrize("path", TOPK)
-def test_topk_of_nothing(path):
+def test_the_best_of_nothing_are_none(path):
     for ptr, k in (
         (torch.tensor([0]), 3),
         (torch.tensor([0, 0, 0]), 2),
@@ -371,7 +371,7 @@ TREES = {
 
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("widths", TREES.values(), ids=TREES.keys())
-def test_search_by_loops(kernels, widths):
+def test_a_search_equals_its_loops(kernels, widths):
     layers, every = tree(widths, shuffle=True)
     x, model = some_queries(5, 13), device_layers(layers)
     for beam, k, post in ((2, 3, "l1-hinge"), (1000, 50, "log-sigmoid")):
@@ -435,7 +435,7 @@ def test_equal_scores_keep_the_order_of_expansion(kernels):
     assert leaves.tolist() == [[0, 1, 2, 3, 4, 5]] * 2 and (scores == 1).all()
 
 
-def test_no_queries():
+def test_no_queries_find_nothing():
     leaves, scores = beam_search_gpu(
         np.zeros((0, 13), np.float32), device_layers(tree(TREES["plain"])[0]), 2, 3
     )
@@ -505,7 +505,7 @@ LAYER = arrays(weights([3, 4], 5, 1.0))
         (dict(entry_ptr=LAYER["entry_ptr"][:-1]), "entry_ptr"),
     ],
 )
-def test_bad_layers_are_named(changes, message):
+def test_a_layer_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         device_chunks(**LAYER | changes)
 
@@ -527,7 +527,7 @@ def test_bad_layers_are_named(changes, message):
         (dict(layers=slice(None, None, -1)), "not one root"),
     ],
 )
-def test_bad_searches_are_named(kwargs, message):
+def test_a_search_that_cannot_be_is_refused(kwargs, message):
     model = device_layers(tree(TREES["plain"])[0])
     with pytest.raises(ValueError, match=message):
         beam_search_gpu(
@@ -812,13 +812,13 @@ def test_the_line_search_finds_the_lowest_point():
         ((np.ones((2, 2)), np.full((2, 1), np.inf)), "must be finite"),
     ],
 )
-def test_bad_problems_are_named(bad, message):
+def test_a_problem_that_cannot_be_is_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         trained([problem(), bad])
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-def test_clusters_of_nothing(kernels):
+def test_a_cluster_of_nothing_has_weights_of_zero(kernels):
     """No instance, no feature, no bias:
 
     the weights are 0, and the neighbours do not notice.

@@ -221,7 +221,7 @@ def test_the_loss_over_forks_equals_plain_python(weight):
         tuple((i + 0.5) / 40 for i in range(40)),
     ],
 )
-def test_any_levels(levels):
+def test_any_levels_are_forecast_in_order(levels):
     f = model(levels=levels).fit(full().cut(36)).predict(3, full().cut(36))
     x = q(f)
     s = f.sample(3).numpy()
@@ -594,7 +594,7 @@ def test_negative_targets_use_the_whole_line(encoder):
 
 
 @pytest.mark.parametrize("freq", [1, "MS", "ME", "h", "B", "W-WED", "QS", "15min"])
-def test_each_frequency(freq):
+def test_each_frequency_is_forecast(freq):
     p = full(freq=freq)
     m = model(context=None).fit(p.cut(36))
     f = m.predict()
@@ -971,7 +971,7 @@ def test_it_beats_the_seasonal_naive_where_season_and_promotion_were_planted(enc
     assert 0.65 < covered < 0.92
 
 
-def test_names_of_the_two_papers():
+def test_models_are_named_as_in_the_two_papers():
     assert (MQCNN(2).name, MQRNN(2).name, MQDense(2).name) == (
         "MQCNN",
         "MQRNN",

@@ -250,7 +250,7 @@ def test_extreme_potentials_stay_finite():
                 assert torch.isfinite(getattr(leaves, f.name).grad).all()
 
 
-def test_bad_input_of_maps():
+def test_paths_that_do_not_fit_a_map_are_refused():
     p = potential()
     for call, words in (
         (lambda: p.gradient(torch.zeros(3, 4)), "trained for a horizon of 5 steps"),
@@ -468,7 +468,7 @@ def test_likelihood_leaves_out_windows_with_gaps():
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_saved_is_saved(encoder, tmp_path):
+def test_a_saved_model_forecasts_the_same_bits(encoder, tmp_path):
     first = model(encoder, members=2, season=4).fit(full().cut(36))
     first.save(tmp_path / "m.safetensors")
     again = MQF2Forecaster.load(tmp_path / "m.safetensors")

@@ -102,7 +102,7 @@ def test_counts_stay_counts_on_every_backbone(tmp_path, backbone, heads):
     assert (q == q.round()).all() and (q >= 0).all() and (np.diff(q, axis=1) >= 0).all()
 
 
-def test_step_by_step_backbone(tmp_path):
+def test_a_backbone_that_goes_step_by_step_runs(tmp_path):
     own(tmp_path / "mine.csv", low=-5)
     go(
         tmp_path,

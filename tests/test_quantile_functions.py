@@ -466,7 +466,7 @@ def test_heads_take_any_number(name, options):
             assert all(torch.isfinite(g).all() for g in found)
 
 
-def test_invariances():
+def test_scores_shift_and_scale_with_the_target():
     for name in FAMILIES[2:]:
         d = family(3, name)
         z = targets(d, 3)
@@ -536,7 +536,7 @@ def sqf(gamma, slopes, spacings):
     return SplineQuantile(a.clamp(max=1), gamma + v)
 
 
-def test_reference_values():
+def test_scores_and_means_have_their_reference_values():
     def close(x, y):
         return assert_close(
             x,
@@ -757,7 +757,7 @@ def test_isqf_equals_gluonts(gluonts, pieces):
         assert_close(ours.cdf(z), theirs.cdf(z), rtol=1e-5, atol=1e-5)
 
 
-def test_isqf_where_gluonts_differs(gluonts):
+def test_isqf_answers_where_gluonts_does_not(gluonts):
     """GluonTS has no log_prob, mean or icdf here; level 0, which its own sampler can
     draw, is minus infinity; float32 cancels far from the knots.
     """

@@ -317,7 +317,7 @@ def test_round_trip_and_broken_files(tmp_path):
             Calibration.load(path)
 
 
-def test_library_titles(mirror):
+def test_titles_of_a_library_are_calibrated(mirror):
     from forecastlab.ranking.metrics import precision
     from forecastlab.ranking.xrlinear import XRLinear
 
@@ -444,7 +444,7 @@ def test_best_threshold_equals_a_search(beta):
     assert best == pytest.approx(max(F(x) for x in np.unique(S))) == F(t)
 
 
-def test_nothing_predicted():
+def test_where_nothing_is_predicted_nothing_is_kept():
     none = sparse.csr_matrix((4, 5))
     assert C.keep(none).nnz == 0 and C.pairs_of(np.eye(4, 5), none)[2] == 4
     with pytest.raises(ValueError, match="no predictions"):
@@ -470,12 +470,12 @@ def test_nothing_predicted():
         (lambda: C.pairs_of(np.eye(2), sparse.eye(3)), "does not fit"),
     ],
 )
-def test_bad_input(wrong, words):
+def test_what_cannot_be_calibrated_is_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         wrong()
 
 
-def test_bad_fits():
+def test_fits_that_cannot_be_are_refused():
     tree, X, Y, *_ = drawn(50)
     for wrong, words in [
         (lambda: Calibration.fit(tree, X[:9], Y), "do not fit 9 instances"),

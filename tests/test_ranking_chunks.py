@@ -344,7 +344,7 @@ def test_wide_layers_are_spread_a_group_of_panels_at_a_time():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dense", [False, True])
-def test_every_post_processor(name, dense):
+def test_every_post_processor_scores_as_its_formula(name, dense):
     layers, X = model(seed=len(name)), queries(70)
     for widths in ([3, 5, 10], [10, 100, 7], [2, 3, 300]):
         P = beam_search(
@@ -446,7 +446,7 @@ def test_a_score_of_zero_is_stored():
     assert_array_equal(P.data[4:6], 0)
 
 
-def test_nothing_to_find():
+def test_where_there_is_nothing_to_find_nothing_is_found():
     # a root without children
     empty = Chunks.from_csc(
         sp.csc_matrix((D + 1, 3), dtype=np.float32), sp.csc_matrix((3, 1))

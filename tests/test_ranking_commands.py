@@ -91,7 +91,7 @@ def texts(d, *more, to="t2t"):
 # ---- matrices
 
 
-def test_train_predict_evaluate(files, xr):
+def test_a_model_is_trained_asked_and_evaluated(files, xr):
     assert xr(*training(files, "--max-leaf-size", 2, "--nr-splits", 2)) == (0, "", "")
     model = XRLinear.load(files / "model")
     assert model.depth == 3
@@ -295,7 +295,7 @@ def test_a_model_is_replaced_and_a_failed_training_leaves_it(files, xr):
 # ---- parameter files
 
 
-def test_skeleton_and_back(files, xr):
+def test_a_skeleton_of_settings_trains_what_it_says(files, xr):
     code, out, _ = xr("train", "--generate-params-skeleton")
     assert code == 0
     assert set(json.loads(out)) == {"train_params", "pred_params", "indexer_params"}
@@ -398,7 +398,7 @@ def test_layers_of_a_parameter_file_reach_the_model(files, xr):
 # ---- texts
 
 
-def test_texts_in_names_out(files, xr, monkeypatch):
+def test_texts_go_in_and_names_come_out(files, xr, monkeypatch):
     assert xr(*texts(files, "--max-leaf-size", 3)) == (0, "", "")
     (files / "ask.txt").write_text("7\tböat\nan apple so red\n\n", encoding="utf-8")
     ask = ["text2text-predict", "-m", files / "t2t"]
@@ -597,7 +597,7 @@ def test_bad_text_training_is_one_line(words, expected, files, xr, monkeypatch):
     assert code == 2 and out == "" and err.count("\n") == 1 and expected in err, err
 
 
-def test_text_evaluation(tmp_path, xr):
+def test_predicted_names_are_evaluated(tmp_path, xr):
     def line(*names):
         return (
             json.dumps(
@@ -686,7 +686,7 @@ def test_debug_shows_the_traceback(files):
         )
 
 
-def test_as_a_module(files):
+def test_the_commands_run_as_a_module(files):
     done = subprocess.run(
         [
             sys.executable,
@@ -758,7 +758,7 @@ def test_every_option_of_libpecos_is_here_with_its_default(name, module, peer):
             ), f"{word}: {ours[word].default} is not {default}"
 
 
-def test_a_text2text_folder_of_libpecos(files, xr, peer):
+def test_a_text2text_folder_of_libpecos_answers_the_same(files, xr, peer):
     def run(what, *words):
         return subprocess.run(
             [peer, "-m", f"pecos.apps.text2text.{what}", *map(str, words)],
@@ -801,7 +801,7 @@ def test_a_text2text_folder_of_libpecos(files, xr, peer):
         assert all(abs(a[n] - b[n]) < 2e-5 * max(b[n], 0.01) for n in a)
 
 
-def test_skeleton_of_defaults():
+def test_the_skeleton_holds_the_defaults():
     assert skeleton(
         commands.parsers()[0].parse_args(["train", "-x", "a", "-y", "b", "-m", "c"])
     )["indexer_params"] == dict(

@@ -201,7 +201,7 @@ class Folder:
     "splits4",
     "evaluate",
 )
-def test_command_line(case, kind, tst, tmp_path, xr):
+def test_the_command_line_predicts_the_same(case, kind, tst, tmp_path, xr):
     f = Folder(tst, tmp_path, kind)
     X, Y = load_matrix(f.x), load_matrix(f.y)
     chain = hierarchical_kmeans(pifa(Y, X), leaf=10, threads=1)
@@ -255,14 +255,14 @@ def test_command_line(case, kind, tst, tmp_path, xr):
 
 
 @pecos("xlinear.test_consistency_of_primal", "sparse", "dense")
-def test_primal(case, tst, tmp_path, xr):
+def test_the_primal_solver_predicts_the_same(case, tst, tmp_path, xr):
     Folder(tst, tmp_path, case).check(
         xr, "Yt_primal_pred.npz", "-s", "L2R_L2LOSS_SVC_PRIMAL", "--max-leaf-size", 10
     )
 
 
 @pecos("xlinear.test_cost_sensitive", "ova", "tree", "command")
-def test_cost_sensitive(case, tst, xy, tmp_path, xr):
+def test_costs_on_positives_act_as_their_weight(case, tst, xy, tmp_path, xr):
     X, Y, *_ = xy
     R = 2 * binary(Y)
     Cp = LinearSettings(Cp=2.0, order="libpecos")
@@ -380,7 +380,7 @@ def test_selected_outputs_get_the_same_scores(case, name, trio, xy):
 
 
 @pecos("xlinear.test_mmap", "default", "two", "four")
-def test_memory_mapped_model(case, trio, xy):
+def test_a_memory_mapped_model_predicts_the_same(case, trio, xy):
     A, B = (
         XRLinear.load(trio / case, mmap=m).predict(xy[2], k=2, threads=1)
         for m in (False, True)
@@ -390,7 +390,7 @@ def test_memory_mapped_model(case, trio, xy):
 
 
 @pecos("xmc.test_mmap_mlmodel")
-def test_memory_mapped_layer(case, xy, tmp_path):
+def test_a_memory_mapped_layer_scores_the_same(case, xy, tmp_path):
     X, Y, Xt, _ = xy
     layer = train(X, Y, "ova").layers[0]
     layer.save(tmp_path / "layer")
@@ -403,7 +403,7 @@ def test_memory_mapped_layer(case, xy, tmp_path):
 
 
 @pecos("xlinear.test_batch_prediction_mode")
-def test_predicting_in_parts(case, xy):
+def test_parts_are_predicted_like_the_whole(case, xy):
     X, Y, Xt, _ = xy
     model = train(X, Y)
     close(
@@ -448,7 +448,7 @@ def test_matcher_and_ranker_are_the_whole_model(case, xy):
 
 
 @pecos("xlinear.test_ova_shallow_mode", "ova", "shallow")
-def test_without_a_tree(case, xy, tmp_path, tst, xr):
+def test_one_layer_ranks_without_a_tree(case, xy, tmp_path, tst, xr):
     X, Y, Xt, _ = xy
     chain = tree(X, Y)
     model = (
@@ -470,7 +470,7 @@ def test_without_a_tree(case, xy, tmp_path, tst, xr):
 
 @pytest.mark.parametrize("beam", [2, 20])
 @pecos("xlinear.test_set_output_constraint", "two", "four", "ova")
-def test_output_constraint(case, beam, xy, tmp_path):
+def test_only_constrained_labels_are_predicted(case, beam, xy, tmp_path):
     X, Y, Xt, _ = xy
     model = (
         train(X, Y, "ova")
@@ -516,7 +516,7 @@ PAIRS, CROSSED = [[1, 0], [1, 0], [0, 1], [0, 1]], [[1, 0], [0, 1], [1, 0], [0, 
 
 
 @pecos("xlinear.test_split_model_at_depth", "reindex", "keep")
-def test_cut(case, xy):
+def test_a_cut_model_keeps_its_layers(case, xy):
     model, W, C = hand_made(PAIRS)
     top, below = model.cut(1, reindex=case == "reindex")
     assert top.depth == 1 and len(below) == 2 and below[0][0].depth == 1
@@ -534,7 +534,7 @@ def test_cut(case, xy):
 
 
 @pecos("xlinear.test_reconstruct_model", "pairs", "crossed")
-def test_join(case):
+def test_joined_parts_are_the_model_again(case):
     model, W, C = hand_made(dict(pairs=PAIRS, crossed=CROSSED)[case])
     top, below = model.cut(1)
     again = XRLinear.join(top, *zip(*below))
@@ -543,7 +543,7 @@ def test_join(case):
 
 
 @pecos("xlinear.test_get_submodel", "reindex", "keep")
-def test_subtree(case):
+def test_a_subtree_keeps_its_labels(case):
     C2 = [[0, 1], [0, 1], [1, 0], [0, 1]]
     model, W, C = hand_made(C2)
     m, labels = model.subtree(1, 1, reindex=case == "reindex")
@@ -565,7 +565,7 @@ def two_halves(C):
 
 
 @pecos("xmc.test_hierarchicalkmeans")
-def test_tree(case):
+def test_a_tree_parts_labels_into_halves(case):
     Z = normalize(
         sp.csr_matrix([[1, 0], [0.95, 0.05], [0.9, 0.1], [0, 1]], dtype=np.float32)
     )
@@ -579,7 +579,7 @@ def test_tree(case):
 
 
 @pecos("xmc.test_hierarchicalkmeans_sampling")
-def test_tree_with_sampling(case):
+def test_a_tree_over_samples_finds_the_same_halves(case):
     Z = normalize(
         sp.csr_matrix([[1, 0], [0.99, 0.02], [0.01, 1.03], [0, 1]], dtype=np.float32)
     )
@@ -589,7 +589,7 @@ def test_tree_with_sampling(case):
 
 
 @pecos("utils.test_hierarchical_kmeans")
-def test_tree_of_four(case):
+def test_four_labels_make_two_pairs(case):
     chain = hierarchical_kmeans(
         sp.csr_matrix(
             [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]], dtype=np.float32
@@ -619,7 +619,7 @@ KNOWN = np.array([[a, a, 0], [b, b, b], [a, 0, a], [b, b, b], [0, a, a]])
     "convex",
     "convex each",
 )
-def test_label_vectors(case):
+def test_label_vectors_have_the_known_values(case):
     if case == "pifa":
         for X in (EYE, EYE.toarray()):
             V = label_embedding("pifa", THREE, X)
@@ -671,7 +671,7 @@ Y8 = sp.csr_matrix(
     "relevance",
     "relevance alone",
 )
-def test_chain(case, tmp_path):
+def test_a_chain_is_built_saved_and_read(case, tmp_path):
     if case == "files":
         save_chain(tmp_path / "chain", CHAIN)
         for A, B in zip(load_chain(tmp_path / "chain"), CHAIN, strict=True):
@@ -717,7 +717,7 @@ def test_chain(case, tmp_path):
     "softmax_average",
     "round_robin",
 )
-def test_ensemble(case):
+def test_ensembles_have_the_known_scores(case):
     P = [
         ordered(sp.csr_matrix(M))
         for M in ([[0.5, 0, 0, 1], [0, 0.2, 0, 0.5]], [[1, 0, 0, 0.2], [0, 0, 0.2, 0]])
@@ -752,14 +752,14 @@ SMALL = np.array([[-5.0, 1, 0, 10], [0, 2, 0, 1], [-10, 11, 2, 0]])
 
 
 @pecos("utils.test_get_cocluster_spectral_embeddings")
-def test_spectrum(case):
+def test_the_spectrum_has_the_known_values(case):
     r, c = spectrum(sp.csr_matrix(GRAPH), 1)
     close(r.ravel(), [0.60162737, -0.13128586, 0.18608776, -0.13128586])
     close(c.ravel(), [-0.09449112, 0.66143783, -0.14433757, 0.4330127])
 
 
 @pecos("utils.test_save_load_matrix", "sparse", "dense")
-def test_matrix_files(case, tmp_path):
+def test_a_matrix_comes_back_from_its_file(case, tmp_path):
     A = sp.csr_matrix(GRAPH) if case == "sparse" else np.array(GRAPH)
     save_matrix(tmp_path / "A", A)
     B = load_matrix(tmp_path / "A")
@@ -768,7 +768,7 @@ def test_matrix_files(case, tmp_path):
 
 
 @pecos("utils.test_get_sparsified_coo")
-def test_only(case):
+def test_only_chosen_rows_and_columns_stay(case):
     A = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 0, 0]])
     keep = np.ix_([1, 2], [0, 2])
     B = np.zeros_like(A)
@@ -777,19 +777,19 @@ def test_only(case):
 
 
 @pecos("utils.test_dense_to_csr")
-def test_strongest(case):
+def test_the_strongest_entries_of_a_row_stay(case):
     A = np.array([[-5.0, 1, 2, 10], [-4, 2, 0, 1], [-10, 11, 2, 1]])
     close(strongest(A, 2, 2), [[-5, 0, 0, 10], [-4, 2, 0, 0], [-10, 11, 0, 0]], 0)
     close(strongest(A, 1000, 1000), A, 0)
 
 
 @pecos("utils.test_stack_csr", "csr_matrix")
-def test_stack_rows(case):
+def test_stacked_rows_keep_their_format(case):
     stacks(sp.csr_matrix)
 
 
 @pecos("utils.test_stack_csc", "csc_matrix")
-def test_stack_columns(case):
+def test_stacked_columns_keep_their_format(case):
     stacks(sp.csc_matrix)
 
 
@@ -807,21 +807,21 @@ def stacks(kind):
 
 
 @pecos("utils.test_csr_rowwise_mul")
-def test_scale_rows(case):
+def test_rows_are_scaled_one_by_one(case):
     B = scale_rows(sp.csr_matrix(SMALL), np.array([3.0, 4, 5]))
     assert type(B) is sp.csr_matrix
     close(B, SMALL * [[3], [4], [5]], 1e-12)
 
 
 @pecos("utils.test_csc_colwise_mul")
-def test_scale_columns(case):
+def test_columns_are_scaled_one_by_one(case):
     B = scale_columns(sp.csc_matrix(SMALL), np.array([3.0, 4, 5, 6]))
     assert type(B) is sp.csc_matrix
     close(B, SMALL * [[3, 4, 5, 6]], 1e-12)
 
 
 @pecos("utils.test_get_row_submatrices")
-def test_take_rows(case):
+def test_rows_are_taken_in_the_order_asked_for(case):
     A = np.array([[-5.0, 1], [0, 2], [2, 0], [1.2, 0]])
     B, C = take_rows([A, sp.csr_matrix(A)], [0, 2, 1])
     assert type(B) is np.ndarray and type(C) is sp.csr_matrix
@@ -837,12 +837,12 @@ PARTS = (
 
 
 @pecos("utils.test_sorted_csr", "csr_matrix")
-def test_order_of_rows(case):
+def test_rows_are_ordered_best_first(case):
     in_order(sp.csr_matrix(PARTS, shape=(3, 3)))
 
 
 @pecos("utils.test_sorted_csc", "csc_matrix")
-def test_order_of_columns(case):
+def test_columns_are_ordered_best_first(case):
     in_order(sp.csc_matrix(PARTS, shape=(3, 3)))
 
 
@@ -855,7 +855,7 @@ def in_order(A):
 
 
 @pecos("utils.test_csr_row_softmax")
-def test_softmax(case):
+def test_softmax_of_rows_has_the_known_values(case):
     close(
         softmax_rows(sp.csr_matrix(PARTS, shape=(3, 3))),
         [
@@ -874,18 +874,18 @@ TIMES = np.array([[0.5, 0, 1, 0], [0.25, 0.5, 0.5, 0.25], [0, 1, 0, 0.5]])
 
 
 @pecos("core.test_smat_matmul")
-def test_product(case):
+def test_a_product_has_the_known_values(case):
     close(product(LEFT, RIGHT.T, threads=2), TIMES, 1e-9)
 
 
 @pecos("core.test_sparse_inner_products", "sparse", "dense")
-def test_inner_products(case):
+def test_inner_products_have_the_known_values(case):
     A, B = (LEFT, RIGHT.T) if case == "sparse" else (LEFT.toarray(), RIGHT.toarray().T)
     close(inner_products(A, B, [0, 1, 2], [1, 2, 3]), TIMES[[0, 1, 2], [1, 2, 3]], 1e-9)
 
 
 @pecos("core.test_platt_scale", "float32", "float64")
-def test_platt(case):
+def test_platt_scaling_recovers_its_parameters(case):
     s = np.arange(-15, 15, 1, dtype=case)
     close(platt(s, (1 / (1 + np.exp(0.25 * s + 3.14))).astype(case)), (0.25, 3.14))
 
@@ -915,12 +915,12 @@ def vectors(idf):
 
 
 @pecos("text.test_tfidf_vectorizer_tf")
-def test_counts(case):
+def test_counted_words_have_the_known_vectors(case):
     vectors(False)
 
 
 @pecos("text.test_tfidf_vectorizer_idf")
-def test_weighted_counts(case):
+def test_weighted_words_have_the_known_vectors(case):
     vectors(True)
 
 
@@ -938,17 +938,17 @@ def fixture_of_text(tst, tmp_path, name):
 
 
 @pecos("text.test_preprocessor.test_tfidf_vectorizer", "tfidf")
-def test_tfidf_files(case, tst, tmp_path):
+def test_tfidf_fixtures_are_reproduced(case, tst, tmp_path):
     fixture_of_text(tst, tmp_path, case)
 
 
 @pecos("text.test_preprocessor.test_sklearn_tfidf_vectorizer", "sklearn_tfidf")
-def test_sklearn_files(case, tst, tmp_path):
+def test_sklearn_fixtures_are_reproduced(case, tst, tmp_path):
     fixture_of_text(tst, tmp_path, case)
 
 
 @pecos("text.test_preprocessor.test_hashing_vectorizer", "hashing")
-def test_hashing_files(case, tst, tmp_path):
+def test_hashing_fixtures_are_reproduced(case, tst, tmp_path):
     fixture_of_text(tst, tmp_path, case)
 
 
@@ -981,7 +981,7 @@ def same_answers(got, expected):
     "label features",
     "relevance",
 )
-def test_text2text(case, tst, tmp_path, xr, monkeypatch):
+def test_text2text_trains_and_answers_the_same(case, tst, tmp_path, xr, monkeypatch):
     d, m, ws = tst / "apps" / "text2text", tmp_path / "model", tmp_path / "ws"
     read = lambda name: (d / name).read_text()
 
@@ -1067,7 +1067,7 @@ def test_text2text(case, tst, tmp_path, xr, monkeypatch):
 
 
 @pecos("xtransformer.test_xtransformer_python_api", "sparse", "dense")
-def test_transformer(case, tst):
+def test_a_transformer_trains_predicts_and_is_read_back(case, tst):
     pytest.importorskip("transformers")
     from forecastlab.ranking.encoder import tiny_encoder
     from forecastlab.ranking.xrtransformer import FineTuning, XRTransformer
@@ -1132,7 +1132,7 @@ def meta_and_sub_trees():
 
 
 @pecos("distributed.test_dist_training")
-def test_training_on_it(case):
+def test_a_tree_of_metas_and_subs_trains_as_by_hand(case):
     X, chain = meta_and_sub_trees()
     model = train(X, X, chain)
     close(model.chain[-1], np.eye(8)[CODES], 0)

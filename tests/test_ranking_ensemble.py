@@ -79,7 +79,7 @@ def test_rules_equal_a_slow_oracle_on_random_lists(how, round_to):
             assert np.array_equal(getattr(p, x), getattr(b, x))
 
 
-def test_the_values_of_pecos():
+def test_combined_scores_are_those_of_pecos():
     first = sparse.csr_matrix([[0.5, 0, 0, 1.0], [0, 0.2, 0, 0.5]])
     second = sparse.csr_matrix([[1.0, 0, 0, 0.2], [0, 0, 0.2, 0]])
     # PECOS' test reuses what its sigmoid has overwritten
@@ -225,7 +225,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["e"]
 
 
-def test_bad_folders(tmp_path):
+def test_a_folder_that_is_no_ensemble_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="ensemble.json is missing"):
         Ensemble.load(tmp_path)
     e = Ensemble(members(2))
@@ -241,7 +241,7 @@ def test_bad_folders(tmp_path):
         Ensemble.load(tmp_path / "e", Table.load)
 
 
-def test_bad_input():
+def test_what_cannot_be_combined_is_refused():
     a, b = (t.P for t in members(2))
     for wrong, words in [
         (lambda: E.average([]), "nothing to combine"),

@@ -154,7 +154,7 @@ def test_labels_of_numpy_are_saved_and_come_back(kind, data, tmp_path):
         ([["a"], [np.datetime64("2020-01-01")]], "rows: 1"),
     ],
 )
-def test_labels_that_are_none(y, message):
+def test_labels_that_are_none_are_refused(y, message):
     with pytest.raises(ValueError, match=message):
         label_matrix(y)
 
@@ -200,7 +200,7 @@ def test_a_table_of_labels_names_them(data):
         m.fit(X, pd.DataFrame(np.eye(300)[:, :2], columns=["a", "a"]))
 
 
-def test_numbers_can_be_added(data):
+def test_labels_that_are_numbers_can_be_added(data):
     X, Y, Xt, _ = data
     m = ExtremeClassifier(**QUICK, calibrate=False).fit(
         X, [int(r[0]) for r in np.split(Y.indices, Y.indptr[1:-1])]

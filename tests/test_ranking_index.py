@@ -151,7 +151,7 @@ def test_many_features_take_wide_indices():
     )
 
 
-def test_threads_dense_and_seeds():
+def test_threads_and_density_change_nothing_but_seeds_do():
     Z = vectors(7, 500, 80)
     tree = hierarchical_kmeans(Z, leaf=20, threads=1)
     assert equal(tree, hierarchical_kmeans(Z, leaf=20, threads=3))
@@ -180,7 +180,7 @@ def test_threads_dense_and_seeds():
         (640, 10, 8, 64, [(64, 1), (640, 64)]),
     ],
 )
-def test_shapes(n, leaf, branches, min_codes, shapes):
+def test_a_tree_has_the_shapes_asked_for(n, leaf, branches, min_codes, shapes):
     tree = hierarchical_kmeans(
         vectors(0, n, 30, 0.2), branches, leaf, min_codes=min_codes
     )
@@ -190,7 +190,7 @@ def test_shapes(n, leaf, branches, min_codes, shapes):
     )
 
 
-def test_hierarchical_kmeans_of_libpecos():
+def test_two_means_part_as_libpecos_parts():
     """test_xmc::test_hierarchicalkmeans and _sampling;
     test_cluster_util::test_hierarchical_kmeans.
     """
@@ -212,7 +212,7 @@ def test_hierarchical_kmeans_of_libpecos():
     ] == [[[1], [1]], [[1, 0], [1, 0], [0, 1], [0, 1]]]
 
 
-def test_cluster_chain_of_libpecos(tmp_path):
+def test_a_chain_is_filed_as_libpecos_files_it(tmp_path):
     "test_cluster_util::test_cluster_chain."
     save_chain(tmp_path / "chain", CHAIN)
     assert json.loads((tmp_path / "chain" / "config.json").read_text()) == {"len": 3}
@@ -266,7 +266,7 @@ def test_a_chain_is_not_replaced_unless_asked_for(tmp_path):
     assert equal(load_chain(tmp_path), CHAIN[:2])
 
 
-def test_label_chain_counts():
+def test_a_label_chain_counts_labels_below():
     Y = sp.csr_matrix(np.random.default_rng(0).random((9, 8)) < 0.4).astype(np.float32)
     for A, width in zip(label_chain(Y, CHAIN), (4, 2, 1)):
         assert A.format == "csc" and A.has_sorted_indices
@@ -295,7 +295,7 @@ def test_unbalanced_kmeans_finds_groups():
     assert all(len(set(group[ids])) == 1 for ids in found)
 
 
-def test_taxonomy_of_wordnet(mirror):
+def test_the_taxonomy_of_wordnet_becomes_a_tree(mirror):
     lines = (
         (mirror / "ranking" / "wordnet-hypernyms" / "label_parents.tsv")
         .read_text()
@@ -316,7 +316,7 @@ def test_taxonomy_of_wordnet(mirror):
     assert kept > 0.9
 
 
-def test_taxonomy_forms_and_places():
+def test_a_taxonomy_in_every_form_gives_the_same_tree():
     parents = [[], [0], [1, 4], [1], [0], [4], []]
     as_matrix = sp.csr_matrix(
         (np.ones(6), ([1, 2, 2, 3, 4, 5], [0, 1, 4, 1, 0, 4])), shape=(7, 7)
@@ -408,7 +408,7 @@ def test_bad_input_is_named(call, message):
         call()
 
 
-def test_broken_folders(tmp_path):
+def test_a_broken_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json is missing"):
         load_chain(tmp_path)
     save_chain(tmp_path, CHAIN)

@@ -156,7 +156,7 @@ def test_settings_that_do_not_exist():
     }
 
 
-def test_the_fixtures_of_libpecos(mirror):
+def test_the_fixtures_of_libpecos_are_reproduced(mirror):
     folder = mirror / "ranking" / "pecos-tst-data" / "xmc" / "xlinear"
     A, B, V = (sp.load_npz(folder / f"{name}.npz") for name in ("X", "Y", "L.pifa"))
     assert_allclose(pifa(B, A).toarray(), V.toarray(), atol=1e-6)

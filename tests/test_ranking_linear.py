@@ -60,7 +60,7 @@ FIXTURE = {"l2-svm": "Yt_pred.npz", "l2-svm-primal": "Yt_primal_pred.npz"}
 
 
 @pytest.mark.parametrize("solver", FIXTURE)
-def test_scores_of_the_fixture(mirror, solver):
+def test_scores_are_those_of_the_fixture(mirror, solver):
     folder = mirror / "ranking/pecos-tst-data/xmc/xlinear"
     X, Y = (
         sp.load_npz(folder / f"{k}.npz").tocsr().astype(np.float32) for k in ("X", "Y")
@@ -119,7 +119,7 @@ WHEEL = {
 
 
 @pytest.mark.parametrize("case", WHEEL)
-def test_weights_of_the_wheel(mirror, case):
+def test_weights_are_those_of_the_wheel(mirror, case):
     """1,000 instances of bibtex, 40 labels in 3 clusters; a quarter of the instances is
     not active, positives among them.
     """
@@ -245,7 +245,7 @@ def test_threads_and_density_change_nothing():
 # ---------------------------------------------------------------- options
 @pytest.mark.parametrize("order", ("shared", "libpecos"))
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_cost_sensitive(order, solver):
+def test_relevance_of_two_is_a_cost_of_two(order, solver):
     "R = 2 on every positive is Cp = 2, one-vs-rest and in a tree."
     rng, X, Y = problem(2)
     C = sp.csc_matrix((np.ones(5), (np.arange(5), [0, 1, 1, 0, 0])), shape=(5, 2))
@@ -258,7 +258,7 @@ def test_cost_sensitive(order, solver):
         assert np.array_equal(a.value, b.value) and np.array_equal(a.row, b.row)
 
 
-def test_threshold_and_largest_weights():
+def test_small_weights_go_and_the_largest_stay():
     _, X, Y = problem(3)
     full = dense(
         solve_cluster(X, range(80), Y, settings=LinearSettings(threshold=0)), 30, 5
@@ -286,7 +286,7 @@ def test_threshold_and_largest_weights():
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_no_bias(solver):
+def test_without_a_bias_there_is_no_row_for_it(solver):
     _, X, Y = problem(4)
     for bias in (0, -1):
         c = train_layer(
@@ -350,7 +350,7 @@ def test_input_is_left_alone():
         assert np.array_equal(A.data, B.data) and np.array_equal(A.indices, B.indices)
 
 
-def test_silent_unless_asked(capfd):
+def test_training_is_silent_unless_asked(capfd):
     _, X, Y = problem(1)
     train_layer(X, Y, np.ones((5, 1)))
     assert capfd.readouterr() == ("", "")

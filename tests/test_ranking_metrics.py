@@ -144,7 +144,7 @@ def test_scikit_learn_agrees():
             )
 
 
-def test_the_text_of_pecos(mirror):
+def test_a_report_prints_the_text_of_pecos(mirror):
     folder = mirror / "ranking" / "pecos-tst-data" / "xmc" / "xlinear"
     Y, P = (sparse.load_npz(folder / f"{f}.npz") for f in ("Yt", "Yt_pred"))
     assert (
@@ -165,7 +165,7 @@ def test_the_text_without_the_mirror():
     )
 
 
-def test_ties():
+def test_ties_are_broken_by_place_or_by_label():
     P = sparse.csr_matrix(
         (np.array([1, 2, 1, 1, 2.0]), [4, 2, 0, 3, 1], [0, 5]), (1, 5)
     )
@@ -322,7 +322,7 @@ def test_inputs_stay_as_they_are():
         (lambda Y, P: M.precision(Y, P.data), "does not fit"),
     ],
 )
-def test_bad_input(wrong, words):
+def test_what_cannot_be_judged_is_refused(wrong, words):
     Y, P, _ = world(6)
     with pytest.raises(ValueError, match=words):
         wrong(Y, P)

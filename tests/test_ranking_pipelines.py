@@ -210,7 +210,7 @@ def test_a_bare_xr_linear_folder_answers(tmp_path):
         (dict(leaf=0), "leaf"),
     ],
 )
-def test_what_training_refuses(change, message, tmp_path):
+def test_training_refuses_what_cannot_be_trained_on(change, message, tmp_path):
     with pytest.raises((ValueError, OSError), match=message):
         walk(
             "xmr_train",

@@ -436,7 +436,7 @@ def test_all_cores_are_minus_one():
     )
 
 
-def test_threads_of_prediction(model):
+def test_threads_change_no_prediction(model):
     same(model.predict(X, threads=-1), model.predict(X, threads=1))
     same(
         model.predict(X, selected=Y, threads=-1),

@@ -292,7 +292,7 @@ def test_progress_counts_clusters(small, tmp_path, capfd):
     assert "layer 1 of" in capfd.readouterr().err
 
 
-def test_bad_input(small, tmp_path):
+def test_what_a_trainer_cannot_train_is_refused(small, tmp_path):
     X, Y, model = small
     C = model.chain[-1]
     t = Trainer(tmp_path)

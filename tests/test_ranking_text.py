@@ -52,7 +52,7 @@ def one(idf):
 
 
 @pytest.mark.parametrize("idf", [False, True])
-def test_examples_of_libpecos(idf):
+def test_examples_of_libpecos_have_their_vectors(idf):
     words, pairs = one(idf), one(idf) | {"ngram_range": [2, 2], "analyzer": "word"}
     both = {
         "type": "tfidf",
@@ -89,7 +89,7 @@ def test_examples_of_libpecos(idf):
     "name, config",
     [("tfidf", "tfidf"), ("sklearn_tfidf", "sklearn_tfidf"), ("hashing", "hashing")],
 )
-def test_fixtures_of_libpecos(name, config, mirror, tmp_path):
+def test_fixtures_of_libpecos_are_reproduced(name, config, mirror, tmp_path):
     folder = mirror / "ranking" / "pecos-tst-data" / "utils" / "data"
     if not folder.exists():
         pytest.skip("no pecos-tst-data in the mirror")
@@ -195,7 +195,7 @@ SETTINGS = [
     ids=lambda s: ", ".join(f"{k}={v}" for k, v in s.items()) or "defaults",
 )
 @pytest.mark.parametrize("batch", [200, 2_000_000])
-def test_against_counting_in_python(settings, batch, monkeypatch):
+def test_vectors_equal_counting_in_python(settings, batch, monkeypatch):
     monkeypatch.setattr(ngrams, "BATCH", batch)
     texts, queries = some_texts(), some_texts(40, seed=1) + ["never seen", "a ab a"]
     s = NGrams(**settings)
@@ -207,7 +207,7 @@ def test_against_counting_in_python(settings, batch, monkeypatch):
     assert X.dtype == np.float32 and X.has_canonical_format and (X.data != 0).all()
 
 
-def test_parts_side_by_side():
+def test_parts_stand_side_by_side():
     texts = some_texts()
     parts = [SETTINGS[1] | {"norm": "l1"}, SETTINGS[8], SETTINGS[7]]
     for norm in (1, 2):
@@ -271,7 +271,7 @@ def test_parts_side_by_side():
         ),
     ],
 )
-def test_against_scikit_learn(ours, theirs):
+def test_vectors_equal_those_of_scikit_learn(ours, theirs):
     texts = [t.title() + ", café; über\tx" for t in some_texts()]
     v = Vectorizer(
         {"type": "tfidf", "kwargs": {"smooth_idf": False, "add_one_idf": True, **ours}}
@@ -287,7 +287,7 @@ def test_against_scikit_learn(ours, theirs):
 # Numbers
 
 
-def test_numbers_against_a_dictionary():
+def test_numbers_are_those_of_a_dictionary():
     rng = np.random.default_rng(0)
     numbers, known = Numbers(), {}
     for size in (1, 10, 5000, 3, 20_000):
@@ -341,7 +341,7 @@ def test_a_vectorizer_comes_back(config, tmp_path):
     }
 
 
-def test_folders_that_cannot_be(tmp_path):
+def test_a_folder_that_cannot_be_is_refused(tmp_path):
     v = Vectorizer(tfidf(SETTINGS[1], SETTINGS[8])).fit(some_texts())
     v.save(tmp_path / "v")
     names = sorted(p.name for p in (tmp_path / "v").iterdir())
@@ -479,12 +479,12 @@ def test_a_folder_of_libpecos_is_read(settings, tmp_path):
         ),
     ],
 )
-def test_configurations_that_cannot_be(config, fault):
+def test_a_configuration_that_cannot_be_is_refused(config, fault):
     with pytest.raises((ValueError, FileNotFoundError), match=fault):
         Vectorizer(config)
 
 
-def test_texts_that_cannot_be():
+def test_texts_that_cannot_be_are_refused():
     v = Vectorizer({"type": "tfidf", "kwargs": {}})
     with pytest.raises(ValueError, match="Call fit first"):
         v.transform(["a"])

@@ -107,7 +107,7 @@ def test_a_batch_holds_the_tokens_and_nothing_else():
 
 
 @pytest.mark.parametrize("how", ["mean", "cls"])
-def test_pooling_against_a_loop(how):
+def test_pooling_equals_a_loop(how):
     h = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0))
     lengths = [1, 2, 3, 4, 5, 5]
     mask = torch.tensor([[1] * n + [0] * (5 - n) for n in lengths])

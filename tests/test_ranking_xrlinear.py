@@ -176,7 +176,7 @@ def test_subtrees_score_as_the_tree_does(tree, data, reindex):
             )
 
 
-def test_constraints_with_every_beam(tree, data):
+def test_constraints_hold_with_every_beam(tree, data):
     keep = [0, 7, 8, 30]
     small = tree.constrained(keep)
     whole = scores(tree, data[2])[:, keep]
@@ -281,12 +281,12 @@ def test_labels_without_instances_and_rows_without_labels(data):
         (dict(chain=sparse.csc_matrix(np.eye(40)[:, :39])), "in no cluster: 39"),
     ],
 )
-def test_bad_settings(data, change, message):
+def test_settings_that_cannot_be_are_refused(data, change, message):
     with pytest.raises(ValueError, match=message):
         XRLinear.train(data[0], data[1], leaf=5, branches=4, progress=False, **change)
 
 
-def test_bad_input(tree, data):
+def test_what_cannot_be_trained_on_is_refused(tree, data):
     X, Y = data[:2]
     nan = X.copy()
     nan.data[3] = np.nan
@@ -428,7 +428,7 @@ def test_probabilities_are_near_what_happens(data):
         (dict(X=["tea", "bun jam"], y=[["x"], ["z"]]), "too few to calibrate"),
     ],
 )
-def test_what_the_estimator_refuses(bad, message):
+def test_the_estimator_refuses_what_it_cannot_fit(bad, message):
     with pytest.raises(ValueError, match=message):
         ExtremeClassifier(text={"type": "sklearntfidf"}).fit(**bad)
 
@@ -452,7 +452,7 @@ def test_pruning_keeps_the_largest(tree):
         assert abs(w.data).min() >= np.median(abs(v.data)) - 1e-6
 
 
-def test_active_adds_up():
+def test_active_instances_add_up():
     a = sparse.csc_matrix([[1.0, 0], [0, 3]])
     b = sparse.csc_matrix([[0, 0.1], [0, 0.1]])
     assert active("tfn+usn", a, None, b, (2, 2)).toarray().astype(bool).tolist() == [

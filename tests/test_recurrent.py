@@ -490,7 +490,7 @@ def test_degenerate_series_stay_finite(head, y):
 
 
 @pytest.mark.parametrize("freq", [1, "MS", "h", "B", "W-WED", "QS", "15min"])
-def test_each_frequency(freq):
+def test_each_frequency_is_forecast(freq):
     p = full(freq=freq)
     m = model(context=None, lags=()).fit(p.cut(36))
     f = m.predict()
@@ -607,7 +607,7 @@ def test_the_unit_of_the_target_does_not_matter(head, low, centre, unit):
     check_units(fit, unit, low, centre)
 
 
-def test_pareto_tails():
+def test_pareto_tails_have_shapes_of_their_own():
     thin, fat = (
         model("isqf", tails=t, steps=2).fit(full().cut(36))
         for t in ("exponential", "pareto")

@@ -35,7 +35,7 @@ from toys import some_matrix as some
     ],
     ids=lambda f: getattr(f, "__name__", "?"),
 )
-def test_features_of_any_kind(make):
+def test_features_of_any_kind_are_read_alike(make):
     A = np.round(some(7, 5).toarray() * 9)
     X = S.as_features(make(A))
     assert X.dtype == np.float32
@@ -83,7 +83,7 @@ def test_untidy_rows_are_put_in_order_and_the_argument_is_left_alone():
     assert (start.dtype, index.dtype, value.dtype) == (np.int64, np.int32, np.float32)
 
 
-def test_features_that_cannot_be():
+def test_features_that_cannot_be_are_refused():
     A = some(6, 4, 0.9).tolil()
     A[2, 1], A[5, 0] = np.nan, -np.inf
     with pytest.raises(
@@ -114,7 +114,7 @@ def test_features_that_cannot_be():
             S.as_features(B)
 
 
-def test_labels():
+def test_labels_are_read_or_refused_by_name():
     Y = S.as_labels(sp.csr_matrix(([1.0, 0, 2], ([0, 1, 2], [1, 1, 0])), shape=(4, 3)))
     assert Y.nnz == 2 and Y.shape == (4, 3) and Y.data.tolist() == [1, 2]
     assert S.as_labels(np.array([[True, False]])).toarray().tolist() == [[1, 0]]
@@ -130,7 +130,7 @@ def test_labels():
 # Rows and columns
 
 
-def test_rows_of_length_1():
+def test_rows_are_brought_to_length_1():
     A = some(50, 30, 0.1)
     A = S.vstack([A, sp.csr_matrix((3, 30), dtype=np.float32), A])
     for B in (A, A.toarray()):
@@ -147,7 +147,7 @@ def test_rows_of_length_1():
 
 
 # libpecos' example, whole numbers in
-def test_softmax_of_rows():
+def test_softmax_of_rows_has_libpecos_values():
     A = sp.csr_matrix(
         (
             np.array([1, 2, 3, 4, 5, 6]),
@@ -185,7 +185,7 @@ def test_rows_and_columns_times_factors():
 
 
 @pytest.mark.parametrize("make", [sp.csr_matrix, sp.csc_matrix, np.asarray])
-def test_stacks(make):
+def test_stacks_are_those_of_numpy(make):
     A = np.array([[-5.0, 1, 0, 10], [0, 2, 0, 1], [-10, 11, 2, 0]])
     X = make(A)
     for ours, numpy in ((S.hstack, np.hstack), (S.vstack, np.vstack)):
@@ -249,7 +249,7 @@ def test_rows_chosen_and_the_rest_made_zero():
 
 @pytest.mark.parametrize("k", [None, 1, 3, 60, 2000])
 @pytest.mark.parametrize("columns", [8, 1500])
-def test_order_against_sorting_in_python(k, columns):
+def test_rows_are_ordered_as_python_sorts_them(k, columns):
     # many equal scores
     rng = np.random.default_rng(columns)
     P = some(12, columns, 0.9, seed=3)
@@ -273,7 +273,7 @@ def test_order_against_sorting_in_python(k, columns):
 
 
 @pytest.mark.parametrize("make", [sp.csr_matrix, sp.csc_matrix])
-def test_order_of_libpecos_example(make):
+def test_the_example_of_libpecos_is_ordered_the_same(make):
     A = make(
         (
             np.array([1, 2, 3, 4, 5, 6]),
@@ -291,7 +291,7 @@ def test_order_of_libpecos_example(make):
         S.ordered(make(np.array([[1, np.nan]])))
 
 
-def test_strongest_entries():
+def test_the_strongest_entries_stay():
     X = np.array([[-5.0, 1, 2, 10], [-4, 2, 0, 1], [-10, 11, 2, 1]])
     np.testing.assert_array_equal(
         S.strongest(X, 2, batch=2).toarray(),
@@ -307,7 +307,7 @@ def test_strongest_entries():
 
 
 # libpecos' example to 1e-9, then a random one
-def test_inner_products():
+def test_inner_products_have_libpecos_values():
     X = sp.csr_matrix(np.array([[1, 0], [0.5, 0.5], [0, 1]], np.float32))
     Y = sp.csr_matrix(np.array([[0.5, 0], [0, 1], [1, 0], [0, 0.5]], np.float32))
     for x in (X, X.toarray()):
@@ -330,7 +330,7 @@ def test_inner_products():
 
 
 # libpecos' example to 1e-9, then random ones
-def test_products():
+def test_products_have_libpecos_values():
     X = sp.csr_matrix(np.array([[1, 0], [0.5, 0.5], [0, 1]], np.float32))
     Y = sp.csr_matrix(np.array([[0.5, 0], [0, 1], [1, 0], [0, 0.5]], np.float32))
     np.testing.assert_allclose(
@@ -426,7 +426,7 @@ class Trap:
         return (pytest.fail, ("code in a matrix file was executed",))
 
 
-def test_files_that_cannot_be(tmp_path):
+def test_files_that_cannot_be_are_refused(tmp_path):
     S.save_matrix(tmp_path / "A.npz", some(300, 200))
     whole = (tmp_path / "A.npz").read_bytes()
     np.save(tmp_path / "trap.npy", np.array([Trap()], object), allow_pickle=True)

@@ -111,7 +111,7 @@ def by_hand(p, s, known, context, horizon, table):
     st.integers(1, 12),
     st.booleans(),
 )
-def test_read_against_plain_python(seed, freq, context, horizon, mapped):
+def test_batches_hold_what_plain_python_reads(seed, freq, context, horizon, mapped):
     import tempfile
 
     p = ragged(seed, freq)
@@ -218,7 +218,7 @@ def test_draw_reaches_every_origin_and_no_other(seed, horizon, context_min, comp
     assert torch.equal(s, again[0]) and torch.equal(k, again[1])
 
 
-def test_draw_is_uniform():
+def test_every_window_is_drawn_equally_often():
     from scipy.stats import chisquare
 
     p = ragged(3, series=4)
@@ -265,7 +265,7 @@ def test_the_last_window_of_a_cut_panel_knows_no_future(seed, mapped):
 
 
 @given(st.integers(1, 6), st.integers(1, 30), st.integers(1, 8), st.integers(1, 30))
-def test_forked_against_plain_python(batch, context, horizon, forks):
+def test_forks_equal_plain_python(batch, context, horizon, forks):
     y = torch.arange(batch * (context + horizon), dtype=torch.float32).view(batch, -1)
     if forks > context:
         with pytest.raises(
@@ -285,7 +285,7 @@ def test_forked_against_plain_python(batch, context, horizon, forks):
         )
 
 
-def test_part_of_a_batch():
+def test_a_part_of_a_batch_holds_its_rows():
     w = Windows(ragged(0), 5, 3)
     b = w.read(*w.draw(9))
     part = b.part(torch.tensor([4, 2]))
@@ -303,7 +303,7 @@ def test_part_of_a_batch():
         (0, 5, "context must be a whole number, at least 1, got 0"),
     ],
 )
-def test_impossible_lengths(context, horizon, message):
+def test_lengths_that_cannot_be_are_refused(context, horizon, message):
     with pytest.raises(ValueError, match=message):
         Windows(ragged(0), context, horizon)
 
@@ -327,7 +327,7 @@ def test_series_shorter_than_the_horizon():
 
 
 @pytest.mark.gpu
-def test_batches_on_the_gpu():
+def test_batches_are_the_same_on_the_gpu():
     p = ragged(2)
     a, b = Windows(p, 9, 4), Windows(p, 9, 4, device="cuda")
     s, k = a.draw(300, torch.Generator().manual_seed(0))
