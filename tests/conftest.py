@@ -1,6 +1,6 @@
-"""What every test can use:
+"""What every test can use: folders, commands, browsers, and the reasons to be skipped.
 
-the data mirror, and the reasons for which a test is skipped on this machine.
+A test that this machine cannot run says what is missing.
 """
 
 import os

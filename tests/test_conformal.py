@@ -1,7 +1,6 @@
-"""Recalibration:
+"""Recalibration: promises are kept on windows not seen, whatever the forecast.
 
-promises kept on windows not seen, whatever the forecast; never a crossing; one clear
-error where it cannot be.
+Quantiles never cross, and where it cannot be there is one clear error.
 """
 
 import math
@@ -217,9 +216,9 @@ def test_the_correction_is_the_order_statistic(n, seed, levels):
 
 @pytest.mark.parametrize("n", [9, 20, 99])
 def test_coverage_is_promised_and_kept(n):
-    """Exchangeable worlds, a badly wrong forecast:
+    """In exchangeable worlds even a badly wrong forecast is covered as promised.
 
-    coverage in [a, a + 1/(n + 1)] for every promised level.
+    Coverage lies in [a, a + 1/(n + 1)] for every promised level.
     """
     worlds = 8000 if n < 99 else 3000
     y = 0.9 + 1.5 * draw(n + 1, worlds, seed=n)

@@ -1,7 +1,4 @@
-"""Stock:
-
-the newsvendor's closed forms, savings that add up, service that was really delivered.
-"""
+"""Stock: the newsvendor's closed forms, savings that add up, service really delivered."""
 
 import numpy as np
 import pandas as pd
@@ -409,9 +406,9 @@ def test_the_price_of_a_point_is_the_slope_of_the_stock_curve(d):
 
 
 def test_price_and_margin_meet_at_the_critical_ratio():
-    """d cost / d level = (over level - under (1 - level)) q'(level):
+    """d cost / d level = (over level - under (1 - level)) q'(level).
 
-    cost falls before the ratio and rises after it.
+    So cost falls before the ratio and rises after it.
     """
     d = dict(every())["spline"]
     under, over = 7.0, 2.0
@@ -688,10 +685,10 @@ def test_questions_that_cannot_be_answered_are_refused(make, message):
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 @pytest.mark.parametrize("xi", [0.0, 0.3, 0.5, 0.7, 0.9])
 def test_no_part_of_a_heavy_tail_is_cut_off(xi, kind):
-    """20 + 4 ((p/.1)^-xi - 1)/xi beyond 90 %:
+    """The shortage of a Pareto tail is known in closed form, in units of 1 and 1,000.
 
-    E(D - 20)+ = .1*4/(1 - xi), further out a known share of it; in units of 1 and of
-    1,000.
+    Beyond 90 % demand is 20 + 4 ((p/.1)^-xi - 1)/xi, so E(D - 20)+ = .1*4/(1 - xi), and
+    further out a known share of it.
     """
     for unit in (1.0, 1000.0):
         d = SplineQuantile(
@@ -848,9 +845,9 @@ def test_so_far_begins_with_the_probability_and_never_falls_below_it(wrap):
 
 @pytest.mark.parametrize("wrap", WRAPS[:4])
 def test_the_price_of_a_point_of_draws_is_no_noise(wrap):
-    """200 draws of a normal demand in whole units:
+    """200 draws of a normal demand in whole units price a point nearly as the law does.
 
-    the mean price over 60 series and 8 steps is near that of the law, at every level.
+    The mean is over 60 series and 8 steps, at every level.
     """
     mean = 30.0
     law = torch.distributions.Normal(torch.tensor(mean).double(), mean**0.5)

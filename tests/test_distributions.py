@@ -1,7 +1,6 @@
-"""Quantile grids:
+"""Quantile grids: closed forms against quadrature, inverse against inverse.
 
-closed forms against quadrature, inverse against inverse, extreme numbers, gradients,
-and GluonTS where the definitions agree.
+Also extreme numbers, gradients, and GluonTS where the definitions agree.
 """
 
 import numpy as np

@@ -819,9 +819,8 @@ def test_a_problem_that_cannot_be_is_refused(bad, message):
 
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_a_cluster_of_nothing_has_weights_of_zero(kernels):
-    """No instance, no feature, no bias:
-
-    the weights are 0, and the neighbours do not notice.
+    """Without instance, feature or bias all weights are 0, and the neighbours do not
+    notice.
     """
     none = (np.zeros((0, 3), np.float32), np.zeros((0, 2), np.float32))
     x = problem(6, 3, 2)
@@ -930,9 +929,9 @@ for kernel, fixed in todo:
 
 @kernel
 def test_ranking_kernels_compile_for_a_gpu_without_one():
-    """Machine code for Ampere and Hopper:
+    """Machine code for Ampere and Hopper.
 
-    no spilled registers, no atomics, one instruction to count bits.
+    No spilled registers, no atomics, one instruction to count bits.
     """
     assert compiled(COMPILE) == ["True 0 False STACK:0 LOCAL:0 True"] * 18
 

@@ -1,7 +1,6 @@
-"""Probabilities.
+"""Probabilities: scikit-learn and SciPy as oracles, parameters recovered from trees.
 
-scikit-learn and SciPy as oracles, parameters recovered from drawn trees, rules against
-slow ones, round trips, bad input.
+Rules against slow ones, round trips, bad input.
 """
 
 import json

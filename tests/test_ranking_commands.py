@@ -1,7 +1,6 @@
-"""The command line:
+"""The command line: libpecos' options and files, and what is refused and how.
 
-libpecos' options and files, what is refused and how, folders without pickles, the
-workspace, answers from standard input.
+Folders hold no pickles; there is a workspace; questions come from standard input too.
 """
 
 import json

@@ -956,10 +956,7 @@ def test_hashing_fixtures_are_reproduced(case, tst, tmp_path):
 
 
 def same_answers(got, expected):
-    """libpecos' rule:
-
-    the same items by score and name, scores to 1e-6; both lists as long.
-    """
+    "libpecos' rule: the same items by score and name, scores to 1e-6, as many."
     got, expected = (
         [json.loads(line) for line in text.splitlines()] for text in (got, expected)
     )
@@ -1107,9 +1104,9 @@ CODES = [0, 1, 2, 3, 4, 5, 6, 7, 7, 3]
 
 
 def meta_and_sub_trees():
-    """Two clusters of ten labels, each made into a tree of its own, put together:
+    """Two clusters of ten labels, each made into a tree of its own, put together.
 
-    what one rank of libpecos does.
+    So does one rank of libpecos.
     """
     X = sp.identity(10, np.float32, "csr")
     top = hierarchical_kmeans(pifa(X, X), branches=2, leaf=5, threads=1)

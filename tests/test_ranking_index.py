@@ -1,6 +1,6 @@
-"""Trees over labels:
+"""Trees over labels: balanced two-means against a plain oracle.
 
-balanced two-means against a plain oracle, libpecos' expected values, checks, files.
+Also libpecos' expected values, checks and files.
 """
 
 import hashlib
@@ -58,10 +58,9 @@ def below(bits, n):
 
 
 def unit(v):
-    """Length 1:
+    """The vector brought to length 1.
 
-    the squares added up one after the other in float32, the division in double
-    precision.
+    Squares are added up one after the other in float32, divided in double precision.
     """
     square = np.cumsum(v * v, dtype=np.float32)[-1]
     return (

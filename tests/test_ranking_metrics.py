@@ -1,7 +1,4 @@
-"""Metrics of a ranking:
-
-PECOS' text, slow oracles on random lists, scikit-learn, bad input.
-"""
+"Metrics of a ranking: PECOS' text, slow oracles, scikit-learn, bad input."
 
 import numpy as np
 import pandas as pd

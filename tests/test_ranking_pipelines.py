@@ -1,6 +1,6 @@
-"""Training and asking a ranker over many labels:
+"""Training and asking a ranker over many labels, run as its users run it.
 
-files in every form, what a run leaves behind, and what is refused.
+Files in every form, what a run leaves behind, and what is refused.
 """
 
 import gzip

@@ -1,7 +1,6 @@
-"""Ranking under rough handling:
+"""Ranking under rough handling: single rows, copies, damaged folders, wrong settings.
 
-single rows, copies, damaged folders, wrong settings, masks, relevance with zeros,
-unusual indices.
+Also masks, relevance with zeros and unusual indices.
 """
 
 import copy
