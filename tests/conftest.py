@@ -92,10 +92,12 @@ def peer(root):
 
 @pytest.fixture
 def xr(capsys):
-    "Run `forecastlab-xr`: exit code, output, errors."
+    "Run `forecastlab-xr` on words, or on a whole line: exit code, output, errors."
     from forecastlab.ranking import commands
 
     def run(*words):
+        if len(words) == 1:
+            words = words[0].split()
         code = commands.main([str(w) for w in words])
         out = capsys.readouterr()
         return code, out.out, out.err

@@ -110,11 +110,9 @@ def server(tmp_path, monkeypatch):
             self.close_connection = True
 
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    web.folder, web.cut, web.url = (
-        folder,
-        None,
-        f"http://127.0.0.1:{web.server_address[1]}",
-    )
+    web.folder = folder
+    web.cut = None
+    web.url = f"http://127.0.0.1:{web.server_address[1]}"
     threading.Thread(target=web.serve_forever, daemon=True).start()
     yield web
     web.shutdown()

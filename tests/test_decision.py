@@ -1,4 +1,4 @@
-"""Stock: the newsvendor's closed forms, savings that add up, service really delivered."""
+"Stock: closed forms of the newsvendor, savings that add up, service delivered."
 
 import numpy as np
 import pandas as pd
@@ -315,15 +315,7 @@ def test_no_other_stock_is_cheaper(d, under, over):
     f = named(d)
     best = newsvendor(f, under, over)
     u, o = (np.broadcast_to(x, 2) for x in (under, over))
-    assert list(best) == [
-        "unique_id",
-        "ratio",
-        "quantity",
-        "short",
-        "left",
-        "cost",
-        "profit",
-    ]
+    assert list(best) == "unique_id ratio quantity short left cost profit".split()
     assert np.allclose(best.ratio, u / (u + o))
     assert (best.short >= 0).all()
     assert (best.left >= 0).all()
@@ -488,15 +480,8 @@ def walk(n=6000, rho=0.5):
 def test_dependence_of_steps_costs_stock(wrap):
     x = wrap(walk())
     need = stock_for_joint_service(x, [0.5, 0.95], value=[1.0, 3.0])
-    assert list(need) == [
-        "unique_id",
-        "level",
-        "lead_time",
-        "units",
-        "independent",
-        "summed",
-        "money",
-    ]
+    columns = "unique_id level lead_time units independent summed money".split()
+    assert list(need) == columns
     assert (need.lead_time == 4).all()
     for i, scale in enumerate((1.0, 2.0)):
         half, top = need.iloc[2 * i], need.iloc[2 * i + 1]

@@ -80,11 +80,11 @@ def test_columns_are_the_quantiles_that_were_asked_for(ask, names):
     frame = f.to_frame(**ask)
     assert list(frame) == ["unique_id", "ds", "m", *names]
     for n in names:
-        u = (
-            float(n[4:])
-            if "_ql" in n
-            else 0.5 + (1 if "-hi-" in n else -1) * float(n[5:]) / 200
-        )
+        if "_ql" in n:
+            u = float(n[4:])
+        else:
+            side = 1 if "-hi-" in n else -1
+            u = 0.5 + side * float(n[5:]) / 200
         np.testing.assert_allclose(
             frame[n], f.quantile([u]).reshape(-1).numpy(), rtol=1e-5
         )

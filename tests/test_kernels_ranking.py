@@ -68,11 +68,9 @@ class CSR:
 
     def __init__(self, x):
         row, self.indices = np.nonzero(x)
-        self.indptr, self.data, self.shape = (
-            np.r_[0, np.bincount(row, minlength=len(x)).cumsum()],
-            x[row, self.indices].astype(np.float32),
-            x.shape,
-        )
+        self.indptr = np.r_[0, np.bincount(row, minlength=len(x)).cumsum()]
+        self.data = x[row, self.indices].astype(np.float32)
+        self.shape = x.shape
 
 
 def arrays(dense, bias=1.0, order=None):
@@ -219,10 +217,8 @@ def test_ugly_chunks_and_queries_agree_with_loops(path):
 @pytest.mark.parametrize("path", PRODUCT)
 def test_repeated_and_unsorted_features_add_up(path):
     x = CSR(np.ones((1, 4), np.float32))
-    x.indices, x.data = (
-        np.array([2, 0, 2, 1]),
-        np.array([1.0, 2.0, 3.0, 4.0], np.float32),
-    )
+    x.indices = np.array([2, 0, 2, 1])
+    x.data = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
     dense = weights([5], 4, 1.0)
     got = path(
         queries(x),
@@ -327,31 +323,20 @@ def slow_search(x, every, beam, k, post, start=None):
     "Beam search over dense matrices, in double precision."
     out = []
     for i, row in enumerate(x):
-        kept = (
-            [(0, 0.0 if post.startswith("log") else 1.0)]
-            if start is None
-            else [(c, start[i, c]) for c in np.flatnonzero(start[i])]
-        )
+        features = np.r_[row, 1.0].astype(float)
+        if start is None:
+            kept = [(0, 0.0 if post.startswith("log") else 1.0)]
+        else:
+            kept = [(c, start[i, c]) for c in np.flatnonzero(start[i])]
         for t, (dense, order) in enumerate(every):
-            first, new = np.r_[0, np.cumsum([w.shape[1] for w in dense])], []
+            first = np.r_[0, np.cumsum([w.shape[1] for w in dense])]
+            new = []
             for c, p in kept:
-                new += [
-                    (
-                        int(order[first[c] + j]),
-                        transform(
-                            float(
-                                np.r_[row, 1.0].astype(float)
-                                @ dense[c][:, j].astype(float)
-                            ),
-                            float(p),
-                            post,
-                        ),
-                    )
-                    for j in range(dense[c].shape[1])
-                ]
-            kept = sorted(new, key=lambda cs: -cs[1])[
-                : k if t == len(every) - 1 else beam
-            ]
+                for j in range(dense[c].shape[1]):
+                    v = float(features @ dense[c][:, j].astype(float))
+                    new.append((int(order[first[c] + j]), transform(v, float(p), post)))
+            most = k if t == len(every) - 1 else beam
+            kept = sorted(new, key=lambda cs: -cs[1])[:most]
         out.append(kept)
     return out
 
@@ -398,12 +383,10 @@ def test_search_of_a_part_and_in_batches(kernels):
     x = some_queries(7, 13)
     start = np.zeros((7, 3), np.float32)
     model = device_layers(layers)
-    start[0, 1], start[1], start[3, [0, 2]], start[5, 2] = (
-        0.5,
-        (0.2, 0.3, 0.4),
-        (0.9, 0.1),
-        1.0,
-    )
+    start[0, 1] = 0.5
+    start[1] = 0.2, 0.3, 0.4
+    start[3, [0, 2]] = 0.9, 0.1
+    start[5, 2] = 1.0
     want = slow_search(x, every, 3, 4, "l2-hinge", start)
     for most in (1 << 28, 40):
         leaves, scores = beam_search_gpu(
@@ -475,17 +458,16 @@ def test_work_is_counted():
     ]
     X = queries(CSR(np.array([[1.0, 1.0], [0, 1.0]], np.float32)))
     chunk = device_chunks(**arrays(dense))
-    assert count_work(
-        X, chunk, *tensors(np.array([0, 1, 0]), np.array([0, 0, 1]))
-    ) == dict(
+    jobs = tensors(np.array([0, 1, 0]), np.array([0, 0, 1]))
+    assert count_work(X, chunk, *jobs) == dict(
         jobs=3,
         features=2 + 1 + 2,
         hits=2 + 1 + 2 * 3,
         weights=5 + 3 + 120,
         candidates=3 + 3 + 40,
     )
-    few = search_bytes(X, device_layers(tree([[3], [2] * 3], 2)[0]), 1, 2)
-    assert 0 < few < search_bytes(X, device_layers(tree([[3], [2] * 3], 2)[0]), 3, 2)
+    layers = device_layers(tree([[3], [2] * 3], 2)[0])
+    assert 0 < search_bytes(X, layers, 1, 2) < search_bytes(X, layers, 3, 2)
 
 
 LAYER = arrays(weights([3, 4], 5, 1.0))
@@ -744,11 +726,9 @@ def test_steps_agree_with_their_twins(sizes):
     made = stack([problem(*s, seed=i) for i, s in enumerate(sizes)])
     g = torch.Generator().manual_seed(0)
     state = lambda rows: torch.randn(rows, made.cost.shape[1], generator=g).to(device())
-    (w, r, p, h, d), (z, zd, q, s), L = (
-        (state(made.features) for _ in range(5)),
-        (state(made.instances) for _ in range(4)),
-        made.cost.shape[1],
-    )
+    w, r, p, h, d = (state(made.features) for _ in range(5))
+    z, zd, q, s = (state(made.instances) for _ in range(4))
+    L = made.cost.shape[1]
     X, h = (made.ptr, made.index, made.value), p + h.abs() * p.sign()
     out, twin, back, minus = (torch.empty_like(v) for v in (q, q, p, p))
     svm.gather_triton(X, p, 0, out, twin, cost=made.cost, z=z)

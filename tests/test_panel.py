@@ -99,11 +99,7 @@ SOURCES = {
     "arrow": pa.Table.from_pandas,
     "batch": lambda df: pa.Table.from_pandas(df).to_batches()[0],
     "chunks": lambda df: pa.concat_tables(
-        [
-            pa.Table.from_pandas(df[:7]),
-            pa.Table.from_pandas(df[7:50]),
-            pa.Table.from_pandas(df[50:]),
-        ]
+        pa.Table.from_pandas(part) for part in (df[:7], df[7:50], df[50:])
     ),
     "category": lambda df: df.astype(
         {c: "category" for c in ("unique_id", "promo", "sky", "shop")}

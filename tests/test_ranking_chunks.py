@@ -65,17 +65,15 @@ def transform(name, v):
         s = np.exp(-(np.maximum(0, 1 - v) ** int(name.removeprefix("log-")[1])))
     if not name.startswith("log-"):
         return s
-    return (
-        -np.logaddexp(0, -v)
-        if "sigmoid" in name
-        else -(np.maximum(0, 1 - v) ** int(name[5]))
-    )
+    if "sigmoid" in name:
+        return -np.logaddexp(0, -v)
+    return -(np.maximum(0, 1 - v) ** int(name[5]))
 
 
 def combine(name, s, parent):
-    return (
-        s if name == "noop" else s + parent if name.startswith("log-") else s * parent
-    )
+    if name == "noop":
+        return s
+    return s + parent if name.startswith("log-") else s * parent
 
 
 def slow(X, layers, widths, name, start=None):

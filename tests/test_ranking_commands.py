@@ -54,37 +54,15 @@ def files(tmp_path):
 
 
 def training(d, *more, to="model"):
-    return [
-        "train",
-        "-x",
-        d / "X.npz",
-        "-y",
-        d / "Y.npz",
-        "-m",
-        d / to,
-        "-n",
-        1,
-        "--verbose-level",
-        0,
-        *more,
-    ]
+    "Words that train a model on the matrices in a folder."
+    line = f"train -x {d}/X.npz -y {d}/Y.npz -m {d}/{to} -n 1 --verbose-level 0"
+    return [*line.split(), *more]
 
 
 def texts(d, *more, to="t2t"):
-    return [
-        "text2text-train",
-        "-i",
-        d / "train.tsv",
-        "-q",
-        d / "items.txt",
-        "-m",
-        d / to,
-        "-n",
-        1,
-        "--verbose-level",
-        0,
-        *more,
-    ]
+    "Words that train a model on the texts in a folder."
+    files = f"-i {d}/train.tsv -q {d}/items.txt -m {d}/{to}"
+    return [*f"text2text-train {files} -n 1 --verbose-level 0".split(), *more]
 
 
 # ---- matrices
@@ -95,23 +73,8 @@ def test_a_model_is_trained_asked_and_evaluated(files, xr):
     model = XRLinear.load(files / "model")
     assert model.depth == 3
     code, out, _ = xr(
-        "predict",
-        "-x",
-        files / "X.npz",
-        "-m",
-        files / "model",
-        "-y",
-        files / "Y.npz",
-        "-o",
-        files / "P.npz",
-        "-k",
-        3,
-        "-b",
-        2,
-        "-pp",
-        "sigmoid",
-        "-n",
-        1,
+        f"predict -x {files}/X.npz -m {files}/model -y {files}/Y.npz"
+        f" -o {files}/P.npz -k 3 -b 2 -pp sigmoid -n 1"
     )
     expected = model.predict(
         load_matrix(files / "X.npz"), k=3, beam=2, post="sigmoid", threads=1
@@ -175,27 +138,13 @@ def test_every_training_option_reaches_the_model(files, xr):
 def test_dense_features_and_label_features(files, xr):
     np.save(files / "X.npy", load_matrix(files / "X.npz").toarray())
     np.save(files / "Z.npy", np.eye(6, 3, dtype=np.float32) + 0.1)
-    assert (
-        xr(
-            "train",
-            "-x",
-            files / "X.npy",
-            "-y",
-            files / "Y.npz",
-            "-m",
-            files / "m",
-            "-f",
-            files / "Z.npy",
-            "--max-leaf-size",
-            3,
-            "-n",
-            1,
-        )[0]
-        == 0
+    code, _, _ = xr(
+        f"train -x {files}/X.npy -y {files}/Y.npz -m {files}/m -f {files}/Z.npy"
+        " --max-leaf-size 3 -n 1"
     )
-    assert xr(
-        "predict", "-x", files / "X.npy", "-m", files / "m", "-y", files / "Y.npz"
-    )[1].startswith("==== evaluation results ====\nprec   = 100.00")
+    assert code == 0
+    _, out, _ = xr(f"predict -x {files}/X.npy -m {files}/m -y {files}/Y.npz")
+    assert out.startswith("==== evaluation results ====\nprec   = 100.00")
 
 
 @pytest.mark.parametrize(
@@ -266,17 +215,7 @@ def test_bad_prediction_is_one_line(files, xr):
 
 def test_negatives_without_usn_are_noticed(files, xr):
     code, _, err = xr(
-        "train",
-        "-x",
-        files / "X.npz",
-        "-y",
-        files / "Y.npz",
-        "-m",
-        files / "m",
-        "-uy",
-        files / "Y.npz",
-        "-n",
-        1,
+        f"train -x {files}/X.npz -y {files}/Y.npz -m {files}/m -uy {files}/Y.npz -n 1"
     )
     assert code == 0 and "add usn" in err and "XRLinear" in err
 
@@ -598,13 +537,11 @@ def test_bad_text_training_is_one_line(words, expected, files, xr, monkeypatch):
 
 def test_predicted_names_are_evaluated(tmp_path, xr):
     def line(*names):
-        return (
-            json.dumps(
-                dict(schema=["output_item", "score"], data=[[n, 1.0] for n in names])
-            )
-            + "\n"
-        )
+        scored = [[n, 1.0] for n in names]
+        return json.dumps(dict(schema=["output_item", "score"], data=scored)) + "\n"
 
+    predicted = f"text2text-evaluate -p {tmp_path}/p"
+    by_number = f"{predicted} -y {tmp_path}/y2 -q {tmp_path}/q"
     (tmp_path / "p").write_text(line("a", "b") + line("c") + line())
     (tmp_path / "y").write_text("a\nb\tc\na\n")
     (tmp_path / "q").write_text("a\nb\nc\n")
@@ -612,48 +549,14 @@ def test_predicted_names_are_evaluated(tmp_path, xr):
     expected = (
         "==== evaluation results ====\nprec   = 66.67 33.33\nrecall = 50.00 50.00\n"
     )
-    assert xr(
-        "text2text-evaluate", "-p", tmp_path / "p", "-y", tmp_path / "y", "-k", 2
-    ) == (0, expected, "")
-    assert xr(
-        "text2text-evaluate",
-        "-p",
-        tmp_path / "p",
-        "-y",
-        tmp_path / "y2",
-        "-q",
-        tmp_path / "q",
-        "-k",
-        2,
-    ) == (0, expected, "")
+    assert xr(f"{predicted} -y {tmp_path}/y -k 2") == (0, expected, "")
+    assert xr(f"{by_number} -k 2") == (0, expected, "")
     (tmp_path / "y").write_text("a\n")
-    assert (
-        "has 1 lines"
-        in xr("text2text-evaluate", "-p", tmp_path / "p", "-y", tmp_path / "y")[2]
-    )
+    assert "has 1 lines" in xr(f"{predicted} -y {tmp_path}/y")[2]
     (tmp_path / "y2").write_text("0\tx\n7\ty\n0\tz\n")
-    assert (
-        "names item 7"
-        in xr(
-            "text2text-evaluate",
-            "-p",
-            tmp_path / "p",
-            "-y",
-            tmp_path / "y2",
-            "-q",
-            tmp_path / "q",
-        )[2]
-    )
+    assert "names item 7" in xr(by_number)[2]
     (tmp_path / "p").write_text("nonsense\n" * 3)
-    code, _, err = xr(
-        "text2text-evaluate",
-        "-p",
-        tmp_path / "p",
-        "-y",
-        tmp_path / "y2",
-        "-q",
-        tmp_path / "q",
-    )
+    code, _, err = xr(by_number)
     assert code == 2 and "cannot be read" in err
 
 
@@ -686,22 +589,9 @@ def test_debug_shows_the_traceback(files):
 
 
 def test_the_commands_run_as_a_module(files):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "forecastlab.ranking.commands",
-            "evaluate",
-            "-y",
-            files / "Y.npz",
-            "-p",
-            files / "Y.npz",
-            "-k",
-            "1",
-        ],
-        capture_output=True,
-        text=True,
-    )
+    line = f"evaluate -y {files}/Y.npz -p {files}/Y.npz -k 1"
+    words = [sys.executable, "-m", "forecastlab.ranking.commands", *line.split()]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (
         0,
         "==== evaluation results ====\nprec   = 100.00\nrecall = 100.00\n",
@@ -758,39 +648,19 @@ def test_every_option_of_libpecos_is_here_with_its_default(name, module, peer):
 
 
 def test_a_text2text_folder_of_libpecos_answers_the_same(files, xr, peer):
-    def run(what, *words):
-        return subprocess.run(
-            [peer, "-m", f"pecos.apps.text2text.{what}", *map(str, words)],
+    def theirs(what, options):
+        subprocess.run(
+            [peer, "-m", f"pecos.apps.text2text.{what}", *options.split()],
             check=True,
             capture_output=True,
             env={**os.environ, "PYTHONPATH": ""},
         )
 
-    run(
-        "train",
-        "-i",
-        files / "train.tsv",
-        "-q",
-        files / "items.txt",
-        "-m",
-        files / "theirs",
-        "--max-leaf-size",
-        3,
-        "-n",
-        1,
-    )
-    run(
-        "predict",
-        "-m",
-        files / "theirs",
-        "-i",
-        files / "train.tsv",
-        "-o",
-        files / "out.txt",
-    )
-    code, out, _ = xr(
-        "text2text-predict", "-m", files / "theirs", "-i", files / "train.tsv"
-    )
+    learned = f"-i {files}/train.tsv -q {files}/items.txt -m {files}/theirs"
+    asked = f"-m {files}/theirs -i {files}/train.tsv"
+    theirs("train", f"{learned} --max-leaf-size 3 -n 1")
+    theirs("predict", f"{asked} -o {files}/out.txt")
+    code, out, _ = xr(f"text2text-predict {asked}")
     assert code == 0
     for a, b in zip(
         out.splitlines(), (files / "out.txt").read_text().splitlines(), strict=True

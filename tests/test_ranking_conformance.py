@@ -141,12 +141,10 @@ class Folder:
 
     def __init__(self, tst, tmp, kind):
         self.d = tst / "xmc" / "xlinear"
-        self.y, self.yt, self.m, self.p = (
-            self.d / "Y.npz",
-            self.d / "Yt.npz",
-            tmp / "model",
-            tmp / "P.npz",
-        )
+        self.y = self.d / "Y.npz"
+        self.yt = self.d / "Yt.npz"
+        self.m = tmp / "model"
+        self.p = tmp / "P.npz"
         self.x, self.xt = (
             self.d / f"{n}.npz" if kind == "sparse" else tmp / f"{n}.npy"
             for n in ("X", "Xt")
@@ -155,36 +153,15 @@ class Folder:
             for n, path in (("X", self.x), ("Xt", self.xt)):
                 np.save(path, load_matrix(self.d / f"{n}.npz").toarray())
 
-    def check(self, xr, expected, *options, tail=()):
+    def check(self, xr, expected, options, tail=""):
         "Train with the options; predict, freely and for selected outputs."
         xr(
-            "train",
-            "-x",
-            self.x,
-            "-y",
-            self.y,
-            "-m",
-            self.m,
-            "--order",
-            "libpecos",
-            "--verbose-level",
-            0,
-            *options,
+            f"train -x {self.x} -y {self.y} -m {self.m} --order libpecos"
+            f" --verbose-level 0 {options}"
         )
-        for more in ([], ["-so", self.d / expected]):
-            out = xr(
-                "predict",
-                "-x",
-                self.xt,
-                "-y",
-                self.yt,
-                "-o",
-                self.p,
-                "-m",
-                self.m,
-                *more,
-                *tail,
-            )
+        ask = f"predict -x {self.xt} -y {self.yt} -o {self.p} -m {self.m}"
+        for more in ("", f"-so {self.d / expected}"):
+            out = xr(f"{ask} {more} {tail}")
             close(load_matrix(self.p), load_matrix(self.d / expected))
             assert out.startswith("==== evaluation results ====\nprec   = 100.00 50.00")
 
@@ -206,59 +183,32 @@ def test_the_command_line_predicts_the_same(case, kind, tst, tmp_path, xr):
     X, Y = load_matrix(f.x), load_matrix(f.y)
     chain = hierarchical_kmeans(pifa(Y, X), leaf=10, threads=1)
     if case == "plain":
-        f.check(xr, "Yt_pred.npz", "--max-leaf-size", 10)
+        f.check(xr, "Yt_pred.npz", "--max-leaf-size 10")
     if case == "chain":
         save_chain(tmp_path / "chain", chain)
-        f.check(xr, "Yt_pred.npz", "-c", tmp_path / "chain")
+        f.check(xr, "Yt_pred.npz", f"-c {tmp_path}/chain")
     if case in ("code", "negatives"):
         save_matrix(tmp_path / "C.npz", chain[-1])
         save_matrix(tmp_path / "M.npz", sp.csc_matrix(Y @ chain[-1]))
     if case == "code":
-        f.check(xr, "Yt_pred.npz", "-c", tmp_path / "C.npz")
+        f.check(xr, "Yt_pred.npz", f"-c {tmp_path}/C.npz")
     if case == "negatives":
-        f.check(
-            xr,
-            "Yt_pred.npz",
-            "-c",
-            tmp_path / "C.npz",
-            "-um",
-            tmp_path / "M.npz",
-            "-uy",
-            f.y,
-        )
+        options = f"-c {tmp_path}/C.npz -um {tmp_path}/M.npz -uy {f.y}"
+        f.check(xr, "Yt_pred.npz", options)
     if case == "man":
-        f.check(
-            xr,
-            "Yt_pred_with_tfn+man.npz",
-            "--max-leaf-size",
-            10,
-            "-pp",
-            "noop",
-            "-b",
-            2,
-            "-ns",
-            "tfn+man",
-            tail=["-pp", "sigmoid", "-b", 4],
-        )
+        options = "--max-leaf-size 10 -pp noop -b 2 -ns tfn+man"
+        f.check(xr, "Yt_pred_with_tfn+man.npz", options, tail="-pp sigmoid -b 4")
     if case.startswith("splits"):
-        f.check(
-            xr,
-            f"P_nr_splits={case[-1]}.npz",
-            "--nr-splits",
-            case[-1],
-            "--max-leaf-size",
-            2,
-            tail=["-B", 2],
-        )
+        options = f"--nr-splits {case[-1]} --max-leaf-size 2"
+        f.check(xr, f"P_nr_splits={case[-1]}.npz", options, tail="-B 2")
     if case == "evaluate":
         assert xr("evaluate", "-y", f.yt, "-p", f.d / "Yt_pred.npz") == PERFECT
 
 
 @pecos("xlinear.test_consistency_of_primal", "sparse", "dense")
 def test_the_primal_solver_predicts_the_same(case, tst, tmp_path, xr):
-    Folder(tst, tmp_path, case).check(
-        xr, "Yt_primal_pred.npz", "-s", "L2R_L2LOSS_SVC_PRIMAL", "--max-leaf-size", 10
-    )
+    options = "-s L2R_L2LOSS_SVC_PRIMAL --max-leaf-size 10"
+    Folder(tst, tmp_path, case).check(xr, "Yt_primal_pred.npz", options)
 
 
 @pecos("xlinear.test_cost_sensitive", "ova", "tree", "command")
@@ -281,23 +231,8 @@ def test_costs_on_positives_act_as_their_weight(case, tst, xy, tmp_path, xr):
     else:
         save_matrix(tmp_path / "R.npz", R)
         xr(
-            "train",
-            "-x",
-            f.x,
-            "-y",
-            f.y,
-            "-m",
-            f.m,
-            "-r",
-            tmp_path / "R.npz",
-            "--max-leaf-size",
-            2,
-            "--rel-norm",
-            "no-norm",
-            "--rel-mode",
-            "induce",
-            "--order",
-            "libpecos",
+            f"train -x {f.x} -y {f.y} -m {f.m} -r {tmp_path}/R.npz --max-leaf-size 2"
+            " --rel-norm no-norm --rel-mode induce --order libpecos"
         )
         got = XRLinear.load(f.m).weights
     for A, B in zip(got, expected, strict=True):
@@ -323,13 +258,11 @@ def by_hand(model, X, beam, k, post):
     power, multiplies = POSTS[post]
 
     def f(v):
-        return (
-            v
-            if power == 0
-            else -np.log1p(np.exp(-v))
-            if power < 0
-            else -(np.maximum(0, 1 - v) ** power)
-        )
+        if power == 0:
+            return v
+        if power < 0:
+            return -np.log1p(np.exp(-v))
+        return -(np.maximum(0, 1 - v) ** power)
 
     X = np.hstack([X.toarray(), np.ones((X.shape[0], 1))])
     P = np.zeros((len(X), model.labels))
@@ -456,16 +389,8 @@ def test_one_layer_ranks_without_a_tree(case, xy, tmp_path, tst, xr):
     )
     save_matrix(tmp_path / "P.npz", model.predict(Xt))
     assert model.depth == 1
-    assert (
-        xr(
-            "evaluate",
-            "-y",
-            tst / "xmc" / "xlinear" / "Yt.npz",
-            "-p",
-            tmp_path / "P.npz",
-        )
-        == PERFECT
-    )
+    out = xr(f"evaluate -y {tst}/xmc/xlinear/Yt.npz -p {tmp_path}/P.npz")
+    assert out == PERFECT
 
 
 @pytest.mark.parametrize("beam", [2, 20])
@@ -984,17 +909,8 @@ def test_text2text_trains_and_answers_the_same(case, tst, tmp_path, xr, monkeypa
 
     def fit(*more, text="train.txt", to=m):
         return xr(
-            "text2text-train",
-            "-i",
-            d / text,
-            "-q",
-            d / "query_text.txt",
-            "-m",
-            to,
-            "--order",
-            "libpecos",
-            "--verbose-level",
-            0,
+            *f"text2text-train -i {d}/{text} -q {d}/query_text.txt -m {to}".split(),
+            *"--order libpecos --verbose-level 0".split(),
             *more,
         )
 
@@ -1034,19 +950,9 @@ def test_text2text_trains_and_answers_the_same(case, tst, tmp_path, xr, monkeypa
             " 14.29 12.50 11.11 10.00\nrecall = 0.00 0.00 100.00 100.00 100.00 100.00"
             " 100.00 100.00 100.00 100.00\n"
         )
-        for truth in (
-            ["-y", d / "truth_items.txt"],
-            ["-y", d / "test.txt", "-q", d / "query_text.txt"],
-        ):
-            assert (
-                xr(
-                    "text2text-evaluate",
-                    "-p",
-                    d / "sklearn_tfidf_true_pred_items.txt",
-                    *truth,
-                )
-                == expected
-            )
+        predicted = f"text2text-evaluate -p {d}/sklearn_tfidf_true_pred_items.txt"
+        assert xr(f"{predicted} -y {d}/truth_items.txt") == expected
+        assert xr(f"{predicted} -y {d}/test.txt -q {d}/query_text.txt") == expected
     if case == "workspace":
         for _ in range(2):
             fit(*small, "--workspace-folder", ws)

@@ -18,7 +18,6 @@ pytest.importorskip(
 
 from forecastlab.core import sparse
 from forecastlab.core.sparse import cores, save_matrix
-from forecastlab.ranking import commands
 from forecastlab.ranking.beam import beam_search
 from forecastlab.ranking.chunks import Chunks
 from forecastlab.ranking.index import make_chain
@@ -465,41 +464,16 @@ def test_a_label_named_twice_is_refused():
             table(T, T, k=wrong)
 
 
-@pytest.mark.parametrize("words_", [["-b", 0], ["-k", -4], ["-k", 0]])
-def test_commands_refuse_before_anything_is_overwritten(
-    model, tmp_path, words_, capsys
-):
+@pytest.mark.parametrize("options", ["-b 0", "-k -4", "-k 0"])
+def test_commands_refuse_before_anything_is_overwritten(model, tmp_path, options, xr):
     save_matrix(tmp_path / "X.npz", X)
     save_matrix(tmp_path / "Y.npz", Y)
     model.save(tmp_path / "m")
     before = (tmp_path / "m/ranker/param.json").stat().st_mtime_ns
-    assert commands.main(
-        [
-            str(w)
-            for w in [
-                "train",
-                "-x",
-                tmp_path / "X.npz",
-                "-y",
-                tmp_path / "Y.npz",
-                "-m",
-                tmp_path / "m",
-                *words_,
-            ]
-        ]
-    )
-    assert "must be at least 1" in capsys.readouterr().err
+    files = f"-x {tmp_path}/X.npz -m {tmp_path}/m"
+    code, _, err = xr(f"train {files} -y {tmp_path}/Y.npz {options}")
+    assert code
+    assert "must be at least 1" in err
     assert (tmp_path / "m/ranker/param.json").stat().st_mtime_ns == before
-    assert commands.main(
-        [
-            str(w)
-            for w in [
-                "predict",
-                "-x",
-                tmp_path / "X.npz",
-                "-m",
-                tmp_path / "m",
-                *words_,
-            ]
-        ]
-    )
+    code, *_ = xr(f"predict {files} {options}")
+    assert code

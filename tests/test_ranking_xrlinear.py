@@ -59,12 +59,8 @@ def tree(data):
 
 def scores(model, X):
     "Every label's score by plain products, in float64, for l3-hinge."
-    X, up = (
-        sparse.hstack([X, np.full((X.shape[0], 1), model.bias)])
-        .toarray()
-        .astype(float),
-        np.ones((X.shape[0], 1)),
-    )
+    up = np.ones((X.shape[0], 1))
+    X = sparse.hstack([X, model.bias * up]).toarray().astype(float)
     for W, C in zip(model.weights, model.chain):
         up = np.exp(-(np.maximum(0, 1 - X @ W.toarray()) ** 3)) * (up @ C.toarray().T)
     return up
@@ -156,19 +152,12 @@ def test_subtrees_score_as_the_tree_does(tree, data, reindex):
         for node, (part, labels) in enumerate(parts):
             one = sparse.csr_matrix(seen[:, [node]].astype(np.float32))
             P = part.predict(data[2], k=40, beam=40, start=one).toarray()
-            mine = (
-                np.flatnonzero(
-                    np.asarray(
-                        (
-                            tree.chain[-1]
-                            if layer == tree.depth - 1
-                            else tree.chain[-1] @ tree.chain[-2]
-                        )[:, [node]].sum(1)
-                    ).ravel()
-                )
-                if layer >= tree.depth - 2
-                else labels
-            )
+            mine = labels
+            if layer >= tree.depth - 2:
+                below = tree.chain[-1]
+                if layer == tree.depth - 2:
+                    below = tree.chain[-1] @ tree.chain[-2]
+                mine = np.flatnonzero(below[:, [node]].toarray().sum(1))
             assert_allclose(
                 P if reindex else P[:, mine],
                 whole[:, labels if reindex else mine],
@@ -363,15 +352,7 @@ def texts():
 def test_texts_and_names_go_in_and_names_come_out(texts, tmp_path):
     m = ExtremeClassifier(trees=2, leaf=3, branches=2, seed=1).fit(*texts)
     assert m.score(*texts) > 0.95
-    assert set(m.classes_) == {
-        "cup",
-        "plate",
-        "spoon",
-        "lamp",
-        "chair",
-        "scarf",
-        "kitchen",
-    }
+    assert set(m.classes_) == set("cup plate spoon lamp chair scarf kitchen".split())
     assert set(m.predict(["a red cup"])[0]) == {"cup", "kitchen"}
     P = m.predict_proba(texts[0])
     assert P.shape == (150, 7)

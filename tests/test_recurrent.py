@@ -24,7 +24,14 @@ from forecastlab.quantile.recurrent import gamma, lags_of, rnn_loss, sample_path
 from toys import QUIET, ROLES, check_units, frame, full, plain, planted
 
 torch.set_num_threads(1)
-HEADS = ["sqf", "iqf", "isqf", "normal", "student"]
+MODELS = {  # the name of the model with each head
+    "sqf": "SQFRNN",
+    "iqf": "IQFRNN",
+    "isqf": "ISQFRNN",
+    "normal": "DeepARNormal",
+    "student": "DeepAR",
+}
+HEADS = list(MODELS)
 LEVELS = [0.1, 0.5, 0.9]
 SMALL = dict(context=10, hidden=8, batch=8, draws=30, lags=(1, 2, 7), training=QUIET)
 
@@ -189,16 +196,7 @@ def test_forecasts_are_joint_paths(trained, head):
     assert (d >= 0).all()
     assert isinstance(f.distribution, Paths)
     assert f.distribution.event_shape == (3,)
-    assert (
-        f.model
-        == {
-            "sqf": "SQFRNN",
-            "iqf": "IQFRNN",
-            "isqf": "ISQFRNN",
-            "normal": "DeepARNormal",
-            "student": "DeepAR",
-        }[head]
-    )
+    assert f.model == MODELS[head]
     q = f.quantile([0.01, 0.1, 0.5, 0.9, 0.99]).numpy()
     assert q.shape == (6, 3, 5) and (np.diff(q) >= 0).all()
     assert m.predict(1, seen).horizon == 1

@@ -37,22 +37,15 @@ from toys import some_matrix as some
 )
 def test_features_of_any_kind_are_read_alike(make):
     A = np.round(some(7, 5).toarray() * 9)
-    X = S.as_features(make(A))
+    given = make(A)
+    X = S.as_features(given)
     assert X.dtype == np.float32
     assert (
         isinstance(X, sp.csr_matrix) and X.has_canonical_format or X.flags.c_contiguous
     )
-    np.testing.assert_array_equal(
-        X.toarray() if sp.issparse(X) else X,
-        np.asarray(
-            (
-                A > 0
-                if np.asarray(make(A) if not sp.issparse(make(A)) else 0).dtype == bool
-                else A
-            ),
-            np.float32,
-        ),
-    )
+    yes_or_no = not sp.issparse(given) and np.asarray(given).dtype == bool
+    want = np.asarray(A > 0 if yes_or_no else A, np.float32)
+    np.testing.assert_array_equal(X.toarray() if sp.issparse(X) else X, want)
 
 
 def test_untidy_rows_are_put_in_order_and_the_argument_is_left_alone():
@@ -74,10 +67,8 @@ def test_untidy_rows_are_put_in_order_and_the_argument_is_left_alone():
     same = S.as_features(some(4, 4))
     assert S.as_features(same) is same
     long = some(5, 6).copy()
-    long.indices, long.indptr = (
-        long.indices.astype(np.int64),
-        long.indptr.astype(np.int64),
-    )
+    long.indices = long.indices.astype(np.int64)
+    long.indptr = long.indptr.astype(np.int64)
     assert S.as_features(long).indices.dtype == np.int32
     start, index, value = S.arrays(S.as_features(long))
     assert (start.dtype, index.dtype, value.dtype) == (np.int64, np.int32, np.float32)
