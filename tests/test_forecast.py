@@ -101,17 +101,23 @@ def test_any_levels_in_any_order_never_cross(levels):
     assert (q[..., order].diff(dim=-1) >= -1e-5).all()
 
 
-def test_samples_and_scores_are_those_of_the_distribution():
+def test_samples_are_decided_by_their_seed():
     f, _ = made()
     assert f.sample(6).shape == (6, 3, 4)
     assert torch.equal(f.sample(6), f.sample(6))
     assert not torch.equal(f.sample(6), f.sample(6, seed=1))
+
+
+def test_mean_score_and_samples_are_those_of_the_distribution():
+    f, _ = made()
     assert torch.equal(f.mean(), f.distribution.mean)
-    assert torch.equal(
-        f.crps(np.zeros((3, 4), np.float32)), f.distribution.crps(torch.zeros(3, 4))
-    )
+    score = f.crps(np.zeros((3, 4), np.float32))
+    assert torch.equal(score, f.distribution.crps(torch.zeros(3, 4)))
     assert np.allclose(f.sample(20_000).mean(0), f.mean(), atol=0.1)
-    assert "3 series x 4 steps" in repr(f)
+
+
+def test_a_forecast_says_its_size():
+    assert "3 series x 4 steps" in repr(made()[0])
 
 
 def test_series_are_selected_by_name_place_or_mask():
@@ -143,7 +149,7 @@ def test_a_forecast_with_gradients_answers_without_them():
     assert f.crps(torch.zeros(3, 4)).requires_grad
 
 
-def test_a_plot_shows_history_fan_and_what_came(monkeypatch):
+def test_a_plot_has_an_axis_a_series_six_at_the_most():
     import matplotlib.pyplot as plt
 
     f, _ = made(lengths=(9, 5, 7, 8, 9, 6, 5, 9))
@@ -156,7 +162,7 @@ def test_a_plot_shows_history_fan_and_what_came(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (3,), (3, 4, 1), (3, 0)])
-def test_shapes_that_do_not_fit(shape):
+def test_shapes_that_do_not_fit_are_refused(shape):
     with pytest.raises(
         ValueError, match="expected a distribution of shape \\(3, horizon\\), got"
     ):

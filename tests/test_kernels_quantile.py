@@ -459,22 +459,35 @@ def test_nan_stays_visible_in_its_row(path):
 
 
 @pytest.mark.parametrize("path", SPLINE)
-def test_spline_scores_repeat_and_answer_without_gradients(path):
+def test_spline_gradients_repeat_bit_for_bit(path):
     made = case(700, 5)
     want = run(path, made)
     for a, b in zip(run(path, made)[1].values(), want[1].values()):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("path", SPLINE)
+def test_splines_are_scored_without_gradients_for_some_or_for_none(path):
+    made = case(700, 5)
+    want, _ = run(path, made)
     with torch.no_grad():
-        assert torch.equal(
-            path(**{k: v.requires_grad_() for k, v in made.items()}), want[0]
-        )
-    only = path(
-        **{k: v.detach().requires_grad_(k == "left") for k, v in made.items()}
-    ).sum()
-    only.backward()
+        score = path(**{k: v.requires_grad_() for k, v in made.items()})
+    assert torch.equal(score, want)
+    one = {k: v.detach().requires_grad_(k == "left") for k, v in made.items()}
+    path(**one).sum().backward()
+
+
+@pytest.mark.parametrize("path", SPLINE)
+def test_no_splines_have_no_scores(path):
+    made = case(700, 5)
     empty = path(**{k: v.detach()[:0].requires_grad_() for k, v in made.items()})
     empty.sum().backward()
     assert empty.shape == (0,)
+
+
+@pytest.mark.parametrize("path", SPLINE)
+def test_a_second_backward_pass_leaves_the_first_gradient_alone(path):
+    made = case(700, 5)
     z = made["target"].detach().requires_grad_()
     score = path(**made | dict(target=z)).sum()
     (first,) = torch.autograd.grad(score, z, retain_graph=True)
@@ -714,27 +727,39 @@ def test_it_is_the_fair_crps_in_one_dimension():
 
 
 @pytest.mark.parametrize("path", ENERGY)
-def test_energy_scores_repeat_and_answer_without_gradients(path):
+def test_energy_scores_and_gradients_repeat_bit_for_bit(path):
     w, z = paths(9, 6, 5)
-    want = both(path, w, z)
-    for a, b in zip(both(path, w, z), want):
+    for a, b in zip(both(path, w, z), both(path, w, z)):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("path", ENERGY)
+def test_paths_are_scored_without_gradients(path):
+    w, z = paths(9, 6, 5)
+    want, _ = both(path, w, z)
     with torch.no_grad():
-        assert torch.equal(path(w.requires_grad_(), z), want[0])
-    w = w.detach()
-    assert not path(w, z).requires_grad
+        assert torch.equal(path(w.requires_grad_(), z), want)
+    assert not path(w.detach(), z).requires_grad
+
+
+@pytest.mark.parametrize("path", ENERGY)
+def test_no_paths_have_no_scores(path):
+    w, z = paths(9, 6, 5)
     empty = path(w[:0].requires_grad_(), z[:0])
     empty.sum().backward()
+    assert empty.shape == (0,)
+
+
+@pytest.mark.parametrize("path", ENERGY)
+def test_a_missing_number_makes_its_own_energy_score_missing(path):
+    w, z = paths(9, 6, 5)
     bad = w.clone()
     bad[2, 1, 0] = float("nan")
     assert path(bad, z).isnan().tolist() == [i == 2 for i in range(9)]
     bad = z.clone()
     bad[3, 0] = float("nan")
-    assert (
-        path(w, bad).isnan().tolist()
-        == energy_score_ref(w, bad).isnan().tolist()
-        == [i == 3 for i in range(9)]
-    )
+    for score in (path, energy_score_ref):
+        assert score(w, bad).isnan().tolist() == [i == 3 for i in range(9)]
 
 
 def test_energy_goes_in_chunks_without_a_table_of_differences():

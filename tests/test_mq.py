@@ -26,7 +26,8 @@ from forecastlab.core.neural import HeldOut, WindowTask, held_back
 from forecastlab.demand.mq import BY_ENCODER, MQCNN, MQDense, MQNetwork, MQRNN
 from forecastlab.demand.mq import MQSettings, mq_loss
 from forecastlab.demand.textbook import SeasonalNaive
-from toys import QUIET, ROLES, check_units, frame, full, plain, planted
+from toys import DEGENERATE, QUIET, ROLES, check_gradients, check_units, frame, full
+from toys import plain, planted, shortened, sold_out
 
 torch.set_num_threads(1)
 ENCODERS = list(ENCODERS)
@@ -149,13 +150,7 @@ def test_the_gradient_reaches_every_parameter(encoder):
     s, net, b = network(encoder)
     total, mass = mq_loss(net, b, s)
     (total / mass).backward()
-    lacking = [
-        n
-        for n, p in net.named_parameters()
-        if p.grad is None or not p.grad.abs().sum() > 0
-    ]
-    assert not lacking
-    assert torch.isfinite(torch.cat([p.grad.flatten() for p in net.parameters()])).all()
+    check_gradients(net)
 
 
 # --- quantiles and loss
@@ -498,13 +493,7 @@ def test_a_series_never_seen_is_forecast_without_an_embedding_of_its_own(
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_short_series_train_and_are_forecast(encoder):
-    # all end together
-    df = frame()
-    row = df.groupby("unique_id").cumcount()
-    keep = {"s0": 1, "s1": 2, "s2": 3, "s3": 10}
-    df = df[(row >= 37 - df.unique_id.map(keep).fillna(37)) | (row >= 37)]
-    seen = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(36)
-    assert sorted(seen.length) == [1, 2, 3, 10, 37, 37]
+    seen = shortened()
     f = q(model(encoder).fit(seen).predict())
     assert f.shape == (6, 3, 7) and np.isfinite(f).all()
     alone = seen.select(["s0"])
@@ -533,23 +522,7 @@ def test_a_panel_too_short_to_train_on_is_refused():
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("centre", [False, True])
 def test_stock_outs_are_not_zero_demand(encoder, centre):
-    df = frame(stock=1)
-    row = df.groupby("unique_id").cumcount()
-    df.loc[
-        (df.unique_id == "s0")
-        | (df.unique_id == "s1") & (row > 15)
-        | (df.unique_id == "s2") & row.between(5, 12),
-        "stock",
-    ] = 0
-    a, b = (
-        Panel.from_frame(
-            df.assign(y=df.y.where(df.stock == 1, v)),
-            freq="W-SUN",
-            available="stock",
-            **ROLES,
-        ).cut(36)
-        for v in (0.0, 1e6)
-    )
+    a, b = (sold_out(recorded) for recorded in (0.0, 1e6))
     fa, fb = (q(model(encoder, centre=centre).fit(p).predict()) for p in (a, b))
     # what was recorded while sold out is never read
     assert np.isfinite(fa).all() and np.array_equal(fa, fb)
@@ -566,17 +539,7 @@ def test_no_observed_target_is_refused():
         model().fit(Panel.from_frame(frame(stock=0), freq="W-SUN", available="stock"))
 
 
-@pytest.mark.parametrize(
-    "y",
-    [
-        np.zeros(40),
-        np.full(40, 7.0),
-        np.r_[np.zeros(39), 1e6],
-        1e7 + np.arange(40.0),
-        np.full(40, 1e-4),
-    ],
-    ids=["zero", "constant", "spike", "large", "tiny"],
-)
+@pytest.mark.parametrize("y", DEGENERATE.values(), ids=DEGENERATE)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_degenerate_series_stay_finite(encoder, y):
     for centre in (False, True):

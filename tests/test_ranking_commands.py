@@ -250,7 +250,7 @@ def test_a_skeleton_of_settings_trains_what_it_says(files, xr):
     assert xr("text2text-train", "--generate-params-skeleton")[0] == 0
 
 
-def test_libpecos_layers_in_a_parameter_file(tmp_path):
+def test_layers_of_libpecos_in_a_parameter_file_are_read(tmp_path):
     layer = dict(
         threshold=0.2,
         solver_type="L2R_LR_DUAL",
@@ -296,21 +296,23 @@ def test_libpecos_layers_in_a_parameter_file(tmp_path):
         only_topk=20,
         post_processor="l3-hinge",
     )
+
+
+def test_a_parameter_file_that_cannot_be_is_refused(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match="no parameter file"):
+        read_params(path)
+    unequal = dict(model_chain=[dict(Cp=1), dict(Cp=2)])
     for bad, message in (
         (dict(train_params=dict(mode="ranker")), "mode = 'ranker' is not supported"),
         (dict(indexer_params=dict(do_sample=True)), "do_sample"),
         (dict(x=dict(colour=1)), "colour"),
-        (
-            dict(t=dict(model_chain=[dict(Cp=1), dict(Cp=2)])),
-            "differs from layer to layer",
-        ),
+        (dict(t=unequal), "differs from layer to layer"),
     ):
         path.write_text(json.dumps(bad))
         with pytest.raises(ValueError, match=message):
             read_params(path)
-    path.write_text("{")
-    with pytest.raises(ValueError, match="no parameter file"):
-        read_params(path)
 
 
 def test_layers_of_a_parameter_file_reach_the_model(files, xr):

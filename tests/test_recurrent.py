@@ -21,7 +21,8 @@ from forecastlab.core.windows import Windows
 from forecastlab.quantile.recurrent import LAWS, Law, RecurrentForecaster
 from forecastlab.quantile.recurrent import RecurrentNetwork, RNNSettings, Streams
 from forecastlab.quantile.recurrent import gamma, lags_of, rnn_loss, sample_paths
-from toys import QUIET, ROLES, check_units, frame, full, plain, planted
+from toys import DEGENERATE, QUIET, ROLES, check_gradients, check_units, frame, full
+from toys import plain, planted, shortened, sold_out
 
 torch.set_num_threads(1)
 MODELS = {  # the name of the model with each head
@@ -141,13 +142,7 @@ def test_the_loss_counts_observed_steps_only_and_reaches_every_parameter(head):
     assert total.item() == pytest.approx(want, rel=1e-5, abs=1e-5)
     assert mass.item() == pytest.approx(weights, rel=1e-5)
     (total / mass).backward()
-    lacking = [
-        n
-        for n, p in net.named_parameters()
-        if p.grad is None or not p.grad.abs().sum() > 0
-    ]
-    assert not lacking
-    assert torch.isfinite(torch.cat([p.grad.flatten() for p in net.parameters()])).all()
+    check_gradients(net)
 
 
 def test_the_likelihoods_are_torchs():
@@ -420,13 +415,7 @@ def test_a_killed_training_goes_on_to_the_same_paths(tmp_path, monkeypatch, head
 
 
 def test_short_series_train_and_are_forecast():
-    # all end together
-    df = frame()
-    row = df.groupby("unique_id").cumcount()
-    keep = {"s0": 1, "s1": 2, "s2": 3, "s3": 10}
-    df = df[(row >= 37 - df.unique_id.map(keep).fillna(37)) | (row >= 37)]
-    seen = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(36)
-    assert sorted(seen.length) == [1, 2, 3, 10, 37, 37]
+    seen = shortened()
     m = model().fit(seen)
     d = paths(m.predict())
     assert d.shape == (30, 6, 3) and np.isfinite(d).all()
@@ -445,38 +434,12 @@ def test_short_series_train_and_are_forecast():
 
 @pytest.mark.parametrize("centre", [False, True])
 def test_what_was_recorded_while_sold_out_is_never_read(centre):
-    df = frame(stock=1)
-    row = df.groupby("unique_id").cumcount()
-    df.loc[
-        (df.unique_id == "s0")
-        | (df.unique_id == "s1") & (row > 15)
-        | (df.unique_id == "s2") & row.between(5, 12),
-        "stock",
-    ] = 0
-    a, b = (
-        Panel.from_frame(
-            df.assign(y=df.y.where(df.stock == 1, v)),
-            freq="W-SUN",
-            available="stock",
-            **ROLES,
-        ).cut(36)
-        for v in (0.0, 1e6)
-    )
+    a, b = (sold_out(recorded) for recorded in (0.0, 1e6))
     fa, fb = (paths(model(centre=centre).fit(p).predict()) for p in (a, b))
     assert np.isfinite(fa).all() and np.array_equal(fa, fb)
 
 
-@pytest.mark.parametrize(
-    "y",
-    [
-        np.zeros(40),
-        np.full(40, 7.0),
-        np.r_[np.zeros(39), 1e6],
-        1e7 + np.arange(40.0),
-        np.full(40, 1e-4),
-    ],
-    ids=["zero", "constant", "spike", "large", "tiny"],
-)
+@pytest.mark.parametrize("y", DEGENERATE.values(), ids=DEGENERATE)
 @pytest.mark.parametrize("head", ["sqf", "isqf", "student"])
 def test_degenerate_series_stay_finite(head, y):
     for centre in (False, True):

@@ -105,17 +105,26 @@ def test_features_that_cannot_be_are_refused():
             S.as_features(B)
 
 
-def test_labels_are_read_or_refused_by_name():
-    Y = S.as_labels(sp.csr_matrix(([1.0, 0, 2], ([0, 1, 2], [1, 1, 0])), shape=(4, 3)))
+def labels():
+    "Labels of four rows, two of them without any; a stored zero is no label."
+    return sp.csr_matrix(([1.0, 0, 2], ([0, 1, 2], [1, 1, 0])), shape=(4, 3))
+
+
+def test_labels_are_what_is_not_zero():
+    Y = S.as_labels(labels())
     assert Y.nnz == 2 and Y.shape == (4, 3) and Y.data.tolist() == [1, 2]
     assert S.as_labels(np.array([[True, False]])).toarray().tolist() == [[1, 0]]
+    assert S.as_labels(np.zeros((0, 5))).shape == (0, 5)
+
+
+def test_labels_that_cannot_be_are_refused():
+    Y = S.as_labels(labels())
     with pytest.raises(ValueError, match="-1"):
         S.as_labels([[1, -1]])
     with pytest.raises(ValueError, match="4 rows, the features have 3"):
         S.as_labels(Y, rows=3)
     with pytest.raises(ValueError, match="2 rows of Y have no label: 1, 3"):
         S.as_labels(Y, allow_empty=False)
-    assert S.as_labels(np.zeros((0, 5))).shape == (0, 5)
 
 
 # Rows and columns
@@ -205,18 +214,13 @@ def test_stacks_keep_the_order_within_a_row():
     )
     H = S.hstack([P, Q])
     for i in range(6):
-        np.testing.assert_array_equal(
-            H.indices[H.indptr[i] : H.indptr[i + 1]],
-            np.concatenate(
-                [
-                    P.indices[P.indptr[i] : P.indptr[i + 1]],
-                    Q.indices[Q.indptr[i] : Q.indptr[i + 1]] + 9,
-                ]
-            ),
+        left, right, both = (
+            A.indices[A.indptr[i] : A.indptr[i + 1]] for A in (P, Q, H)
         )
+        np.testing.assert_array_equal(both, np.concatenate([left, right + 9]))
 
 
-def test_rows_chosen_and_the_rest_made_zero():
+def test_rows_are_taken_in_the_order_asked_for():
     A = np.array([[-5.0, 1], [0, 2], [2, 0], [1.2, 0]])
     dense, sparse = S.take_rows([A, sp.csr_matrix(A)], [0, 2, 1])
     assert type(dense) is np.ndarray and type(sparse) is sp.csr_matrix
@@ -225,6 +229,9 @@ def test_rows_chosen_and_the_rest_made_zero():
     for bad in ([4], [-1]):
         with pytest.raises(ValueError, match="rows 0 to 3 only"):
             S.take_rows([A], bad)
+
+
+def test_rows_and_columns_that_are_not_chosen_become_zero():
     B = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 0, 0]])
     for kind in ("coo", "csr", "csc"):
         kept = S.only(sp.coo_matrix(B).asformat(kind), [1, 2], [0, 2])

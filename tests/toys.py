@@ -173,6 +173,49 @@ def planted(n=30, rows=140):
     return Panel.from_frame(df, known=["promo"])
 
 
+def shortened():
+    "A panel cut at step 36 with series of 1, 2, 3 and 10 rows; all end together."
+    df = frame()
+    row = df.groupby("unique_id").cumcount()
+    keep = {"s0": 1, "s1": 2, "s2": 3, "s3": 10}
+    df = df[(row >= 37 - df.unique_id.map(keep).fillna(37)) | (row >= 37)]
+    panel = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(36)
+    assert sorted(panel.length) == [1, 2, 3, 10, 37, 37]
+    return panel
+
+
+def sold_out(recorded):
+    """A panel with series sold out always, at the end and in the middle.
+
+    `recorded` stands where there was nothing to sell.
+    """
+    df = frame(stock=1)
+    row = df.groupby("unique_id").cumcount()
+    always = df.unique_id == "s0"
+    end = (df.unique_id == "s1") & (row > 15)
+    middle = (df.unique_id == "s2") & row.between(5, 12)
+    df.loc[always | end | middle, "stock"] = 0
+    df = df.assign(y=df.y.where(df.stock == 1, recorded))
+    return Panel.from_frame(df, freq="W-SUN", available="stock", **ROLES).cut(36)
+
+
+DEGENERATE = {  # series that are hard to scale
+    "zero": np.zeros(40),
+    "constant": np.full(40, 7.0),
+    "spike": np.r_[np.zeros(39), 1e6],
+    "large": 1e7 + np.arange(40.0),
+    "tiny": np.full(40, 1e-4),
+}
+
+
+def check_gradients(net):
+    "After `backward` every parameter has a finite gradient that is not all zero."
+    for name, p in net.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.abs().sum() > 0, name
+        assert p.grad.isfinite().all(), name
+
+
 def check_units(fit, unit, low=0, centre=False, levels=(0.1, 0.5, 0.9)):
     """In another unit a model forecasts the same numbers times that unit.
 
