@@ -1,6 +1,6 @@
-"""What every test can use:
+"""What every test can use: folders, commands, browsers, and the reasons to be skipped.
 
-the data mirror, and the reasons for which a test is skipped on this machine.
+A test that this machine cannot run says what is missing.
 """
 
 import os
@@ -75,6 +75,34 @@ def mirror():
     if not Path(path).is_dir():
         pytest.skip(f"FORECASTLAB_DATA={path} is no folder")
     return Path(path)
+
+
+@pytest.fixture(scope="session")
+def peer(root):
+    "A Python with libpecos in it."
+    if python := os.environ.get("FORECASTLAB_PECOS_PYTHON"):
+        return python
+    if not (root / ".venv-peers" / ".ready").exists():
+        pytest.skip(
+            "no Python with libpecos: `make peers`, or name one in"
+            " FORECASTLAB_PECOS_PYTHON"
+        )
+    return str(root / ".venv-peers" / "bin" / "python")
+
+
+@pytest.fixture
+def xr(capsys):
+    "Run `forecastlab-xr` on words, or on a whole line: exit code, output, errors."
+    from forecastlab.ranking import commands
+
+    def run(*words):
+        if len(words) == 1:
+            words = words[0].split()
+        code = commands.main([str(w) for w in words])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
 
 
 @pytest.fixture

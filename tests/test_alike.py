@@ -109,7 +109,7 @@ def test_the_rankers_learn_the_word_that_counts(shop):
     assert (mug[read.argmax(1)] == mug[new]).mean() > 0.9
 
 
-def test_cohorts_are_their_eves(shop):
+def test_a_cohort_is_as_alike_as_on_its_eve(shop):
     S = as_launched(shop, sells_alike, first=30, width=10)
     new = np.flatnonzero((shop.panel.start >= 40) & (shop.panel.start < 50))
     np.testing.assert_allclose(
@@ -118,7 +118,7 @@ def test_cohorts_are_their_eves(shop):
     assert S.getnnz(1)[shop.panel.start < 30].sum() == 0 and S.shape == (60, 60)
 
 
-def test_refusals(shop):
+def test_what_cannot_be_asked_is_refused_in_words(shop):
     for make, words in (
         (lambda: price_words([1.0, np.nan, -1]), "at: 1, 2"),
         (lambda: shop.eve(6), "fewer than two launches"),
@@ -138,7 +138,7 @@ def test_an_unknown_text_is_ranked_too():
     assert scores.shape == (2, 2)
 
 
-def test_the_embedded_shop():
+def test_the_embedded_shop_is_the_small_one():
     small = load_shop("online_retail")
     assert len(small.panel) == 1000
     assert small.lines is None
@@ -147,7 +147,7 @@ def test_the_embedded_shop():
 
 
 @pytest.mark.slow
-def test_the_whole_shop(mirror):
+def test_the_whole_shop_has_every_product_and_line(mirror):
     whole = load_shop("online_retail_ii")
     first = whole.lines.groupby("product").step.min()
     assert len(whole.panel) == 4676

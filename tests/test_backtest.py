@@ -178,7 +178,7 @@ def test_a_model_sees_cut_copies_only_and_the_panel_is_untouched():
         (9, [19] * 4),
     ],
 )
-def test_refit_schedule(refit, fitted):
+def test_models_are_refitted_when_the_schedule_says_so(refit, fitted):
     r = backtest({"a": Constant()}, panel(), 5, 4, refit=refit, progress=False)
     assert [f.origin for f in r.folds] == [19, 24, 29, 34]
     assert [f.fitted_at for f in r.folds] == fitted
@@ -227,7 +227,7 @@ def test_the_last_origin_leaves_one_horizon(ask, at):
         (dict(refit=-1), "refit must be False, True or a number of origins, got -1"),
     ],
 )
-def test_impossible_schedules(ask, message):
+def test_a_schedule_that_cannot_be_is_refused(ask, message):
     with pytest.raises(ValueError, match=message):
         backtest({"a": Constant()}, panel(), **dict(horizon=5, progress=False) | ask)
 
@@ -316,7 +316,7 @@ def test_a_model_must_answer_for_the_series_it_was_given():
 # --- numbers by hand
 
 
-def test_a_leaderboard_number_by_hand():
+def test_a_number_of_the_leaderboard_is_computed_by_hand():
     "Two items, two origins, horizon 2; q = 1, 2, 4 at levels 0.1, 0.5, 0.9."
     y = {"a": [0.0, 9, 3, 1, 2, 4], "b": [5.0, 5, 0, 2, 8, 1]}
     p = Panel.from_frame(
@@ -387,7 +387,7 @@ def test_volatility_needs_origins_that_overlap(step, overlap):
         assert r.leaderboard.volatility["m"] == 0
 
 
-def test_an_unknown_model():
+def test_an_unknown_model_is_named_beside_the_known():
     r = backtest({"a": Constant()}, panel(), 5, 1, progress=False)
     assert isinstance(r, Backtest)
     with pytest.raises(
@@ -397,7 +397,7 @@ def test_an_unknown_model():
 
 
 @pytest.mark.parametrize("freq", [1, "MS"])
-def test_integer_time_and_months(freq):
+def test_integer_time_and_months_are_backtested_too(freq):
     time = np.arange(30)
     if freq == "MS":
         time = pd.date_range("2020-01-01", periods=30, freq="MS")

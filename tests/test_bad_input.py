@@ -621,11 +621,9 @@ def test_a_series_of_one_row_is_a_series():
     ):
         Windows(p, 5, 0)
     one = Panel.from_frame(GOOD[:1], freq="D")
-    assert (
-        one.rows == 1
-        and len(one.cut(0)) == 1
-        and one.actual(one.last, 2).shape == (1, 2)
-    )
+    assert one.rows == 1
+    assert len(one.cut(0)) == 1
+    assert one.actual(one.last, 2).shape == (1, 2)
 
 
 @pytest.mark.parametrize(

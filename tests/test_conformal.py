@@ -1,13 +1,11 @@
-"""Recalibration:
+"""Recalibration: promises are kept on windows not seen, whatever the forecast.
 
-promises kept on windows not seen, whatever the forecast; never a crossing; one clear
-error where it cannot be.
+Quantiles never cross, and where it cannot be there is one clear error.
 """
 
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,8 +18,8 @@ from forecastlab.core.conformal import recalibrated
 from forecastlab.core.distributions import Counts, Paths, QuantileFunction, QuantileGrid
 from forecastlab.core.forecast import Forecast
 from forecastlab.core.forecaster import Forecaster, load_model
-from forecastlab.core.panel import Panel
 from forecastlab.quantile.spline import SplineQuantile
+from toys import draw, several
 
 N01 = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
 D = torch.arange(1, 10, dtype=torch.float64) / 10
@@ -32,20 +30,12 @@ class Standard(QuantileFunction):
     "N(0, 1) in every cell, without any closed form of its own but these."
 
     dtype, device = torch.float64, torch.device("cpu")
-    icdf, cdf, log_prob = (
-        staticmethod(N01.icdf),
-        staticmethod(N01.cdf),
-        staticmethod(N01.log_prob),
-    )
+    icdf = staticmethod(N01.icdf)
+    cdf = staticmethod(N01.cdf)
+    log_prob = staticmethod(N01.log_prob)
 
     def __getitem__(self, which):
         return Standard(torch.empty(self.batch_shape)[which].shape)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(
-        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
 
 
 def grid(*batch, seed=0, scale=1.0, **how):
@@ -147,24 +137,20 @@ def test_whatever_the_forecast_and_the_map_it_stays_a_quantile_function(base):
         y = d.icdf(u)
         F = d.cdf(y)
         # u lies in the jump at y
-        assert (F >= u - 1e-5).all() and (
+        assert (F >= u - 1e-5).all()
+        assert (
             d.cdf(torch.nextafter(y, torch.full_like(y, -math.inf))) <= u + 1e-5
         ).all()
-        assert (
-            (d.slope([0.2, 0.6, 0.97]) >= 0).all()
-            and torch.isfinite(d.crps(y[0])).all()
-            and (d.crps(y[0]) >= 0).all()
-        )
-        assert d[1:].shape == (2, 4) and torch.equal(
-            d[1:].quantile([0.3, 0.9]), d.quantile([0.3, 0.9])[1:]
-        )
+        assert (d.slope([0.2, 0.6, 0.97]) >= 0).all()
+        assert torch.isfinite(d.crps(y[0])).all()
+        assert (d.crps(y[0]) >= 0).all()
+        assert d[1:].shape == (2, 4)
+        assert torch.equal(d[1:].quantile([0.3, 0.9]), d.quantile([0.3, 0.9])[1:])
         assert torch.equal(
             d[torch.tensor([2, 0])].quantile([0.5]), d.quantile([0.5])[[2, 0]]
         )
-        assert (
-            d.rsample((7,), torch.Generator().manual_seed(0)).shape == (7, 3, 4)
-            and d.event_shape == base.event_shape
-        )
+        assert d.rsample((7,), torch.Generator().manual_seed(0)).shape == (7, 3, 4)
+        assert d.event_shape == base.event_shape
 
 
 @pytest.mark.parametrize(
@@ -230,9 +216,9 @@ def test_the_correction_is_the_order_statistic(n, seed, levels):
 
 @pytest.mark.parametrize("n", [9, 20, 99])
 def test_coverage_is_promised_and_kept(n):
-    """Exchangeable worlds, a badly wrong forecast:
+    """In exchangeable worlds even a badly wrong forecast is covered as promised.
 
-    coverage in [a, a + 1/(n + 1)] for every promised level.
+    Coverage lies in [a, a + 1/(n + 1)] for every promised level.
     """
     worlds = 8000 if n < 99 else 3000
     y = 0.9 + 1.5 * draw(n + 1, worlds, seed=n)
@@ -241,11 +227,9 @@ def test_coverage_is_promised_and_kept(n):
     q = c.apply(Standard((1, worlds))).quantile(c.promised)[0]
     share = (y[n, :, None] <= q).double().mean(0)
     wrong = (y[n, :, None] <= N01.icdf(c.promised)).double().mean(0)
-    assert (
-        (share >= c.promised - slack).all()
-        and (share <= c.promised + 1 / (n + 1) + slack).all()
-        and (wrong - c.promised).abs().max() > 0.1
-    )
+    assert (share >= c.promised - slack).all()
+    assert (share <= c.promised + 1 / (n + 1) + slack).all()
+    assert (wrong - c.promised).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("kind", ["level", "shift"])
@@ -260,24 +244,23 @@ def test_counts_with_zeros_lie_between_below_and_at_or_below(values, kind):
         torch.rand(n + 1, worlds, generator=g) < 0.5
     )
     for wrap in (lambda d: d, Counts):
-        f = lambda k: wrap(
-            QuantileGrid(
-                [0.2, 0.4, 0.6, 0.8, 0.95],
-                torch.tensor(values).expand(k, worlds, -1),
-                support="nonnegative",
+
+        def f(k):
+            return wrap(
+                QuantileGrid(
+                    [0.2, 0.4, 0.6, 0.8, 0.95],
+                    torch.tensor(values).expand(k, worlds, -1),
+                    support="nonnegative",
+                )
             )
-        )
+
         d = Conformal(levels, "step", kind).fit(f(n), y[:n]).apply(f(1))
         q = d.quantile(levels)[0]
-        assert (
-            isinstance(d, Counts) == (wrap is Counts)
-            and (q >= 0).all()
-            and (wrap is not Counts or torch.equal(q, q.floor()))
-        )
-        upto, below = (
-            (y[n, :, None] <= q).double().mean(0),
-            (y[n, :, None] + 1e-5 <= q).double().mean(0),
-        )
+        assert isinstance(d, Counts) == (wrap is Counts)
+        assert (q >= 0).all()
+        assert wrap is not Counts or torch.equal(q, q.floor())
+        upto = (y[n, :, None] <= q).double().mean(0)
+        below = (y[n, :, None] + 1e-5 <= q).double().mean(0)
         slack = 4 * (0.25 / worlds) ** 0.5
         assert (upto >= levels - slack).all(), upto
         if kind == "level":
@@ -289,19 +272,16 @@ def test_never_sold_is_exactly_zero():
         D.float(), torch.arange(1.0, 10).expand(100, 9), support="nonnegative"
     )
     d = Conformal().fit(f, torch.zeros(100)).apply(f[:1])
-    assert (d.quantile([0.5, 0.9, 0.98]) == 0).all() and d.cdf(
-        torch.zeros(1)
-    ).item() >= 0.98
+    assert (d.quantile([0.5, 0.9, 0.98]) == 0).all()
+    assert d.cdf(torch.zeros(1)).item() >= 0.98
 
 
 def test_gaps_are_no_targets():
     y = draw(400, seed=2)
     holes = y.clone()
     holes[::2] = math.nan
-    a, b = (
-        Conformal().fit(Standard((400,)), holes),
-        Conformal().fit(Standard((200,)), y[1::2]),
-    )
+    a = Conformal().fit(Standard((400,)), holes)
+    b = Conformal().fit(Standard((200,)), y[1::2])
     assert torch.equal(a.values, b.values)
     assert needed_level(Standard((2,)), [math.nan, 0.0]).isnan().tolist() == [
         True,
@@ -314,16 +294,7 @@ def test_gaps_are_no_targets():
 def panel(series=6, rows=120, seed=0):
     r = np.random.default_rng(seed)
     y = r.gamma(2.0, 1 + np.arange(series)[:, None], (series, rows))
-    return Panel.from_frame(
-        pd.DataFrame(
-            {
-                "unique_id": np.repeat([f"s{i}" for i in range(series)], rows),
-                "ds": np.tile(np.arange(rows), series),
-                "y": y.ravel(),
-            }
-        ),
-        freq=1,
-    )
+    return several(y)
 
 
 class Shy:
@@ -377,11 +348,9 @@ def test_a_model_is_calibrated_on_origins_it_never_saw(by, kind):
     # the held-back windows were not trained on
     assert m.fitted.seen == 6 * (78 - 36)
     f = m.predict(3, early)
-    assert (
-        f.ids.tolist() == early.ids.tolist()
-        and f.model == "shy"
-        and (f.quantile(DENSE[::50].clone()).diff(dim=-1) >= 0).all()
-    )
+    assert f.ids.tolist() == early.ids.tolist()
+    assert f.model == "shy"
+    assert (f.quantile(DENSE[::50].clone()).diff(dim=-1) >= 0).all()
 
     # the same correction at every later origin
     class Held:
@@ -492,10 +461,8 @@ def test_a_calibrated_model_is_backtested_like_any_other():
         levels=LEVELS,
         progress=False,
     )
-    assert (
-        off(result, "calibrated") < 0.08 < 0.12 < off(result, "raw")
-        and result.leaderboard.wql["calibrated"] < result.leaderboard.wql["raw"]
-    )
+    assert off(result, "calibrated") < 0.08 < 0.12 < off(result, "raw")
+    assert result.leaderboard.wql["calibrated"] < result.leaderboard.wql["raw"]
     # it saw nothing after the first origin
     assert result.models["calibrated"].panel.last.max() == result.folds[0].origin
 
@@ -564,10 +531,8 @@ def test_joint_paths_stay_joint():
         assert d.event_shape == (4,) and x.shape == (600, 5, 4)
         rho = np.corrcoef(x[:, 0].T.numpy())
         assert rho[np.triu_indices(4, 1)].min() > 0.6
-        assert (
-            torch.allclose(x.quantile(0.9, 0), d.quantile([0.9])[..., 0], atol=0.12)
-            and (x.quantile(0.9, 0) > paths.quantile([0.9])[..., 0] + 0.1).all()
-        )
+        assert torch.allclose(x.quantile(0.9, 0), d.quantile([0.9])[..., 0], atol=0.12)
+        assert (x.quantile(0.9, 0) > paths.quantile([0.9])[..., 0] + 0.1).all()
 
 
 # ------------------------------------------------------------------ what a correction
@@ -593,11 +558,9 @@ def test_dependence_survives_every_correction(kind, wrap):
     x, y = together()
     before = wrap(x)
     d = Conformal(D.tolist(), kind=kind).fit(before, y).apply(before)
-    assert (
-        d.event_shape
-        and d.draws.shape == x.shape
-        and isinstance(d, Counts) == isinstance(before, Counts)
-    )
+    assert d.event_shape
+    assert d.draws.shape == x.shape
+    assert isinstance(d, Counts) == isinstance(before, Counts)
     for z in (d.sample((400,)).double(), d.draws.double()):
         rho = torch.stack([torch.corrcoef(z[:, s].T)[0, 5] for s in range(5)]).mean()
         assert rho > 0.8, rho
@@ -632,12 +595,10 @@ def test_a_shift_stays_within_the_support(wrap, by):
         else torch.zeros(60, 6)
     )
     d = Conformal((0.2, 0.5, 0.8), by, "shift").fit(before, y).apply(before)
-    assert (
-        d.domain == "nonnegative"
-        and (d.quantile(DENSE[::20].clone()) >= 0).all()
-        and (d.sample((300,)) >= 0).all()
-        and (d.mean >= 0).all()
-    )
+    assert d.domain == "nonnegative"
+    assert (d.quantile(DENSE[::20].clone()) >= 0).all()
+    assert (d.sample((300,)) >= 0).all()
+    assert (d.mean >= 0).all()
 
 
 def test_a_real_forecast_may_still_be_shifted_below_zero():
@@ -746,11 +707,9 @@ def test_one_hopeless_series_is_named_and_takes_the_pooled_map(levels):
         f.select([0, 1, 2, 3, 5]), y[[0, 1, 2, 3, 5]]
     )
     everyone = Conformal(tuple(c.promised.tolist())).fit(f, y)
-    assert (
-        torch.equal(c.values[[0, 1, 2, 3, 5]], own.values)
-        and torch.equal(c.values[4, 0], everyone.values)
-        and torch.isfinite(c.apply(f).quantile(D)).all()
-    )
+    assert torch.equal(c.values[[0, 1, 2, 3, 5]], own.values)
+    assert torch.equal(c.values[4, 0], everyone.values)
+    assert torch.isfinite(c.apply(f).quantile(D)).all()
     y[:3] = 50.0
     bad(
         "66.7% of the targets exceed everything the forecast holds possible, so no"
@@ -824,9 +783,8 @@ def test_drift_is_followed_and_the_long_run_share_is_the_promise(rate):
         error, (online.hidden[None] - online.hidden[()]) / (rate * T), atol=1e-9
     )
     fixed = (y[:, None] <= split).double().mean(0) - online.target
-    assert (
-        error.abs().max() < 8 / (rate * T) and error.abs().max() < fixed.abs().max() / 2
-    )
+    assert error.abs().max() < 8 / (rate * T)
+    assert error.abs().max() < fixed.abs().max() / 2
 
 
 @pytest.mark.parametrize(
@@ -878,7 +836,7 @@ def bad(message, make, kind=ValueError):
         make()
 
 
-def test_bad_input():
+def test_calibrations_that_cannot_be_are_refused():
     f = Standard((30,))
     y = draw(30)
     fit = lambda *a, **k: lambda: Conformal(*a).fit(f, y, **k)
@@ -931,7 +889,7 @@ def test_bad_input():
     bad("expected targets of shape", lambda: Adaptive().update(f, y[:3]))
 
 
-def test_bad_models_and_backtests():
+def test_models_and_backtests_that_cannot_calibrate_are_refused():
     p = panel()
     result = backtest(
         {"a": Shy(), "b": Shy()}, p, 3, origins=4, levels=LEVELS, progress=False

@@ -110,11 +110,9 @@ def server(tmp_path, monkeypatch):
             self.close_connection = True
 
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    web.folder, web.cut, web.url = (
-        folder,
-        None,
-        f"http://127.0.0.1:{web.server_address[1]}",
-    )
+    web.folder = folder
+    web.cut = None
+    web.url = f"http://127.0.0.1:{web.server_address[1]}"
     threading.Thread(target=web.serve_forever, daemon=True).start()
     yield web
     web.shutdown()
@@ -271,11 +269,9 @@ def test_damaged_file_is_named_with_both_sizes_and_the_mend(
     with pytest.raises(OSError) as e:
         datasets.load("toy")
     text = str(e.value)
-    assert (
-        str(mirror / "toy.csv") in text
-        and word in text
-        and "forecastlab data get toy" in text
-    )
+    assert str(mirror / "toy.csv") in text
+    assert word in text
+    assert "forecastlab data get toy" in text
     for found in (content, bad):
         assert f"{len(found):,} bytes" in text and digest(found)["sha256"][:12] in text
     row = datasets.check("toy").iloc[0]

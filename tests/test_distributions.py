@@ -1,7 +1,6 @@
-"""Quantile grids:
+"""Quantile grids: closed forms against quadrature, inverse against inverse.
 
-closed forms against quadrature, inverse against inverse, extreme numbers, gradients,
-and GluonTS where the definitions agree.
+Also extreme numbers, gradients, and GluonTS where the definitions agree.
 """
 
 import numpy as np
@@ -74,7 +73,7 @@ def at(f):
 
 @pytest.mark.parametrize("tails, support", KINDS)
 @pytest.mark.parametrize("ties", [False, True])
-def test_mean_and_crps_against_scipy_quadrature(tails, support, ties):
+def test_mean_and_crps_equal_scipy_quadrature(tails, support, ties):
     for seed in range(3):
         d = grid(seed, tails, support, ties=ties)
         q = at(d.icdf)
@@ -164,9 +163,8 @@ def test_cdf_jumps_to_the_highest_level():
         == F(d([0.0, 0, 0, 0], support="nonnegative"))
         == [0, 1, 1, 1]
     )
-    assert F(d([0.0, 0, 1, 1])) == [0, 0.4, 1, 1] and F(
-        d([0.0, 0, 1, 1], tails="flat", support="nonnegative")
-    ) == [0, 0.4, 1, 1]
+    assert F(d([0.0, 0, 1, 1])) == [0, 0.4, 1, 1]
+    assert F(d([0.0, 0, 1, 1], tails="flat", support="nonnegative")) == [0, 0.4, 1, 1]
     assert F(d([-5.0, -2, 0, 2], support="nonnegative"))[:2] == [0, 0.6]
 
 
@@ -186,7 +184,7 @@ def test_density_is_the_derivative_of_the_cdf(tails, support):
     st.booleans(),
     st.sampled_from(SCALES),
 )
-def test_crps_in_single_precision(seed, kind, scale, ties, far):
+def test_crps_in_single_precision_stays_finite_and_close(seed, kind, scale, ties, far):
     """Finite, never negative, close to double precision, and with finite gradients,
     whatever the numbers.
     """
@@ -201,11 +199,9 @@ def test_crps_in_single_precision(seed, kind, scale, ties, far):
     loss = loss.detach()
     exact = float(QuantileGrid(d.levels, v.detach().double(), *kind).crps(z.double()))
     size = max(scale * float((d.values / scale).abs().max()), abs(float(z)))
-    assert (
-        torch.isfinite(v.grad).all()
-        and float(loss) >= -1e-6 * size
-        and abs(float(loss) - exact) <= 3e-6 * size
-    )
+    assert torch.isfinite(v.grad).all()
+    assert float(loss) >= -1e-6 * size
+    assert abs(float(loss) - exact) <= 3e-6 * size
     for out in (
         e().mean,
         e().icdf(torch.tensor(0.003)),
@@ -217,7 +213,7 @@ def test_crps_in_single_precision(seed, kind, scale, ties, far):
 
 
 @pytest.mark.parametrize("tails, support", KINDS)
-def test_gradients_against_finite_differences(tails, support):
+def test_gradients_equal_finite_differences(tails, support):
     levels = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64)
     v = torch.tensor(
         [[0.3, 1.1, 2.5, 3.4], [0.2, 0.9, 1.7, 8.0]],
@@ -249,7 +245,7 @@ def test_many_fine_levels_in_single_precision():
         ) == pytest.approx(exact, abs=3e-5)
 
 
-def test_pieces_against_quadrature():
+def test_each_piece_of_the_crps_equals_quadrature():
     "`line_crps` and `tail_crps` on their own, for observations on every side."
     for z in (-3.0, -0.2, 0.4, 2.0):
         a, b, c, m = 0.3, 0.45, -0.4, 6.0
@@ -269,7 +265,7 @@ def test_pieces_against_quadrature():
 
 
 @pytest.mark.parametrize("tails, support", KINDS)
-def test_closed_forms_against_the_general_fallback(tails, support):
+def test_closed_forms_equal_the_general_fallback(tails, support):
     """What every family inherits agrees with the grid's own formulas, within the
     coarseness of its rule at kinks.
     """
@@ -284,18 +280,14 @@ def test_closed_forms_against_the_general_fallback(tails, support):
 
 def test_a_left_tail_that_stops_at_zero_keeps_its_shape_far_from_it():
     "Far above 0 it is the exponential tail; near 0 nothing goes below."
-    a, v = (
-        [0.1, 0.5, 0.9],
-        torch.tensor([[1000.0, 1100, 1200], [0.5, 2, 4]], dtype=torch.float64),
-    )
+    a = [0.1, 0.5, 0.9]
+    v = torch.tensor([[1000.0, 1100, 1200], [0.5, 2, 4]], dtype=torch.float64)
     u = [0.005, 0.02, 0.06]
     free, stopped = QuantileGrid(a, v), QuantileGrid(a, v, support="nonnegative")
     assert_close(stopped.quantile(u)[0], free.quantile(u)[0], rtol=5e-3, atol=0)
-    assert (
-        (free.quantile(u)[1] < 0).any()
-        and (stopped.quantile(np.linspace(1e-6, 0.1, 50)) >= 0).all()
-        and float(stopped.icdf(torch.zeros(2)).max()) == 0
-    )
+    assert (free.quantile(u)[1] < 0).any()
+    assert (stopped.quantile(np.linspace(1e-6, 0.1, 50)) >= 0).all()
+    assert float(stopped.icdf(torch.zeros(2)).max()) == 0
 
 
 def test_what_cannot_have_happened_is_refused_and_what_is_missing_stays_missing():
@@ -417,7 +409,7 @@ def test_paths_of_whole_numbers_are_paths():
         Paths(part.draws, "positive")
 
 
-def test_against_gluonts():
+def test_lines_and_exponential_tails_are_gluonts():
     """Lines between levels and exponential tails beyond them are GluonTS's definitions
     as well.
     """
@@ -449,12 +441,10 @@ def test_batches_broadcast_like_torch_distributions():
     one = d[1, 0]
     assert one.batch_shape == () and one.event_shape == ()
     assert_close(d.crps(z)[:, 1, 0], torch.stack([one.crps(t) for t in z[:, 1, 0]]))
-    assert (
-        d.quantile([0.9, 0.1]).shape == (3, 2, 2)
-        and d.rsample((4,)).shape == (4, 3, 2)
-        and d.sample().shape == (3, 2)
-        and not d.sample().requires_grad
-    )
+    assert d.quantile([0.9, 0.1]).shape == (3, 2, 2)
+    assert d.rsample((4,)).shape == (4, 3, 2)
+    assert d.sample().shape == (3, 2)
+    assert not d.sample().requires_grad
 
 
 @pytest.mark.parametrize("tails, support", KINDS)
@@ -485,9 +475,8 @@ def test_rearrangement_never_costs(seed):
     u = torch.arange(1, 8) / 8
     pinball = lambda q: torch.maximum(u * (y - q), (u - 1) * (y - q)).sum(-1)
     d = QuantileGrid(u, v)
-    assert (pinball(d.quantile(u)) <= pinball(v) + 1e-5).all() and (
-        d.values.diff(dim=-1) >= 0
-    ).all()
+    assert (pinball(d.quantile(u)) <= pinball(v) + 1e-5).all()
+    assert (d.values.diff(dim=-1) >= 0).all()
 
 
 def test_an_unobserved_target_has_no_score():
@@ -530,13 +519,14 @@ BAD = [
 
 
 @pytest.mark.parametrize("change, message", BAD)
-def test_bad_grids(change, message):
+def test_a_grid_that_cannot_be_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         QuantileGrid(**(dict(levels=[0.1, 0.9], values=torch.zeros(3, 2)) | change))
 
 
 def test_levels_keep_their_precision():
-    assert check_levels([0.1, 0.95]).tolist() == [0.1, 0.95] and QuantileGrid(
+    assert check_levels([0.1, 0.95]).tolist() == [0.1, 0.95]
+    assert QuantileGrid(
         [0.1, 0.9], torch.zeros(2, dtype=torch.float64)
     ).levels.tolist() == [0.1, 0.9]
     assert QuantileGrid(
@@ -596,7 +586,7 @@ def test_a_known_mean_is_kept():
         assert torch.equal(d.marginal.mean, mean)
 
 
-def test_the_two_grids_of_levels():
+def test_the_two_grids_of_levels_are_the_textbooks():
     assert DECILES == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     assert LEVELS[:3] == (0.01, 0.025, 0.05) and LEVELS[-3:] == (0.95, 0.975, 0.99)
     assert len(LEVELS) == 23 and set(DECILES) < set(LEVELS)

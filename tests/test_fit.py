@@ -82,11 +82,9 @@ fit(net(0.3), slow, loss, Training(**{plan!r}), sys.argv[1], validate=score)
     settings = Training(**plan)
     resumed = fit(a := net(0.3), draw, loss, settings, point, validate=score)
     whole = fit(b := net(0.3), draw, loss, settings, validate=score)
-    assert (
-        len(whole.losses) == 300
-        and np.array_equal(resumed.losses, whole.losses)
-        and resumed.scores == whole.scores
-    )
+    assert len(whole.losses) == 300
+    assert np.array_equal(resumed.losses, whole.losses)
+    assert resumed.scores == whole.scores
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
 
 
@@ -154,10 +152,8 @@ def test_a_full_disk_during_a_checkpoint_leaves_the_old_checkpoint(
         ),
     ):
         fit(net(0.0), draw, loss, settings, point)
-    assert (
-        os.listdir(tmp_path) == ["point.safetensors"]
-        and len(load_file(point)["losses"]) == 10
-    )
+    assert os.listdir(tmp_path) == ["point.safetensors"]
+    assert len(load_file(point)["losses"]) == 10
     monkeypatch.undo()
     assert np.array_equal(
         fit(net(0.0), draw, loss, settings, point).losses,
@@ -299,22 +295,25 @@ if __name__ == "__main__":
 """
     path = script(tmp_path, body)
     point = tmp_path / "point.safetensors"
-    run = lambda out, point, stop: subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            str(path),
-            str(tmp_path / out),
-            str(point),
-            str(stop),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+
+    def run(out, point, stop):
+        return subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node=2",
+                str(path),
+                str(tmp_path / out),
+                str(point),
+                str(stop),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
     assert run("whole.npy", "-", 0).returncode == 0
     assert run("never.npy", point, 14).returncode != 0 and point.exists()
     done = run("resumed.npy", point, 0)

@@ -45,10 +45,10 @@ def test_dates_go_on_after_the_calendar(freq):
     frame = f.to_frame()
     assert list(frame.ds) == [
         d for i, n in enumerate((9, 5, 7)) for d in grid[i + n : i + n + 4]
-    ] and list(frame.unique_id) == [i for i in ("s0", "s1", "s2") for _ in range(4)]
-    assert f.dates.shape == (3, 4) and list(
-        dates_of(f.panel, np.array([0, 12]))
-    ) == list(np.asarray(grid)[[0, 12]])
+    ]
+    assert list(frame.unique_id) == [i for i in ("s0", "s1", "s2") for _ in range(4)]
+    assert f.dates.shape == (3, 4)
+    assert list(dates_of(f.panel, np.array([0, 12]))) == list(np.asarray(grid)[[0, 12]])
 
 
 def test_columns_follow_the_nixtla_convention():
@@ -59,14 +59,10 @@ def test_columns_follow_the_nixtla_convention():
     df = f.panel.to_frame()
     theirs = StatsForecast([Naive()], freq="D").forecast(df=df, h=4, level=[80, 95])
     ours = f.to_frame(level=[80, 95])
-    assert set(ours) == set(theirs) and list(ours.columns[:3]) == [
-        "unique_id",
-        "ds",
-        "Naive",
-    ]
-    assert list(ours.unique_id) == list(theirs.unique_id) and list(ours.ds) == list(
-        theirs.ds
-    )
+    assert set(ours) == set(theirs)
+    assert list(ours.columns[:3]) == ["unique_id", "ds", "Naive"]
+    assert list(ours.unique_id) == list(theirs.unique_id)
+    assert list(ours.ds) == list(theirs.ds)
 
 
 @pytest.mark.parametrize(
@@ -79,16 +75,16 @@ def test_columns_follow_the_nixtla_convention():
         (dict(quantiles=(0.3,), level=(50,)), ["m_ql0.3", "m-lo-50", "m-hi-50"]),
     ],
 )
-def test_columns(ask, names):
+def test_columns_are_the_quantiles_that_were_asked_for(ask, names):
     f, _ = made(model="m")
     frame = f.to_frame(**ask)
     assert list(frame) == ["unique_id", "ds", "m", *names]
     for n in names:
-        u = (
-            float(n[4:])
-            if "_ql" in n
-            else 0.5 + (1 if "-hi-" in n else -1) * float(n[5:]) / 200
-        )
+        if "_ql" in n:
+            u = float(n[4:])
+        else:
+            side = 1 if "-hi-" in n else -1
+            u = 0.5 + side * float(n[5:]) / 200
         np.testing.assert_allclose(
             frame[n], f.quantile([u]).reshape(-1).numpy(), rtol=1e-5
         )
@@ -97,7 +93,7 @@ def test_columns(ask, names):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.001, 0.999), min_size=1, max_size=9))
-def test_any_level_in_order(levels):
+def test_any_levels_in_any_order_never_cross(levels):
     f, _ = made()
     q = f.quantile(levels)
     assert q.shape == (3, 4, len(levels)) and torch.isfinite(q).all()
@@ -105,34 +101,34 @@ def test_any_level_in_order(levels):
     assert (q[..., order].diff(dim=-1) >= -1e-5).all()
 
 
-def test_samples_and_scores():
+def test_samples_are_decided_by_their_seed():
     f, _ = made()
-    assert (
-        f.sample(6).shape == (6, 3, 4)
-        and torch.equal(f.sample(6), f.sample(6))
-        and not torch.equal(f.sample(6), f.sample(6, seed=1))
-    )
-    assert torch.equal(f.mean(), f.distribution.mean) and torch.equal(
-        f.crps(np.zeros((3, 4), np.float32)), f.distribution.crps(torch.zeros(3, 4))
-    )
-    assert np.allclose(
-        f.sample(20_000).mean(0), f.mean(), atol=0.1
-    ) and "3 series x 4 steps" in repr(f)
+    assert f.sample(6).shape == (6, 3, 4)
+    assert torch.equal(f.sample(6), f.sample(6))
+    assert not torch.equal(f.sample(6), f.sample(6, seed=1))
 
 
-def test_select():
+def test_mean_score_and_samples_are_those_of_the_distribution():
+    f, _ = made()
+    assert torch.equal(f.mean(), f.distribution.mean)
+    score = f.crps(np.zeros((3, 4), np.float32))
+    assert torch.equal(score, f.distribution.crps(torch.zeros(3, 4)))
+    assert np.allclose(f.sample(20_000).mean(0), f.mean(), atol=0.1)
+
+
+def test_a_forecast_says_its_size():
+    assert "3 series x 4 steps" in repr(made()[0])
+
+
+def test_series_are_selected_by_name_place_or_mask():
     f, _ = made()
     for which in (["s2", "s0"], [2, 0], np.array([-1, 0])):
         g = f.select(which)
-        assert (
-            g.ids.tolist() == ["s2", "s0"]
-            and torch.equal(g.quantile([0.9]), f.quantile([0.9])[[2, 0]])
-            and (g.dates == f.dates[[2, 0]]).all()
-        )
-    assert f.select(np.array([False, True, True])).ids.tolist() == [
-        "s1",
-        "s2",
-    ] and f.select("s1").ids.tolist() == ["s1"]
+        assert g.ids.tolist() == ["s2", "s0"]
+        assert torch.equal(g.quantile([0.9]), f.quantile([0.9])[[2, 0]])
+        assert (g.dates == f.dates[[2, 0]]).all()
+    assert f.select(np.array([False, True, True])).ids.tolist() == ["s1", "s2"]
+    assert f.select("s1").ids.tolist() == ["s1"]
     with pytest.raises(KeyError, match="unknown series: nobody"):
         f.select("nobody")
 
@@ -144,32 +140,29 @@ def test_after_a_cut_the_forecast_begins_there():
     assert list(g.dates[0]) == list(grid[5:9].to_numpy())
 
 
-def test_a_forecast_with_gradients():
+def test_a_forecast_with_gradients_answers_without_them():
     "Distributions still attached to a network can be asked for everything."
     v = torch.randn(3, 4, 9, requires_grad=True)
     f = Forecast(made()[0].panel, QuantileGrid(LEVELS, v))
-    assert (
-        len(f.to_frame(level=[80])) == 12
-        and not f.sample(2).requires_grad
-        and f.crps(torch.zeros(3, 4)).requires_grad
-    )
+    assert len(f.to_frame(level=[80])) == 12
+    assert not f.sample(2).requires_grad
+    assert f.crps(torch.zeros(3, 4)).requires_grad
 
 
-def test_plot(monkeypatch):
+def test_a_plot_has_an_axis_a_series_six_at_the_most():
     import matplotlib.pyplot as plt
 
     f, _ = made(lengths=(9, 5, 7, 8, 9, 6, 5, 9))
     more = made(lengths=[n + 2 for n in (9, 5, 7, 8, 9, 6, 5, 9)])[0].panel
     fig = f.plot(actual=more)
-    assert sum(a.axison for a in fig.axes) == 6 and [
-        a.get_title() for a in fig.axes[:2]
-    ] == ["s0", "s1"]
+    assert sum(a.axison for a in fig.axes) == 6
+    assert [a.get_title() for a in fig.axes[:2]] == ["s0", "s1"]
     assert sum(a.axison for a in f.plot(["s7"], history=3).axes) == 1
     plt.close("all")
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (3,), (3, 4, 1), (3, 0)])
-def test_shapes_that_do_not_fit(shape):
+def test_shapes_that_do_not_fit_are_refused(shape):
     with pytest.raises(
         ValueError, match="expected a distribution of shape \\(3, horizon\\), got"
     ):
@@ -184,7 +177,7 @@ def test_shapes_that_do_not_fit(shape):
         (dict(level=[100]), "Write level=\\[80, 95\\]"),
     ],
 )
-def test_bad_levels(ask, message):
+def test_levels_that_cannot_be_are_refused(ask, message):
     with pytest.raises(ValueError, match=message):
         made()[0].to_frame(**ask)
 

@@ -5,9 +5,6 @@ its interpreter on a CPU.
 """
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,6 +17,7 @@ from forecastlab.kernels.energy_score import energy_score_torch, energy_score_tr
 from forecastlab.kernels.runtime import copy_bandwidth, device, interpreting, native
 from forecastlab.kernels.spline_crps import spline_crps, spline_crps_ref
 from forecastlab.kernels.spline_crps import spline_crps_torch, spline_crps_triton
+from toys import check_benchmark, compiled
 
 kernel = pytest.mark.skipif(
     not (interpreting() or native()),
@@ -119,11 +117,11 @@ def agree(path, made, tol=3e-6, own=0.0):
     return score, grads
 
 
-def test_published_values():
+def test_scores_are_the_published_values():
     def score(z, right=0.5, shape=None, levels=(0.1, 0.9), values=(0.0, 1.0), left=0.5):
-        full = lambda x: (
-            None if x is None else torch.full((len(z),), x, dtype=torch.float64)
-        )
+        def full(x):
+            return None if x is None else torch.full((len(z),), x, dtype=torch.float64)
+
         z = torch.tensor(z, dtype=torch.float64)
         return spline_crps(
             torch.tensor(levels).double(),
@@ -196,11 +194,14 @@ def integral(made):
     for k in range(v.shape[1] - 1):
         lo, hi, d = v[:, k], v[:, k + 1], a[:, k + 1] - a[:, k]
         r = a[:, k] + d * ((z - lo) / (hi - lo)).clamp(0, 1)
-        f = lambda u: loss(
-            u,
-            lo[:, None] + (hi - lo)[:, None] * ((u - a[:, k, None]) / d[:, None]),
-            z[:, None],
-        )
+
+        def f(u):
+            return loss(
+                u,
+                lo[:, None] + (hi - lo)[:, None] * ((u - a[:, k, None]) / d[:, None]),
+                z[:, None],
+            )
+
         total = total + gauss(f, a[:, k], r) + gauss(f, r, a[:, k + 1])
     for sign, mass, knot, s, xi in (
         (1, a[:, 0], v[:, 0], made["left"], made["left_shape"]),
@@ -210,10 +211,9 @@ def integral(made):
         at = torch.log1p(xi * far / s) / xi  # where the target lies, as ln(mass/level)
 
         def f(L):
-            u, q = (
-                mass[:, None] * torch.exp(-L),
-                knot[:, None]
-                - sign * s[:, None] / xi[:, None] * torch.expm1(xi[:, None] * L),
+            u = mass[:, None] * torch.exp(-L)
+            q = knot[:, None] - sign * s[:, None] / xi[:, None] * torch.expm1(
+                xi[:, None] * L
             )
             return loss(u, sign * q, sign * z[:, None]) * u
 
@@ -244,16 +244,12 @@ def test_closed_form_is_the_integral(shared):
 
 def test_it_is_the_score_of_the_grid():
     g = torch.Generator().manual_seed(0)
-    levels, values, z = (
-        torch.tensor([0.1, 0.3, 0.5, 0.9], dtype=torch.float64),
-        torch.randn(40, 4, generator=g).double().sort(-1).values,
-        3 * torch.randn(40, generator=g).double(),
-    )
+    levels = torch.tensor([0.1, 0.3, 0.5, 0.9], dtype=torch.float64)
+    values = torch.randn(40, 4, generator=g).double().sort(-1).values
+    z = 3 * torch.randn(40, generator=g).double()
     grid = QuantileGrid(levels, values)
-    left, right = (
-        (values[:, 1] - values[:, 0]) / math.log(3),
-        (values[:, 3] - values[:, 2]) / math.log(5),
-    )
+    left = (values[:, 1] - values[:, 0]) / math.log(3)
+    right = (values[:, 3] - values[:, 2]) / math.log(5)
     z.requires_grad_()
     score = spline_crps(levels, values, left, right, target=z)
     assert_close(score, grid.crps(z.detach()), rtol=1e-10, atol=1e-12)
@@ -274,7 +270,7 @@ def test_paths_agree_on_ugly_shapes(path, shape):
 
 @pytest.mark.parametrize("path", SPLINE)
 @pytest.mark.parametrize("tails", TAILS.values(), ids=TAILS.keys())
-def test_any_tails(path, tails):
+def test_any_tails_agree_with_the_reference(path, tails):
     for shared in (False, True):
         agree(path, case(tails=tails, shared=shared))
 
@@ -309,9 +305,8 @@ def test_strides_and_batch_shapes_do_not_matter(path):
             for k in NAMES:
                 assert_close(grads[k], want[1][k])
         else:
-            assert score.shape == (3, 4) and all(
-                grads[k].shape == wide[k].shape for k in NAMES
-            )
+            assert score.shape == (3, 4)
+            assert all(grads[k].shape == wide[k].shape for k in NAMES)
     agree(
         path,
         made
@@ -333,7 +328,7 @@ def check(path, made):
     "path", [spline_crps_ref, spline_crps_torch], ids=["ref", "torch"]
 )
 @pytest.mark.parametrize("shared", [False, True])
-def test_gradients_in_double_precision(path, shared):
+def test_gradients_are_right_in_double_precision(path, shared):
     for i, tails in enumerate(TAILS.values()):
         # off the knots
         made = case(9, 4, shared, tails, torch.float64, seed=i)
@@ -425,11 +420,9 @@ def test_extremes_give_no_nan(path, unit):
                         [0.05, 0.2, 0.2, 0.5, 0.9, 0.99], device=device()
                     ).expand(9, -1)
                 score, grads = run(path, made)
-                assert (
-                    score.isfinite().all()
-                    and (score >= 0).all()
-                    and all(v.isfinite().all() for v in grads.values())
-                ), (scale, xi)
+                assert score.isfinite().all(), (scale, xi)
+                assert (score >= 0).all(), (scale, xi)
+                assert all(v.isfinite().all() for v in grads.values()), (scale, xi)
                 assert_close(
                     score.double(),
                     run(spline_crps_ref, made, torch.float64)[0],
@@ -466,29 +459,41 @@ def test_nan_stays_visible_in_its_row(path):
 
 
 @pytest.mark.parametrize("path", SPLINE)
-def test_spline_details(path):
+def test_spline_gradients_repeat_bit_for_bit(path):
     made = case(700, 5)
     want = run(path, made)
     for a, b in zip(run(path, made)[1].values(), want[1].values()):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("path", SPLINE)
+def test_splines_are_scored_without_gradients_for_some_or_for_none(path):
+    made = case(700, 5)
+    want, _ = run(path, made)
     with torch.no_grad():
-        assert torch.equal(
-            path(**{k: v.requires_grad_() for k, v in made.items()}), want[0]
-        )
-    only = path(
-        **{k: v.detach().requires_grad_(k == "left") for k, v in made.items()}
-    ).sum()
-    only.backward()
+        score = path(**{k: v.requires_grad_() for k, v in made.items()})
+    assert torch.equal(score, want)
+    one = {k: v.detach().requires_grad_(k == "left") for k, v in made.items()}
+    path(**one).sum().backward()
+
+
+@pytest.mark.parametrize("path", SPLINE)
+def test_no_splines_have_no_scores(path):
+    made = case(700, 5)
     empty = path(**{k: v.detach()[:0].requires_grad_() for k, v in made.items()})
     empty.sum().backward()
     assert empty.shape == (0,)
+
+
+@pytest.mark.parametrize("path", SPLINE)
+def test_a_second_backward_pass_leaves_the_first_gradient_alone(path):
+    made = case(700, 5)
     z = made["target"].detach().requires_grad_()
     score = path(**made | dict(target=z)).sum()
     (first,) = torch.autograd.grad(score, z, retain_graph=True)
     kept = first.clone()
-    assert torch.equal(torch.autograd.grad(2 * score, z)[0], 2 * kept) and torch.equal(
-        first, kept
-    )
+    assert torch.equal(torch.autograd.grad(2 * score, z)[0], 2 * kept)
+    assert torch.equal(first, kept)
 
 
 def test_many_rows_go_in_chunks_and_build_no_cube():
@@ -499,9 +504,9 @@ def test_many_rows_go_in_chunks_and_build_no_cube():
     made["values"].requires_grad_()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         spline_crps_torch(**made).mean().backward()
+    assert seen.key_averages()
     assert (
-        seen.key_averages()
-        and max(e.self_cpu_memory_usage for e in seen.events())
+        max(e.self_cpu_memory_usage for e in seen.events())
         <= 4 * made["values"].numel() * 1.01
     )
 
@@ -519,7 +524,7 @@ def test_many_rows_go_in_chunks_and_build_no_cube():
         (dict(left_shape=torch.zeros(2)), "left tail must be shaped"),
     ],
 )
-def test_bad_splines_are_named(path, changes, message):
+def test_a_spline_that_cannot_be_is_refused(path, changes, message):
     with pytest.raises(ValueError, match=message):
         path(**case(**changes))
 
@@ -543,10 +548,8 @@ def both(path, w, z, dtype=None, **rest):
 
 
 def same(path, w, z, tol=2e-6, own=0.0, **rest):
-    (score, grad), (want, slope) = (
-        both(path, w, z, **rest),
-        both(energy_score_ref, w, z, torch.float64, **rest),
-    )
+    score, grad = both(path, w, z, **rest)
+    want, slope = both(energy_score_ref, w, z, torch.float64, **rest)
     assert_close(
         score.double(), want, rtol=10 * tol, atol=tol * w.double().abs().max().item()
     )
@@ -573,7 +576,7 @@ def naive(w, z, beta):
 
 
 @pytest.mark.parametrize("path", [energy_score_ref, energy_score])
-def test_energy_score_by_loops(path):
+def test_the_energy_score_equals_its_loops(path):
     for beta in (0.5, 1.0, 1.7):
         w, z = paths(4, 5, 6, torch.float64)
         assert_close(
@@ -587,7 +590,7 @@ def test_energy_score_by_loops(path):
         )
 
 
-def test_energy_score_of_the_normal():
+def test_the_energy_score_of_the_normal_is_known():
     g = torch.Generator().manual_seed(0)
     for d, at_zero, self_score in (
         (1, 0.233695, 0.564190),
@@ -596,10 +599,8 @@ def test_energy_score_of_the_normal():
         (6, 0.688289, 1.661675),
         (24, 1.420013, 3.428215),
     ):
-        w, z = (
-            torch.randn(20_000, 8, d, generator=g),
-            torch.randn(20_000, d, generator=g),
-        )
+        w = torch.randn(20_000, 8, d, generator=g)
+        z = torch.randn(20_000, d, generator=g)
         for score, exact in (
             (energy_score(w, 0 * z), at_zero),
             (energy_score(w, z), self_score),
@@ -645,7 +646,7 @@ def test_gaps_leave_both_norms(path):
 @pytest.mark.parametrize(
     "dtype, own", [(torch.bfloat16, 1.2e-2), (torch.float16, 1.5e-3)], ids=str
 )
-def test_half_paths(path, dtype, own):
+def test_half_precision_paths_are_scored_in_single(path, dtype, own):
     assert same(path, *paths(dtype=dtype), own=own, tol=1e-5)[0].dtype == torch.float32
 
 
@@ -670,12 +671,10 @@ def test_draws_in_one_place_have_no_slope(path, d):
     w[2, 3] = w[2, 2]
     w[3] = 0
     score, grad = same(path, w, z)
-    assert (
-        score.isfinite().all()
-        and grad.isfinite().all()
-        and score[1] == 0
-        and (grad[1] == 0).all()
-    )
+    assert score.isfinite().all()
+    assert grad.isfinite().all()
+    assert score[1] == 0
+    assert (grad[1] == 0).all()
     assert_close(score[0], (w[0, 0] - z[0]).norm(), rtol=1e-5, atol=1e-6)
     assert_close(grad[2, 2], grad[2, 3], rtol=1e-4, atol=1e-6)
 
@@ -728,27 +727,39 @@ def test_it_is_the_fair_crps_in_one_dimension():
 
 
 @pytest.mark.parametrize("path", ENERGY)
-def test_energy_details(path):
+def test_energy_scores_and_gradients_repeat_bit_for_bit(path):
     w, z = paths(9, 6, 5)
-    want = both(path, w, z)
-    for a, b in zip(both(path, w, z), want):
+    for a, b in zip(both(path, w, z), both(path, w, z)):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("path", ENERGY)
+def test_paths_are_scored_without_gradients(path):
+    w, z = paths(9, 6, 5)
+    want, _ = both(path, w, z)
     with torch.no_grad():
-        assert torch.equal(path(w.requires_grad_(), z), want[0])
-    w = w.detach()
-    assert not path(w, z).requires_grad
+        assert torch.equal(path(w.requires_grad_(), z), want)
+    assert not path(w.detach(), z).requires_grad
+
+
+@pytest.mark.parametrize("path", ENERGY)
+def test_no_paths_have_no_scores(path):
+    w, z = paths(9, 6, 5)
     empty = path(w[:0].requires_grad_(), z[:0])
     empty.sum().backward()
+    assert empty.shape == (0,)
+
+
+@pytest.mark.parametrize("path", ENERGY)
+def test_a_missing_number_makes_its_own_energy_score_missing(path):
+    w, z = paths(9, 6, 5)
     bad = w.clone()
     bad[2, 1, 0] = float("nan")
     assert path(bad, z).isnan().tolist() == [i == 2 for i in range(9)]
     bad = z.clone()
     bad[3, 0] = float("nan")
-    assert (
-        path(w, bad).isnan().tolist()
-        == energy_score_ref(w, bad).isnan().tolist()
-        == [i == 3 for i in range(9)]
-    )
+    for score in (path, energy_score_ref):
+        assert score(w, bad).isnan().tolist() == [i == 3 for i in range(9)]
 
 
 def test_energy_goes_in_chunks_without_a_table_of_differences():
@@ -783,7 +794,7 @@ def test_energy_goes_in_chunks_without_a_table_of_differences():
         ),
     ],
 )
-def test_bad_paths_are_named(path, changes, message):
+def test_paths_that_cannot_be_are_refused(path, changes, message):
     w, z = paths()
     with pytest.raises(ValueError, match=message):
         path(**dict(paths=w, target=z) | changes)
@@ -820,11 +831,8 @@ def test_quantile_bytes_are_counted():
         < spline.bytes_moved(100, 20)
         < spline.bytes_moved(100, 20, own=True)
     )
-    assert energy.bytes_moved(
-        100, 50, 24
-    ) < 4.2 * 4 * 100 * 50 * 24 and energy.bytes_moved(
-        100, 50, 24, size=2
-    ) < energy.bytes_moved(100, 50, 24)
+    assert energy.bytes_moved(100, 50, 24) < 4.2 * 4 * 100 * 50 * 24
+    assert energy.bytes_moved(100, 50, 24, size=2) < energy.bytes_moved(100, 50, 24)
 
 
 COMPILE = """
@@ -871,14 +879,7 @@ def test_quantile_kernels_compile_for_a_gpu_without_one():
 
     No spilled registers, no atomics, each tail's exponentials taken once a thread.
     """
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | dict(
-        TRITON_INTERPRET="0"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE], capture_output=True, text=True, env=env
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["True 0 False True"] * 6
+    assert compiled(COMPILE) == ["True 0 False True"] * 6
 
 
 def test_quantile_benchmarks_append_rows(tmp_path, monkeypatch):
@@ -889,14 +890,7 @@ def test_quantile_benchmarks_append_rows(tmp_path, monkeypatch):
         (spline.bench_spline_crps, (5, 3, True)),
         (energy.bench_energy_score, (3, 4, 5)),
     ):
-        for _ in range(2):
-            rows = bench([shape], path=tmp_path / f"{bench.__name__}.csv")
-        lines = (tmp_path / f"{bench.__name__}.csv").read_text().splitlines()
-        assert (
-            len(lines) == 1 + 2 * len(rows)
-            and lines[0].startswith("date,device,machine")
-            and "gb_per_s" in lines[0]
-        )
+        check_benchmark(bench, shape, tmp_path)
 
 
 @pytest.mark.gpu

@@ -160,13 +160,9 @@ def test_slider_of_the_study_redraws_its_figure(lab, chrome):
         " .jp-RenderedText[data-mime-type*=error]')].map(e => e.innerText)"
     )
     assert not errors, errors
-    before, at = (
-        chrome.execute_script(picture),
-        until(
-            lambda: handle().get_attribute("aria-valuenow"),
-            20,
-            "the slider has no value",
-        ),
+    before = chrome.execute_script(picture)
+    at = until(
+        lambda: handle().get_attribute("aria-valuenow"), 20, "the slider has no value"
     )
     until(
         lambda: (

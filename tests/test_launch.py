@@ -171,7 +171,7 @@ def test_similar_products_beat_the_catalogue():
     np.testing.assert_allclose(median.mean(1), [30, 3], rtol=0.15)
 
 
-def test_sizes_scale():
+def test_a_size_scales_its_forecast():
     then = shop(80).cut(60)
     size = {i: 10.0 if i[0] == "b" else 1.0 for i in [*then.ids, *NEW]}
     model = LaunchForecaster(size=size).fit(then)
@@ -279,7 +279,7 @@ def test_analogues_are_named_the_heaviest_first():
     assert who.weight.groupby(who["product"]).is_monotonic_decreasing.all()
 
 
-def test_refusals():
+def test_what_cannot_be_launched_is_refused_in_words():
     panel = shop()
     model = LaunchForecaster(8, 10, 0.5).fit(panel)
     ask = model.forecast_launches

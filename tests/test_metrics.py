@@ -270,7 +270,7 @@ def test_energy_score_is_the_pairwise_one(beta, fair):
     assert_allclose(got[2], expected[2])
 
 
-def test_normal_crps_closed_form():
+def test_crps_of_draws_reaches_the_normals_closed_form():
     stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
     z = np.linspace(-3, 3, 13)
     a = (np.arange(50_000) + 0.5) / 50_000
@@ -426,7 +426,7 @@ def test_masked_cells_change_nothing(pair, data):
 
 @common
 @given(forecasts())
-def test_shares_and_bounds(pair):
+def test_shares_are_shares_and_bounds_hold(pair):
     y, q = pair
     share = m.calibration(y, q, LEVELS)
     assert ((0 <= share) & (share <= 1)).all()

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -11,14 +10,13 @@ from forecastlab.core.distributions import Counts
 from forecastlab.core.features import Recipe
 from forecastlab.core.forecaster import load_model
 from forecastlab.core.neural import WindowTask
-from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows, forked
 from forecastlab.demand.mq import BY_ENCODER, MQNetwork, MQSettings, mq_loss
 from forecastlab.quantile.heads import HEADS
 from forecastlab.quantile.spline import SplineQuantile
+from toys import QUIET, several
 
 torch.set_num_threads(1)
-QUIET = dict(progress=False, accelerator="cpu")
 SMALL = dict(
     context=16,
     forks=6,
@@ -37,16 +35,7 @@ FINE = torch.linspace(1e-4, 1 - 1e-4, 10_001, dtype=torch.float64)
 
 def sales(low=0, n=6, steps=60, seed=0):
     y = np.random.default_rng(seed).poisson(4, (n, steps)) + low
-    return Panel.from_frame(
-        pd.DataFrame(
-            {
-                "unique_id": np.repeat([f"s{i}" for i in range(n)], steps),
-                "ds": np.tile(np.arange(steps), n),
-                "y": y.reshape(-1).astype(float),
-            }
-        ),
-        freq=1,
-    )
+    return several(y.astype(float))
 
 
 def model(head, encoder="cnn", **options):
@@ -71,21 +60,16 @@ def test_every_head_on_every_backbone(head, tails, encoder, tmp_path):
     for low in (0, -5):
         m = model(head, encoder=encoder, tails=tails).fit(sales(low))
         f = m.predict()
-        assert isinstance(f.distribution, SplineQuantile) and f.distribution.domain == (
-            "nonnegative" if low == 0 else "real"
-        )
+        assert isinstance(f.distribution, SplineQuantile)
+        assert f.distribution.domain == ("nonnegative" if low == 0 else "real")
         q = f.quantile(FINE)
-        assert (
-            torch.isfinite(q).all()
-            and (q.diff(dim=-1) >= 0).all()
-            and (low < 0 or (q >= 0).all())
-        )
+        assert torch.isfinite(q).all()
+        assert (q.diff(dim=-1) >= 0).all()
+        assert low < 0 or (q >= 0).all()
         m.save(tmp_path / "m", overwrite=True)
         again = load_model(tmp_path / "m")
-        assert (
-            torch.equal(again.predict(4, sales(low)).quantile(FINE), q)
-            and again.settings == m.settings
-        )
+        assert torch.equal(again.predict(4, sales(low)).quantile(FINE), q)
+        assert again.settings == m.settings
     assert torch.equal(m.predict(2).quantile([0.1, 0.9]), f.quantile([0.1, 0.9])[:, :2])
 
 
@@ -142,12 +126,10 @@ def test_members_are_averaged_level_by_level(head):
 def test_counts_are_whole_and_never_negative(head):
     f = model(head, support="count", members=2).fit(sales()).predict()
     q = f.quantile(FINE[::100])
-    assert (
-        isinstance(f.distribution, Counts)
-        and torch.equal(q, q.round())
-        and (q >= 0).all()
-        and (q.diff(dim=-1) >= 0).all()
-    )
+    assert isinstance(f.distribution, Counts)
+    assert torch.equal(q, q.round())
+    assert (q >= 0).all()
+    assert (q.diff(dim=-1) >= 0).all()
     draws = f.sample(50)
     assert torch.equal(draws, draws.round()) and (draws >= 0).all()
 
@@ -171,9 +153,9 @@ def test_impossible_heads_are_refused_in_words(options, message):
 @pytest.mark.parametrize("head, knots", [("sqf", 21), ("iqf", 9), ("isqf", 33)])
 def test_without_pieces_each_head_has_its_own(head, knots):
     "A spline of 20 pieces; 4 pieces between any two of nine levels; anchors alone."
+    assert MQSettings().pieces == 0
     assert (
-        MQSettings().pieces == 0
-        and model(head, pieces=0, support="real")
+        model(head, pieces=0, support="real")
         .fit(sales())
         .predict()
         .distribution.values.shape[-1]
@@ -203,13 +185,15 @@ def test_a_target_outside_the_declared_support_is_named():
 
 
 def test_a_killed_training_goes_on_to_the_same_curve(tmp_path, monkeypatch):
-    make = lambda place: model(
-        "isqf",
-        steps=12,
-        dropout=0.2,
-        checkpoint=place,
-        training=QUIET | dict(checkpoint_every=4),
-    )
+    def make(place):
+        return model(
+            "isqf",
+            steps=12,
+            dropout=0.2,
+            checkpoint=place,
+            training=QUIET | dict(checkpoint_every=4),
+        )
+
     whole = make(tmp_path / "whole").fit(sales()).predict().quantile(FINE)
     draw, count = WindowTask.draw, []
 

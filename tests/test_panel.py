@@ -99,11 +99,7 @@ SOURCES = {
     "arrow": pa.Table.from_pandas,
     "batch": lambda df: pa.Table.from_pandas(df).to_batches()[0],
     "chunks": lambda df: pa.concat_tables(
-        [
-            pa.Table.from_pandas(df[:7]),
-            pa.Table.from_pandas(df[7:50]),
-            pa.Table.from_pandas(df[50:]),
-        ]
+        pa.Table.from_pandas(part) for part in (df[:7], df[7:50], df[50:])
     ),
     "category": lambda df: df.astype(
         {c: "category" for c in ("unique_id", "promo", "sky", "shop")}
@@ -290,9 +286,12 @@ def test_cache_is_used_again_and_never_mistaken(tmp_path):
     still = pd.DataFrame(
         {"unique_id": [f"item {i:02d}" for i in range(6)], "w": range(6)}
     )
-    read = lambda **k: Panel.from_parquet(
-        tmp_path / "a.parquet", cache=cache, **dict(freq="D", static=still) | k
-    )
+
+    def read(**k):
+        return Panel.from_parquet(
+            tmp_path / "a.parquet", cache=cache, **dict(freq="D", static=still) | k
+        )
+
     read()
     made = (cache / "y.npy").stat().st_mtime_ns
     read()
@@ -414,9 +413,11 @@ def test_leftovers_of_a_killed_save_do_no_harm(tmp_path, monkeypatch):
 @pytest.mark.parametrize("when", ["scattering", "writing the note"])
 def test_a_killed_packing_leaves_no_cache(tmp_path, monkeypatch, when):
     ragged().to_parquet(tmp_path / "a.parquet")
-    read = lambda: Panel.from_parquet(
-        tmp_path / "a.parquet", freq="D", cache=tmp_path / "packed"
-    )
+
+    def read():
+        return Panel.from_parquet(
+            tmp_path / "a.parquet", freq="D", cache=tmp_path / "packed"
+        )
 
     def killed(*_, **__):
         raise KeyboardInterrupt
@@ -539,10 +540,8 @@ def test_cut_never_leaks(seed, fill, mapped):
         equal(x, a.cut(max(day, df.ds.min())).cut(day))
         equal(x, a.cut(10**6).cut(a.calendar.searchsorted(day, "right") - 1))
         for s in range(len(x)):
-            assert (
-                np.isnan(x.y[x.indptr[s] + x.length[s] : x.indptr[s + 1]]).all()
-                and x.dates(s).max() <= day
-            )
+            assert np.isnan(x.y[x.indptr[s] + x.length[s] : x.indptr[s + 1]]).all()
+            assert x.dates(s).max() <= day
         # the panel itself is untouched
         same(a.y, before)
         del x, a
@@ -698,9 +697,8 @@ def test_chunks_cover_every_series_once(count, rows):
     indptr = np.r_[0, np.cumsum(count)]
     chunks = series_chunks(indptr, rows)
     covered = [s for a, b in chunks for s in range(a, b)]
-    assert len(covered) == len(set(covered)) and {
-        s for s, n in enumerate(count) if n
-    } <= set(covered)
+    assert len(covered) == len(set(covered))
+    assert {s for s, n in enumerate(count) if n} <= set(covered)
     assert all(indptr[b] - indptr[a] <= rows + 2 * max(count) for a, b in chunks)
 
 

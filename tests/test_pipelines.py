@@ -103,27 +103,24 @@ def check(
     found = {p.name for p in (folder / "artifacts").iterdir()}
     assert FILES <= found, FILES - found
     metrics = load_json(folder / "metrics.json")
-    assert (
-        KEYS - {"ratio", "simple_wql"} <= set(metrics)
-        and all(np.isfinite(v) for v in metrics.values())
-        and metrics["series"] == series
-    )
+    assert KEYS - {"ratio", "simple_wql"} <= set(metrics)
+    assert all(np.isfinite(v) for v in metrics.values())
+    assert metrics["series"] == series
     f = pd.read_parquet(folder / "artifacts" / "forecasts.parquet")
-    assert (
-        list(f) == ["unique_id", "ds", model, *[f"{model}_ql{a:g}" for a in quantiles]]
-        and len(f) == series * horizon
-    )
+    assert list(f) == [
+        "unique_id",
+        "ds",
+        model,
+        *[f"{model}_ql{a:g}" for a in quantiles],
+    ]
+    assert len(f) == series * horizon
     q = f.filter(like="_ql").to_numpy()
-    assert (
-        np.isfinite(q).all()
-        and (np.diff(q) >= 0).all()
-        and np.array_equal(f[model], f[f"{model}_ql0.5"])
-    )
+    assert np.isfinite(q).all()
+    assert (np.diff(q) >= 0).all()
+    assert np.array_equal(f[model], f[f"{model}_ql0.5"])
     stock = pd.read_parquet(folder / "artifacts" / "stock.parquet")
-    assert (
-        len(stock) == 20 * series
-        and (stock.groupby("unique_id").units.diff().dropna() >= 0).all()
-    )
+    assert len(stock) == 20 * series
+    assert (stock.groupby("unique_id").units.diff().dropna() >= 0).all()
     saved = pd.read_parquet(folder / "artifacts" / "saving.parquet")
     assert saved.units_saved.sum() == pytest.approx(metrics["units_saved"], rel=1e-5)
     return metrics, f
@@ -153,23 +150,23 @@ def test_the_main_job_on_ones_own_csv(tmp_path):
     )
     assert read(folder)["status"] == "done" and (folder / "notebook.html").exists()
     metrics, f = check(folder, 6)
-    assert (
-        metrics["ratio"] > 0
-        and metrics["simple_wql"] > 0
-        and metrics["money_saved"] > 0
-    )
+    assert metrics["ratio"] > 0
+    assert metrics["simple_wql"] > 0
+    assert metrics["money_saved"] > 0
     # beyond the end of the data
     assert f.ds.min() == past["week of"].max() + pd.Timedelta(weeks=1)
     board = pd.read_csv(folder / "artifacts" / "leaderboard.csv", index_col=0)
+    assert sorted(board.index) == [
+        "AutoETS",
+        "CrostonSBA",
+        "EmpiricalQuantiles",
+        "MQCNN",
+        "SeasonalNaive",
+    ]
+    assert (board.wql.diff().dropna() >= 0).all()
+    assert board.wql["MQCNN"] == pytest.approx(metrics["mq_wql"])
     assert (
-        sorted(board.index)
-        == ["AutoETS", "CrostonSBA", "EmpiricalQuantiles", "MQCNN", "SeasonalNaive"]
-        and (board.wql.diff().dropna() >= 0).all()
-    )
-    assert (
-        board.wql["MQCNN"] == pytest.approx(metrics["mq_wql"])
-        and len(pd.read_parquet(folder / "artifacts" / "backtest.parquet"))
-        == 5 * 2 * 6 * 4
+        len(pd.read_parquet(folder / "artifacts" / "backtest.parquet")) == 5 * 2 * 6 * 4
     )
     panel = Panel.from_frame(
         past,
@@ -202,11 +199,9 @@ def test_the_main_job_on_ones_own_parquet_without_the_plan(tmp_path):
         )
     )
     _, f = check(tmp_path / "run", 6, model="MQRNN")
-    assert (
-        f.ds.max() == past["week of"].max()
-        and "known covariates end with the history" in said
-        and not (tmp_path / "run" / "artifacts" / "model.safetensors").exists()
-    )
+    assert f.ds.max() == past["week of"].max()
+    assert "known covariates end with the history" in said
+    assert not (tmp_path / "run" / "artifacts" / "model.safetensors").exists()
 
 
 def test_the_main_job_with_stock_outs_short_and_empty_series(tmp_path):
@@ -239,10 +234,8 @@ def test_the_main_job_with_stock_outs_short_and_empty_series(tmp_path):
         )
     )
     metrics, f = check(tmp_path / "run", 7)
-    assert f.unique_id.nunique() == 7 and list(names["board"].index.sort_values()) == [
-        "EmpiricalQuantiles",
-        "MQCNN",
-    ]
+    assert f.unique_id.nunique() == 7
+    assert list(names["board"].index.sort_values()) == ["EmpiricalQuantiles", "MQCNN"]
     first, last = (set(names["result"].of("MQCNN")[i].forecast.ids) for i in (0, 1))
     rest = {f"10-{i:03d}" for i in (3, 4, 5, 6)}
     # the new item joins later; never the one not seen, nor the discontinued one
@@ -268,9 +261,8 @@ def test_the_main_job_on_one_series_counted_in_integers_below_zero(tmp_path):
         )
     )
     check(tmp_path / "run", 1, model="MQDense")
-    assert "CrostonSBA" not in names["board"].index and "money_saved" not in load_json(
-        tmp_path / "run" / "metrics.json"
-    )
+    assert "CrostonSBA" not in names["board"].index
+    assert "money_saved" not in load_json(tmp_path / "run" / "metrics.json")
 
 
 def test_the_main_job_on_a_data_set_of_the_registry_without_simple_methods(tmp_path):
@@ -287,9 +279,9 @@ def test_the_main_job_on_a_data_set_of_the_registry_without_simple_methods(tmp_p
         )
     )
     metrics, f = check(tmp_path / "run", 1000, horizon=8)
-    assert (
-        names["horizon"] == 8 and "ratio" not in metrics and "simple_wql" not in metrics
-    )
+    assert names["horizon"] == 8
+    assert "ratio" not in metrics
+    assert "simple_wql" not in metrics
 
 
 # --- its bad input
@@ -362,11 +354,9 @@ def test_bad_parameters_of_the_main_job_are_one_clear_error(tmp_path, change, me
             )
             | change
         )
-    assert (
-        len(str(e.value)) < 900
-        and not list(tmp_path.rglob("*.parquet"))
-        and not list(tmp_path.rglob("*.tmp"))
-    )
+    assert len(str(e.value)) < 900
+    assert not list(tmp_path.rglob("*.parquet"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def damage(df, what):
@@ -494,6 +484,5 @@ def test_every_benchmark_runs_small(name, parameters, keys, tmp_path, root):
         walk(name, **parameters, out=str(tmp_path))
     finally:
         cores and os.sched_setaffinity(0, cores)
-    assert keys <= set(load_json(tmp_path / "metrics.json")) and not list(
-        tmp_path.rglob("*.tmp")
-    )
+    assert keys <= set(load_json(tmp_path / "metrics.json"))
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -52,7 +52,8 @@ def test_every_head_on_ones_own_file_with_calibration_and_a_final_forecast(tmp_p
     )
     m = json.loads((tmp_path / "run" / "metrics.json").read_text())
     a = tmp_path / "run" / "artifacts"
-    assert m["crossing"] == 0 and all(
+    assert m["crossing"] == 0
+    assert all(
         np.isfinite(m[f"{h}_wql"]) and np.isfinite(m[f"{h}_energy"]) for h in heads
     )
     board = pd.read_csv(a / "leaderboard.csv", index_col=0)
@@ -61,18 +62,14 @@ def test_every_head_on_ones_own_file_with_calibration_and_a_final_forecast(tmp_p
     )
     f = pd.read_parquet(a / "forecasts.parquet")
     q = f[[c for c in f if "_ql" in c]].values
-    assert (
-        len(f) == 8 * 3
-        and (np.diff(q, axis=1) >= 0).all()
-        and (q >= 0).all()
-        and (q == q.round()).all()
-        and f.ds.min() > pd.Timestamp("2024-02-18")
-    )
-    assert (
-        (a / "calibration.png").stat().st_size > 5000
-        and (a / "fan.png").stat().st_size > 5000
-        and (a / "model.safetensors").exists()
-    )
+    assert len(f) == 8 * 3
+    assert (np.diff(q, axis=1) >= 0).all()
+    assert (q >= 0).all()
+    assert (q == q.round()).all()
+    assert f.ds.min() > pd.Timestamp("2024-02-18")
+    assert (a / "calibration.png").stat().st_size > 5000
+    assert (a / "fan.png").stat().st_size > 5000
+    assert (a / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +102,7 @@ def test_counts_stay_counts_on_every_backbone(tmp_path, backbone, heads):
     assert (q == q.round()).all() and (q >= 0).all() and (np.diff(q, axis=1) >= 0).all()
 
 
-def test_step_by_step_backbone(tmp_path):
+def test_a_backbone_that_goes_step_by_step_runs(tmp_path):
     own(tmp_path / "mine.csv", low=-5)
     go(
         tmp_path,

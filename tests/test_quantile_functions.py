@@ -236,11 +236,14 @@ def quadrature(d, z=None):
     p = [d.cdf(z).double()[:, None]] if z is not None else []
     ends = torch.cat([a, *p], -1).sort(-1).values.clamp(a[:, :1], a[:, -1:])
     u, w = legendre(ends)
-    loss = lambda u, q: (
-        q
-        if z is None
-        else 2 * torch.maximum(u * (z[:, None] - q), (u - 1) * (z[:, None] - q))
-    )
+
+    def loss(u, q):
+        return (
+            q
+            if z is None
+            else 2 * torch.maximum(u * (z[:, None] - q), (u - 1) * (z[:, None] - q))
+        )
+
     total = (loss(u, d.icdf(u.T).T) * w).sum(-1)
     # substitute: mass = p0 exp(-t); q = edge -+ s (exp(xi t) - 1)/xi written once more
     # here
@@ -463,7 +466,7 @@ def test_heads_take_any_number(name, options):
             assert all(torch.isfinite(g).all() for g in found)
 
 
-def test_invariances():
+def test_scores_shift_and_scale_with_the_target():
     for name in FAMILIES[2:]:
         d = family(3, name)
         z = targets(d, 3)
@@ -474,9 +477,10 @@ def test_invariances():
             assert_close(moved.cdf(3 * z - 5), d.cdf(z))
         # a knot on a line changes nothing
         a, v = d.levels.expand(d.values.shape), d.values
-        half = lambda x: (
-            torch.cat([x, (x[..., :1] + x[..., 1:2]) / 2], -1).sort(-1).values
-        )
+
+        def half(x):
+            return torch.cat([x, (x[..., :1] + x[..., 1:2]) / 2], -1).sort(-1).values
+
         assert_close(
             SplineQuantile(
                 half(a), half(v), d.left, d.right, d.left_shape, d.right_shape, d.domain
@@ -498,10 +502,8 @@ def test_invariances():
     assert deep[..., 0].batch_shape == (2,) and deep[0, 1].batch_shape == ()
     with pytest.raises(IndexError):
         deep[0, 0, 0]
-    assert deep[:0].quantile([0.1, 0.9]).shape == (0, 3, 2) and deep[:0].mean.shape == (
-        0,
-        3,
-    )
+    assert deep[:0].quantile([0.1, 0.9]).shape == (0, 3, 2)
+    assert deep[:0].mean.shape == (0, 3)
     # in blocks as at once
     many = family(9, "isqf pareto", batch=(700, 24))
     levels = torch.arange(1, 100) / 100
@@ -534,10 +536,15 @@ def sqf(gamma, slopes, spacings):
     return SplineQuantile(a.clamp(max=1), gamma + v)
 
 
-def test_reference_values():
-    close = lambda x, y: assert_close(
-        x, torch.as_tensor(y, dtype=torch.float64).expand(x.shape), atol=2e-6, rtol=0
-    )
+def test_scores_and_means_have_their_reference_values():
+    def close(x, y):
+        return assert_close(
+            x,
+            torch.as_tensor(y, dtype=torch.float64).expand(x.shape),
+            atol=2e-6,
+            rtol=0,
+        )
+
     A = SplineQuantile([0.1, 0.9], torch.tensor([0.0, 1]).double(), 0.5, 0.5)
     close(A.quantile([0.05, 0.3, 0.7, 0.99]), [-0.346574, 0.25, 0.75, 2.151293])
     close(A.crps(0.5), 0.108333)
@@ -750,7 +757,7 @@ def test_isqf_equals_gluonts(gluonts, pieces):
         assert_close(ours.cdf(z), theirs.cdf(z), rtol=1e-5, atol=1e-5)
 
 
-def test_isqf_where_gluonts_differs(gluonts):
+def test_isqf_answers_where_gluonts_does_not(gluonts):
     """GluonTS has no log_prob, mean or icdf here; level 0, which its own sampler can
     draw, is minus infinity; float32 cancels far from the knots.
     """
@@ -758,13 +765,11 @@ def test_isqf_where_gluonts_differs(gluonts):
     with pytest.raises(NotImplementedError):
         theirs.log_prob(torch.zeros(50))
     with pytest.raises(NotImplementedError):
-        theirs.mean
+        _ = theirs.mean
     with pytest.raises(NotImplementedError):
         theirs.icdf(torch.full((50,), 0.5))
-    assert (
-        theirs.quantile(torch.zeros(1, 50).double()).isinf().all()
-        and torch.isfinite(ours.rsample((1000,))).all()
-    )
+    assert theirs.quantile(torch.zeros(1, 50).double()).isinf().all()
+    assert torch.isfinite(ours.rsample((1000,))).all()
     # ours is the slope of their cdf
     z = ours.quantile([0.3])[:, 0] + 0.01
     e = 1e-6
@@ -809,7 +814,7 @@ def test_piecewise_linear_equals_gluonts(gluonts):
     with pytest.raises(NotImplementedError):
         theirs.log_prob(q[0])
     with pytest.raises(NotImplementedError):
-        theirs.mean
+        _ = theirs.mean
     e = 1e-7
     inner = ours.quantile([0.37])[:, 0]
     assert_close(
@@ -826,11 +831,9 @@ def test_flat_pieces_where_gluonts_differs(gluonts):
     Their sum of slopes is 0 there or divides by what is left; F must be the highest
     level at which the quantile is 1.
     """
-    gamma, slopes, spacings = (
-        torch.tensor([0.0]),
-        torch.tensor([[2.0, 0.0, 2.0]]),
-        torch.tensor([[0.5, 0.2, 0.3]]),
-    )
+    gamma = torch.tensor([0.0])
+    slopes = torch.tensor([[2.0, 0.0, 2.0]])
+    spacings = torch.tensor([[0.5, 0.2, 0.3]])
     theirs = gluonts[1].PiecewiseLinear(gamma, slopes, spacings)
     ours = SplineQuantile([0, 0.5, 0.7, 1], torch.tensor([[0.0, 1, 1, 1.6]]))
     # theirs is P(Y < 1)

@@ -59,25 +59,20 @@ def test_twenty_knots_tell_three_peaks_better_than_five(tmp_path):
     folder = run("toy_density", SMALL, out=tmp_path / "run", terminal=None)
     assert read(folder)["status"] == "done" and (folder / "notebook.html").exists()
     m = load_json(folder / "metrics.json")
-    assert {f"{n}_{k}" for n in NAMES for k in (5, 20)} <= set(m) and all(
-        np.isfinite(v) for v in m.values()
-    )
-    assert (
-        1 <= m["ratio_20"] < m["ratio_5"] < 1.03
-        and m["wasserstein_20"] < 0.6 * m["wasserstein_5"]
-        and m["variation_20"] < 0.6 * m["variation_5"]
-        and m["best_knots"] == 20
-    )
-    assert (
-        m["ratio_20"] < 1.003
-        and m["variation_20"] < 0.15
-        and m["own_crps"]
-        == pytest.approx(
-            self_score([0.35, 0.4, 0.25], [-3, 0, 2.5], [0.45, 0.6, 0.3]), rel=1e-5
-        )
+    assert {f"{n}_{k}" for n in NAMES for k in (5, 20)} <= set(m)
+    assert all(np.isfinite(v) for v in m.values())
+    assert 1 <= m["ratio_20"] < m["ratio_5"] < 1.03
+    assert m["wasserstein_20"] < 0.6 * m["wasserstein_5"]
+    assert m["variation_20"] < 0.6 * m["variation_5"]
+    assert m["best_knots"] == 20
+    assert m["ratio_20"] < 1.003
+    assert m["variation_20"] < 0.15
+    assert m["own_crps"] == pytest.approx(
+        self_score([0.35, 0.4, 0.25], [-3, 0, 2.5], [0.45, 0.6, 0.3]), rel=1e-5
     )
     knots = pd.read_csv(folder / "artifacts" / "knots.csv").groupby("knots")
-    assert knots.size().to_dict() == {5: 5, 20: 20} and all(
+    assert knots.size().to_dict() == {5: 5, 20: 20}
+    assert all(
         (g[["level", "quantity"]].diff().dropna() >= 0).all(axis=None) for _, g in knots
     )
     pixels, blue = colours(folder / "artifacts" / "toy_density.png")
@@ -89,11 +84,9 @@ def test_twenty_knots_tell_three_peaks_better_than_five(tmp_path):
 def test_the_other_heads_learn_it_too(tmp_path, head):
     names, _ = walk("toy_density", **SMALL, head=head, out=str(tmp_path))
     m = load_json(tmp_path / "metrics.json")
-    assert (
-        1 <= m["ratio_20"] < m["ratio_5"]
-        and m["variation_20"] < m["variation_5"]
-        and list(names["curves"]) == [5, 20]
-    )
+    assert 1 <= m["ratio_20"] < m["ratio_5"]
+    assert m["variation_20"] < m["variation_5"]
+    assert list(names["curves"]) == [5, 20]
     assert all(
         len(c.values) == k and c.left is not None and c.right is not None
         for k, c in names["curves"].items()

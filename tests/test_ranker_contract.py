@@ -29,7 +29,7 @@ def world(rows=60, seed=0):
     "Texts that name their labels, their features, and the labels."
     rng = np.random.default_rng(seed)
     Y = sp.csr_matrix(rng.random((rows, LABELS)) < 0.25, dtype=np.float32)
-    texts = [" ".join(WORDS[l] for l in row.indices) or "nothing" for row in Y]
+    texts = [" ".join(WORDS[label] for label in row.indices) or "nothing" for row in Y]
     noise = sp.random(rows, 5, 0.3, "csr", np.float32, random_state=seed)
     return texts, sp.hstack([Y, noise], format="csr", dtype=np.float32), Y
 
@@ -54,14 +54,7 @@ def train_transformer():
         steps=(3, 3), batch=16, branches=2, leaf=3, mix=1.0, progress=False
     )
     return transformer.XRTransformer.train(
-        TEXTS,
-        X,
-        Y,
-        tiny_encoder(TEXTS),
-        settings,
-        leaf=3,
-        branches=2,
-        threads=1,
+        TEXTS, X, Y, tiny_encoder(TEXTS), settings, leaf=3, branches=2, threads=1
     )
 
 

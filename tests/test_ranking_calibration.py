@@ -1,7 +1,6 @@
-"""Probabilities.
+"""Probabilities: scikit-learn and SciPy as oracles, parameters recovered from trees.
 
-scikit-learn and SciPy as oracles, parameters recovered from drawn trees, rules against
-slow ones, round trips, bad input.
+Rules against slow ones, round trips, bad input.
 """
 
 import json
@@ -44,32 +43,29 @@ def test_reliability_equals_a_slow_oracle(by):
         (len(v), np.mean([a for a, _ in v]), np.mean([b for _, b in v]))
         for _, v in sorted(bins.items())
     ]
-    assert (
-        t[["pairs", "promised", "observed"]].to_numpy() == pytest.approx(np.array(want))
-        and t.pairs.sum() == 500
+    assert t[["pairs", "promised", "observed"]].to_numpy() == pytest.approx(
+        np.array(want)
     )
-    assert (
-        C.ece(p, y, 7, by)
-        == pytest.approx(sum(n * abs(a - b) for n, a, b in want) / 500)
-        and ((t.low <= t.observed) & (t.observed <= t.high)).all()
+    assert t.pairs.sum() == 500
+    assert C.ece(p, y, 7, by) == pytest.approx(
+        sum(n * abs(a - b) for n, a, b in want) / 500
     )
+    assert ((t.low <= t.observed) & (t.observed <= t.high)).all()
 
 
 def test_scores_agree_with_scikit_learn():
     rng = np.random.default_rng(1)
     p = rng.random(300)
     y = (rng.random(300) < p).astype(float)
-    assert C.brier(p, y) == pytest.approx(brier_score_loss(y, p)) and C.log_loss(
-        p, y
-    ) == pytest.approx(sk_log_loss(y, p))
+    assert C.brier(p, y) == pytest.approx(brier_score_loss(y, p))
+    assert C.log_loss(p, y) == pytest.approx(sk_log_loss(y, p))
     assert np.isfinite(C.log_loss([0, 1], [1, 0]))
 
 
 def test_one_value_makes_one_bin():
     t = C.reliability([0.3] * 10, [1] * 3 + [0] * 7)
-    assert len(t) == 1 and C.ece([0.3] * 10, [1] * 3 + [0] * 7) == pytest.approx(
-        0, abs=1e-12
-    )
+    assert len(t) == 1
+    assert C.ece([0.3] * 10, [1] * 3 + [0] * 7) == pytest.approx(0, abs=1e-12)
 
 
 # ---------------------------------------------------------------- Platt
@@ -144,9 +140,8 @@ def test_the_product_family_equals_a_general_optimiser(seed):
         options=dict(xatol=1e-7, fatol=1e-13, maxiter=5000),
     )
     got = C.fit_sigmoid(v, y, log_c)
-    assert loss(got) <= want.fun + 1e-9 and got == pytest.approx(
-        want.x, rel=1e-3, abs=1e-3
-    )
+    assert loss(got) <= want.fun + 1e-9
+    assert got == pytest.approx(want.x, rel=1e-3, abs=1e-3)
 
 
 def test_isotonic_pools_neighbours():
@@ -225,11 +220,9 @@ def test_a_tree_that_drew_the_labels_is_recovered(pairs, beam):
     assert (*got.slope, *got.offset) == pytest.approx((*a, *b), abs=0.12)
     P = got.predict(tree, X, k=35, beam=5)
     p, y, missed = C.pairs_of(Y, P)
-    assert (
-        missed == 0
-        and C.ece(p, y) < 0.006
-        and p.sum() == pytest.approx(y.sum(), rel=0.02)
-    )
+    assert missed == 0
+    assert C.ece(p, y) < 0.006
+    assert p.sum() == pytest.approx(y.sum(), rel=0.02)
 
 
 def test_held_out_rows_improve_and_the_order_stays():
@@ -288,12 +281,10 @@ def test_inputs_stay_as_they_are():
     before = [c.value.copy() for c in tree.layers], X.data.copy(), Y.data.copy()
     got = Calibration.fit(tree, X, Y)
     got.apply(tree)
-    assert (
-        all(np.array_equal(c.value, v) for c, v in zip(tree.layers, before[0]))
-        and np.array_equal(X.data, before[1])
-        and np.array_equal(Y.data, before[2])
-        and tree.post == "l3-hinge"
-    )
+    assert all(np.array_equal(c.value, v) for c, v in zip(tree.layers, before[0]))
+    assert np.array_equal(X.data, before[1])
+    assert np.array_equal(Y.data, before[2])
+    assert tree.post == "l3-hinge"
 
 
 def test_round_trip_and_broken_files(tmp_path):
@@ -325,7 +316,7 @@ def test_round_trip_and_broken_files(tmp_path):
             Calibration.load(path)
 
 
-def test_library_titles(mirror):
+def test_titles_of_a_library_are_calibrated(mirror):
     from forecastlab.ranking.metrics import precision
     from forecastlab.ranking.xrlinear import XRLinear
 
@@ -348,23 +339,17 @@ def test_library_titles(mirror):
     error = {name: C.ece(*C.pairs_of(Yt, P)[:2]) for name, P in got.items()} | {
         "hinge": C.ece(*C.pairs_of(Yt, plain)[:2])
     }
-    assert (
-        error["hinge"] > 0.04
-        and error["book"] < 0.025
-        and error["reached"] < 0.013
-        and error["whole"] < 0.011
-    )
-    assert (
-        precision(Yt, got["whole"], 1)[0] > precision(Yt, plain, 1)[0] - 0.005
-        and precision(Yt, got["whole"], 5)[-1] > precision(Yt, plain, 5)[-1]
-    )
+    assert error["hinge"] > 0.04
+    assert error["book"] < 0.025
+    assert error["reached"] < 0.013
+    assert error["whole"] < 0.011
+    assert precision(Yt, got["whole"], 1)[0] > precision(Yt, plain, 1)[0] - 0.005
+    assert precision(Yt, got["whole"], 5)[-1] > precision(Yt, plain, 5)[-1]
     p, y, _ = C.pairs_of(Yt, got["whole"])
     assert p.sum() == pytest.approx(y.sum(), rel=0.15)
     few, many = C.keep(got["whole"], "precision", 0.5), C.keep(got["whole"])
-    assert (
-        C.pairs_of(Yt, few)[1].mean() == pytest.approx(0.5, abs=0.06)
-        and few.nnz < many.nnz
-    )
+    assert C.pairs_of(Yt, few)[1].mean() == pytest.approx(0.5, abs=0.06)
+    assert few.nnz < many.nnz
 
 
 def test_a_calibrated_model_is_saved_as_a_model(tmp_path):
@@ -458,7 +443,7 @@ def test_best_threshold_equals_a_search(beta):
     assert best == pytest.approx(max(F(x) for x in np.unique(S))) == F(t)
 
 
-def test_nothing_predicted():
+def test_where_nothing_is_predicted_nothing_is_kept():
     none = sparse.csr_matrix((4, 5))
     assert C.keep(none).nnz == 0 and C.pairs_of(np.eye(4, 5), none)[2] == 4
     with pytest.raises(ValueError, match="no predictions"):
@@ -484,12 +469,12 @@ def test_nothing_predicted():
         (lambda: C.pairs_of(np.eye(2), sparse.eye(3)), "does not fit"),
     ],
 )
-def test_bad_input(wrong, words):
+def test_what_cannot_be_calibrated_is_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         wrong()
 
 
-def test_bad_fits():
+def test_fits_that_cannot_be_are_refused():
     tree, X, Y, *_ = drawn(50)
     for wrong, words in [
         (lambda: Calibration.fit(tree, X[:9], Y), "do not fit 9 instances"),

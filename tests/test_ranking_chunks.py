@@ -13,6 +13,7 @@ from forecastlab.ranking.beam import Query, beam_search, score_selected
 from forecastlab.ranking.chunks import Chunks, layer_scores
 
 NAMES = [p for p in POSTS if isinstance(p, str)]
+LISTS = "child_ptr child row_ptr row entry_ptr column value".split()  # of a layer
 D = 50
 
 
@@ -64,17 +65,15 @@ def transform(name, v):
         s = np.exp(-(np.maximum(0, 1 - v) ** int(name.removeprefix("log-")[1])))
     if not name.startswith("log-"):
         return s
-    return (
-        -np.logaddexp(0, -v)
-        if "sigmoid" in name
-        else -(np.maximum(0, 1 - v) ** int(name[5]))
-    )
+    if "sigmoid" in name:
+        return -np.logaddexp(0, -v)
+    return -(np.maximum(0, 1 - v) ** int(name[5]))
 
 
 def combine(name, s, parent):
-    return (
-        s if name == "noop" else s + parent if name.startswith("log-") else s * parent
-    )
+    if name == "noop":
+        return s
+    return s + parent if name.startswith("log-") else s * parent
 
 
 def slow(X, layers, widths, name, start=None):
@@ -82,10 +81,8 @@ def slow(X, layers, widths, name, start=None):
     X, found = X.toarray().astype(float) if sp.issparse(X) else np.asarray(X, float), []
     for i, x in enumerate(X):
         if start is None:
-            nodes, scores = (
-                np.array([0]),
-                np.array([0.0 if name.startswith("log-") else 1.0]),
-            )
+            nodes = np.array([0])
+            scores = np.array([0.0 if name.startswith("log-") else 1.0])
         else:
             row = slice(start.indptr[i], start.indptr[i + 1])
             nodes, scores = start.indices[row], start.data[row].astype(float)
@@ -111,10 +108,8 @@ def slow(X, layers, widths, name, start=None):
 def agree(P, expected, atol=2e-5):
     assert P.shape[0] == len(expected)
     for i, (nodes, scores) in enumerate(expected):
-        got, s = (
-            P.indices[P.indptr[i] : P.indptr[i + 1]],
-            P.data[P.indptr[i] : P.indptr[i + 1]],
-        )
+        got = P.indices[P.indptr[i] : P.indptr[i + 1]]
+        s = P.data[P.indptr[i] : P.indptr[i + 1]]
         assert len(got) == len(nodes) and len(set(got)) == len(got)
         assert_allclose(s, scores, atol=atol, rtol=2e-5)
         assert (np.diff(s) <= 0).all()
@@ -135,32 +130,24 @@ def test_layout_loses_nothing(bias, shuffled, tmp_path):
     for c, W, C in model(bias=bias, shuffled=shuffled):
         assert_array_equal(c.to_csc().toarray(), W.astype(np.float32))
         assert (c.C != C).nnz == 0
-        assert (
-            c.shape == W.shape
-            and c.nodes == C.shape[0]
-            and c.clusters == C.shape[1]
-            and c.features == D
-        )
-        assert (
-            all(
-                (np.diff(c.row[a:b]) > 0).all()
-                for a, b in zip(c.row_ptr, c.row_ptr[1:])
-            )
-            and (np.diff(c.entry_ptr) > 0).all()
-        )
-        assert all(
-            (np.diff(c.column[a:b]) > 0).all()
-            for a, b in zip(c.entry_ptr, c.entry_ptr[1:])
-        )
+        assert c.shape == W.shape
+        assert c.nodes == C.shape[0]
+        assert c.clusters == C.shape[1]
+        assert c.features == D
+        assert (np.diff(c.entry_ptr) > 0).all()
+        for a, b in zip(c.row_ptr, c.row_ptr[1:]):
+            assert (np.diff(c.row[a:b]) > 0).all()
+        for a, b in zip(c.entry_ptr, c.entry_ptr[1:]):
+            assert (np.diff(c.column[a:b]) > 0).all()
         c.save(tmp_path / "layer", overwrite=True)
         for mmap in (True, False):
             d = Chunks.load(tmp_path / "layer", mmap)
-            for name in "features bias child_ptr child row_ptr row entry_ptr column value nodes".split():
+            for name in ["features", "bias", "nodes", *LISTS]:
                 assert_array_equal(getattr(d, name), getattr(c, name))
 
 
 def test_parts_are_laid_end_to_end():
-    for c, W, C in model():
+    for c, _, C in model():
         cut = [
             (
                 c.row[a:b],
@@ -171,7 +158,7 @@ def test_parts_are_laid_end_to_end():
             for a, b in zip(c.row_ptr, c.row_ptr[1:])
         ]
         p = Chunks.pack(cut, C, D, 1.0)
-        for name in "child_ptr child row_ptr row entry_ptr column value".split():
+        for name in LISTS:
             assert_array_equal(getattr(p, name), getattr(c, name))
             assert getattr(p, name).dtype == getattr(c, name).dtype
     none = (
@@ -355,7 +342,7 @@ def test_wide_layers_are_spread_a_group_of_panels_at_a_time():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dense", [False, True])
-def test_every_post_processor(name, dense):
+def test_every_post_processor_scores_as_its_formula(name, dense):
     layers, X = model(seed=len(name)), queries(70)
     for widths in ([3, 5, 10], [10, 100, 7], [2, 3, 300]):
         P = beam_search(
@@ -457,7 +444,7 @@ def test_a_score_of_zero_is_stored():
     assert_array_equal(P.data[4:6], 0)
 
 
-def test_nothing_to_find():
+def test_where_there_is_nothing_to_find_nothing_is_found():
     # a root without children
     empty = Chunks.from_csc(
         sp.csc_matrix((D + 1, 3), dtype=np.float32), sp.csc_matrix((3, 1))
@@ -481,19 +468,15 @@ def test_one_layer_is_one_against_the_rest():
 def test_threads_and_blocks_change_nothing(monkeypatch):
     layers, X = [c for c, *_ in model()], queries(900)
     wanted = sp.random(900, 300, 0.01, format="csr", random_state=0)
-    one, asked = (
-        beam_search(X, layers, threads=1),
-        score_selected(X, layers, wanted, threads=1),
-    )
+    one = beam_search(X, layers, threads=1)
+    asked = score_selected(X, layers, wanted, threads=1)
     for room in (1 << 21, 3000, 1):
         if room == 1:
             X, one, wanted, asked = X[:20], one[:20], wanted[:20], asked[:20]
         monkeypatch.setattr(searching, "_ROOM", room)
         for threads in (1, 2, 3, None):
-            two, again = (
-                beam_search(X, layers, threads=threads),
-                score_selected(X, layers, wanted, threads=threads),
-            )
+            two = beam_search(X, layers, threads=threads)
+            again = score_selected(X, layers, wanted, threads=threads)
             for a, b in ((one, two), (asked, again)):
                 assert_array_equal(a.indptr, b.indptr)
                 assert_array_equal(a.indices, b.indices)

@@ -1,7 +1,6 @@
-"""The command line:
+"""The command line: libpecos' options and files, and what is refused and how.
 
-libpecos' options and files, what is refused and how, folders without pickles, the
-workspace, answers from standard input.
+Folders hold no pickles; there is a workspace; questions come from standard input too.
 """
 
 import json
@@ -24,18 +23,6 @@ from forecastlab.ranking.text2text import Text2Text
 from forecastlab.ranking.xrlinear import XRLinear
 
 THINGS = "red apple,green apple,yellow banana,fast car,slow car,blue böat".split(",")
-
-
-@pytest.fixture
-def xr(capsys):
-    "Run `forecastlab-xr`: exit code, output, errors."
-
-    def run(*words):
-        code = commands.main([str(w) for w in words])
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 @pytest.fixture
@@ -67,64 +54,27 @@ def files(tmp_path):
 
 
 def training(d, *more, to="model"):
-    return [
-        "train",
-        "-x",
-        d / "X.npz",
-        "-y",
-        d / "Y.npz",
-        "-m",
-        d / to,
-        "-n",
-        1,
-        "--verbose-level",
-        0,
-        *more,
-    ]
+    "Words that train a model on the matrices in a folder."
+    line = f"train -x {d}/X.npz -y {d}/Y.npz -m {d}/{to} -n 1 --verbose-level 0"
+    return [*line.split(), *more]
 
 
 def texts(d, *more, to="t2t"):
-    return [
-        "text2text-train",
-        "-i",
-        d / "train.tsv",
-        "-q",
-        d / "items.txt",
-        "-m",
-        d / to,
-        "-n",
-        1,
-        "--verbose-level",
-        0,
-        *more,
-    ]
+    "Words that train a model on the texts in a folder."
+    files = f"-i {d}/train.tsv -q {d}/items.txt -m {d}/{to}"
+    return [*f"text2text-train {files} -n 1 --verbose-level 0".split(), *more]
 
 
 # ---- matrices
 
 
-def test_train_predict_evaluate(files, xr):
+def test_a_model_is_trained_asked_and_evaluated(files, xr):
     assert xr(*training(files, "--max-leaf-size", 2, "--nr-splits", 2)) == (0, "", "")
     model = XRLinear.load(files / "model")
     assert model.depth == 3
     code, out, _ = xr(
-        "predict",
-        "-x",
-        files / "X.npz",
-        "-m",
-        files / "model",
-        "-y",
-        files / "Y.npz",
-        "-o",
-        files / "P.npz",
-        "-k",
-        3,
-        "-b",
-        2,
-        "-pp",
-        "sigmoid",
-        "-n",
-        1,
+        f"predict -x {files}/X.npz -m {files}/model -y {files}/Y.npz"
+        f" -o {files}/P.npz -k 3 -b 2 -pp sigmoid -n 1"
     )
     expected = model.predict(
         load_matrix(files / "X.npz"), k=3, beam=2, post="sigmoid", threads=1
@@ -188,27 +138,13 @@ def test_every_training_option_reaches_the_model(files, xr):
 def test_dense_features_and_label_features(files, xr):
     np.save(files / "X.npy", load_matrix(files / "X.npz").toarray())
     np.save(files / "Z.npy", np.eye(6, 3, dtype=np.float32) + 0.1)
-    assert (
-        xr(
-            "train",
-            "-x",
-            files / "X.npy",
-            "-y",
-            files / "Y.npz",
-            "-m",
-            files / "m",
-            "-f",
-            files / "Z.npy",
-            "--max-leaf-size",
-            3,
-            "-n",
-            1,
-        )[0]
-        == 0
+    code, _, _ = xr(
+        f"train -x {files}/X.npy -y {files}/Y.npz -m {files}/m -f {files}/Z.npy"
+        " --max-leaf-size 3 -n 1"
     )
-    assert xr(
-        "predict", "-x", files / "X.npy", "-m", files / "m", "-y", files / "Y.npz"
-    )[1].startswith("==== evaluation results ====\nprec   = 100.00")
+    assert code == 0
+    _, out, _ = xr(f"predict -x {files}/X.npy -m {files}/m -y {files}/Y.npz")
+    assert out.startswith("==== evaluation results ====\nprec   = 100.00")
 
 
 @pytest.mark.parametrize(
@@ -279,17 +215,7 @@ def test_bad_prediction_is_one_line(files, xr):
 
 def test_negatives_without_usn_are_noticed(files, xr):
     code, _, err = xr(
-        "train",
-        "-x",
-        files / "X.npz",
-        "-y",
-        files / "Y.npz",
-        "-m",
-        files / "m",
-        "-uy",
-        files / "Y.npz",
-        "-n",
-        1,
+        f"train -x {files}/X.npz -y {files}/Y.npz -m {files}/m -uy {files}/Y.npz -n 1"
     )
     assert code == 0 and "add usn" in err and "XRLinear" in err
 
@@ -307,13 +233,10 @@ def test_a_model_is_replaced_and_a_failed_training_leaves_it(files, xr):
 # ---- parameter files
 
 
-def test_skeleton_and_back(files, xr):
+def test_a_skeleton_of_settings_trains_what_it_says(files, xr):
     code, out, _ = xr("train", "--generate-params-skeleton")
-    assert code == 0 and set(json.loads(out)) == {
-        "train_params",
-        "pred_params",
-        "indexer_params",
-    }
+    assert code == 0
+    assert set(json.loads(out)) == {"train_params", "pred_params", "indexer_params"}
     given = json.loads(out)
     given["indexer_params"]["max_leaf_size"] = 3
     given["train_params"]["hlm_args"]["model_chain"]["threshold"] = 0.3
@@ -327,7 +250,7 @@ def test_skeleton_and_back(files, xr):
     assert xr("text2text-train", "--generate-params-skeleton")[0] == 0
 
 
-def test_libpecos_layers_in_a_parameter_file(tmp_path):
+def test_layers_of_libpecos_in_a_parameter_file_are_read(tmp_path):
     layer = dict(
         threshold=0.2,
         solver_type="L2R_LR_DUAL",
@@ -373,21 +296,23 @@ def test_libpecos_layers_in_a_parameter_file(tmp_path):
         only_topk=20,
         post_processor="l3-hinge",
     )
+
+
+def test_a_parameter_file_that_cannot_be_is_refused(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match="no parameter file"):
+        read_params(path)
+    unequal = dict(model_chain=[dict(Cp=1), dict(Cp=2)])
     for bad, message in (
         (dict(train_params=dict(mode="ranker")), "mode = 'ranker' is not supported"),
         (dict(indexer_params=dict(do_sample=True)), "do_sample"),
         (dict(x=dict(colour=1)), "colour"),
-        (
-            dict(t=dict(model_chain=[dict(Cp=1), dict(Cp=2)])),
-            "differs from layer to layer",
-        ),
+        (dict(t=unequal), "differs from layer to layer"),
     ):
         path.write_text(json.dumps(bad))
         with pytest.raises(ValueError, match=message):
             read_params(path)
-    path.write_text("{")
-    with pytest.raises(ValueError, match="no parameter file"):
-        read_params(path)
 
 
 def test_layers_of_a_parameter_file_reach_the_model(files, xr):
@@ -413,29 +338,23 @@ def test_layers_of_a_parameter_file_reach_the_model(files, xr):
 # ---- texts
 
 
-def test_texts_in_names_out(files, xr, monkeypatch):
+def test_texts_go_in_and_names_come_out(files, xr, monkeypatch):
     assert xr(*texts(files, "--max-leaf-size", 3)) == (0, "", "")
     (files / "ask.txt").write_text("7\tböat\nan apple so red\n\n", encoding="utf-8")
     ask = ["text2text-predict", "-m", files / "t2t"]
     code, out, err = xr(*ask, "-i", files / "ask.txt", "-k", 2)
     answers = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and err == ""
-    assert (
-        [a["data"][0][0] for a in answers[:2]] == ["blue böat", "red apple"]
-        and all(
-            a["schema"] == ["output_item", "score"] and len(a["data"]) == 2
-            for a in answers
-        )
-        and len(answers) == 3
+    assert [a["data"][0][0] for a in answers[:2]] == ["blue böat", "red apple"]
+    assert all(
+        a["schema"] == ["output_item", "score"] and len(a["data"]) == 2 for a in answers
     )
-    assert out.isascii() and all(
-        f"{s:.5g}" == f"{s:.7g}" for a in answers for _, s in a["data"]
-    )
+    assert len(answers) == 3
+    assert out.isascii()
+    assert all(f"{s:.5g}" == f"{s:.7g}" for a in answers for _, s in a["data"])
     assert xr(*ask, "-i", files / "ask.txt", "-k", 2, "-B", 1)[1] == out
-    assert (
-        xr(*ask, "-i", files / "ask.txt", "-k", 2, "-o", files / "out.txt")[1] == ""
-        and (files / "out.txt").read_text() == out
-    )
+    assert xr(*ask, "-i", files / "ask.txt", "-k", 2, "-o", files / "out.txt")[1] == ""
+    assert (files / "out.txt").read_text() == out
     monkeypatch.setattr(
         "sys.stdin",
         iter((files / "ask.txt").read_text(encoding="utf-8").splitlines(True)),
@@ -467,9 +386,8 @@ def test_standard_input_is_answered_line_by_line(files, xr, monkeypatch, capsys)
             seen.append(json.loads(capsys.readouterr().out)["data"][0][0])
 
     monkeypatch.setattr("sys.stdin", lines())
-    assert commands.main(
-        ["text2text-predict", "-m", str(files / "t2t")]
-    ) == 0 and seen == ["red apple", "slow car"]
+    assert commands.main(["text2text-predict", "-m", str(files / "t2t")]) == 0
+    assert seen == ["red apple", "slow car"]
 
 
 def test_threshold_notes_and_chosen_names(files, xr):
@@ -484,18 +402,16 @@ def test_threshold_notes_and_chosen_names(files, xr):
             1
         ].splitlines()
     ]
-    assert (
-        [x["meta_info"] for x in out] == ["first", "second"]
-        and all(s > 0.2 for x in out for _, s in x["data"])
-        and [len(x["data"]) for x in out] == [1, 1]
-    )
+    assert [x["meta_info"] for x in out] == ["first", "second"]
+    assert all(s > 0.2 for x in out for _, s in x["data"])
+    assert [len(x["data"]) for x in out] == [1, 1]
     code, answers, err = xr(*ask, "--output-to-keep-path", files / "keep.txt")
-    assert (
-        code == 0
-        and {n for x in answers.splitlines() for n, _ in json.loads(x)["data"]}
-        == {"red apple", "slow car"}
-        and "no such thing" in err
-    )
+    assert code == 0
+    assert {n for x in answers.splitlines() for n, _ in json.loads(x)["data"]} == {
+        "red apple",
+        "slow car",
+    }
+    assert "no such thing" in err
     (files / "keep.txt").write_text("nothing\n")
     code, _, err = xr(*ask, "--output-to-keep-path", files / "keep.txt")
     assert code == 2 and "no label was left" in err
@@ -573,28 +489,21 @@ def test_workspace_is_used_again_and_notices_changes(files, xr, monkeypatch):
         for name in ("hierarchical_kmeans", "label_embedding"):
             m.setattr(commands, name, lambda *a, **k: pytest.fail("made again"))
         m.setattr(Vectorizer, "fit", lambda *a: pytest.fail("fitted again"))
-        assert (
-            xr(*train)[0] == 0 and xr(*train, "--Cp", 2)[0] == 0 and xr(*train)[0] == 0
-        )
+        assert xr(*train)[0] == 0
+        assert xr(*train, "--Cp", 2)[0] == 0
+        assert xr(*train)[0] == 0
+    assert sorted(p.relative_to(files) for p in (files / "ws").rglob("*")) == first
     assert (
-        sorted(p.relative_to(files) for p in (files / "ws").rglob("*")) == first
-        and (
-            files / "t2t" / "xlinear_ensemble" / "0" / "ranker" / "1.model" / "W.npz"
-        ).read_bytes()
-        == before
-    )
+        files / "t2t" / "xlinear_ensemble" / "0" / "ranker" / "1.model" / "W.npz"
+    ).read_bytes() == before
     assert xr(*train, "--seed", 1)[0] == 0
-    assert (
-        len(list((files / "ws" / "C").iterdir())) == 2
-        and len(list((files / "ws" / "X").iterdir())) == 1
-    )
+    assert len(list((files / "ws" / "C").iterdir())) == 2
+    assert len(list((files / "ws" / "X").iterdir())) == 1
     with open(files / "train.tsv", "a") as f:
         f.write("0\tpurple apple\n")
     assert xr(*train)[0] == 0
-    assert (
-        len(list((files / "ws" / "X").iterdir())) == 2
-        and "purple" in Text2Text.load(files / "t2t").vectorizer.names
-    )
+    assert len(list((files / "ws" / "X").iterdir())) == 2
+    assert "purple" in Text2Text.load(files / "t2t").vectorizer.names
     assert not list((files / "ws").rglob(".*"))
     load_chain(next((files / "ws" / "C").iterdir()))
 
@@ -628,13 +537,13 @@ def test_bad_text_training_is_one_line(words, expected, files, xr, monkeypatch):
     assert code == 2 and out == "" and err.count("\n") == 1 and expected in err, err
 
 
-def test_text_evaluation(tmp_path, xr):
-    line = lambda *names: (
-        json.dumps(
-            dict(schema=["output_item", "score"], data=[[n, 1.0] for n in names])
-        )
-        + "\n"
-    )
+def test_predicted_names_are_evaluated(tmp_path, xr):
+    def line(*names):
+        scored = [[n, 1.0] for n in names]
+        return json.dumps(dict(schema=["output_item", "score"], data=scored)) + "\n"
+
+    predicted = f"text2text-evaluate -p {tmp_path}/p"
+    by_number = f"{predicted} -y {tmp_path}/y2 -q {tmp_path}/q"
     (tmp_path / "p").write_text(line("a", "b") + line("c") + line())
     (tmp_path / "y").write_text("a\nb\tc\na\n")
     (tmp_path / "q").write_text("a\nb\nc\n")
@@ -642,48 +551,14 @@ def test_text_evaluation(tmp_path, xr):
     expected = (
         "==== evaluation results ====\nprec   = 66.67 33.33\nrecall = 50.00 50.00\n"
     )
-    assert xr(
-        "text2text-evaluate", "-p", tmp_path / "p", "-y", tmp_path / "y", "-k", 2
-    ) == (0, expected, "")
-    assert xr(
-        "text2text-evaluate",
-        "-p",
-        tmp_path / "p",
-        "-y",
-        tmp_path / "y2",
-        "-q",
-        tmp_path / "q",
-        "-k",
-        2,
-    ) == (0, expected, "")
+    assert xr(f"{predicted} -y {tmp_path}/y -k 2") == (0, expected, "")
+    assert xr(f"{by_number} -k 2") == (0, expected, "")
     (tmp_path / "y").write_text("a\n")
-    assert (
-        "has 1 lines"
-        in xr("text2text-evaluate", "-p", tmp_path / "p", "-y", tmp_path / "y")[2]
-    )
+    assert "has 1 lines" in xr(f"{predicted} -y {tmp_path}/y")[2]
     (tmp_path / "y2").write_text("0\tx\n7\ty\n0\tz\n")
-    assert (
-        "names item 7"
-        in xr(
-            "text2text-evaluate",
-            "-p",
-            tmp_path / "p",
-            "-y",
-            tmp_path / "y2",
-            "-q",
-            tmp_path / "q",
-        )[2]
-    )
+    assert "names item 7" in xr(by_number)[2]
     (tmp_path / "p").write_text("nonsense\n" * 3)
-    code, _, err = xr(
-        "text2text-evaluate",
-        "-p",
-        tmp_path / "p",
-        "-y",
-        tmp_path / "y2",
-        "-q",
-        tmp_path / "q",
-    )
+    code, _, err = xr(by_number)
     assert code == 2 and "cannot be read" in err
 
 
@@ -715,23 +590,10 @@ def test_debug_shows_the_traceback(files):
         )
 
 
-def test_as_a_module(files):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "forecastlab.ranking.commands",
-            "evaluate",
-            "-y",
-            files / "Y.npz",
-            "-p",
-            files / "Y.npz",
-            "-k",
-            "1",
-        ],
-        capture_output=True,
-        text=True,
-    )
+def test_the_commands_run_as_a_module(files):
+    line = f"evaluate -y {files}/Y.npz -p {files}/Y.npz -k 1"
+    words = [sys.executable, "-m", "forecastlab.ranking.commands", *line.split()]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (
         0,
         "==== evaluation results ====\nprec   = 100.00\nrecall = 100.00\n",
@@ -739,10 +601,21 @@ def test_as_a_module(files):
 
 
 DUMP = """
-import argparse, json, runpy, sys
-def dump(self, *a): print(json.dumps([[x.option_strings, x.default, x.required] for x in self._actions if x.option_strings])); sys.exit()
+import argparse
+import json
+import runpy
+import sys
+
+
+def dump(self, *words):
+    options = [a for a in self._actions if a.option_strings]
+    print(json.dumps([[a.option_strings, a.default, a.required] for a in options]))
+    sys.exit()
+
+
 argparse.ArgumentParser.parse_args = dump
-sys.argv = ["x"]; runpy.run_module({module!r}, run_name="__main__")
+sys.argv = ["x"]
+runpy.run_module({module!r}, run_name="__main__")
 """
 
 
@@ -757,18 +630,9 @@ sys.argv = ["x"]; runpy.run_module({module!r}, run_name="__main__")
         ("text2text-evaluate", "pecos.apps.text2text.evaluate"),
     ],
 )
-def test_every_option_of_libpecos_is_here_with_its_default(name, module, root):
-    python = os.environ.get("FORECASTLAB_PECOS_PYTHON") or (
-        (root / ".venv-peers" / ".ready").exists()
-        and str(root / ".venv-peers" / "bin" / "python")
-    )
-    if not python:
-        pytest.skip(
-            "no Python with libpecos: `make peers`, or name one in"
-            " FORECASTLAB_PECOS_PYTHON"
-        )
+def test_every_option_of_libpecos_is_here_with_its_default(name, module, peer):
     done = subprocess.run(
-        [python, "-c", DUMP.format(module=module)],
+        [peer, "-c", DUMP.format(module=module)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": ""},
@@ -785,58 +649,30 @@ def test_every_option_of_libpecos_is_here_with_its_default(name, module, root):
             ), f"{word}: {ours[word].default} is not {default}"
 
 
-def test_a_text2text_folder_of_libpecos(files, xr, root):
-    python = os.environ.get("FORECASTLAB_PECOS_PYTHON") or (
-        (root / ".venv-peers" / ".ready").exists()
-        and str(root / ".venv-peers" / "bin" / "python")
-    )
-    if not python:
-        pytest.skip(
-            "no Python with libpecos: `make peers`, or name one in"
-            " FORECASTLAB_PECOS_PYTHON"
+def test_a_text2text_folder_of_libpecos_answers_the_same(files, xr, peer):
+    def theirs(what, options):
+        subprocess.run(
+            [peer, "-m", f"pecos.apps.text2text.{what}", *options.split()],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": ""},
         )
-    run = lambda what, *words: subprocess.run(
-        [python, "-m", f"pecos.apps.text2text.{what}", *map(str, words)],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": ""},
-    )
-    run(
-        "train",
-        "-i",
-        files / "train.tsv",
-        "-q",
-        files / "items.txt",
-        "-m",
-        files / "theirs",
-        "--max-leaf-size",
-        3,
-        "-n",
-        1,
-    )
-    run(
-        "predict",
-        "-m",
-        files / "theirs",
-        "-i",
-        files / "train.tsv",
-        "-o",
-        files / "out.txt",
-    )
-    code, out, _ = xr(
-        "text2text-predict", "-m", files / "theirs", "-i", files / "train.tsv"
-    )
+
+    learned = f"-i {files}/train.tsv -q {files}/items.txt -m {files}/theirs"
+    asked = f"-m {files}/theirs -i {files}/train.tsv"
+    theirs("train", f"{learned} --max-leaf-size 3 -n 1")
+    theirs("predict", f"{asked} -o {files}/out.txt")
+    code, out, _ = xr(f"text2text-predict {asked}")
     assert code == 0
     for a, b in zip(
         out.splitlines(), (files / "out.txt").read_text().splitlines(), strict=True
     ):
         a, b = (dict(json.loads(x)["data"]) for x in (a, b))
-        assert a.keys() == b.keys() and all(
-            abs(a[n] - b[n]) < 2e-5 * max(b[n], 0.01) for n in a
-        )
+        assert a.keys() == b.keys()
+        assert all(abs(a[n] - b[n]) < 2e-5 * max(b[n], 0.01) for n in a)
 
 
-def test_skeleton_of_defaults():
+def test_the_skeleton_holds_the_defaults():
     assert skeleton(
         commands.parsers()[0].parse_args(["train", "-x", "a", "-y", "b", "-m", "c"])
     )["indexer_params"] == dict(

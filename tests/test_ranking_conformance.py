@@ -30,7 +30,6 @@ import pytest
 import scipy.sparse as sp
 from sklearn.preprocessing import normalize
 
-from forecastlab.ranking import commands
 from forecastlab.kernels.posts import POSTS
 from forecastlab.ranking.beam import beam_search
 from forecastlab.ranking.calibration import platt
@@ -61,8 +60,10 @@ from forecastlab.core.sparse import (
 )
 from forecastlab.ranking.text import Vectorizer
 from forecastlab.ranking.xrlinear import XRLinear
+from toys import CORPUS, OF_BOTH, OF_PAIRS, OF_WORDS
 
-HERE, NAMES = Path(__file__).parent, [p for p in POSTS if isinstance(p, str)]
+HERE = Path(__file__).parent
+NAMES = [p for p in POSTS if isinstance(p, str)]
 PERFECT = (
     "==== evaluation results ====\nprec   = 100.00 50.00 33.33 25.00 20.00 16.67 14.29"
     " 12.50 11.11 10.00\nrecall = 100.00 100.00 100.00 100.00 100.00 100.00 100.00"
@@ -111,14 +112,13 @@ def xy(tst):
 
 
 @pytest.fixture
-def xr(capsys):
+def xr(xr):
     "Run `forecastlab-xr`, which must end well; what it printed."
 
     def run(*words):
-        code = commands.main([str(w) for w in words])
-        out = capsys.readouterr()
-        assert code == 0, out.err
-        return out.out
+        code, out, errors = xr(*words)
+        assert code == 0, errors
+        return out
 
     return run
 
@@ -141,12 +141,10 @@ class Folder:
 
     def __init__(self, tst, tmp, kind):
         self.d = tst / "xmc" / "xlinear"
-        self.y, self.yt, self.m, self.p = (
-            self.d / "Y.npz",
-            self.d / "Yt.npz",
-            tmp / "model",
-            tmp / "P.npz",
-        )
+        self.y = self.d / "Y.npz"
+        self.yt = self.d / "Yt.npz"
+        self.m = tmp / "model"
+        self.p = tmp / "P.npz"
         self.x, self.xt = (
             self.d / f"{n}.npz" if kind == "sparse" else tmp / f"{n}.npy"
             for n in ("X", "Xt")
@@ -155,36 +153,15 @@ class Folder:
             for n, path in (("X", self.x), ("Xt", self.xt)):
                 np.save(path, load_matrix(self.d / f"{n}.npz").toarray())
 
-    def check(self, xr, expected, *options, tail=()):
+    def check(self, xr, expected, options, tail=""):
         "Train with the options; predict, freely and for selected outputs."
         xr(
-            "train",
-            "-x",
-            self.x,
-            "-y",
-            self.y,
-            "-m",
-            self.m,
-            "--order",
-            "libpecos",
-            "--verbose-level",
-            0,
-            *options,
+            f"train -x {self.x} -y {self.y} -m {self.m} --order libpecos"
+            f" --verbose-level 0 {options}"
         )
-        for more in ([], ["-so", self.d / expected]):
-            out = xr(
-                "predict",
-                "-x",
-                self.xt,
-                "-y",
-                self.yt,
-                "-o",
-                self.p,
-                "-m",
-                self.m,
-                *more,
-                *tail,
-            )
+        ask = f"predict -x {self.xt} -y {self.yt} -o {self.p} -m {self.m}"
+        for more in ("", f"-so {self.d / expected}"):
+            out = xr(f"{ask} {more} {tail}")
             close(load_matrix(self.p), load_matrix(self.d / expected))
             assert out.startswith("==== evaluation results ====\nprec   = 100.00 50.00")
 
@@ -201,68 +178,41 @@ class Folder:
     "splits4",
     "evaluate",
 )
-def test_command_line(case, kind, tst, tmp_path, xr):
+def test_the_command_line_predicts_the_same(case, kind, tst, tmp_path, xr):
     f = Folder(tst, tmp_path, kind)
     X, Y = load_matrix(f.x), load_matrix(f.y)
     chain = hierarchical_kmeans(pifa(Y, X), leaf=10, threads=1)
     if case == "plain":
-        f.check(xr, "Yt_pred.npz", "--max-leaf-size", 10)
+        f.check(xr, "Yt_pred.npz", "--max-leaf-size 10")
     if case == "chain":
         save_chain(tmp_path / "chain", chain)
-        f.check(xr, "Yt_pred.npz", "-c", tmp_path / "chain")
+        f.check(xr, "Yt_pred.npz", f"-c {tmp_path}/chain")
     if case in ("code", "negatives"):
         save_matrix(tmp_path / "C.npz", chain[-1])
         save_matrix(tmp_path / "M.npz", sp.csc_matrix(Y @ chain[-1]))
     if case == "code":
-        f.check(xr, "Yt_pred.npz", "-c", tmp_path / "C.npz")
+        f.check(xr, "Yt_pred.npz", f"-c {tmp_path}/C.npz")
     if case == "negatives":
-        f.check(
-            xr,
-            "Yt_pred.npz",
-            "-c",
-            tmp_path / "C.npz",
-            "-um",
-            tmp_path / "M.npz",
-            "-uy",
-            f.y,
-        )
+        options = f"-c {tmp_path}/C.npz -um {tmp_path}/M.npz -uy {f.y}"
+        f.check(xr, "Yt_pred.npz", options)
     if case == "man":
-        f.check(
-            xr,
-            "Yt_pred_with_tfn+man.npz",
-            "--max-leaf-size",
-            10,
-            "-pp",
-            "noop",
-            "-b",
-            2,
-            "-ns",
-            "tfn+man",
-            tail=["-pp", "sigmoid", "-b", 4],
-        )
+        options = "--max-leaf-size 10 -pp noop -b 2 -ns tfn+man"
+        f.check(xr, "Yt_pred_with_tfn+man.npz", options, tail="-pp sigmoid -b 4")
     if case.startswith("splits"):
-        f.check(
-            xr,
-            f"P_nr_splits={case[-1]}.npz",
-            "--nr-splits",
-            case[-1],
-            "--max-leaf-size",
-            2,
-            tail=["-B", 2],
-        )
+        options = f"--nr-splits {case[-1]} --max-leaf-size 2"
+        f.check(xr, f"P_nr_splits={case[-1]}.npz", options, tail="-B 2")
     if case == "evaluate":
         assert xr("evaluate", "-y", f.yt, "-p", f.d / "Yt_pred.npz") == PERFECT
 
 
 @pecos("xlinear.test_consistency_of_primal", "sparse", "dense")
-def test_primal(case, tst, tmp_path, xr):
-    Folder(tst, tmp_path, case).check(
-        xr, "Yt_primal_pred.npz", "-s", "L2R_L2LOSS_SVC_PRIMAL", "--max-leaf-size", 10
-    )
+def test_the_primal_solver_predicts_the_same(case, tst, tmp_path, xr):
+    options = "-s L2R_L2LOSS_SVC_PRIMAL --max-leaf-size 10"
+    Folder(tst, tmp_path, case).check(xr, "Yt_primal_pred.npz", options)
 
 
 @pecos("xlinear.test_cost_sensitive", "ova", "tree", "command")
-def test_cost_sensitive(case, tst, xy, tmp_path, xr):
+def test_costs_on_positives_act_as_their_weight(case, tst, xy, tmp_path, xr):
     X, Y, *_ = xy
     R = 2 * binary(Y)
     Cp = LinearSettings(Cp=2.0, order="libpecos")
@@ -281,23 +231,8 @@ def test_cost_sensitive(case, tst, xy, tmp_path, xr):
     else:
         save_matrix(tmp_path / "R.npz", R)
         xr(
-            "train",
-            "-x",
-            f.x,
-            "-y",
-            f.y,
-            "-m",
-            f.m,
-            "-r",
-            tmp_path / "R.npz",
-            "--max-leaf-size",
-            2,
-            "--rel-norm",
-            "no-norm",
-            "--rel-mode",
-            "induce",
-            "--order",
-            "libpecos",
+            f"train -x {f.x} -y {f.y} -m {f.m} -r {tmp_path}/R.npz --max-leaf-size 2"
+            " --rel-norm no-norm --rel-mode induce --order libpecos"
         )
         got = XRLinear.load(f.m).weights
     for A, B in zip(got, expected, strict=True):
@@ -321,13 +256,14 @@ def trio(xy, tmp_path_factory):
 def by_hand(model, X, beam, k, post):
     "Beam search in NumPy from the weights: what `predict` ought to say."
     power, multiplies = POSTS[post]
-    f = lambda v: (
-        v
-        if power == 0
-        else -np.log1p(np.exp(-v))
-        if power < 0
-        else -(np.maximum(0, 1 - v) ** power)
-    )
+
+    def f(v):
+        if power == 0:
+            return v
+        if power < 0:
+            return -np.log1p(np.exp(-v))
+        return -(np.maximum(0, 1 - v) ** power)
+
     X = np.hstack([X.toarray(), np.ones((X.shape[0], 1))])
     P = np.zeros((len(X), model.labels))
     start = np.zeros((len(X), 1))
@@ -377,7 +313,7 @@ def test_selected_outputs_get_the_same_scores(case, name, trio, xy):
 
 
 @pecos("xlinear.test_mmap", "default", "two", "four")
-def test_memory_mapped_model(case, trio, xy):
+def test_a_memory_mapped_model_predicts_the_same(case, trio, xy):
     A, B = (
         XRLinear.load(trio / case, mmap=m).predict(xy[2], k=2, threads=1)
         for m in (False, True)
@@ -387,7 +323,7 @@ def test_memory_mapped_model(case, trio, xy):
 
 
 @pecos("xmc.test_mmap_mlmodel")
-def test_memory_mapped_layer(case, xy, tmp_path):
+def test_a_memory_mapped_layer_scores_the_same(case, xy, tmp_path):
     X, Y, Xt, _ = xy
     layer = train(X, Y, "ova").layers[0]
     layer.save(tmp_path / "layer")
@@ -400,7 +336,7 @@ def test_memory_mapped_layer(case, xy, tmp_path):
 
 
 @pecos("xlinear.test_batch_prediction_mode")
-def test_predicting_in_parts(case, xy):
+def test_parts_are_predicted_like_the_whole(case, xy):
     X, Y, Xt, _ = xy
     model = train(X, Y)
     close(
@@ -445,29 +381,21 @@ def test_matcher_and_ranker_are_the_whole_model(case, xy):
 
 
 @pecos("xlinear.test_ova_shallow_mode", "ova", "shallow")
-def test_without_a_tree(case, xy, tmp_path, tst, xr):
+def test_one_layer_ranks_without_a_tree(case, xy, tmp_path, tst, xr):
     X, Y, Xt, _ = xy
     chain = tree(X, Y)
     model = (
         train(X, Y, "ova") if case == "ova" else train(X, Y, chain[-1], shallow=True)
     )
     save_matrix(tmp_path / "P.npz", model.predict(Xt))
-    assert (
-        model.depth == 1
-        and xr(
-            "evaluate",
-            "-y",
-            tst / "xmc" / "xlinear" / "Yt.npz",
-            "-p",
-            tmp_path / "P.npz",
-        )
-        == PERFECT
-    )
+    assert model.depth == 1
+    out = xr(f"evaluate -y {tst}/xmc/xlinear/Yt.npz -p {tmp_path}/P.npz")
+    assert out == PERFECT
 
 
 @pytest.mark.parametrize("beam", [2, 20])
 @pecos("xlinear.test_set_output_constraint", "two", "four", "ova")
-def test_output_constraint(case, beam, xy, tmp_path):
+def test_only_constrained_labels_are_predicted(case, beam, xy, tmp_path):
     X, Y, Xt, _ = xy
     model = (
         train(X, Y, "ova")
@@ -513,7 +441,7 @@ PAIRS, CROSSED = [[1, 0], [1, 0], [0, 1], [0, 1]], [[1, 0], [0, 1], [1, 0], [0, 
 
 
 @pecos("xlinear.test_split_model_at_depth", "reindex", "keep")
-def test_cut(case, xy):
+def test_a_cut_model_keeps_its_layers(case, xy):
     model, W, C = hand_made(PAIRS)
     top, below = model.cut(1, reindex=case == "reindex")
     assert top.depth == 1 and len(below) == 2 and below[0][0].depth == 1
@@ -525,15 +453,13 @@ def test_cut(case, xy):
             equal(m.weights[0], W[1][:, 2 * i : 2 * i + 2])
             assert list(labels) == [2 * i, 2 * i + 1]
         else:
-            assert (
-                m.chain[0].shape == (4, 1)
-                and m.weights[0].shape == (10, 4)
-                and m.weights[0].nnz == 20
-            )
+            assert m.chain[0].shape == (4, 1)
+            assert m.weights[0].shape == (10, 4)
+            assert m.weights[0].nnz == 20
 
 
 @pecos("xlinear.test_reconstruct_model", "pairs", "crossed")
-def test_join(case):
+def test_joined_parts_are_the_model_again(case):
     model, W, C = hand_made(dict(pairs=PAIRS, crossed=CROSSED)[case])
     top, below = model.cut(1)
     again = XRLinear.join(top, *zip(*below))
@@ -542,7 +468,7 @@ def test_join(case):
 
 
 @pecos("xlinear.test_get_submodel", "reindex", "keep")
-def test_subtree(case):
+def test_a_subtree_keeps_its_labels(case):
     C2 = [[0, 1], [0, 1], [1, 0], [0, 1]]
     model, W, C = hand_made(C2)
     m, labels = model.subtree(1, 1, reindex=case == "reindex")
@@ -564,7 +490,7 @@ def two_halves(C):
 
 
 @pecos("xmc.test_hierarchicalkmeans")
-def test_tree(case):
+def test_a_tree_parts_labels_into_halves(case):
     Z = normalize(
         sp.csr_matrix([[1, 0], [0.95, 0.05], [0.9, 0.1], [0, 1]], dtype=np.float32)
     )
@@ -578,7 +504,7 @@ def test_tree(case):
 
 
 @pecos("xmc.test_hierarchicalkmeans_sampling")
-def test_tree_with_sampling(case):
+def test_a_tree_over_samples_finds_the_same_halves(case):
     Z = normalize(
         sp.csr_matrix([[1, 0], [0.99, 0.02], [0.01, 1.03], [0, 1]], dtype=np.float32)
     )
@@ -588,7 +514,7 @@ def test_tree_with_sampling(case):
 
 
 @pecos("utils.test_hierarchical_kmeans")
-def test_tree_of_four(case):
+def test_four_labels_make_two_pairs(case):
     chain = hierarchical_kmeans(
         sp.csr_matrix(
             [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]], dtype=np.float32
@@ -601,11 +527,9 @@ def test_tree_of_four(case):
     close(chain[1], PAIRS)
 
 
-EYE, THREE = (
-    sp.identity(3, np.float32, "csr"),
-    sp.csr_matrix(
-        [[1, 1, 1, 1, 0], [1, 1, 0, 1, 1], [0, 1, 1, 1, 1]], dtype=np.float32
-    ),
+EYE = sp.identity(3, np.float32, "csr")
+THREE = sp.csr_matrix(
+    [[1, 1, 1, 1, 0], [1, 1, 0, 1, 1], [0, 1, 1, 1, 1]], dtype=np.float32
 )
 a, b = 0.5**0.5, 3**-0.5
 KNOWN = np.array([[a, a, 0], [b, b, b], [a, 0, a], [b, b, b], [0, a, a]])
@@ -620,7 +544,7 @@ KNOWN = np.array([[a, a, 0], [b, b, b], [a, 0, a], [b, b, b], [0, a, a]])
     "convex",
     "convex each",
 )
-def test_label_vectors(case):
+def test_label_vectors_have_the_known_values(case):
     if case == "pifa":
         for X in (EYE, EYE.toarray()):
             V = label_embedding("pifa", THREE, X)
@@ -672,7 +596,7 @@ Y8 = sp.csr_matrix(
     "relevance",
     "relevance alone",
 )
-def test_chain(case, tmp_path):
+def test_a_chain_is_built_saved_and_read(case, tmp_path):
     if case == "files":
         save_chain(tmp_path / "chain", CHAIN)
         for A, B in zip(load_chain(tmp_path / "chain"), CHAIN, strict=True):
@@ -718,7 +642,7 @@ def test_chain(case, tmp_path):
     "softmax_average",
     "round_robin",
 )
-def test_ensemble(case):
+def test_ensembles_have_the_known_scores(case):
     P = [
         ordered(sp.csr_matrix(M))
         for M in ([[0.5, 0, 0, 1], [0, 0.2, 0, 0.5]], [[1, 0, 0, 0.2], [0, 0, 0.2, 0]])
@@ -753,14 +677,14 @@ SMALL = np.array([[-5.0, 1, 0, 10], [0, 2, 0, 1], [-10, 11, 2, 0]])
 
 
 @pecos("utils.test_get_cocluster_spectral_embeddings")
-def test_spectrum(case):
+def test_the_spectrum_has_the_known_values(case):
     r, c = spectrum(sp.csr_matrix(GRAPH), 1)
     close(r.ravel(), [0.60162737, -0.13128586, 0.18608776, -0.13128586])
     close(c.ravel(), [-0.09449112, 0.66143783, -0.14433757, 0.4330127])
 
 
 @pecos("utils.test_save_load_matrix", "sparse", "dense")
-def test_matrix_files(case, tmp_path):
+def test_a_matrix_comes_back_from_its_file(case, tmp_path):
     A = sp.csr_matrix(GRAPH) if case == "sparse" else np.array(GRAPH)
     save_matrix(tmp_path / "A", A)
     B = load_matrix(tmp_path / "A")
@@ -769,7 +693,7 @@ def test_matrix_files(case, tmp_path):
 
 
 @pecos("utils.test_get_sparsified_coo")
-def test_only(case):
+def test_only_chosen_rows_and_columns_stay(case):
     A = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 0, 0]])
     keep = np.ix_([1, 2], [0, 2])
     B = np.zeros_like(A)
@@ -778,29 +702,29 @@ def test_only(case):
 
 
 @pecos("utils.test_dense_to_csr")
-def test_strongest(case):
+def test_the_strongest_entries_of_a_row_stay(case):
     A = np.array([[-5.0, 1, 2, 10], [-4, 2, 0, 1], [-10, 11, 2, 1]])
     close(strongest(A, 2, 2), [[-5, 0, 0, 10], [-4, 2, 0, 0], [-10, 11, 0, 0]], 0)
     close(strongest(A, 1000, 1000), A, 0)
 
 
 @pecos("utils.test_stack_csr", "csr_matrix")
-def test_stack_rows(case):
+def test_stacked_rows_keep_their_format(case):
     stacks(sp.csr_matrix)
 
 
 @pecos("utils.test_stack_csc", "csc_matrix")
-def test_stack_columns(case):
+def test_stacked_columns_keep_their_format(case):
     stacks(sp.csc_matrix)
 
 
 def stacks(kind):
     A = kind(SMALL)
-    O = np.zeros_like(SMALL)
+    zero = np.zeros_like(SMALL)
     for f, B in (
         (hstack, np.hstack([SMALL] * 2)),
         (vstack, np.vstack([SMALL] * 2)),
-        (block_diag, np.block([[SMALL, O], [O, SMALL]])),
+        (block_diag, np.block([[SMALL, zero], [zero, SMALL]])),
     ):
         C = f([A, A])
         assert type(C) is kind and C.dtype == A.dtype
@@ -808,21 +732,21 @@ def stacks(kind):
 
 
 @pecos("utils.test_csr_rowwise_mul")
-def test_scale_rows(case):
+def test_rows_are_scaled_one_by_one(case):
     B = scale_rows(sp.csr_matrix(SMALL), np.array([3.0, 4, 5]))
     assert type(B) is sp.csr_matrix
     close(B, SMALL * [[3], [4], [5]], 1e-12)
 
 
 @pecos("utils.test_csc_colwise_mul")
-def test_scale_columns(case):
+def test_columns_are_scaled_one_by_one(case):
     B = scale_columns(sp.csc_matrix(SMALL), np.array([3.0, 4, 5, 6]))
     assert type(B) is sp.csc_matrix
     close(B, SMALL * [[3, 4, 5, 6]], 1e-12)
 
 
 @pecos("utils.test_get_row_submatrices")
-def test_take_rows(case):
+def test_rows_are_taken_in_the_order_asked_for(case):
     A = np.array([[-5.0, 1], [0, 2], [2, 0], [1.2, 0]])
     B, C = take_rows([A, sp.csr_matrix(A)], [0, 2, 1])
     assert type(B) is np.ndarray and type(C) is sp.csr_matrix
@@ -838,27 +762,25 @@ PARTS = (
 
 
 @pecos("utils.test_sorted_csr", "csr_matrix")
-def test_order_of_rows(case):
+def test_rows_are_ordered_best_first(case):
     in_order(sp.csr_matrix(PARTS, shape=(3, 3)))
 
 
 @pecos("utils.test_sorted_csc", "csc_matrix")
-def test_order_of_columns(case):
+def test_columns_are_ordered_best_first(case):
     in_order(sp.csc_matrix(PARTS, shape=(3, 3)))
 
 
 def in_order(A):
     B = ordered(A)
-    assert (
-        type(B) is type(A)
-        and B.data.tolist() == [2, 1, 3, 6, 5, 4]
-        and B.indices.tolist() == [2, 0, 2, 2, 1, 0]
-    )
+    assert type(B) is type(A)
+    assert B.data.tolist() == [2, 1, 3, 6, 5, 4]
+    assert B.indices.tolist() == [2, 0, 2, 2, 1, 0]
     close(A, B, 0)
 
 
 @pecos("utils.test_csr_row_softmax")
-def test_softmax(case):
+def test_softmax_of_rows_has_the_known_values(case):
     close(
         softmax_rows(sp.csr_matrix(PARTS, shape=(3, 3))),
         [
@@ -871,76 +793,46 @@ def test_softmax(case):
 
 # ---- core
 
-LEFT, RIGHT = (
-    sp.csr_matrix([[1, 0], [0.5, 0.5], [0, 1]], dtype=np.float32),
-    sp.csr_matrix([[0.5, 0], [0, 1], [1, 0], [0, 0.5]], dtype=np.float32),
-)
+LEFT = sp.csr_matrix([[1, 0], [0.5, 0.5], [0, 1]], dtype=np.float32)
+RIGHT = sp.csr_matrix([[0.5, 0], [0, 1], [1, 0], [0, 0.5]], dtype=np.float32)
 TIMES = np.array([[0.5, 0, 1, 0], [0.25, 0.5, 0.5, 0.25], [0, 1, 0, 0.5]])
 
 
 @pecos("core.test_smat_matmul")
-def test_product(case):
+def test_a_product_has_the_known_values(case):
     close(product(LEFT, RIGHT.T, threads=2), TIMES, 1e-9)
 
 
 @pecos("core.test_sparse_inner_products", "sparse", "dense")
-def test_inner_products(case):
+def test_inner_products_have_the_known_values(case):
     A, B = (LEFT, RIGHT.T) if case == "sparse" else (LEFT.toarray(), RIGHT.toarray().T)
     close(inner_products(A, B, [0, 1, 2], [1, 2, 3]), TIMES[[0, 1, 2], [1, 2, 3]], 1e-9)
 
 
 @pecos("core.test_platt_scale", "float32", "float64")
-def test_platt(case):
+def test_platt_scaling_recovers_its_parameters(case):
     s = np.arange(-15, 15, 1, dtype=case)
     close(platt(s, (1 / (1 + np.exp(0.25 * s + 3.14))).astype(case)), (0.25, 3.14))
 
 
 # ---- text
 
-CORPUS = ["midas amazon pecos", "amazon pecos pecos pecos", "iphone"]
-WORDS = {
-    False: [
-        [0, 0.57735026, 0.57735026, 0.57735026],
-        [0, 0, 0.31622776, 0.94868326],
-        [1, 0, 0, 0],
-    ],
-    True: [
-        [0, 0.88651040, 0.32718456, 0.32718456],
-        [0, 0, 0.31622776, 0.94868330],
-        [1, 0, 0, 0],
-    ],
-}
-COUPLES = {
-    False: [[0.70710677, 0, 0.70710677], [0, 0.89442720, 0.44721360], [0, 0, 0]],
-    True: [[0.93814546, 0, 0.34624156], [0, 0.98339630, 0.18147115], [0, 0, 0]],
-}
-BOTH = {
-    False: [
-        [0, 0.40824829, 0.40824829, 0.40824829, 0.5, 0, 0.5],
-        [0, 0, 0.22360680, 0.67082038, 0, 0.63245555, 0.31622777],
-        [1, 0, 0, 0, 0, 0, 0],
-    ],
-    True: [
-        [0, 0.62685746, 0.23135442, 0.23135442, 0.66336906, 0, 0.24482976],
-        [0, 0, 0.22360680, 0.67082040, 0, 0.69536614, 0.12831947],
-        [1, 0, 0, 0, 0, 0, 0],
-    ],
-}
-
 
 def vectors(idf):
     one = dict(use_idf=idf, smooth_idf=False, norm="l2")
-    words, couples = (
-        one | dict(ngram_range=[1, 1], analyzer="word"),
-        one | dict(ngram_range=[2, 2], analyzer="word"),
-    )
-    stacked = lambda *parts: dict(
-        type="tfidf", kwargs=dict(norm_p=2, threads=4, base_vect_configs=list(parts))
-    )
+    words = one | dict(ngram_range=[1, 1], analyzer="word")
+    pairs = one | dict(ngram_range=[2, 2], analyzer="word")
+
+    def stacked(*parts):
+        return dict(
+            type="tfidf",
+            kwargs=dict(norm_p=2, threads=4, base_vect_configs=list(parts)),
+        )
+
     for config, expected in (
-        (dict(type="tfidf", kwargs=one), WORDS),
-        (stacked(couples), COUPLES),
-        (stacked(words, couples), BOTH),
+        (dict(type="tfidf", kwargs=one), OF_WORDS),
+        (stacked(pairs), OF_PAIRS),
+        (stacked(words, pairs), OF_BOTH),
     ):
         v = Vectorizer(config).fit(CORPUS)
         close(v.transform(CORPUS), expected[idf])
@@ -948,12 +840,12 @@ def vectors(idf):
 
 
 @pecos("text.test_tfidf_vectorizer_tf")
-def test_counts(case):
+def test_counted_words_have_the_known_vectors(case):
     vectors(False)
 
 
 @pecos("text.test_tfidf_vectorizer_idf")
-def test_weighted_counts(case):
+def test_weighted_words_have_the_known_vectors(case):
     vectors(True)
 
 
@@ -971,17 +863,17 @@ def fixture_of_text(tst, tmp_path, name):
 
 
 @pecos("text.test_preprocessor.test_tfidf_vectorizer", "tfidf")
-def test_tfidf_files(case, tst, tmp_path):
+def test_tfidf_fixtures_are_reproduced(case, tst, tmp_path):
     fixture_of_text(tst, tmp_path, case)
 
 
 @pecos("text.test_preprocessor.test_sklearn_tfidf_vectorizer", "sklearn_tfidf")
-def test_sklearn_files(case, tst, tmp_path):
+def test_sklearn_fixtures_are_reproduced(case, tst, tmp_path):
     fixture_of_text(tst, tmp_path, case)
 
 
 @pecos("text.test_preprocessor.test_hashing_vectorizer", "hashing")
-def test_hashing_files(case, tst, tmp_path):
+def test_hashing_fixtures_are_reproduced(case, tst, tmp_path):
     fixture_of_text(tst, tmp_path, case)
 
 
@@ -989,10 +881,7 @@ def test_hashing_files(case, tst, tmp_path):
 
 
 def same_answers(got, expected):
-    """libpecos' rule:
-
-    the same items by score and name, scores to 1e-6; both lists as long.
-    """
+    "libpecos' rule: the same items by score and name, scores to 1e-6, as many."
     got, expected = (
         [json.loads(line) for line in text.splitlines()] for text in (got, expected)
     )
@@ -1014,34 +903,26 @@ def same_answers(got, expected):
     "label features",
     "relevance",
 )
-def test_text2text(case, tst, tmp_path, xr, monkeypatch):
+def test_text2text_trains_and_answers_the_same(case, tst, tmp_path, xr, monkeypatch):
     d, m, ws = tst / "apps" / "text2text", tmp_path / "model", tmp_path / "ws"
     read = lambda name: (d / name).read_text()
-    fit = lambda *more, text="train.txt", to=m: xr(
-        "text2text-train",
-        "-i",
-        d / text,
-        "-q",
-        d / "query_text.txt",
-        "-m",
-        to,
-        "--order",
-        "libpecos",
-        "--verbose-level",
-        0,
-        *more,
-    )
-    ask = lambda *more, of=m: xr(
-        "text2text-predict", "-i", d / "test.txt", "-m", of, *more
-    )
+
+    def fit(*more, text="train.txt", to=m):
+        return xr(
+            *f"text2text-train -i {d}/{text} -q {d}/query_text.txt -m {to}".split(),
+            *"--order libpecos --verbose-level 0".split(),
+            *more,
+        )
+
+    def ask(*more, of=m):
+        return xr("text2text-predict", "-i", d / "test.txt", "-m", of, *more)
+
     small = ["--max-leaf-size", 10]
     if case in ("sklearn", "keep"):
         fit(*small, "--vectorizer-config-json", '{"type":"sklearntfidf","kwargs":{}}')
     if case == "sklearn":
-        got, expected = (
-            ask("-T", 0.001, "--meta-info-path", d / "test.txt"),
-            read("sklearn_tfidf_true_pred_items.txt"),
-        )
+        got = ask("-T", 0.001, "--meta-info-path", d / "test.txt")
+        expected = read("sklearn_tfidf_true_pred_items.txt")
         same_answers(got, expected)
         assert [json.loads(x)["meta_info"] for x in got.splitlines()] == [
             json.loads(x)["meta_info"] for x in expected.splitlines()
@@ -1069,19 +950,9 @@ def test_text2text(case, tst, tmp_path, xr, monkeypatch):
             " 14.29 12.50 11.11 10.00\nrecall = 0.00 0.00 100.00 100.00 100.00 100.00"
             " 100.00 100.00 100.00 100.00\n"
         )
-        for truth in (
-            ["-y", d / "truth_items.txt"],
-            ["-y", d / "test.txt", "-q", d / "query_text.txt"],
-        ):
-            assert (
-                xr(
-                    "text2text-evaluate",
-                    "-p",
-                    d / "sklearn_tfidf_true_pred_items.txt",
-                    *truth,
-                )
-                == expected
-            )
+        predicted = f"text2text-evaluate -p {d}/sklearn_tfidf_true_pred_items.txt"
+        assert xr(f"{predicted} -y {d}/truth_items.txt") == expected
+        assert xr(f"{predicted} -y {d}/test.txt -q {d}/query_text.txt") == expected
     if case == "workspace":
         for _ in range(2):
             fit(*small, "--workspace-folder", ws)
@@ -1099,7 +970,7 @@ def test_text2text(case, tst, tmp_path, xr, monkeypatch):
 
 
 @pecos("xtransformer.test_xtransformer_python_api", "sparse", "dense")
-def test_transformer(case, tst):
+def test_a_transformer_trains_predicts_and_is_read_back(case, tst):
     pytest.importorskip("transformers")
     from forecastlab.ranking.encoder import tiny_encoder
     from forecastlab.ranking.xrtransformer import FineTuning, XRTransformer
@@ -1139,9 +1010,9 @@ CODES = [0, 1, 2, 3, 4, 5, 6, 7, 7, 3]
 
 
 def meta_and_sub_trees():
-    """Two clusters of ten labels, each made into a tree of its own, put together:
+    """Two clusters of ten labels, each made into a tree of its own, put together.
 
-    what one rank of libpecos does.
+    So does one rank of libpecos.
     """
     X = sp.identity(10, np.float32, "csr")
     top = hierarchical_kmeans(pifa(X, X), branches=2, leaf=5, threads=1)
@@ -1164,7 +1035,7 @@ def meta_and_sub_trees():
 
 
 @pecos("distributed.test_dist_training")
-def test_training_on_it(case):
+def test_a_tree_of_metas_and_subs_trains_as_by_hand(case):
     X, chain = meta_and_sub_trees()
     model = train(X, X, chain)
     close(model.chain[-1], np.eye(8)[CODES], 0)
@@ -1217,25 +1088,26 @@ def test_the_same_training_gives_the_same_folder():
         close(A, B, 2e-6)
 
 
-@pytest.fixture(scope="session")
-def peer(root):
-    "A Python with libpecos in it."
-    if python := os.environ.get("FORECASTLAB_PECOS_PYTHON"):
-        return python
-    if not (root / ".venv-peers" / ".ready").exists():
-        pytest.skip(
-            "no Python with libpecos: `make peers`, or name one in"
-            " FORECASTLAB_PECOS_PYTHON"
-        )
-    return str(root / ".venv-peers" / "bin" / "python")
-
-
 ASK = """
-import sys, numpy as np, scipy.sparse as sp
+import sys
+
+import numpy as np
+import scipy.sparse as sp
 from pecos.xmc.xlinear.model import XLinearModel
-folder = sys.argv[1]; X = sp.load_npz(folder + "/X.npz").tocsr(); model, quick = XLinearModel.load(folder + "/model"), XLinearModel.load(folder + "/model", is_predict_only=True)
-saved = {"model": model.predict(X, threads=1), "quick": quick.predict(X, threads=1), "narrow": quick.predict(X, beam_size=2, only_topk=5, post_processor="sigmoid", threads=1)}
-model.save(folder + "/again"); np.savez(folder + "/scores.npz", **{name: P.toarray() for name, P in saved.items()})
+
+folder = sys.argv[1]
+X = sp.load_npz(folder + "/X.npz").tocsr()
+model = XLinearModel.load(folder + "/model")
+quick = XLinearModel.load(folder + "/model", is_predict_only=True)
+narrow = dict(beam_size=2, only_topk=5, post_processor="sigmoid")
+saved = {
+    "model": model.predict(X, threads=1),
+    "quick": quick.predict(X, threads=1),
+    "narrow": quick.predict(X, threads=1, **narrow),
+}
+model.save(folder + "/again")
+scores = {name: P.toarray() for name, P in saved.items()}
+np.savez(folder + "/scores.npz", **scores)
 """
 
 

@@ -49,10 +49,8 @@ def world(rows=300, labels=24, groups=6, seed=0, noise=2):
 
 
 QUICK = dict(trees=1, leaf=4, branches=2, threads=1)
-WORDS, GOODS = (
-    "red blue green small large round flat soft".split(),
-    "cup plate spoon lamp chair scarf".split(),
-)
+WORDS = "red blue green small large round flat soft".split()
+GOODS = "cup plate spoon lamp chair scarf".split()
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +128,9 @@ def test_labels_of_numpy_are_saved_and_come_back(kind, data, tmp_path):
     assert all(type(c) in (int, float, str) for c in m.classes_)
     m.save(tmp_path / "m")
     again = ExtremeClassifier.load(tmp_path / "m")
-    assert (
-        list(again.classes_) == list(m.classes_)
-        and again.predict(Xt) == m.predict(Xt)
-        and m.score(X, lists) == again.score(X, lists)
-    )
+    assert list(again.classes_) == list(m.classes_)
+    assert again.predict(Xt) == m.predict(Xt)
+    assert m.score(X, lists) == again.score(X, lists)
     assert m.explain(X[0], lists[0][0]).path.node.iloc[-1] == list(m.classes_).index(
         lists[0][0]
     )
@@ -158,7 +154,7 @@ def test_labels_of_numpy_are_saved_and_come_back(kind, data, tmp_path):
         ([["a"], [np.datetime64("2020-01-01")]], "rows: 1"),
     ],
 )
-def test_labels_that_are_none(y, message):
+def test_labels_that_are_none_are_refused(y, message):
     with pytest.raises(ValueError, match=message):
         label_matrix(y)
 
@@ -176,10 +172,8 @@ def test_lists_in_every_form_are_the_same():
         assert_array_equal(Y.toarray(), want.toarray())
         assert list(classes) == list(names)
     Y, classes = label_matrix([[3, "x"], [1.5]])
-    assert list(classes) == [1.5, 3, "x"] and Y.toarray().tolist() == [
-        [0, 1, 1],
-        [1, 0, 0],
-    ]
+    assert list(classes) == [1.5, 3, "x"]
+    assert Y.toarray().tolist() == [[0, 1, 1], [1, 0, 0]]
     assert list(label_matrix([["a"], ["q"]], names, "drop")[0].toarray().sum(1)) == [
         1,
         0,
@@ -206,18 +200,16 @@ def test_a_table_of_labels_names_them(data):
         m.fit(X, pd.DataFrame(np.eye(300)[:, :2], columns=["a", "a"]))
 
 
-def test_numbers_can_be_added(data):
+def test_labels_that_are_numbers_can_be_added(data):
     X, Y, Xt, _ = data
     m = ExtremeClassifier(**QUICK, calibrate=False).fit(
         X, [int(r[0]) for r in np.split(Y.indices, Y.indptr[1:-1])]
     )
     first = [int(r[0]) for r in np.split(Y.indices, Y.indptr[1:-1])]
     new = add(m, sparse.vstack([X, X[:3]], format="csr"), first + [np.int64(99)] * 3)
-    assert (
-        list(new.classes_) == [*m.classes_, 99]
-        and type(new.classes_[-1]) is int
-        and 99 not in m.classes_
-    )
+    assert list(new.classes_) == [*m.classes_, 99]
+    assert type(new.classes_[-1]) is int
+    assert 99 not in m.classes_
 
 
 # --- what is given as X
@@ -258,22 +250,19 @@ def test_scikit_learn_splits_scores_and_searches(data, shop):
     X, Y, Xt, Yt = data
     m = ExtremeClassifier(**QUICK, calibrate=False)
     tags = get_tags(m)
-    assert (
-        tags.classifier_tags.multi_label
-        and tags.input_tags.sparse
-        and tags.input_tags.string
-        and tags.estimator_type == "classifier"
-    )
+    assert tags.classifier_tags.multi_label
+    assert tags.input_tags.sparse
+    assert tags.input_tags.string
+    assert tags.estimator_type == "classifier"
     for y in (Y.toarray(), Y.toarray().astype(int)):
         found = cross_val_score(m, X, y, cv=3)
         assert np.isfinite(found).all() and found.min() > 0.5
     f1 = cross_val_score(m, X, Y.toarray().astype(int), cv=3, scoring="f1_micro")
     assert f1.min() > 0.4
     search = GridSearchCV(m, {"C": [1e-4, 0.5]}, cv=2).fit(X, Y)
+    assert search.best_params_ == {"C": 0.5}
     assert (
-        search.best_params_ == {"C": 0.5}
-        and search.score(Xt, Yt)
-        == precision(Yt, search.best_estimator_.rank(Xt, 1), 1)[0]
+        search.score(Xt, Yt) == precision(Yt, search.best_estimator_.rank(Xt, 1), 1)[0]
     )
     pipe = make_pipeline(TfidfVectorizer(), clone(m)).fit(*shop)
     assert pipe.predict(["red cup"]) == [["cup"]]
@@ -291,10 +280,8 @@ def test_a_rare_label_cannot_be_hit_but_is_scored(shop):
         found = cross_val_score(m, np.array(T, object), y, cv=3)
     assert np.isfinite(found).all() and found.min() > 0.9
     m.fit(*shop)
-    assert (
-        m.score(["red cup", "red cup"], [["cup"], ["never seen"]]) == 0.5
-        and m.score(["red cup"], [["never seen", "cup"]]) == 1
-    )
+    assert m.score(["red cup", "red cup"], [["cup"], ["never seen"]]) == 0.5
+    assert m.score(["red cup"], [["never seen", "cup"]]) == 1
 
 
 def test_rows_are_weighted_or_refused(shop):
@@ -368,9 +355,8 @@ def answers(settings, data, **fitted):
     ids=str,
 )
 def test_every_setting_counts(change, data):
-    assert not np.array_equal(
-        answers({}, data), answers(change, data)
-    ) and np.array_equal(answers(change, data), answers(change, data))
+    assert not np.array_equal(answers({}, data), answers(change, data))
+    assert np.array_equal(answers(change, data), answers(change, data))
 
 
 def test_label_features_and_the_best_k_count(data):
@@ -400,11 +386,9 @@ def test_k_is_checked_and_selected_is_not_cut(model, data):
                 f(X, k)
     S = sparse.csr_matrix(np.ones((120, 24), np.float32))
     m = ExtremeClassifier(**QUICK, k=3, calibrate=False).fit(data[0], data[1])
-    assert (
-        (np.diff(m.rank(X, selected=S).indptr) == 24).all()
-        and (np.diff(m.rank(X, 5, selected=S).indptr) == 5).all()
-        and (np.diff(m.rank(X).indptr) == 3).all()
-    )
+    assert (np.diff(m.rank(X, selected=S).indptr) == 24).all()
+    assert (np.diff(m.rank(X, 5, selected=S).indptr) == 5).all()
+    assert (np.diff(m.rank(X).indptr) == 3).all()
 
 
 def test_threads_of_a_call_win_and_are_not_saved(model, data, tmp_path, monkeypatch):
@@ -429,8 +413,8 @@ def test_threads_of_a_call_win_and_are_not_saved(model, data, tmp_path, monkeypa
     assert (
         "threads"
         not in json.loads((tmp_path / "m" / "estimator.json").read_text())["settings"]
-        and ExtremeClassifier.load(tmp_path / "m").threads is None
     )
+    assert ExtremeClassifier.load(tmp_path / "m").threads is None
     seen.clear()
     ExtremeClassifier(**QUICK | dict(threads=-1), calibrate=False).fit(
         data[0], data[1]
@@ -444,9 +428,8 @@ def test_threads_of_a_call_win_and_are_not_saved(model, data, tmp_path, monkeypa
 def test_few_rows_are_cross_fitted_and_many_are_not():
     X, Y = world(600, seed=3)
     small, large = (ExtremeClassifier(**QUICK).fit(X[:n], Y[:n]) for n in (100, 600))
-    assert small.calibration_[0].facts == dict(
-        rows=100, folds=5
-    ) and large.calibration_[0].facts == dict(rows=60, folds=1)
+    assert small.calibration_[0].facts == dict(rows=100, folds=5)
+    assert large.calibration_[0].facts == dict(rows=60, folds=1)
     Xt, Yt = world(600, seed=4)
     p, right, _ = pairs_of(Yt, small.predict_proba(Xt, 5))
     assert ece(p, right) < 0.1
@@ -458,11 +441,9 @@ def test_what_ece_says_of_honest_and_of_boastful_probabilities():
     rng = np.random.default_rng(0)
     p = rng.random(20000)
     y = rng.random(20000) < p
-    assert (
-        ece(p, y) < 0.015
-        and ece(1 - p, y) > 0.4
-        and ece(np.full(20000, 0.99), y) > 0.45
-    )
+    assert ece(p, y) < 0.015
+    assert ece(1 - p, y) > 0.4
+    assert ece(np.full(20000, 0.99), y) > 0.45
 
 
 def test_a_beam_keeps_probabilities_and_changes_them(model, data):
@@ -494,17 +475,14 @@ def test_relevance_counts_and_is_checked(data):
 def test_an_explanation_names_the_label_and_the_tree(shop):
     m = ExtremeClassifier(**QUICK | dict(trees=2), calibrate=False).fit(*shop)
     a, b = (m.explain("red cup", "cup", tree=t) for t in (0, 1))
-    assert a.verdict.startswith(
-        "Tree 0 of 2 (counted from 0): 'cup' is answer 1"
-    ) and b.verdict.startswith("Tree 1 of 2")
+    assert a.verdict.startswith("Tree 0 of 2 (counted from 0): 'cup' is answer 1")
+    assert b.verdict.startswith("Tree 1 of 2")
     assert_allclose(a.words.groupby("layer").share.sum(), a.path.margin, atol=1e-3)
     assert "cup" in set(a.words.word)
-    assert (
-        m.explain("red cup", "cup", name="the mug").verdict.endswith(
-            a.verdict.split("'cup'")[1]
-        )
-        and "the mug" in m.explain("red cup", "cup", name="the mug").verdict
+    assert m.explain("red cup", "cup", name="the mug").verdict.endswith(
+        a.verdict.split("'cup'")[1]
     )
+    assert "the mug" in m.explain("red cup", "cup", name="the mug").verdict
     for t in (2, -1, "x"):
         with pytest.raises(ValueError, match="no tree .*0..1"):
             m.explain("red cup", "cup", tree=t)
@@ -523,12 +501,10 @@ def test_a_report_on_held_out_rows_is_what_is_measured(model, data):
     p, right, _ = pairs_of(Yt, model.predict_proba(Xt))
     assert_allclose(r.ece, ece(p, right))
     assert r.ece < 0.12
-    assert (
-        50 < model.score(Xt, Yt) * 100 < 100
-        and r.beams.looked_at.iloc[-1] == 1
-        and (r.beams.looked_at.diff()[1:] > 0).all()
-        and "CPU milliseconds" in str(r)
-    )
+    assert 50 < model.score(Xt, Yt) * 100 < 100
+    assert r.beams.looked_at.iloc[-1] == 1
+    assert (r.beams.looked_at.diff()[1:] > 0).all()
+    assert "CPU milliseconds" in str(r)
     exact, sure = r.trees.loc["one-vs-rest", "P@1"], r.beams.loc["exact", "P@1"]
     assert abs(exact - sure) < 15
 
@@ -539,9 +515,12 @@ def test_files_with_relevance_and_predictions_with_their_kind(tmp_path):
 
     rng = np.random.default_rng(0)
     goods = rng.integers(0, 6, 120)
-    lines = lambda w: "".join(
-        f"{g}::{w if g % 2 else 1}\t{rng.choice(WORDS)} {GOODS[g]}\n" for g in goods
-    )
+
+    def lines(w):
+        return "".join(
+            f"{g}::{w if g % 2 else 1}\t{rng.choice(WORDS)} {GOODS[g]}\n" for g in goods
+        )
+
     (tmp_path / "a.tsv").write_text(lines(0.1))
     names, _ = walk(
         "xmr_train",
@@ -551,10 +530,8 @@ def test_files_with_relevance_and_predictions_with_their_kind(tmp_path):
         out=str(tmp_path / "run"),
     )
     R = names["R"]
-    assert R.shape == names["Y"].shape and set(np.round(R.data, 3)) == {
-        np.float32(0.1),
-        np.float32(1),
-    }
+    assert R.shape == names["Y"].shape
+    assert set(np.round(R.data, 3)) == {np.float32(0.1), np.float32(1)}
     (tmp_path / "ask.txt").write_text("red lamp\nblue cup\n")
     asked, _ = walk(
         "xmr_predict",
@@ -567,8 +544,6 @@ def test_files_with_relevance_and_predictions_with_their_kind(tmp_path):
         out=str(tmp_path / "asked"),
     )
     t = pd.read_parquet(tmp_path / "asked" / "artifacts" / "predictions.parquet")
-    assert (
-        list(t) == ["row", "place", "label", "score", "kind"]
-        and set(t.kind) == {"probability"}
-        and asked["kind"] == "probability"
-    )
+    assert list(t) == ["row", "place", "label", "score", "kind"]
+    assert set(t.kind) == {"probability"}
+    assert asked["kind"] == "probability"

@@ -1,4 +1,4 @@
-"""Files of texts and labels against slow ways of reading them, and all that can be wrong."""
+"Files of texts and labels against slow readers, and all that can be wrong in them."
 
 import gzip
 
@@ -6,14 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import scipy.sparse as sp
 
 from forecastlab.core.sparse import binary
 from forecastlab.ranking.files import read_parquet, read_xc, write_xc
-
-
-def some(rows, columns, density=0.2, seed=0):
-    return sp.random(rows, columns, density, "csr", dtype=np.float32, random_state=seed)
+from toys import some_matrix as some
 
 
 # Files of text
@@ -25,7 +21,7 @@ def xc(tmp_path, text, name="a.txt", **k):
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 1 << 20])
-def test_text_against_python(block, tmp_path):
+def test_text_is_read_as_python_reads_it(block, tmp_path):
     rng = np.random.default_rng(0)
     X, Y = some(60, 40, 0.1), binary(some(60, 20, 0.1, seed=1))
     X.data = (rng.normal(size=X.nnz) * 10.0 ** rng.integers(-30, 30, X.nnz)).astype(
@@ -63,11 +59,11 @@ def test_text_against_python(block, tmp_path):
         "1e-400",
     ],
 )
-def test_numbers(number, tmp_path):
+def test_numbers_in_every_form_are_read(number, tmp_path):
     assert xc(tmp_path, f"1 1 1\n0 0:{number}\n")[0][0, 0] == np.float32(float(number))
 
 
-def test_forms_of_lines(tmp_path):
+def test_lines_in_every_form_are_read(tmp_path):
     X, Y = xc(
         tmp_path,
         "\ufeff7 4 3\r\n0,2 1:1\t 3:2 \r\n 0:1\r\n0:1\r\n2\r\n\r\n1,1,1 2:1 2:3"
@@ -125,9 +121,9 @@ def test_forms_of_lines(tmp_path):
 def test_malformed_lines_are_named(line, fault, block, tmp_path):
     with pytest.raises(ValueError) as e:
         xc(tmp_path, f"4 4 3\n0 1:1\n\n{line}\n1 2:3\n", block=block)
-    assert (
-        "line 4 of " in str(e.value) and fault in str(e.value) and line in str(e.value)
-    )
+    assert "line 4 of " in str(e.value)
+    assert fault in str(e.value)
+    assert line in str(e.value)
 
 
 @pytest.mark.parametrize(
@@ -159,17 +155,15 @@ def test_random_bytes_never_crash_the_reader(tmp_path):
         except ValueError as e:
             assert "line " in str(e)
         else:
-            assert (
-                X.has_canonical_format
-                and Y.has_canonical_format
-                and X.shape == Y.shape == (9, 9)
-            )
+            assert X.has_canonical_format
+            assert Y.has_canonical_format
+            assert X.shape == Y.shape == (9, 9)
 
 
 # Tables
 
 
-def test_tables(tmp_path):
+def test_tables_of_texts_and_label_lists_are_read(tmp_path):
     texts, lists = ["a", "", "c"], [[1, 2], [], [0]]
     for kind, values in (
         (pa.list_(pa.int64()), lists),
@@ -199,7 +193,7 @@ def test_tables(tmp_path):
         (["a", "b"], [[1], [None]], "empty label in rows: 1"),
     ],
 )
-def test_tables_that_cannot_be(text, labels, fault, tmp_path):
+def test_a_table_that_cannot_be_is_refused(text, labels, fault, tmp_path):
     pq.write_table(pa.table({"text": text, "labels": labels}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=fault):
         read_parquet(tmp_path / "a.parquet")

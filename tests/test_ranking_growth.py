@@ -49,12 +49,18 @@ def test_widened_chunks_are_those_of_the_whole_matrix(seed):
     clusters, n = rng.integers(1, 6), rng.integers(0, 9)
     bias = float(seed % 2)
     parent, leaf = rng.integers(0, clusters, nodes), rng.integers(0, clusters, n)
-    tree = lambda p: sparse.csc_matrix(
-        (np.ones(len(p), np.float32), (np.arange(len(p)), p)), shape=(len(p), clusters)
-    )
-    W = lambda k, s: sparse.random(
-        d + int(bias), k, 0.3, random_state=s, format="csc", dtype=np.float32
-    )
+
+    def tree(p):
+        return sparse.csc_matrix(
+            (np.ones(len(p), np.float32), (np.arange(len(p)), p)),
+            shape=(len(p), clusters),
+        )
+
+    def W(k, s):
+        return sparse.random(
+            d + int(bias), k, 0.3, random_state=s, format="csc", dtype=np.float32
+        )
+
     layer, added = Chunks.from_csc(W(nodes, seed), tree(parent), bias), W(n, seed + 100)
     wide = widened(layer, added, leaf)
     whole = Chunks.from_csc(
@@ -62,7 +68,8 @@ def test_widened_chunks_are_those_of_the_whole_matrix(seed):
         tree(np.append(parent, leaf)),
         bias,
     )
-    assert same(wide, whole) and (wide.nodes, wide.features, wide.bias) == (
+    assert same(wide, whole)
+    assert (wide.nodes, wide.features, wide.bias) == (
         whole.nodes,
         whole.features,
         whole.bias,
@@ -72,16 +79,13 @@ def test_widened_chunks_are_those_of_the_whole_matrix(seed):
 def test_without_a_nudge_old_scores_keep_every_bit(grown):
     model, statistics, X, old, new, fresh = grown
     g = add_labels(model, X[fresh], old[fresh], new[fresh], statistics, hold=None)
-    assert (
-        all(a is b for a, b in zip(g.model.layers[:-1], model.layers[:-1]))
-        and g.nudged == []
-    )
+    assert all(a is b for a, b in zip(g.model.layers[:-1], model.layers[:-1]))
+    assert g.nudged == []
     wide = [1000] * (model.depth - 1)
     before = model.predict(X, k=50, beam=wide).toarray()
     after = g.model.predict(X, k=60, beam=wide).toarray()
-    assert np.array_equal(after[:, :50], before) and np.array_equal(
-        g.labels, np.arange(50, 60)
-    )
+    assert np.array_equal(after[:, :50], before)
+    assert np.array_equal(g.labels, np.arange(50, 60))
 
 
 def test_a_nudge_changes_only_the_ancestors_it_names(grown):
@@ -119,9 +123,8 @@ def test_with_everything_given_statistics_are_made_on_the_way(grown):
         Statistics.of(model, X, old),
         np.flatnonzero(fresh),
     )
-    assert np.array_equal(a.leaf, b.leaf) and all(
-        same(x, y) for x, y in zip(a.model.layers, b.model.layers)
-    )
+    assert np.array_equal(a.leaf, b.leaf)
+    assert all(same(x, y) for x, y in zip(a.model.layers, b.model.layers))
 
 
 def test_a_whole_leaf_gives_the_rankers_of_training():
@@ -199,17 +202,13 @@ def test_dropped_labels_leave_the_others_alone(grown):
     wide = [1000] * (model.depth - 1)
     before = model.predict(X, k=50, beam=wide).toarray()
     small = drop_labels(model, [0, 7, 49])
-    assert (
-        small.labels == 50
-        and not np.isin([0, 7, 49], small.predict(X, k=50).indices).any()
-    )
+    assert small.labels == 50
+    assert not np.isin([0, 7, 49], small.predict(X, k=50).indices).any()
     compact, kept = drop_labels(model, [0, 7, 49], compact=True)
     after = compact.predict(X, k=47, beam=wide).toarray()
-    assert (
-        compact.labels == 47
-        and np.array_equal(kept, np.setdiff1d(range(50), [0, 7, 49]))
-        and np.allclose(after, before[:, kept], atol=1e-6)
-    )
+    assert compact.labels == 47
+    assert np.array_equal(kept, np.setdiff1d(range(50), [0, 7, 49]))
+    assert np.allclose(after, before[:, kept], atol=1e-6)
     assert drop_labels(model, []).labels == 50
 
 
@@ -240,11 +239,9 @@ def test_samples_are_members_and_overlap(grown):
     for c in range(len(s.size)):
         rows = s.rows[s.sample[s.start[c] : s.start[c + 1]]]
         assert M[rows, c].all() and len(rows) == min(5, M[:, c].sum()) == len(set(rows))
-    assert (
-        np.array_equal(s.size, M.sum(0))
-        and (s.instances != Xo[s.rows]).nnz == 0
-        and len(s.rows) < len(s.sample)
-    )
+    assert np.array_equal(s.size, M.sum(0))
+    assert (s.instances != Xo[s.rows]).nnz == 0
+    assert len(s.rows) < len(s.sample)
 
 
 @pytest.mark.parametrize(
@@ -288,8 +285,6 @@ def test_health_counts_what_is_new(grown):
     model, statistics, X, old, new, fresh = grown
     g = add_labels(model, X[fresh], old[fresh], new[fresh], statistics)
     table = health(g.model, X, sparse.hstack([old, new], format="csr"), since=50)
-    assert (
-        table.new.sum() == 10
-        and table.labels.sum() == 60
-        and table.reach.between(0, 1).all()
-    )
+    assert table.new.sum() == 10
+    assert table.labels.sum() == 60
+    assert table.reach.between(0, 1).all()

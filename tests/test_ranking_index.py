@@ -1,6 +1,6 @@
-"""Trees over labels:
+"""Trees over labels: balanced two-means against a plain oracle.
 
-balanced two-means against a plain oracle, libpecos' expected values, checks, files.
+Also libpecos' expected values, checks and files.
 """
 
 import hashlib
@@ -58,10 +58,9 @@ def below(bits, n):
 
 
 def unit(v):
-    """Length 1:
+    """The vector brought to length 1.
 
-    the squares added up one after the other in float32, the division in double
-    precision.
+    Squares are added up one after the other in float32, divided in double precision.
     """
     square = np.cumsum(v * v, dtype=np.float32)[-1]
     return (
@@ -70,9 +69,8 @@ def unit(v):
 
 
 def plain_tree(Z, depth, spherical, seed, most=20):
-    """Steps 3 to 5 of the method, in plain NumPy:
-
-    every centre added up in float32, all rows sorted.
+    """Steps 3 to 5 of the method, in plain NumPy: every centre added up in float32, all
+    rows sorted.
     """
     Z = Z.toarray() if sp.issparse(Z) else Z
     seeds, nodes = draws(seed, 2 ** (depth + 1)), [np.arange(len(Z))]
@@ -82,34 +80,22 @@ def plain_tree(Z, depth, spherical, seed, most=20):
             bits = draws(seeds[2**level + k], 64)
             n, h = len(ids), len(ids) // 2
             r = below(bits, n)
-            l = (r + 1 + below(bits, n - 1)) % n
-            c = Z[ids[r]] - Z[ids[l]]
+            other = (r + 1 + below(bits, n - 1)) % n
+            c = Z[ids[r]] - Z[ids[other]]
             for it in range(most):
                 if it:
                     if spherical:
-                        c = np.subtract(
-                            *(
-                                unit(np.cumsum(Z[a], 0, np.float32)[-1])
-                                for a in (ids[h:], ids[:h])
-                            )
-                        )
+                        centre = lambda a: unit(np.cumsum(Z[a], 0, np.float32)[-1])
+                        c = centre(ids[h:]) - centre(ids[:h])
                     else:
-                        c = np.cumsum(
-                            np.concatenate(
-                                [
-                                    np.float32(1 / (n - h)) * Z[ids[h:]],
-                                    np.float32(-1 / h) * Z[ids[:h]],
-                                ]
-                            ),
-                            0,
-                            np.float32,
-                        )[-1]
+                        right = np.float32(1 / (n - h)) * Z[ids[h:]]
+                        left = np.float32(-1 / h) * Z[ids[:h]]
+                        both = np.concatenate([right, left])
+                        c = np.cumsum(both, 0, np.float32)[-1]
                 s = np.cumsum(Z[np.sort(ids)] * c, 1, np.float32)[:, -1]
                 ranked = np.sort(ids)[np.argsort(s, kind="stable")]
-                before, ids = (
-                    ids[:h],
-                    np.concatenate([np.sort(ranked[:h]), np.sort(ranked[h:])]),
-                )
+                before = ids[:h]
+                ids = np.concatenate([np.sort(ranked[:h]), np.sort(ranked[h:])])
                 if (before == ids[:h]).all():
                     break
             new += [ids[:h], ids[h:]]
@@ -164,12 +150,11 @@ def test_many_features_take_wide_indices():
     )
 
 
-def test_threads_dense_and_seeds():
+def test_threads_and_density_change_nothing_but_seeds_do():
     Z = vectors(7, 500, 80)
     tree = hierarchical_kmeans(Z, leaf=20, threads=1)
-    assert equal(tree, hierarchical_kmeans(Z, leaf=20, threads=3)) and equal(
-        tree, hierarchical_kmeans(Z.toarray(), leaf=20)
-    )
+    assert equal(tree, hierarchical_kmeans(Z, leaf=20, threads=3))
+    assert equal(tree, hierarchical_kmeans(Z.toarray(), leaf=20))
     assert not equal(tree, hierarchical_kmeans(Z, leaf=20, seed=1))
     assert equal(
         hierarchical_kmeans(Z, leaf=20, sampling=True, threads=1),
@@ -194,7 +179,7 @@ def test_threads_dense_and_seeds():
         (640, 10, 8, 64, [(64, 1), (640, 64)]),
     ],
 )
-def test_shapes(n, leaf, branches, min_codes, shapes):
+def test_a_tree_has_the_shapes_asked_for(n, leaf, branches, min_codes, shapes):
     tree = hierarchical_kmeans(
         vectors(0, n, 30, 0.2), branches, leaf, min_codes=min_codes
     )
@@ -204,7 +189,7 @@ def test_shapes(n, leaf, branches, min_codes, shapes):
     )
 
 
-def test_hierarchical_kmeans_of_libpecos():
+def test_two_means_part_as_libpecos_parts():
     """test_xmc::test_hierarchicalkmeans and _sampling;
     test_cluster_util::test_hierarchical_kmeans.
     """
@@ -226,15 +211,13 @@ def test_hierarchical_kmeans_of_libpecos():
     ] == [[[1], [1]], [[1, 0], [1, 0], [0, 1], [0, 1]]]
 
 
-def test_cluster_chain_of_libpecos(tmp_path):
+def test_a_chain_is_filed_as_libpecos_files_it(tmp_path):
     "test_cluster_util::test_cluster_chain."
     save_chain(tmp_path / "chain", CHAIN)
     assert json.loads((tmp_path / "chain" / "config.json").read_text()) == {"len": 3}
-    assert (
-        equal(load_chain(tmp_path / "chain"), CHAIN)
-        and equal(from_clusters(C2, 2), CHAIN)
-        and equal(load_chain(tmp_path / "chain" / "C2.npz", 2), CHAIN)
-    )
+    assert equal(load_chain(tmp_path / "chain"), CHAIN)
+    assert equal(from_clusters(C2, 2), CHAIN)
+    assert equal(load_chain(tmp_path / "chain" / "C2.npz", 2), CHAIN)
     Y = sp.csr_matrix(
         [[1, 0, 0, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 0, 0, 0]], dtype=np.float32
     )
@@ -259,9 +242,11 @@ def test_cluster_chain_of_libpecos(tmp_path):
     found = relevance_chain(R, CHAIN, "l1", induce=False)
     assert found[:2] == [None, None]
     assert_allclose(found[2].toarray(), last, rtol=1e-6)
-    assert matching_chain(None, CHAIN, 2) == [None] * 3 and relevance_chain(R, CHAIN)[
-        0
-    ].toarray().tolist() == [[2, 0.5], [np.float32(0.1), 0]]
+    assert matching_chain(None, CHAIN, 2) == [None] * 3
+    assert relevance_chain(R, CHAIN)[0].toarray().tolist() == [
+        [2, 0.5],
+        [np.float32(0.1), 0],
+    ]
 
 
 def test_layers_are_told_by_parents_and_merged_from_below():
@@ -280,9 +265,9 @@ def test_a_chain_is_not_replaced_unless_asked_for(tmp_path):
     assert equal(load_chain(tmp_path), CHAIN[:2])
 
 
-def test_label_chain_counts():
+def test_a_label_chain_counts_labels_below():
     Y = sp.csr_matrix(np.random.default_rng(0).random((9, 8)) < 0.4).astype(np.float32)
-    for t, (A, width) in enumerate(zip(label_chain(Y, CHAIN), (4, 2, 1))):
+    for A, width in zip(label_chain(Y, CHAIN), (4, 2, 1)):
         assert A.format == "csc" and A.has_sorted_indices
         assert_allclose(A.toarray(), Y.toarray().reshape(9, -1, width).sum(-1))
 
@@ -295,10 +280,8 @@ def test_unbalanced_kmeans_keeps_every_label_and_the_bound(leaf, spherical):
     tree = unbalanced_kmeans(Z, 8, leaf, spherical)
     check_chain(tree, 300)
     assert max(np.diff(tree[-1].indptr)) <= leaf and len(tree) <= 4
-    assert (
-        equal(tree, unbalanced_kmeans(Z, 8, leaf, spherical, threads=2))
-        and len(unbalanced_kmeans(Z, 8, leaf, layers=2)) <= 2
-    )
+    assert equal(tree, unbalanced_kmeans(Z, 8, leaf, spherical, threads=2))
+    assert len(unbalanced_kmeans(Z, 8, leaf, layers=2)) <= 2
 
 
 def test_unbalanced_kmeans_finds_groups():
@@ -311,7 +294,7 @@ def test_unbalanced_kmeans_finds_groups():
     assert all(len(set(group[ids])) == 1 for ids in found)
 
 
-def test_taxonomy_of_wordnet(mirror):
+def test_the_taxonomy_of_wordnet_becomes_a_tree(mirror):
     lines = (
         (mirror / "ranking" / "wordnet-hypernyms" / "label_parents.tsv")
         .read_text()
@@ -332,15 +315,14 @@ def test_taxonomy_of_wordnet(mirror):
     assert kept > 0.9
 
 
-def test_taxonomy_forms_and_places():
+def test_a_taxonomy_in_every_form_gives_the_same_tree():
     parents = [[], [0], [1, 4], [1], [0], [4], []]
     as_matrix = sp.csr_matrix(
         (np.ones(6), ([1, 2, 2, 3, 4, 5], [0, 1, 4, 1, 0, 4])), shape=(7, 7)
     )
     tree = from_taxonomy(parents, leaf=3)
-    assert equal(tree, from_taxonomy(dict(enumerate(parents)), leaf=3)) and equal(
-        tree, from_taxonomy(as_matrix, leaf=3)
-    )
+    assert equal(tree, from_taxonomy(dict(enumerate(parents)), leaf=3))
+    assert equal(tree, from_taxonomy(as_matrix, leaf=3))
     assert equal(
         from_taxonomy({1: [0], 2: [1]}, labels=4), from_taxonomy([[], [0], [1], []])
     )
@@ -353,11 +335,9 @@ def test_taxonomy_forms_and_places():
     assert max(np.diff(star[-1].indptr)) <= 50
     # one below the other
     line = from_taxonomy([[]] + [[i] for i in range(400)], leaf=50, layers=4)
-    assert (
-        check_chain(line, 401)
-        and len(line) <= 4
-        and max(np.diff(line[-1].indptr)) <= 50
-    )
+    assert check_chain(line, 401)
+    assert len(line) <= 4
+    assert max(np.diff(line[-1].indptr)) <= 50
 
 
 @pytest.mark.parametrize(
@@ -427,7 +407,7 @@ def test_bad_input_is_named(call, message):
         call()
 
 
-def test_broken_folders(tmp_path):
+def test_a_broken_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json is missing"):
         load_chain(tmp_path)
     save_chain(tmp_path, CHAIN)
@@ -441,10 +421,8 @@ def test_broken_folders(tmp_path):
 
 def test_anything_may_be_an_index():
     rng = np.random.default_rng(0)
-    X, Y = (
-        sp.random(60, 30, 0.2, "csr", np.float32, rng),
-        sp.csr_matrix((rng.random((60, 16)) < 0.2).astype(np.float32)),
-    )
+    X = sp.random(60, 30, 0.2, "csr", np.float32, rng)
+    Y = sp.csr_matrix((rng.random((60, 16)) < 0.2).astype(np.float32))
     for index in (
         *INDEXERS,
         None,
@@ -515,9 +493,6 @@ def test_the_tree_is_libpecos_tree(mirror, name):
 def test_the_callers_matrices_stay_as_they_are():
     weights = sp.csc_matrix(np.array([[0.5, 0], [0, 2], [3, 0]], np.float32))
     tree = from_clusters(weights)
-    assert tree[-1].toarray().tolist() == [
-        [1, 0],
-        [0, 1],
-        [1, 0],
-    ] and weights.toarray().tolist() == [[0.5, 0], [0, 2], [3, 0]]
+    assert tree[-1].toarray().tolist() == [[1, 0], [0, 1], [1, 0]]
+    assert weights.toarray().tolist() == [[0.5, 0], [0, 2], [3, 0]]
     assert check_chain([C2], 8)[0].data.tolist() == [1] * 8

@@ -81,26 +81,22 @@ def test_spectrum_has_libpecos_values():
 @pytest.mark.parametrize("threads", [1, 3])
 def test_pifa_is_its_formula_to_the_last_bit(seed, n, d, L, threads):
     rng = np.random.default_rng(seed)
-    A, B = (
-        sp.random(n, d, 0.05, "csr", np.float32, rng),
-        sp.random(n, L, 0.1, "csr", np.float32, rng),
-    )
+    A = sp.random(n, d, 0.05, "csr", np.float32, rng)
+    B = sp.random(n, L, 0.1, "csr", np.float32, rng)
     Bt = normalize(B).T.tocsr()
     V = np.zeros((L, d), np.float32)
     # float32 sums, instance after instance
-    for l in range(L):
-        for k in range(Bt.indptr[l], Bt.indptr[l + 1]):
-            V[l] += Bt.data[k] * A[[Bt.indices[k]]].toarray()[0]
+    for label in range(L):
+        for k in range(Bt.indptr[label], Bt.indptr[label + 1]):
+            V[label] += Bt.data[k] * A[[Bt.indices[k]]].toarray()[0]
     V, ours = normalize(sp.csr_matrix(V)), pifa(B, A, threads=threads)
+    assert ours.has_sorted_indices
     assert (
-        ours.has_sorted_indices
-        and (
-            np.diff(ours.indices)[
-                np.diff(np.repeat(np.arange(L), np.diff(ours.indptr))) == 0
-            ]
-            > 0
-        ).all()
-    )
+        np.diff(ours.indices)[
+            np.diff(np.repeat(np.arange(L), np.diff(ours.indptr))) == 0
+        ]
+        > 0
+    ).all()
     np.testing.assert_array_equal(ours.toarray(), V.toarray())
     assert_allclose(
         pifa(B, A, normalize=False).toarray(),
@@ -160,7 +156,7 @@ def test_settings_that_do_not_exist():
     }
 
 
-def test_the_fixtures_of_libpecos(mirror):
+def test_the_fixtures_of_libpecos_are_reproduced(mirror):
     folder = mirror / "ranking" / "pecos-tst-data" / "xmc" / "xlinear"
     A, B, V = (sp.load_npz(folder / f"{name}.npz") for name in ("X", "Y", "L.pifa"))
     assert_allclose(pifa(B, A).toarray(), V.toarray(), atol=1e-6)

@@ -60,7 +60,7 @@ FIXTURE = {"l2-svm": "Yt_pred.npz", "l2-svm-primal": "Yt_primal_pred.npz"}
 
 
 @pytest.mark.parametrize("solver", FIXTURE)
-def test_scores_of_the_fixture(mirror, solver):
+def test_scores_are_those_of_the_fixture(mirror, solver):
     folder = mirror / "ranking/pecos-tst-data/xmc/xlinear"
     X, Y = (
         sp.load_npz(folder / f"{k}.npz").tocsr().astype(np.float32) for k in ("X", "Y")
@@ -119,15 +119,18 @@ WHEEL = {
 
 
 @pytest.mark.parametrize("case", WHEEL)
-def test_weights_of_the_wheel(mirror, case):
+def test_weights_are_those_of_the_wheel(mirror, case):
     """1,000 instances of bibtex, 40 labels in 3 clusters; a quarter of the instances is
     not active, positives among them.
     """
-    load = lambda k: (
-        sp.load_npz(mirror / f"ranking/bibtex/{k}_trn.npz")
-        .tocsr()
-        .astype(np.float32)[:1000]
-    )
+
+    def load(k):
+        return (
+            sp.load_npz(mirror / f"ranking/bibtex/{k}_trn.npz")
+            .tocsr()
+            .astype(np.float32)[:1000]
+        )
+
     X, Y = load("X"), load("Y")[:, :40].tocsc()
     X.sort_indices()
     Y.sort_indices()
@@ -143,9 +146,8 @@ def test_weights_of_the_wheel(mirror, case):
     ).to_csc()
     # some weights lie on the threshold
     assert abs(W.nnz - entries) <= 5
-    assert abs(W).sum() == pytest.approx(size, abs=0.6) and W.power(
-        2
-    ).sum() == pytest.approx(squares, abs=0.06)
+    assert abs(W).sum() == pytest.approx(size, abs=0.6)
+    assert W.power(2).sum() == pytest.approx(squares, abs=0.06)
     np.testing.assert_allclose(W.toarray()[-1, [0, 1, 20, 39]], last, atol=1e-5)
 
 
@@ -171,25 +173,21 @@ def test_random_problems_match_a_slow_oracle(order, solver):
             30,
             5,
         )
-        for l in range(5):
-            y = np.where(Y[:, [l]].toarray().ravel() > 0, 1.0, -1.0)
+        margin = lambda v: X @ v[:-1] + 2 * v[-1]
+        power = 2 if solver == "l2-svm" else 1
+        for label in range(5):
+            y = np.where(Y[:, [label]].toarray().ravel() > 0, 1.0, -1.0)
             cost = np.where(
                 y > 0,
-                1.5 * R[:, [l]].toarray().ravel(),
+                1.5 * R[:, [label]].toarray().ravel(),
                 0.7 * np.isin(np.arange(80), active),
             )
-            w, margin = (
-                oracle(X, y, cost, solver, 200, 2.0),
-                lambda v: X @ v[:-1] + 2 * v[-1],
-            )
+            loss = lambda v: cost @ np.maximum(0, 1 - y * margin(v)) ** power
+            value = lambda v: v @ v / 2 + loss(v)
+            ours, w = W[:, label], oracle(X, y, cost, solver, 200, 2.0)
             if solver == "l2-svm":
-                np.testing.assert_allclose(margin(W[:, l]), margin(w), atol=2e-3)
-            value = lambda v: (
-                v @ v / 2
-                + cost
-                @ np.maximum(0, 1 - y * margin(v)) ** (2 if solver == "l2-svm" else 1)
-            )
-            assert value(W[:, l]) <= 1.0001 * value(w)
+                np.testing.assert_allclose(margin(ours), margin(w), atol=2e-3)
+            assert value(ours) <= 1.0001 * value(w)
 
 
 # libpecos' order leaves the logistic bias where it starts
@@ -210,29 +208,20 @@ def test_both_orders_reach_the_same_minimum(solver):
 
 
 def test_more_labels_than_a_block():
-    """Blocks, lanes that are not full, labels that finish at different times:
-
-    every label is what it is alone.
+    """Every label is what it is alone, in blocks, in lanes that are not full, and
+    where labels finish at different times.
     """
     rng, X, Y = problem(11, n=150, labels=2 * BLOCK + LANES + 3, share=0.05)
     s = LinearSettings(eps=1e-4, max_iter=2000)
     W = dense(solve_cluster(X, range(150), Y, settings=s, threads=2), 30, Y.shape[1])
-    for l in (0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 5, Y.shape[1] - 1):
-        alone = dense(
-            solve_cluster(
-                X,
-                range(150),
-                Y[:, [l]],
-                settings=LinearSettings(eps=1e-4, max_iter=2000, threshold=0),
-            ),
-            30,
-            1,
-        )[:, 0]
+    uncut = LinearSettings(eps=1e-4, max_iter=2000, threshold=0)
+    for label in (0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 5, Y.shape[1] - 1):
+        one = solve_cluster(X, range(150), Y[:, [label]], settings=uncut)
+        alone = dense(one, 30, 1)[:, 0]
         # the threshold may fall on either side
         near = np.abs(np.abs(alone) - 0.1) < 2e-3
-        np.testing.assert_allclose(
-            W[~near, l], np.where(np.abs(alone) >= 0.1, alone, 0)[~near], atol=2e-3
-        )
+        want = np.where(np.abs(alone) >= 0.1, alone, 0)
+        np.testing.assert_allclose(W[~near, label], want[~near], atol=2e-3)
 
 
 def test_threads_and_density_change_nothing():
@@ -256,7 +245,7 @@ def test_threads_and_density_change_nothing():
 # ---------------------------------------------------------------- options
 @pytest.mark.parametrize("order", ("shared", "libpecos"))
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_cost_sensitive(order, solver):
+def test_relevance_of_two_is_a_cost_of_two(order, solver):
     "R = 2 on every positive is Cp = 2, one-vs-rest and in a tree."
     rng, X, Y = problem(2)
     C = sp.csc_matrix((np.ones(5), (np.arange(5), [0, 1, 1, 0, 0])), shape=(5, 2))
@@ -269,7 +258,7 @@ def test_cost_sensitive(order, solver):
         assert np.array_equal(a.value, b.value) and np.array_equal(a.row, b.row)
 
 
-def test_threshold_and_largest_weights():
+def test_small_weights_go_and_the_largest_stay():
     _, X, Y = problem(3)
     full = dense(
         solve_cluster(X, range(80), Y, settings=LinearSettings(threshold=0)), 30, 5
@@ -289,14 +278,15 @@ def test_threshold_and_largest_weights():
         30,
         5,
     )
-    for l in range(5):
-        assert (few[:, l] != 0).sum() == 4 and set(np.flatnonzero(few[:, l])) == set(
-            np.argsort(-abs(full[:, l]))[:4]
-        )
+    for label in range(5):
+        kept = np.flatnonzero(few[:, label])
+        largest = np.argsort(-abs(full[:, label]))[:4]
+        assert len(kept) == 4
+        assert set(kept) == set(largest)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_no_bias(solver):
+def test_without_a_bias_there_is_no_row_for_it(solver):
     _, X, Y = problem(4)
     for bias in (0, -1):
         c = train_layer(
@@ -328,12 +318,10 @@ def test_the_edges_of_the_data(solver, order):
         s = LinearSettings(solver, order=order, bias=bias, threshold=0)
         c = train_layer(X, Y, C, sp.csc_matrix(M), settings=s)
         W = c.to_csc().toarray()
-        assert (
-            isinstance(c, Chunks)
-            and np.isfinite(W).all()
-            and not W[:, 2].any()
-            and c.clusters == 4
-        )
+        assert isinstance(c, Chunks)
+        assert np.isfinite(W).all()
+        assert not W[:, 2].any()
+        assert c.clusters == 4
         # nothing is like a label that nobody has
         assert (X @ W[:30, 0] + bias * (W[-1, 0] if bias else 0)).max() < 0.5
         empty = train_layer(
@@ -362,7 +350,7 @@ def test_input_is_left_alone():
         assert np.array_equal(A.data, B.data) and np.array_equal(A.indices, B.indices)
 
 
-def test_silent_unless_asked(capfd):
+def test_training_is_silent_unless_asked(capfd):
     _, X, Y = problem(1)
     train_layer(X, Y, np.ones((5, 1)))
     assert capfd.readouterr() == ("", "")

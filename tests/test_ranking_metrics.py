@@ -1,7 +1,4 @@
-"""Metrics of a ranking:
-
-PECOS' text, slow oracles on random lists, scikit-learn, bad input.
-"""
+"Metrics of a ranking: PECOS' text, slow oracles, scikit-learn, bad input."
 
 import numpy as np
 import pandas as pd
@@ -38,10 +35,8 @@ def lists(P, ties):
     "Labels of every row, best first."
     out = []
     for i in range(P.shape[0]):
-        s, labels = (
-            P.data[P.indptr[i] : P.indptr[i + 1]],
-            P.indices[P.indptr[i] : P.indptr[i + 1]],
-        )
+        s = P.data[P.indptr[i] : P.indptr[i + 1]]
+        labels = P.indices[P.indptr[i] : P.indptr[i + 1]]
         order = sorted(
             range(len(s)), key=lambda t: (-s[t], labels[t] if ties == "label" else t)
         )
@@ -122,9 +117,8 @@ def test_every_metric_equals_a_slow_oracle(seed, tied, ties):
         (M.psndcg, (w,)),
         (M.coverage, ()),
     ):
-        assert np.array_equal(
-            f(Y, P, *a, k=3, ties=ties), f(Y, j, *a, k=K)[:3]
-        ) and np.array_equal(f(Y, j, *a, k=3), f(Y, j, *a, k=K)[:3])
+        assert np.array_equal(f(Y, P, *a, k=3, ties=ties), f(Y, j, *a, k=K)[:3])
+        assert np.array_equal(f(Y, j, *a, k=3), f(Y, j, *a, k=K)[:3])
 
 
 def test_scikit_learn_agrees():
@@ -147,7 +141,7 @@ def test_scikit_learn_agrees():
             )
 
 
-def test_the_text_of_pecos(mirror):
+def test_a_report_prints_the_text_of_pecos(mirror):
     folder = mirror / "ranking" / "pecos-tst-data" / "xmc" / "xlinear"
     Y, P = (sparse.load_npz(folder / f"{f}.npz") for f in ("Yt", "Yt_pred"))
     assert (
@@ -159,10 +153,8 @@ def test_the_text_of_pecos(mirror):
 
 
 def test_the_text_without_the_mirror():
-    Y, P = (
-        [[1, 0, 1, 0], [0, 1, 0, 0]],
-        sparse.csr_matrix([[0.5, 0.5, 0.5, 0], [0, 0, 0.1, 0]]),
-    )
+    Y = [[1, 0, 1, 0], [0, 1, 0, 0]]
+    P = sparse.csr_matrix([[0.5, 0.5, 0.5, 0], [0, 0, 0.1, 0]])
     assert (
         str(M.evaluate(Y, P, 4))
         == "==== evaluation results ====\nprec   = 50.00 25.00 33.33 25.00\nrecall ="
@@ -170,14 +162,13 @@ def test_the_text_without_the_mirror():
     )
 
 
-def test_ties():
+def test_ties_are_broken_by_place_or_by_label():
     P = sparse.csr_matrix(
         (np.array([1, 2, 1, 1, 2.0]), [4, 2, 0, 3, 1], [0, 5]), (1, 5)
     )
     Y = np.zeros((1, 5))
-    assert M.judge(Y, P, 5).top.tolist() == [[2, 1, 4, 0, 3]] and M.judge(
-        Y, P, 5, "label"
-    ).top.tolist() == [[1, 2, 0, 3, 4]]
+    assert M.judge(Y, P, 5).top.tolist() == [[2, 1, 4, 0, 3]]
+    assert M.judge(Y, P, 5, "label").top.tolist() == [[1, 2, 0, 3, 4]]
     draws = {
         tuple(M.judge(Y, P, 5, "random", seed).top[0].tolist()) for seed in range(300)
     }
@@ -190,16 +181,16 @@ def test_ties():
 def test_stored_and_dense_zeros_are_predictions():
     P = sparse.csr_matrix((np.zeros(2), [3, 1], [0, 2, 2]), (2, 4))
     Y = [[0, 1, 0, 0], [1, 0, 0, 0]]
-    assert M.precision(Y, P, 2).tolist() == [0, 0.25] and M.precision(
+    assert M.precision(Y, P, 2).tolist() == [0, 0.25]
+    assert M.precision(
         Y, np.array([[0, 0, -1, -1], [0, -1, -1, -1.0]]), 2
     ).tolist() == [0.5, 0.5]
 
 
 def test_zeros_in_the_truth_are_no_labels():
     Y = sparse.csr_matrix((np.array([0, 1.0]), [0, 1], [0, 2]), (1, 3))
-    assert M.precision(Y, [[3, 2, 1]], 2).tolist() == [0, 0.5] and M.recall(
-        Y, [[3, 2, 1]], 2
-    ).tolist() == [0, 1]
+    assert M.precision(Y, [[3, 2, 1]], 2).tolist() == [0, 0.5]
+    assert M.recall(Y, [[3, 2, 1]], 2).tolist() == [0, 1]
 
 
 def test_propensity_by_hand_and_by_name():
@@ -208,9 +199,8 @@ def test_propensity_by_hand_and_by_name():
     Y[0, 1] = 1
     for name, (A, B) in M.PROPENSITY.items():
         want = [1 + (np.log(50) - 1) * (B + 1) ** A / (c + B) ** A for c in (10, 1, 0)]
-        assert M.inverse_propensity(Y, name) == pytest.approx(
-            want
-        ) and M.inverse_propensity(Y, A, B) == pytest.approx(want)
+        assert M.inverse_propensity(Y, name) == pytest.approx(want)
+        assert M.inverse_propensity(Y, A, B) == pytest.approx(want)
     assert M.PROPENSITY == dict(
         default=(0.55, 1.5), wikipedia=(0.5, 0.4), amazon=(0.6, 2.6)
     )
@@ -226,22 +216,19 @@ def test_unnormalised_psp_is_unbiased():
     p = rng.uniform(0.2, 1, L)
     P = rng.random((n, L)) + whole
     seen = whole & (rng.random((n, L)) < p)
-    assert (
-        M.psp(seen, P, 1 / p, 3, normalize=False)
-        == pytest.approx(M.precision(whole, P, 3), abs=0.01)
-        and (M.precision(seen, P, 3) < 0.7 * M.precision(whole, P, 3)).all()
+    assert M.psp(seen, P, 1 / p, 3, normalize=False) == pytest.approx(
+        M.precision(whole, P, 3), abs=0.01
     )
+    assert (M.precision(seen, P, 3) < 0.7 * M.precision(whole, P, 3)).all()
 
 
 def test_bands_add_up():
     Y, P, train = world(3)
     t = M.tail(Y, P, train, 4, edges=(0, 40, 50, 60))
-    assert (
-        t["part of P@4"].sum() == pytest.approx(M.precision(Y, P, 4)[-1])
-        and t.labels.sum() == 25
-        and t.true.sum() == (Y.toarray() > 0).sum()
-        and t.index.tolist() == ["0-39", "40-49", "50-59", "60+"]
-    )
+    assert t["part of P@4"].sum() == pytest.approx(M.precision(Y, P, 4)[-1])
+    assert t.labels.sum() == 25
+    assert t.true.sum() == (Y.toarray() > 0).sum()
+    assert t.index.tolist() == ["0-39", "40-49", "50-59", "60+"]
     frequency = np.asarray((train != 0).sum(0)).ravel()
     pd.testing.assert_frame_equal(t, M.tail(Y, P, frequency, 4, edges=(0, 40, 50, 60)))
     inside = (frequency >= 40) & (frequency < 50)
@@ -259,50 +246,29 @@ def test_table_holds_all_in_percent():
     Y, P, train = world(4)
     t = M.table(Y, P, train, k=(1, 5))
     w = M.inverse_propensity(train)
-    assert (
-        t.columns.tolist() == ["@1", "@5"]
-        and t.loc["P", "@5"] == 100 * M.precision(Y, P, 5)[4]
-        and t.loc["PSP", "@1"] == 100 * M.psp(Y, P, w, 1)[0]
-    )
-    assert (
-        t.index.tolist()
-        == [
-            "P",
-            "R",
-            "nDCG",
-            "PSP",
-            "PSnDCG",
-            "macro precision",
-            "macro recall",
-            "macro f1",
-            "coverage",
-            "shown",
-        ]
-        and "PSP" not in M.table(Y, P).index
-    )
-    assert (
-        M.table(Y, P, train, propensity=(0.6, 2.6)).loc["PSP", "@3"]
-        == M.table(Y, P, train, propensity="amazon").loc["PSP", "@3"]
-        != t.loc["PSP", "@5"]
-    )
+    assert t.columns.tolist() == ["@1", "@5"]
+    assert t.loc["P", "@5"] == 100 * M.precision(Y, P, 5)[4]
+    assert t.loc["PSP", "@1"] == 100 * M.psp(Y, P, w, 1)[0]
+    ranked = ["P", "R", "nDCG", "PSP", "PSnDCG"]
+    macro = ["macro precision", "macro recall", "macro f1"]
+    assert t.index.tolist() == [*ranked, *macro, "coverage", "shown"]
+    assert "PSP" not in M.table(Y, P).index
+    by_numbers = M.table(Y, P, train, propensity=(0.6, 2.6)).loc["PSP", "@3"]
+    by_name = M.table(Y, P, train, propensity="amazon").loc["PSP", "@3"]
+    assert by_numbers == by_name != t.loc["PSP", "@5"]
 
 
 def test_nothing_right_nothing_true_nothing_shown():
     Y, none = np.eye(3), sparse.csr_matrix((3, 3))
     w = np.ones(3)
     for f in (M.precision, M.recall, M.ndcg, M.coverage):
-        assert (
-            f(Y, none).tolist() == [0] * 5
-            and f(np.zeros((3, 3)), Y).tolist() == [0] * 5
-        )
-    assert (
-        M.psp(Y, none, w).tolist() == [0] * 5
-        and M.psp(np.zeros((3, 3)), Y, w).tolist() == [0] * 5
-        and M.psndcg(np.zeros((3, 3)), Y, w).tolist() == [0] * 5
-    )
-    assert (M.macro(np.zeros((3, 3)), Y) == 0).all(axis=None) and M.precision(Y, Y, 9)[
-        -1
-    ] == 1 / 9
+        assert f(Y, none).tolist() == [0] * 5
+        assert f(np.zeros((3, 3)), Y).tolist() == [0] * 5
+    assert M.psp(Y, none, w).tolist() == [0] * 5
+    assert M.psp(np.zeros((3, 3)), Y, w).tolist() == [0] * 5
+    assert M.psndcg(np.zeros((3, 3)), Y, w).tolist() == [0] * 5
+    assert (M.macro(np.zeros((3, 3)), Y) == 0).all(axis=None)
+    assert M.precision(Y, Y, 9)[-1] == 1 / 9
 
 
 def test_inputs_stay_as_they_are():
@@ -342,7 +308,7 @@ def test_inputs_stay_as_they_are():
         (lambda Y, P: M.precision(Y, P.data), "does not fit"),
     ],
 )
-def test_bad_input(wrong, words):
+def test_what_cannot_be_judged_is_refused(wrong, words):
     Y, P, _ = world(6)
     with pytest.raises(ValueError, match=words):
         wrong(Y, P)

@@ -78,12 +78,10 @@ def test_a_matrix_comes_back(tmp_path, kind, shape):
     save_mapped(tmp_path / "A", A)
     B = load_mapped(tmp_path / "A")
     plain = lambda M: M.toarray() if sp.issparse(M) else M
-    assert (
-        B.shape == shape
-        and B.dtype == np.float32
-        and np.array_equal(plain(A), plain(B))
-        and (kind == "dense" or B.format == kind)
-    )
+    assert B.shape == shape
+    assert B.dtype == np.float32
+    assert np.array_equal(plain(A), plain(B))
+    assert kind == "dense" or B.format == kind
     save_mapped(tmp_path / "A", A * 2)
     assert np.array_equal(plain(load_mapped(tmp_path / "A")), 2 * plain(A))
 
@@ -100,21 +98,17 @@ def test_blocks_are_appended_and_duplicates_summed(tmp_path):
     )
     save_mapped(tmp_path, (A[i : i + 9] for i in range(0, 50, 9)))
     B = load_mapped(tmp_path)
-    assert (
-        np.array_equal(A.indices, B.indices)
-        and np.array_equal(A.data, B.data)
-        and B.indptr.dtype == np.int32
-    )
+    assert np.array_equal(A.indices, B.indices)
+    assert np.array_equal(A.data, B.data)
+    assert B.indptr.dtype == np.int32
     one = sp.csr_matrix(
         (np.array([1, 2, 4], np.float32), np.array([3, 0, 3]), np.array([0, 3])),
         shape=(1, 5),
     )
     save_mapped(tmp_path, [one, one])
-    assert (
-        load_mapped(tmp_path).toarray().tolist() == [[2, 0, 0, 5, 0]] * 2
-        and one.nnz == 3
-        and twice.nnz == 0
-    )
+    assert load_mapped(tmp_path).toarray().tolist() == [[2, 0, 0, 5, 0]] * 2
+    assert one.nnz == 3
+    assert twice.nnz == 0
 
 
 def test_a_change_never_reaches_the_files(tmp_path):
@@ -134,12 +128,12 @@ def test_damaged_matrices_are_refused(tmp_path):
             load_mapped(tmp_path / "A")
         return str(e.value)
 
-    assert "indices.npy is missing" in broken(
-        "indices.npy", Path.unlink
-    ) and "matrix.json is missing" in broken("matrix.json", Path.unlink)
+    assert "indices.npy is missing" in broken("indices.npy", Path.unlink)
+    assert "matrix.json is missing" in broken("matrix.json", Path.unlink)
     assert "no sound matrix" in broken(
         "data.npy", lambda p: p.write_bytes(p.read_bytes()[:-8])
-    ) and "no sound matrix" in broken("matrix.json", lambda p: p.write_text("{"))
+    )
+    assert "no sound matrix" in broken("matrix.json", lambda p: p.write_text("{"))
     assert "two matrices are mixed" in broken(
         "indptr.npy", lambda p: np.save(p, np.zeros(31, np.int32))
     )
@@ -166,20 +160,14 @@ def test_groups_are_runs_of_about_equal_work(seed):
         for most in (1, 2, 7, 15, 100):
             groups = cut_work(C, active, 300, most, least=1)
             sizes = [work[lo:hi].sum() for lo, hi in groups]
-            assert (
-                groups[0][0] == 0
-                and groups[-1][1] == 15
-                and all(a[1] == b[0] for a, b in zip(groups, groups[1:]))
-                and all(lo < hi for lo, hi in groups)
-            )
-            assert (
-                len(groups) <= most
-                and max(sizes) <= work.sum() / min(most, 15) + work.max()
-            )
-    assert (
-        cut_work(C, M, 300, 100, least=1e9) == [(0, 15)]
-        and len(cut_work(C, None, 300, 100, least=work.sum() / 3 - 1)) <= 3
-    )
+            assert groups[0][0] == 0
+            assert groups[-1][1] == 15
+            assert all(a[1] == b[0] for a, b in zip(groups, groups[1:]))
+            assert all(lo < hi for lo, hi in groups)
+            assert len(groups) <= most
+            assert max(sizes) <= work.sum() / min(most, 15) + work.max()
+    assert cut_work(C, M, 300, 100, least=1e9) == [(0, 15)]
+    assert len(cut_work(C, None, 300, 100, least=work.sum() / 3 - 1)) <= 3
 
 
 @pytest.mark.parametrize(
@@ -228,57 +216,70 @@ def test_a_trainer_gives_the_same_model(small, how, tmp_path):
 
 def test_what_is_finished_is_not_trained_again(small, tmp_path):
     X, Y, model = small
-    first, again = (
-        Trainer(tmp_path, groups=4, least=1),
-        Trainer(tmp_path, groups=3, least=1),
-    )
-    train = lambda t, **s: XRLinear.train(
-        X, Y, model.chain, trainer=t, progress=False, **s
-    )
+    first = Trainer(tmp_path, groups=4, least=1)
+    again = Trainer(tmp_path, groups=3, least=1)
+
+    def train(t, **s):
+        return XRLinear.train(X, Y, model.chain, trainer=t, progress=False, **s)
+
     a, b = train(first), train(again)
-    assert (
-        first.trained > len(model.layers)
-        and again.trained == 0
-        and all(map(equal, a.layers, b.layers))
-    )
+    assert first.trained > len(model.layers)
+    assert again.trained == 0
+    assert all(map(equal, a.layers, b.layers))
     # other settings: another folder
     train(again, solver=LinearSettings(Cp=2))
     assert again.trained > 0
     other = Trainer(tmp_path)
     XRLinear.train(2 * X, Y, model.chain, trainer=other, progress=False)
     assert other.trained > 0
-    assert not list(tmp_path.rglob("*.tmp")) and not [
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert not [
         p for p in tmp_path.glob("layer-*/*") if p.suffix not in (".npy", ".json")
     ]
+
+
+DYING = """
+import os
+import sys
+
+from forecastlab.ranking import scale
+from forecastlab.ranking.xrlinear import XRLinear
+
+folder = sys.argv[1]
+inner, calls = scale.train_group, []
+
+
+def dying(*words):
+    calls.append(1)
+    if len(calls) == 6:
+        os._exit(9)
+    return inner(*words)
+
+
+scale.train_group = dying
+X = scale.load_mapped(folder + "/X")
+Y = scale.load_mapped(folder + "/Y")
+trainer = scale.Trainer(folder + "/run", groups=4, least=1)
+XRLinear.train(
+    X, Y, branches=4, leaf=20, trainer=trainer, progress=False, threads=1
+)
+"""
 
 
 def test_a_killed_run_goes_on(small, tmp_path):
     X, Y, model = small
     save_mapped(tmp_path / "X", X)
     save_mapped(tmp_path / "Y", Y)
-    code = """import os, sys
-from forecastlab.ranking import scale
-from forecastlab.ranking.xrlinear import XRLinear
-inner, calls = scale.train_group, []
-def dying(*a):
-    calls.append(1)
-    if len(calls) == 6: os._exit(9)
-    return inner(*a)
-scale.train_group = dying
-X, Y = scale.load_mapped(sys.argv[1] + "/X"), scale.load_mapped(sys.argv[1] + "/Y")
-XRLinear.train(X, Y, branches=4, leaf=20, trainer=scale.Trainer(sys.argv[1] + "/run", groups=4, least=1), progress=False, threads=1)"""
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 9
+    killed = subprocess.run([sys.executable, "-c", DYING, str(tmp_path)])
+    assert killed.returncode == 9
     # a group that did not reach the disk
     next((tmp_path / "run").glob("layer-*/*.npz")).unlink()
-    full, rest = (
-        Trainer(tmp_path / "full", groups=4, least=1),
-        Trainer(tmp_path / "run", groups=4, least=1),
-    )
+    full = Trainer(tmp_path / "full", groups=4, least=1)
+    rest = Trainer(tmp_path / "run", groups=4, least=1)
     XRLinear.train(X, Y, model.chain, trainer=full, progress=False)
     resumed = XRLinear.train(X, Y, model.chain, trainer=rest, progress=False)
-    assert rest.trained == full.trained - 5 + 1 and all(
-        map(equal, resumed.layers, model.layers)
-    )
+    assert rest.trained == full.trained - 5 + 1
+    assert all(map(equal, resumed.layers, model.layers))
 
 
 def test_progress_counts_clusters(small, tmp_path, capfd):
@@ -291,7 +292,7 @@ def test_progress_counts_clusters(small, tmp_path, capfd):
     assert "layer 1 of" in capfd.readouterr().err
 
 
-def test_bad_input(small, tmp_path):
+def test_what_a_trainer_cannot_train_is_refused(small, tmp_path):
     X, Y, model = small
     C = model.chain[-1]
     t = Trainer(tmp_path)
@@ -332,15 +333,12 @@ def test_ray_tasks_give_the_same_bits(small, tmp_path):
         )
         with pytest.raises(ValueError, match="infinite in rows: 7"):
             t(bad, Y, one)
-    assert (
-        t.ray is None
-        and not store.ours
-        and list((tmp_path / "files").glob("X-*"))
-        and not list((tmp_path / "store").glob("X-*"))
-    )
-    assert all(map(equal, model.layers, by_files.layers)) and all(
-        map(equal, model.layers, by_store.layers)
-    )
+    assert t.ray is None
+    assert not store.ours
+    assert list((tmp_path / "files").glob("X-*"))
+    assert not list((tmp_path / "store").glob("X-*"))
+    assert all(map(equal, model.layers, by_files.layers))
+    assert all(map(equal, model.layers, by_store.layers))
     assert equal(dense, train_layer(X.toarray(), Y.tocsc(), one))
 
 
@@ -348,23 +346,17 @@ def test_ray_tasks_give_the_same_bits(small, tmp_path):
 def test_the_world_is_what_it_says(tmp_path):
     X, Y = synthetic(tmp_path, 3000, 5000, 7000, block=2000)
     A, B = synthetic_rows(3000, 2000, 7000, [0, 2000])
-    assert (
-        X.shape == (5000, 7000)
-        and Y.shape == (5000, 3000)
-        and (X[2000:4000] != A).nnz == 0
-        and (Y[2000:4000] != B).nnz == 0
-    )
-    assert (
-        X.has_canonical_format
-        and np.allclose(np.sqrt(X.multiply(X).sum(1)), 1, atol=1e-5)
-        and 11 < X.nnz / 5000 < 15
-        and 2.4 < Y.nnz / 5000 < 3.1
-    )
-    assert (
-        (Y.data == 1).all()
-        and np.diff(Y.indptr).min() >= 1
-        and np.diff(Y.indptr).max() <= 5
-    )
+    assert X.shape == (5000, 7000)
+    assert Y.shape == (5000, 3000)
+    assert (X[2000:4000] != A).nnz == 0
+    assert (Y[2000:4000] != B).nnz == 0
+    assert X.has_canonical_format
+    assert np.allclose(np.sqrt(X.multiply(X).sum(1)), 1, atol=1e-5)
+    assert 11 < X.nnz / 5000 < 15
+    assert 2.4 < Y.nnz / 5000 < 3.1
+    assert (Y.data == 1).all()
+    assert np.diff(Y.indptr).min() >= 1
+    assert np.diff(Y.indptr).max() <= 5
     assert (
         synthetic_rows(3000, 9, part=[1, 0])[0]
         != synthetic_rows(3000, 9, part=[2, 0])[0]
@@ -428,15 +420,13 @@ def test_the_benchmark_runs_small(tmp_path):
         threads=1,
     )
     got = load_json(tmp_path / "metrics.json")
-    assert (
-        {"peak_gb", "p1", "single_ms", "train_cpu_seconds", "single_growth"} <= set(got)
-        and got["labels"] == 600
-        and 0 < got["peak_gb"] < 4
+    assert {"peak_gb", "p1", "single_ms", "train_cpu_seconds", "single_growth"} <= set(
+        got
     )
-    assert (
-        list(names["table"].labels) == [300, 600]
-        and "600 labels" in said
-        and (tmp_path / "artifacts" / "ranking_scale.csv").is_file()
-    )
+    assert got["labels"] == 600
+    assert 0 < got["peak_gb"] < 4
+    assert list(names["table"].labels) == [300, 600]
+    assert "600 labels" in said
+    assert (tmp_path / "artifacts" / "ranking_scale.csv").is_file()
     with pytest.raises(AssertionError, match="must be positive"):
         walk("bench_million", out=str(tmp_path), sizes=[])

@@ -17,8 +17,7 @@ from forecastlab.ranking import ngrams
 from forecastlab.core.sparse import load_matrix, vstack
 from forecastlab.ranking.ngrams import NGrams, Numbers
 from forecastlab.ranking.text import Vectorizer
-
-CORPUS = ["midas amazon pecos", "amazon pecos pecos pecos", "iphone"]
+from toys import CORPUS, OF_BOTH, OF_PAIRS, OF_WORDS
 
 
 def tfidf(*parts, norm=2):
@@ -52,38 +51,8 @@ def one(idf):
     return {"use_idf": idf, "smooth_idf": False, "norm": "l2"}
 
 
-X1 = {
-    False: [
-        [0, 0.57735026, 0.57735026, 0.57735026],
-        [0, 0, 0.31622776, 0.94868326],
-        [1, 0, 0, 0],
-    ],
-    True: [
-        [0, 0.88651040, 0.32718456, 0.32718456],
-        [0, 0, 0.31622776, 0.94868330],
-        [1, 0, 0, 0],
-    ],
-}
-X2 = {
-    False: [[0.70710677, 0, 0.70710677], [0, 0.89442720, 0.44721360], [0, 0, 0]],
-    True: [[0.93814546, 0, 0.34624156], [0, 0.98339630, 0.18147115], [0, 0, 0]],
-}
-X3 = {
-    False: [
-        [0, 0.40824829, 0.40824829, 0.40824829, 0.5, 0, 0.5],
-        [0, 0, 0.22360680, 0.67082038, 0, 0.63245555, 0.31622777],
-        [1, 0, 0, 0, 0, 0, 0],
-    ],
-    True: [
-        [0, 0.62685746, 0.23135442, 0.23135442, 0.66336906, 0, 0.24482976],
-        [0, 0, 0.22360680, 0.67082040, 0, 0.69536614, 0.12831947],
-        [1, 0, 0, 0, 0, 0, 0],
-    ],
-}
-
-
 @pytest.mark.parametrize("idf", [False, True])
-def test_examples_of_libpecos(idf):
+def test_examples_of_libpecos_have_their_vectors(idf):
     words, pairs = one(idf), one(idf) | {"ngram_range": [2, 2], "analyzer": "word"}
     both = {
         "type": "tfidf",
@@ -97,22 +66,22 @@ def test_examples_of_libpecos(idf):
         },
     }
     for config, expected in (
-        ({"type": "tfidf", "kwargs": words}, X1),
+        ({"type": "tfidf", "kwargs": words}, OF_WORDS),
         (
             {
                 "type": "tfidf",
                 "kwargs": {"norm_p": 2, "threads": 4, "base_vect_configs": [pairs]},
             },
-            X2,
+            OF_PAIRS,
         ),
-        (both, X3),
+        (both, OF_BOTH),
     ):
         np.testing.assert_allclose(
             Vectorizer(config).fit_transform(CORPUS).toarray(), expected[idf], atol=1e-6
         )
     v = Vectorizer(both).fit(CORPUS)
     np.testing.assert_allclose(
-        vstack([v.transform([t]) for t in CORPUS]).toarray(), X3[idf], atol=1e-6
+        vstack([v.transform([t]) for t in CORPUS]).toarray(), OF_BOTH[idf], atol=1e-6
     )
 
 
@@ -120,7 +89,7 @@ def test_examples_of_libpecos(idf):
     "name, config",
     [("tfidf", "tfidf"), ("sklearn_tfidf", "sklearn_tfidf"), ("hashing", "hashing")],
 )
-def test_fixtures_of_libpecos(name, config, mirror, tmp_path):
+def test_fixtures_of_libpecos_are_reproduced(name, config, mirror, tmp_path):
     folder = mirror / "ranking" / "pecos-tst-data" / "utils" / "data"
     if not folder.exists():
         pytest.skip("no pecos-tst-data in the mirror")
@@ -133,11 +102,9 @@ def test_fixtures_of_libpecos(name, config, mirror, tmp_path):
     v.save(tmp_path / "v")
     for w in (v, Vectorizer.load(tmp_path / "v")):
         X = w.transform(texts)
-        assert (
-            isinstance(X, sp.csr_matrix)
-            and X.shape == expected.shape
-            and w.features == X.shape[1]
-        )
+        assert isinstance(X, sp.csr_matrix)
+        assert X.shape == expected.shape
+        assert w.features == X.shape[1]
         np.testing.assert_allclose(X.toarray(), expected.toarray(), atol=1e-6)
 
 
@@ -172,10 +139,8 @@ def slow(texts, queries, s):
     "(names, rows) of one part as libpecos defines it."
     df = Counter(g for t in texts for g in set(grams(t, s, True)))
     n = len(texts)
-    least, most = (
-        max(s.min_df_cnt, int(s.min_df_ratio * n + 0.5)),
-        int(s.max_df_ratio * n + 0.5),
-    )
+    least = max(s.min_df_cnt, int(s.min_df_ratio * n + 0.5))
+    most = int(s.max_df_ratio * n + 0.5)
     most = min(most, s.max_df_cnt) if s.max_df_cnt > 0 else most
     order = sorted((d, len(g), g) for g, d in df.items() if least <= d <= most)
     if s.max_feature:
@@ -184,10 +149,10 @@ def slow(texts, queries, s):
             if s.keep_frequent_feature
             else order[: s.max_feature]
         )
-    column, idf = (
-        {g: j for j, (_, _, g) in enumerate(order)},
-        [max(math.log(n / (d + s.smooth_idf)), 0) + s.add_one_idf for d, _, _ in order],
-    )
+    column = {g: j for j, (_, _, g) in enumerate(order)}
+    idf = [
+        max(math.log(n / (d + s.smooth_idf)), 0) + s.add_one_idf for d, _, _ in order
+    ]
     rows = np.zeros((len(queries), len(order)))
     for i, t in enumerate(queries):
         for g, c in Counter(grams(t, s, False)).items():
@@ -230,7 +195,7 @@ SETTINGS = [
     ids=lambda s: ", ".join(f"{k}={v}" for k, v in s.items()) or "defaults",
 )
 @pytest.mark.parametrize("batch", [200, 2_000_000])
-def test_against_counting_in_python(settings, batch, monkeypatch):
+def test_vectors_equal_counting_in_python(settings, batch, monkeypatch):
     monkeypatch.setattr(ngrams, "BATCH", batch)
     texts, queries = some_texts(), some_texts(40, seed=1) + ["never seen", "a ab a"]
     s = NGrams(**settings)
@@ -242,11 +207,9 @@ def test_against_counting_in_python(settings, batch, monkeypatch):
     assert X.dtype == np.float32 and X.has_canonical_format and (X.data != 0).all()
 
 
-def test_parts_side_by_side():
-    texts, parts = (
-        some_texts(),
-        [SETTINGS[1] | {"norm": "l1"}, SETTINGS[8], SETTINGS[7]],
-    )
+def test_parts_stand_side_by_side():
+    texts = some_texts()
+    parts = [SETTINGS[1] | {"norm": "l1"}, SETTINGS[8], SETTINGS[7]]
     for norm in (1, 2):
         X = (
             Vectorizer(tfidf(*copy.deepcopy(parts), norm=norm))
@@ -308,7 +271,7 @@ def test_parts_side_by_side():
         ),
     ],
 )
-def test_against_scikit_learn(ours, theirs):
+def test_vectors_equal_those_of_scikit_learn(ours, theirs):
     texts = [t.title() + ", café; über\tx" for t in some_texts()]
     v = Vectorizer(
         {"type": "tfidf", "kwargs": {"smooth_idf": False, "add_one_idf": True, **ours}}
@@ -324,22 +287,18 @@ def test_against_scikit_learn(ours, theirs):
 # Numbers
 
 
-def test_numbers_against_a_dictionary():
+def test_numbers_are_those_of_a_dictionary():
     rng = np.random.default_rng(0)
     numbers, known = Numbers(), {}
     for size in (1, 10, 5000, 3, 20_000):
         keys = rng.integers(0, 3000, size) << rng.integers(0, 40)
         expected = [known.setdefault(k, len(known)) for k in keys.tolist()]
-        assert numbers(keys, grow=True).tolist() == expected and numbers.count == len(
-            known
-        )
-    assert numbers.keys.tolist() == list(known) and numbers(
-        np.array([-5, 2**62])
-    ).tolist() == [-1, -1]
-    assert (
-        Numbers()(np.array([1, 2])).tolist() == [-1, -1]
-        and numbers(np.empty(0, np.int64)).size == 0
-    )
+        assert numbers(keys, grow=True).tolist() == expected
+        assert numbers.count == len(known)
+    assert numbers.keys.tolist() == list(known)
+    assert numbers(np.array([-5, 2**62])).tolist() == [-1, -1]
+    assert Numbers()(np.array([1, 2])).tolist() == [-1, -1]
+    assert numbers(np.empty(0, np.int64)).size == 0
 
 
 # Files
@@ -370,11 +329,9 @@ def test_a_vectorizer_comes_back(config, tmp_path):
     v.save(tmp_path / "v")
     w = Vectorizer.load(tmp_path / "v")
     queries = texts + ["other words"]
-    assert (
-        all(p.suffix in (".json", ".npy") for p in (tmp_path / "v").iterdir())
-        and w.features == v.features
-        and w.config == v.config
-    )
+    assert all(p.suffix in (".json", ".npy") for p in (tmp_path / "v").iterdir())
+    assert w.features == v.features
+    assert w.config == v.config
     assert (w.transform(queries) != v.transform(queries)).nnz == 0
     if v.kind != "sklearnhashing":
         assert w.names == v.names and len(v.names) == v.features
@@ -384,7 +341,7 @@ def test_a_vectorizer_comes_back(config, tmp_path):
     }
 
 
-def test_folders_that_cannot_be(tmp_path):
+def test_a_folder_that_cannot_be_is_refused(tmp_path):
     v = Vectorizer(tfidf(SETTINGS[1], SETTINGS[8])).fit(some_texts())
     v.save(tmp_path / "v")
     names = sorted(p.name for p in (tmp_path / "v").iterdir())
@@ -522,12 +479,12 @@ def test_a_folder_of_libpecos_is_read(settings, tmp_path):
         ),
     ],
 )
-def test_configurations_that_cannot_be(config, fault):
+def test_a_configuration_that_cannot_be_is_refused(config, fault):
     with pytest.raises((ValueError, FileNotFoundError), match=fault):
         Vectorizer(config)
 
 
-def test_texts_that_cannot_be():
+def test_texts_that_cannot_be_are_refused():
     v = Vectorizer({"type": "tfidf", "kwargs": {}})
     with pytest.raises(ValueError, match="Call fit first"):
         v.transform(["a"])
@@ -543,7 +500,7 @@ def test_texts_that_cannot_be():
     with pytest.raises(ValueError, match="no terms"):
         Vectorizer({"type": "sklearntfidf"}).fit(["", " "])
     with pytest.raises(ValueError, match="keeps no names"):
-        Vectorizer({"type": "hashing"}).fit(["a"]).names
+        _ = Vectorizer({"type": "hashing"}).fit(["a"]).names
     v.fit(["a b"])
     assert v.transform([]).shape == (0, 2) and v.transform(["", "zzz"]).nnz == 0
 

@@ -101,15 +101,13 @@ def test_a_batch_holds_the_tokens_and_nothing_else():
         ids, mask = t.batch(rows)
         assert ids.shape[1] == lengths[rows].max()
         for i, a, m in zip(rows, ids, mask):
-            assert (
-                a[m > 0].tolist() == t.ids[t.ptr[i] : t.ptr[i + 1]].tolist()
-                and (a[m == 0] == 1).all()
-            )
+            assert a[m > 0].tolist() == t.ids[t.ptr[i] : t.ptr[i + 1]].tolist()
+            assert (a[m == 0] == 1).all()
     assert sorted(np.concatenate(t.by_length(7))) == list(range(50))
 
 
 @pytest.mark.parametrize("how", ["mean", "cls"])
-def test_pooling_against_a_loop(how):
+def test_pooling_equals_a_loop(how):
     h = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0))
     lengths = [1, 2, 3, 4, 5, 5]
     mask = torch.tensor([[1] * n + [0] * (5 - n) for n in lengths])
@@ -137,11 +135,9 @@ def test_embeddings_do_not_depend_on_order_batch_or_company():
 def test_empty_texts_no_texts_and_texts_too_long_have_embeddings():
     e = tiny_encoder(TEXTS)
     E = embed(["", "   ", "sun " * 10_000], e)
-    assert (
-        np.isfinite(E).all()
-        and np.allclose(E[0], E[1], atol=1e-6)
-        and embed([], e).shape == (0, 32)
-    )
+    assert np.isfinite(E).all()
+    assert np.allclose(E[0], E[1], atol=1e-6)
+    assert embed([], e).shape == (0, 32)
 
 
 def test_embedding_leaves_the_encoder_as_it_was():
@@ -149,11 +145,9 @@ def test_embedding_leaves_the_encoder_as_it_was():
     before = torch.get_rng_state()
     a = embed(TEXTS[:5], e)
     b = embed(TEXTS[:5], e)
-    assert (
-        e.training
-        and np.array_equal(a, b)
-        and torch.equal(before, torch.get_rng_state())
-    )
+    assert e.training
+    assert np.array_equal(a, b)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_the_cache_is_keyed_by_texts_weights_pooling_and_precision(tmp_path):
@@ -360,9 +354,8 @@ def drawn(n, active=None):
 def test_an_epoch_shows_every_row_once_and_differs_from_the_next():
     draw, _ = drawn(0)
     a, b = draw.epoch_batches(0), draw.epoch_batches(1)
-    assert len(set(np.concatenate(a).tolist())) == 88 and any(
-        (p != q).any() for p, q in zip(a, b)
-    )
+    assert len(set(np.concatenate(a).tolist())) == 88
+    assert any((p != q).any() for p, q in zip(a, b))
 
 
 def test_a_batch_shows_positives_and_the_children_of_active_clusters_against_a_loop():
@@ -373,13 +366,12 @@ def test_a_batch_shows_positives_and_the_children_of_active_clusters_against_a_l
     b = draw.show(rows)
     y, m, C = Y.toarray(), M.toarray(), CHAIN[1].toarray()
     for r, i in enumerate(rows):
-        for l in range(12):
-            shown = y[i, l] > 0 or (m[i] @ C[l]) > 0
-            at = (b.nodes == l).nonzero().flatten().tolist()
+        for label in range(12):
+            shown = y[i, label] > 0 or (m[i] @ C[label]) > 0
+            at = (b.nodes == label).nonzero().flatten().tolist()
             if shown:
-                assert float(b.cost[r, at[0]]) == 1 and float(b.sign[r, at[0]]) == (
-                    1 if y[i, l] else -1
-                )
+                assert float(b.cost[r, at[0]]) == 1
+                assert float(b.sign[r, at[0]]) == (1 if y[i, label] else -1)
             elif at:
                 assert float(b.cost[r, at[0]]) == 0
 
@@ -396,12 +388,10 @@ def test_weighted_losses_count_positives_as_often_as_they_occur():
         batch=8,
     )
     b = draw.show(range(90))
-    assert (
-        np.array_equal(
-            b.cost.numpy(), np.where(Ys[0].toarray() > 0, Ys[0].toarray(), 1)
-        )
-        and b.cost.max() == 2
+    assert np.array_equal(
+        b.cost.numpy(), np.where(Ys[0].toarray() > 0, Ys[0].toarray(), 1)
     )
+    assert b.cost.max() == 2
 
 
 @pytest.mark.parametrize(
@@ -426,11 +416,9 @@ def test_the_loss_against_a_loop_and_in_halves(kind, f):
         for i in range(8)
         for j in range(len(b.nodes))
     )
-    assert (
-        float(total) == pytest.approx(want, rel=1e-5)
-        and float(sum(h[0] for h in halves)) == pytest.approx(want, rel=1e-5)
-        and sum(h[1] for h in halves) == pairs
-    )
+    assert float(total) == pytest.approx(want, rel=1e-5)
+    assert float(sum(h[0] for h in halves)) == pytest.approx(want, rel=1e-5)
+    assert sum(h[1] for h in halves) == pairs
     np.testing.assert_allclose(m.head, H, rtol=1e-5)
 
 
@@ -443,10 +431,8 @@ def test_gradient_reaches_encoder_and_head_and_stays_off_nodes_not_shown():
     total.backward()
     shown = b.nodes[b.cost[0] > 0]
     off = np.setdiff1d(np.arange(12), shown)
-    assert (
-        float(m.weight.grad[off].abs().sum()) == 0
-        and (m.weight.grad[shown].abs().sum(1) > 0).all()
-    )
+    assert float(m.weight.grad[off].abs().sum()) == 0
+    assert (m.weight.grad[shown].abs().sum(1) > 0).all()
     assert all(p.grad is not None for p in e.parameters())
 
 
@@ -458,23 +444,22 @@ def test_heads_start_where_they_are_told():
         start_head("inherit", E, Ys[1], CHAIN[1], above=above), above.repeat(3, 0)
     )
     none = start_head("none", E, Ys[1], CHAIN[1], seed=1)
-    assert (
-        none.shape == (12, 33)
-        and (none[:, -1] == 0).all()
-        and abs(none[:, :-1].std() - 0.02) < 0.005
-    )
+    assert none.shape == (12, 33)
+    assert (none[:, -1] == 0).all()
+    assert abs(none[:, :-1].std() - 0.02) < 0.005
     linear = start_head("linear", E, Ys[0], CHAIN[0])
     z = E @ linear[:, :-1].T + linear[:, -1]
     sign = np.where(Ys[0].toarray() > 0, 1, -1)
-    objective = lambda H: (
-        0.5 * (H**2).sum()
-        + 100 * (np.maximum(0, 1 - sign * (E @ H[:, :-1].T + H[:, -1])) ** 2).sum()
-    )
-    assert (
-        objective(linear) < 0.8 * objective(np.zeros_like(linear))
-        and objective(linear) < objective(linear * 0.8)
-        and (z * sign > 0).mean() > 0.6
-    )
+
+    def objective(H):
+        return (
+            0.5 * (H**2).sum()
+            + 100 * (np.maximum(0, 1 - sign * (E @ H[:, :-1].T + H[:, -1])) ** 2).sum()
+        )
+
+    assert objective(linear) < 0.8 * objective(np.zeros_like(linear))
+    assert objective(linear) < objective(linear * 0.8)
+    assert (z * sign > 0).mean() > 0.6
 
 
 @pytest.mark.parametrize(
@@ -504,7 +489,7 @@ def test_it_learns_words_it_was_told_nothing_about(model):
     P = model.predict(TEXTS, X, k=5)
     first = P.indices[P.indptr[:-1]]
     chance = Y.nnz / 90 / 12
-    assert np.mean([Y[i, l] for i, l in enumerate(first)]) > 2 * chance
+    assert np.mean([Y[i, label] for i, label in enumerate(first)]) > 2 * chance
 
 
 def test_a_saved_model_holds_no_code_and_predicts_the_same(model, tmp_path):
@@ -518,9 +503,8 @@ def test_a_saved_model_holds_no_code_and_predicts_the_same(model, tmp_path):
     np.testing.assert_allclose(
         again.predict(TEXTS, X).toarray(), model.predict(TEXTS, X).toarray(), atol=1e-6
     )
-    assert np.array_equal(again.head, model.head) and np.array_equal(
-        again.encode(TEXTS), model.encode(TEXTS)
-    )
+    assert np.array_equal(again.head, model.head)
+    assert np.array_equal(again.encode(TEXTS), model.encode(TEXTS))
     with pytest.raises(FileExistsError, match="overwrite=True"):
         model.save(tmp_path / "m")
     model.save(tmp_path / "m", overwrite=True)
@@ -619,15 +603,18 @@ def test_a_finished_folder_gives_any_mixture_of_frozen_and_tuned(tmp_path, model
     A second run reads them, and trains nothing but the ranker.
     """
     show, seen = Draw.show, []
-    train = lambda **how: XRTransformer.train(
-        TEXTS,
-        X,
-        Y,
-        tiny_encoder(TEXTS),
-        FineTuning(**QUICK | how),
-        folder=tmp_path,
-        **RANKER,
-    ).encoder.state_dict()
+
+    def train(**how):
+        return XRTransformer.train(
+            TEXTS,
+            X,
+            Y,
+            tiny_encoder(TEXTS),
+            FineTuning(**QUICK | how),
+            folder=tmp_path,
+            **RANKER,
+        ).encoder.state_dict()
+
     tuned, before = train(), tiny_encoder(TEXTS).state_dict()
     with pytest.MonkeyPatch.context() as m:
         m.setattr(
@@ -660,13 +647,11 @@ def test_the_best_weights_are_kept():
 def test_label_names_are_rows_with_one_label():
     NX = sp.random(12, 20, 0.3, "csr", random_state=1, dtype=np.float32)
     texts, Z, W = with_label_names(TEXTS, X, Y, WORDS, NX)
-    assert (
-        texts == TEXTS + WORDS
-        and Z.shape == (102, 20)
-        and W.shape == (102, 12)
-        and (Z[90:] != NX).nnz == 0
-        and np.array_equal(W[90:].toarray(), np.eye(12))
-    )
+    assert texts == TEXTS + WORDS
+    assert Z.shape == (102, 20)
+    assert W.shape == (102, 12)
+    assert (Z[90:] != NX).nnz == 0
+    assert np.array_equal(W[90:].toarray(), np.eye(12))
     with pytest.raises(ValueError, match="11 names for 12 labels"):
         with_label_names(TEXTS, X, Y, WORDS[:11], NX)
     with pytest.raises(ValueError, match="belong together"):
@@ -729,9 +714,17 @@ def test_a_run_killed_in_any_layer_ends_with_the_same_weights(
             raise KeyboardInterrupt
         return show(self, rows)
 
-    train = lambda: XRTransformer.train(
-        TEXTS, X, Y, tiny_encoder(TEXTS), FineTuning(**QUICK), folder=tmp_path, **RANKER
-    )
+    def train():
+        return XRTransformer.train(
+            TEXTS,
+            X,
+            Y,
+            tiny_encoder(TEXTS),
+            FineTuning(**QUICK),
+            folder=tmp_path,
+            **RANKER,
+        )
+
     with pytest.MonkeyPatch.context() as m:
         m.setattr(Draw, "show", dying)
         with pytest.raises(KeyboardInterrupt):
@@ -751,32 +744,35 @@ def test_a_run_killed_with_sigkill_ends_with_the_same_weights(tmp_path, model):
     script = tmp_path / "run.py"
     script.write_text(RUN)
     out = tmp_path / "E.npy"
-    run = lambda steps: subprocess.run(
-        [sys.executable, script, tmp_path / "work", str(steps), out],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert (
-        run(7).returncode == -signal.SIGKILL
-        and run(15).returncode == -signal.SIGKILL
-        and not out.exists()
-    )
+
+    def run(steps):
+        return subprocess.run(
+            [sys.executable, script, tmp_path / "work", str(steps), out],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    assert run(7).returncode == -signal.SIGKILL
+    assert run(15).returncode == -signal.SIGKILL
+    assert not out.exists()
     done = run(10**6)
     assert done.returncode == 0, done.stderr[-2000:]
     assert np.array_equal(np.load(out), model.encode(TEXTS))
 
 
 def test_a_work_folder_of_another_training_is_refused(tmp_path):
-    train = lambda texts=TEXTS, **how: XRTransformer.train(
-        texts,
-        None,
-        Y,
-        tiny_encoder(TEXTS),
-        FineTuning(**QUICK | {"steps": 2} | how),
-        folder=tmp_path,
-        **RANKER,
-    )
+    def train(texts=TEXTS, **how):
+        return XRTransformer.train(
+            texts,
+            None,
+            Y,
+            tiny_encoder(TEXTS),
+            FineTuning(**QUICK | {"steps": 2} | how),
+            folder=tmp_path,
+            **RANKER,
+        )
+
     train()
     train(checkpoint_every=3)
     with pytest.raises(ValueError, match=r"another training: lr=0.001 \(now 0.5\)"):
@@ -815,12 +811,15 @@ if __name__ == "__main__":
     if os.environ.get("RANK", "0") == "0":
         np.save(sys.argv[1] + "/E.npy", m.encode(TEXTS))
 """)
-    run = lambda start, folder: subprocess.run(
-        [*start, str(script), str(tmp_path / folder)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+
+    def run(start, folder):
+        return subprocess.run(
+            [*start, str(script), str(tmp_path / folder)],
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+
     two = run(
         [
             sys.executable,

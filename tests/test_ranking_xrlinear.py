@@ -38,8 +38,8 @@ def world(rows=400, labels=40, groups=8, seed=0):
         )
         Y[i, mine] = 1
         X[i, 3 * labels + 4 * g + rng.integers(0, 4, 2)] = 1
-        for l in mine:
-            X[i, 3 * l + rng.integers(0, 3, 2)] = 1
+        for label in mine:
+            X[i, 3 * label + rng.integers(0, 3, 2)] = 1
     X = X.tocsr()
     X.data /= np.sqrt(np.repeat(np.diff(X.indptr), np.diff(X.indptr)))
     return X, Y.tocsr()
@@ -59,12 +59,8 @@ def tree(data):
 
 def scores(model, X):
     "Every label's score by plain products, in float64, for l3-hinge."
-    X, up = (
-        sparse.hstack([X, np.full((X.shape[0], 1), model.bias)])
-        .toarray()
-        .astype(float),
-        np.ones((X.shape[0], 1)),
-    )
+    up = np.ones((X.shape[0], 1))
+    X = sparse.hstack([X, model.bias * up]).toarray().astype(float)
     for W, C in zip(model.weights, model.chain):
         up = np.exp(-(np.maximum(0, 1 - X @ W.toarray()) ** 3)) * (up @ C.toarray().T)
     return up
@@ -106,11 +102,9 @@ def test_every_kind_of_negatives_trains(data, negatives):
 def test_usn_of_the_truth_is_tfn(data):
     X, Y = data[:2]
     chain = hierarchical_kmeans(pifa(Y, X), branches=4, leaf=5)
-    a, b = (
-        XRLinear.train(X, Y, chain, progress=False),
-        XRLinear.train(
-            X, Y, chain, negatives="usn", user_negatives={0: Y}, progress=False
-        ),
+    a = XRLinear.train(X, Y, chain, progress=False)
+    b = XRLinear.train(
+        X, Y, chain, negatives="usn", user_negatives={0: Y}, progress=False
     )
     for v, w in zip(a.weights, b.weights):
         assert abs(v - w).max() == 0
@@ -131,12 +125,10 @@ def test_relevance_of_two_is_a_cost_of_two(data):
                 X, Y, chain, solver=LinearSettings(Cp=2), progress=False
             ).weights[-1]
         else:
-            a, b = (
-                XRLinear.train(X, Y, R=R, progress=False, **how).weights[0],
-                XRLinear.train(
-                    X, Y, solver=LinearSettings(Cp=2), progress=False, **how
-                ).weights[0],
-            )
+            a = XRLinear.train(X, Y, R=R, progress=False, **how).weights[0]
+            b = XRLinear.train(
+                X, Y, solver=LinearSettings(Cp=2), progress=False, **how
+            ).weights[0]
         assert abs(a - b).max() == 0
 
 
@@ -160,19 +152,12 @@ def test_subtrees_score_as_the_tree_does(tree, data, reindex):
         for node, (part, labels) in enumerate(parts):
             one = sparse.csr_matrix(seen[:, [node]].astype(np.float32))
             P = part.predict(data[2], k=40, beam=40, start=one).toarray()
-            mine = (
-                np.flatnonzero(
-                    np.asarray(
-                        (
-                            tree.chain[-1]
-                            if layer == tree.depth - 1
-                            else tree.chain[-1] @ tree.chain[-2]
-                        )[:, [node]].sum(1)
-                    ).ravel()
-                )
-                if layer >= tree.depth - 2
-                else labels
-            )
+            mine = labels
+            if layer >= tree.depth - 2:
+                below = tree.chain[-1]
+                if layer == tree.depth - 2:
+                    below = tree.chain[-1] @ tree.chain[-2]
+                mine = np.flatnonzero(below[:, [node]].toarray().sum(1))
             assert_allclose(
                 P if reindex else P[:, mine],
                 whole[:, labels if reindex else mine],
@@ -180,7 +165,7 @@ def test_subtrees_score_as_the_tree_does(tree, data, reindex):
             )
 
 
-def test_constraints_with_every_beam(tree, data):
+def test_constraints_hold_with_every_beam(tree, data):
     keep = [0, 7, 8, 30]
     small = tree.constrained(keep)
     whole = scores(tree, data[2])[:, keep]
@@ -212,10 +197,8 @@ def test_folders_round_trip_and_refuse(tree, data, tmp_path):
         XRLinear.load(tmp_path / "m", mmap=True)
     part = tmp_path / "m" / "ranker" / "1.model"
     about = json.loads((part / "param.json").read_text())
-    assert (
-        about["pred_kwargs"]["only_topk"] == 3
-        and about["__meta__"]["class_fullname"] == "pecos.xmc.base###MLModel"
-    )
+    assert about["pred_kwargs"]["only_topk"] == 3
+    assert about["__meta__"]["class_fullname"] == "pecos.xmc.base###MLModel"
     whole = (part / "W.npz").read_bytes()
     (part / "W.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises((ValueError, OSError), match="W.npz"):
@@ -287,12 +270,12 @@ def test_labels_without_instances_and_rows_without_labels(data):
         (dict(chain=sparse.csc_matrix(np.eye(40)[:, :39])), "in no cluster: 39"),
     ],
 )
-def test_bad_settings(data, change, message):
+def test_settings_that_cannot_be_are_refused(data, change, message):
     with pytest.raises(ValueError, match=message):
         XRLinear.train(data[0], data[1], leaf=5, branches=4, progress=False, **change)
 
 
-def test_bad_input(tree, data):
+def test_what_cannot_be_trained_on_is_refused(tree, data):
     X, Y = data[:2]
     nan = X.copy()
     nan.data[3] = np.nan
@@ -326,10 +309,8 @@ def test_the_shares_add_up_to_the_score(tree, data):
             why.path.margin,
             atol=1e-5,
         )
-        assert (
-            why.path.score.iloc[-1] == pytest.approx(exact[i, label], abs=2e-6)
-            and str(label) in why.verdict
-        )
+        assert why.path.score.iloc[-1] == pytest.approx(exact[i, label], abs=2e-6)
+        assert str(label) in why.verdict
 
 
 def test_a_label_is_reached_if_and_only_if_it_is_an_answer(tree, data):
@@ -370,32 +351,22 @@ def texts():
 
 def test_texts_and_names_go_in_and_names_come_out(texts, tmp_path):
     m = ExtremeClassifier(trees=2, leaf=3, branches=2, seed=1).fit(*texts)
-    assert m.score(*texts) > 0.95 and set(m.classes_) == {
-        "cup",
-        "plate",
-        "spoon",
-        "lamp",
-        "chair",
-        "scarf",
-        "kitchen",
-    }
+    assert m.score(*texts) > 0.95
+    assert set(m.classes_) == set("cup plate spoon lamp chair scarf kitchen".split())
     assert set(m.predict(["a red cup"])[0]) == {"cup", "kitchen"}
     P = m.predict_proba(texts[0])
-    assert (
-        P.shape == (150, 7)
-        and 0 <= P.data.min()
-        and P.data.max() <= 1
-        and (np.diff(P.indptr) > 0).all()
-    )
+    assert P.shape == (150, 7)
+    assert 0 <= P.data.min()
+    assert P.data.max() <= 1
+    assert (np.diff(P.indptr) > 0).all()
     top = m.top(["warm lamp"], 2)
     assert top.label[0] == "lamp" and list(top.place) == [1, 2]
     m.save(tmp_path / "m")
     again = ExtremeClassifier.load(tmp_path / "m")
     assert again.get_params() == m.get_params()
     assert_allclose(again.predict_proba(texts[0]).toarray(), P.toarray(), atol=1e-6)
-    assert again.predict(["flat plate"]) == m.predict(["flat plate"]) and not list(
-        tmp_path.rglob("*.pkl")
-    )
+    assert again.predict(["flat plate"]) == m.predict(["flat plate"])
+    assert not list(tmp_path.rglob("*.pkl"))
     assert again.explain("green chair", "cup").verdict.startswith(
         "Tree 0 of 2 (counted from 0): 'cup'"
     )
@@ -423,12 +394,10 @@ def test_probabilities_are_near_what_happens(data):
     X, Y = world(3000, seed=5)
     m = ExtremeClassifier(trees=2, leaf=5, branches=4).fit(X, Y)
     P = m.predict_proba(data[2])
-    p, y = (
-        P.data,
-        np.asarray(
-            data[3][np.repeat(np.arange(100), np.diff(P.indptr)), P.indices]
-        ).ravel(),
-    )
+    p = P.data
+    y = np.asarray(
+        data[3][np.repeat(np.arange(100), np.diff(P.indptr)), P.indices]
+    ).ravel()
     assert abs(p.mean() - y.mean()) < 0.02
 
 
@@ -440,7 +409,7 @@ def test_probabilities_are_near_what_happens(data):
         (dict(X=["tea", "bun jam"], y=[["x"], ["z"]]), "too few to calibrate"),
     ],
 )
-def test_what_the_estimator_refuses(bad, message):
+def test_the_estimator_refuses_what_it_cannot_fit(bad, message):
     with pytest.raises(ValueError, match=message):
         ExtremeClassifier(text={"type": "sklearntfidf"}).fit(**bad)
 
@@ -460,17 +429,13 @@ def test_the_estimator_keeps_scikit_learns_rules():
 def test_pruning_keeps_the_largest(tree):
     half = pruned(tree, 0.5)
     for v, w in zip(tree.weights, half.weights):
-        assert (
-            abs(w.nnz - v.nnz / 2) <= 1
-            and abs(w.data).min() >= np.median(abs(v.data)) - 1e-6
-        )
+        assert abs(w.nnz - v.nnz / 2) <= 1
+        assert abs(w.data).min() >= np.median(abs(v.data)) - 1e-6
 
 
-def test_active_adds_up():
-    a, b = (
-        sparse.csc_matrix([[1.0, 0], [0, 3]]),
-        sparse.csc_matrix([[0, 0.1], [0, 0.1]]),
-    )
+def test_active_instances_add_up():
+    a = sparse.csc_matrix([[1.0, 0], [0, 3]])
+    b = sparse.csc_matrix([[0, 0.1], [0, 0.1]])
     assert active("tfn+usn", a, None, b, (2, 2)).toarray().astype(bool).tolist() == [
         [True, True],
         [False, True],
@@ -502,9 +467,6 @@ def test_a_trainer_on_cpus_and_a_device_exclude_each_other(data):
 
 def test_what_training_takes_is_written_where_one_looks():
     names = list(inspect.signature(XRLinear.train).parameters)
-    assert names[:3] == ["X", "Y", "chain"] and names[-3:] == [
-        "device",
-        "threads",
-        "progress",
-    ]
+    assert names[:3] == ["X", "Y", "chain"]
+    assert names[-3:] == ["device", "threads", "progress"]
     assert "how" not in names and "settings" not in names

@@ -21,11 +21,18 @@ from forecastlab.core.windows import Windows
 from forecastlab.quantile.recurrent import LAWS, Law, RecurrentForecaster
 from forecastlab.quantile.recurrent import RecurrentNetwork, RNNSettings, Streams
 from forecastlab.quantile.recurrent import gamma, lags_of, rnn_loss, sample_paths
-from toys import ROLES, frame, full, plain
+from toys import DEGENERATE, QUIET, ROLES, check_gradients, check_units, frame, full
+from toys import plain, planted, shortened, sold_out
 
 torch.set_num_threads(1)
-HEADS = ["sqf", "iqf", "isqf", "normal", "student"]
-QUIET = dict(progress=False, accelerator="cpu")
+MODELS = {  # the name of the model with each head
+    "sqf": "SQFRNN",
+    "iqf": "IQFRNN",
+    "isqf": "ISQFRNN",
+    "normal": "DeepARNormal",
+    "student": "DeepAR",
+}
+HEADS = list(MODELS)
 LEVELS = [0.1, 0.5, 0.9]
 SMALL = dict(context=10, hidden=8, batch=8, draws=30, lags=(1, 2, 7), training=QUIET)
 
@@ -131,23 +138,11 @@ def test_the_loss_counts_observed_steps_only_and_reaches_every_parameter(head):
                 scale = float(net.inputs(b)[2][i, t])
                 want += float(score[i, t]) * (scale / 4) ** 0.5
                 weights += (scale / 4) ** 0.5
-    assert (
-        0 < weights
-        and total.item() == pytest.approx(want, rel=1e-5, abs=1e-5)
-        and mass.item() == pytest.approx(weights, rel=1e-5)
-    )
+    assert 0 < weights
+    assert total.item() == pytest.approx(want, rel=1e-5, abs=1e-5)
+    assert mass.item() == pytest.approx(weights, rel=1e-5)
     (total / mass).backward()
-    lacking = [
-        n
-        for n, p in net.named_parameters()
-        if p.grad is None or not p.grad.abs().sum() > 0
-    ]
-    assert (
-        not lacking
-        and torch.isfinite(
-            torch.cat([p.grad.flatten() for p in net.parameters()])
-        ).all()
-    )
+    check_gradients(net)
 
 
 def test_the_likelihoods_are_torchs():
@@ -191,23 +186,12 @@ def test_forecasts_are_joint_paths(trained, head):
     m, seen = trained[head], full().cut(36)
     f = m.predict(3, seen)
     d = paths(f)
-    assert (
-        d.shape == (30, 6, 3)
-        and np.isfinite(d).all()
-        and (d >= 0).all()
-        and isinstance(f.distribution, Paths)
-        and f.distribution.event_shape == (3,)
-    )
-    assert (
-        f.model
-        == {
-            "sqf": "SQFRNN",
-            "iqf": "IQFRNN",
-            "isqf": "ISQFRNN",
-            "normal": "DeepARNormal",
-            "student": "DeepAR",
-        }[head]
-    )
+    assert d.shape == (30, 6, 3)
+    assert np.isfinite(d).all()
+    assert (d >= 0).all()
+    assert isinstance(f.distribution, Paths)
+    assert f.distribution.event_shape == (3,)
+    assert f.model == MODELS[head]
     q = f.quantile([0.01, 0.1, 0.5, 0.9, 0.99]).numpy()
     assert q.shape == (6, 3, 5) and (np.diff(q) >= 0).all()
     assert m.predict(1, seen).horizon == 1
@@ -292,12 +276,10 @@ def test_counts_are_whole_and_supports_are_kept():
     m = model(support="count").fit(full().cut(36))
     f = m.predict()
     d = paths(f)
-    assert (
-        isinstance(f.distribution, Counts)
-        and (d == np.round(d)).all()
-        and (d >= 0).all()
-        and (f.quantile([0.1, 0.55]).numpy() % 1 == 0).all()
-    )
+    assert isinstance(f.distribution, Counts)
+    assert (d == np.round(d)).all()
+    assert (d >= 0).all()
+    assert (f.quantile([0.1, 0.55]).numpy() % 1 == 0).all()
     with pytest.raises(
         ValueError,
         match="declared count, but 1 series have targets that are not whole numbers: a",
@@ -306,12 +288,10 @@ def test_counts_are_whole_and_supports_are_kept():
     below = np.random.default_rng(0).normal(-5, 2, 60)
     m = model(steps=60, training=QUIET | dict(lr=1e-2)).fit(plain(below))
     d = paths(m.predict())
-    assert (
-        m.settings.link == "identity"
-        and m.settings.support == "real"
-        and d.mean() < 0
-        and d.min() < -5
-    )
+    assert m.settings.link == "identity"
+    assert m.settings.support == "real"
+    assert d.mean() < 0
+    assert d.min() < -5
     with pytest.raises(
         ValueError, match="link='log' keeps quantiles positive, but the support is real"
     ):
@@ -350,11 +330,9 @@ def test_paths_keep_the_memory_of_the_process():
         (d[..., 1:] ** 2).mean() * (d[..., :-1] ** 2).mean()
     )
     # truth .84 and 2.1
-    assert (
-        0.65 < near < 0.95
-        and 0.8 < d[..., 0].std() < 1.3
-        and 1.3 < d[..., 7].std() / d[..., 0].std() < 3
-    )
+    assert 0.65 < near < 0.95
+    assert 0.8 < d[..., 0].std() < 1.3
+    assert 1.3 < d[..., 7].std() / d[..., 0].std() < 3
 
 
 # --- repeating, keeping
@@ -365,12 +343,10 @@ def test_a_saved_model_draws_the_same_bits(trained, head, tmp_path):
     m, seen = trained[head], full().cut(36)
     m.save(tmp_path / "m.safetensors")
     again = RecurrentForecaster.load(tmp_path / "m.safetensors")
-    assert (
-        np.array_equal(paths(m.predict(3, seen)), paths(again.predict(3, seen)))
-        and again.name == m.name
-        and again.settings == m.settings
-        and again.recipe == m.recipe
-    )
+    assert np.array_equal(paths(m.predict(3, seen)), paths(again.predict(3, seen)))
+    assert again.name == m.name
+    assert again.settings == m.settings
+    assert again.recipe == m.recipe
     # and can be trained anew
     if head == "sqf":
         assert again.fit(seen).predict().horizon == 3
@@ -381,7 +357,8 @@ def test_members_share_the_draws(tmp_path):
     two = model(members=2, draws=31).fit(seen)
     two.save(tmp_path / "two")
     d = paths(two.predict())
-    assert d.shape == (31, 6, 3) and np.array_equal(
+    assert d.shape == (31, 6, 3)
+    assert np.array_equal(
         d, paths(RecurrentForecaster.load(tmp_path / "two").predict(3, seen))
     )
     d = paths(model(members=3, draws=2).fit(seen).predict())
@@ -438,13 +415,7 @@ def test_a_killed_training_goes_on_to_the_same_paths(tmp_path, monkeypatch, head
 
 
 def test_short_series_train_and_are_forecast():
-    # all end together
-    df = frame()
-    row = df.groupby("unique_id").cumcount()
-    keep = {"s0": 1, "s1": 2, "s2": 3, "s3": 10}
-    df = df[(row >= 37 - df.unique_id.map(keep).fillna(37)) | (row >= 37)]
-    seen = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(36)
-    assert sorted(seen.length) == [1, 2, 3, 10, 37, 37]
+    seen = shortened()
     m = model().fit(seen)
     d = paths(m.predict())
     assert d.shape == (30, 6, 3) and np.isfinite(d).all()
@@ -463,38 +434,12 @@ def test_short_series_train_and_are_forecast():
 
 @pytest.mark.parametrize("centre", [False, True])
 def test_what_was_recorded_while_sold_out_is_never_read(centre):
-    df = frame(stock=1)
-    row = df.groupby("unique_id").cumcount()
-    df.loc[
-        (df.unique_id == "s0")
-        | (df.unique_id == "s1") & (row > 15)
-        | (df.unique_id == "s2") & row.between(5, 12),
-        "stock",
-    ] = 0
-    a, b = (
-        Panel.from_frame(
-            df.assign(y=df.y.where(df.stock == 1, v)),
-            freq="W-SUN",
-            available="stock",
-            **ROLES,
-        ).cut(36)
-        for v in (0.0, 1e6)
-    )
+    a, b = (sold_out(recorded) for recorded in (0.0, 1e6))
     fa, fb = (paths(model(centre=centre).fit(p).predict()) for p in (a, b))
     assert np.isfinite(fa).all() and np.array_equal(fa, fb)
 
 
-@pytest.mark.parametrize(
-    "y",
-    [
-        np.zeros(40),
-        np.full(40, 7.0),
-        np.r_[np.zeros(39), 1e6],
-        1e7 + np.arange(40.0),
-        np.full(40, 1e-4),
-    ],
-    ids=["zero", "constant", "spike", "large", "tiny"],
-)
+@pytest.mark.parametrize("y", DEGENERATE.values(), ids=DEGENERATE)
 @pytest.mark.parametrize("head", ["sqf", "isqf", "student"])
 def test_degenerate_series_stay_finite(head, y):
     for centre in (False, True):
@@ -506,43 +451,25 @@ def test_degenerate_series_stay_finite(head, y):
 
 
 @pytest.mark.parametrize("freq", [1, "MS", "h", "B", "W-WED", "QS", "15min"])
-def test_each_frequency(freq):
+def test_each_frequency_is_forecast(freq):
     p = full(freq=freq)
     m = model(context=None, lags=()).fit(p.cut(36))
     f = m.predict()
-    assert (
-        np.isfinite(paths(f)).all()
-        and f.dates[0, 0] == (37 if freq == 1 else p.calendar.to_numpy()[37])
-        and m.settings.lags[0] == 1
-        and m.settings.lags[-1] <= 18
-    )
+    assert np.isfinite(paths(f)).all()
+    assert f.dates[0, 0] == (37 if freq == 1 else p.calendar.to_numpy()[37])
+    assert m.settings.lags[0] == 1
+    assert m.settings.lags[-1] <= 18
 
 
 def test_lags_follow_the_calendar():
-    assert lags_of("15min") == (
-        1,
-        2,
-        3,
-        4,
-        5,
-        8,
-        95,
-        96,
-        97,
-        671,
-        672,
-        673,
-    ) and lags_of("min")[:8] == (1, 2, 3, 59, 60, 61, 120, 1439)
-    assert (
-        lags_of("B") == (1, 2, 3, 4, 5, 6, 10, *lags_of("B")[-3:])
-        and 259 <= lags_of("B")[-2] <= 262
-    )
-    assert (
-        lags_of("QS") == lags_of("QE") == (1, 2, 3, 4, 5, 8)
-        and lags_of("ME") == lags_of("MS")
-        and lags_of(7) == (1, 2, 3)
-        and lags_of("h", 1) == (1,)
-    )
+    assert lags_of("15min") == (1, 2, 3, 4, 5, 8, 95, 96, 97, 671, 672, 673)
+    assert lags_of("min")[:8] == (1, 2, 3, 59, 60, 61, 120, 1439)
+    assert lags_of("B") == (1, 2, 3, 4, 5, 6, 10, *lags_of("B")[-3:])
+    assert 259 <= lags_of("B")[-2] <= 262
+    assert lags_of("QS") == lags_of("QE") == (1, 2, 3, 4, 5, 8)
+    assert lags_of("ME") == lags_of("MS")
+    assert lags_of(7) == (1, 2, 3)
+    assert lags_of("h", 1) == (1,)
 
 
 def test_a_backtest_runs_it():
@@ -637,75 +564,34 @@ def test_impossible_settings_are_refused_in_words(wrong, message):
     ],
 )
 def test_the_unit_of_the_target_does_not_matter(head, low, centre, unit):
-    rng = np.random.default_rng(0)
-    y = rng.gamma(2.0, 1.0, (6, 48)) * np.exp(rng.normal(0, 1.5, (6, 1))) - low
-    y[0] = 0
-    y[1, ::3] = 0
-    of = lambda unit: Panel.from_frame(
-        pd.DataFrame(
-            {
-                "unique_id": np.repeat([*"abcdef"], 48),
-                "ds": np.tile(pd.date_range("2020-01-01", periods=48, freq="MS"), 6),
-                "y": (y.astype(np.float32) * np.float32(unit)).reshape(-1),
-            }
-        ),
-        freq="MS",
-    )
-    one, other = (model(head, centre=centre, steps=20).fit(of(u)) for u in (1, unit))
-    want = one.predict().quantile(LEVELS).numpy()
-    found = other.predict().quantile(LEVELS).numpy() / np.float32(unit)
-    assert other.settings.floor == pytest.approx(
-        one.settings.floor * (1 if centre else unit), rel=1e-6
-    )
-    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
-    # a power of two rounds nothing
-    if unit == 2.0**-13:
-        assert np.array_equal(found, want)
-    assert (np.diff(want[1:], axis=-1) > 0).all()
+    fit = lambda panel: model(head, centre=centre, steps=20).fit(panel)
+    check_units(fit, unit, low, centre)
 
 
-def test_pareto_tails():
+def test_pareto_tails_have_shapes_of_their_own():
     thin, fat = (
         model("isqf", tails=t, steps=2).fit(full().cut(36))
         for t in ("exponential", "pareto")
     )
-    assert (
-        fat.settings.tails == "pareto"
-        and fat.networks[0].head.sizes["shapes"] == 2
-        and thin.networks[0].head.sizes["shapes"] == 0
-        and np.isfinite(paths(fat.predict())).all()
-    )
+    assert fat.settings.tails == "pareto"
+    assert fat.networks[0].head.sizes["shapes"] == 2
+    assert thin.networks[0].head.sizes["shapes"] == 0
+    assert np.isfinite(paths(fat.predict())).all()
 
 
 # --- it learns
 
 
 def test_it_beats_the_mean_where_season_and_promotion_were_planted():
-    rng = np.random.default_rng(1)
-    n, T = 30, 140
-    promo = (rng.random((n, T)) < 0.2).astype(int)
-    mean = (
-        np.exp(rng.normal(2.5, 0.6, (n, 1)))
-        * (1 + 0.5 * np.sin(2 * np.pi * np.arange(T) / 7))
-        * (1 + 1.5 * promo)
-    )
-    df = pd.DataFrame(
-        {
-            "unique_id": np.repeat([f"i{i}" for i in range(n)], T),
-            "ds": np.tile(pd.date_range("2024-01-01", periods=T), n),
-            "y": rng.poisson(mean).reshape(-1),
-            "promo": promo.reshape(-1),
-        }
-    )
-    p = Panel.from_frame(df, known=["promo"])
-    seen = p.cut(T - 15)
+    p = planted()
+    seen = p.cut(len(p.calendar) - 16)
     actual = p.actual(seen.last, 14)
     tenths = [0.1, 0.3, 0.5, 0.7, 0.9]
     m = RecurrentForecaster(
         14, hidden=24, steps=200, batch=32, training=QUIET | dict(lr=1e-2)
     ).fit(seen)
     q = m.predict().quantile(tenths).numpy()
-    history = np.stack([seen.history(i) for i in range(n)])
+    history = np.stack([seen.history(i) for i in range(len(seen))])
     flat = np.broadcast_to(np.quantile(history, tenths, axis=1).T[:, None], q.shape)
     assert mean_wql(actual, q, tenths) < 0.7 * mean_wql(actual, flat, tenths)
     assert 0.65 < ((actual >= q[..., 0]) & (actual <= q[..., -1])).mean() < 0.95

@@ -10,10 +10,7 @@ import scipy.sparse as sp
 
 from forecastlab.core import sparse as S
 from forecastlab.ranking.xrlinear import XRLinear
-
-
-def some(rows, columns, density=0.2, seed=0, kind="csr", dtype=np.float32):
-    return sp.random(rows, columns, density, kind, dtype=dtype, random_state=seed)
+from toys import some_matrix as some
 
 
 # What may come in
@@ -38,23 +35,17 @@ def some(rows, columns, density=0.2, seed=0, kind="csr", dtype=np.float32):
     ],
     ids=lambda f: getattr(f, "__name__", "?"),
 )
-def test_features_of_any_kind(make):
+def test_features_of_any_kind_are_read_alike(make):
     A = np.round(some(7, 5).toarray() * 9)
-    X = S.as_features(make(A))
-    assert X.dtype == np.float32 and (
+    given = make(A)
+    X = S.as_features(given)
+    assert X.dtype == np.float32
+    assert (
         isinstance(X, sp.csr_matrix) and X.has_canonical_format or X.flags.c_contiguous
     )
-    np.testing.assert_array_equal(
-        X.toarray() if sp.issparse(X) else X,
-        np.asarray(
-            (
-                A > 0
-                if np.asarray(make(A) if not sp.issparse(make(A)) else 0).dtype == bool
-                else A
-            ),
-            np.float32,
-        ),
-    )
+    yes_or_no = not sp.issparse(given) and np.asarray(given).dtype == bool
+    want = np.asarray(A > 0 if yes_or_no else A, np.float32)
+    np.testing.assert_array_equal(X.toarray() if sp.issparse(X) else X, want)
 
 
 def test_untidy_rows_are_put_in_order_and_the_argument_is_left_alone():
@@ -76,16 +67,14 @@ def test_untidy_rows_are_put_in_order_and_the_argument_is_left_alone():
     same = S.as_features(some(4, 4))
     assert S.as_features(same) is same
     long = some(5, 6).copy()
-    long.indices, long.indptr = (
-        long.indices.astype(np.int64),
-        long.indptr.astype(np.int64),
-    )
+    long.indices = long.indices.astype(np.int64)
+    long.indptr = long.indptr.astype(np.int64)
     assert S.as_features(long).indices.dtype == np.int32
     start, index, value = S.arrays(S.as_features(long))
     assert (start.dtype, index.dtype, value.dtype) == (np.int64, np.int32, np.float32)
 
 
-def test_features_that_cannot_be():
+def test_features_that_cannot_be_are_refused():
     A = some(6, 4, 0.9).tolil()
     A[2, 1], A[5, 0] = np.nan, -np.inf
     with pytest.raises(
@@ -116,23 +105,32 @@ def test_features_that_cannot_be():
             S.as_features(B)
 
 
-def test_labels():
-    Y = S.as_labels(sp.csr_matrix(([1.0, 0, 2], ([0, 1, 2], [1, 1, 0])), shape=(4, 3)))
+def labels():
+    "Labels of four rows, two of them without any; a stored zero is no label."
+    return sp.csr_matrix(([1.0, 0, 2], ([0, 1, 2], [1, 1, 0])), shape=(4, 3))
+
+
+def test_labels_are_what_is_not_zero():
+    Y = S.as_labels(labels())
     assert Y.nnz == 2 and Y.shape == (4, 3) and Y.data.tolist() == [1, 2]
     assert S.as_labels(np.array([[True, False]])).toarray().tolist() == [[1, 0]]
+    assert S.as_labels(np.zeros((0, 5))).shape == (0, 5)
+
+
+def test_labels_that_cannot_be_are_refused():
+    Y = S.as_labels(labels())
     with pytest.raises(ValueError, match="-1"):
         S.as_labels([[1, -1]])
     with pytest.raises(ValueError, match="4 rows, the features have 3"):
         S.as_labels(Y, rows=3)
     with pytest.raises(ValueError, match="2 rows of Y have no label: 1, 3"):
         S.as_labels(Y, allow_empty=False)
-    assert S.as_labels(np.zeros((0, 5))).shape == (0, 5)
 
 
 # Rows and columns
 
 
-def test_rows_of_length_1():
+def test_rows_are_brought_to_length_1():
     A = some(50, 30, 0.1)
     A = S.vstack([A, sp.csr_matrix((3, 30), dtype=np.float32), A])
     for B in (A, A.toarray()):
@@ -149,7 +147,7 @@ def test_rows_of_length_1():
 
 
 # libpecos' example, whole numbers in
-def test_softmax_of_rows():
+def test_softmax_of_rows_has_libpecos_values():
     A = sp.csr_matrix(
         (
             np.array([1, 2, 3, 4, 5, 6]),
@@ -167,10 +165,8 @@ def test_softmax_of_rows():
         ],
         atol=1e-6,
     )
-    assert (
-        S.softmax_rows(A * 1000).toarray()[0].tolist() == [0, 0, 1]
-        and S.softmax_rows(sp.csr_matrix((2, 2))).nnz == 0
-    )
+    assert S.softmax_rows(A * 1000).toarray()[0].tolist() == [0, 0, 1]
+    assert S.softmax_rows(sp.csr_matrix((2, 2))).nnz == 0
 
 
 def test_rows_and_columns_times_factors():
@@ -189,7 +185,7 @@ def test_rows_and_columns_times_factors():
 
 
 @pytest.mark.parametrize("make", [sp.csr_matrix, sp.csc_matrix, np.asarray])
-def test_stacks(make):
+def test_stacks_are_those_of_numpy(make):
     A = np.array([[-5.0, 1, 0, 10], [0, 2, 0, 1], [-10, 11, 2, 0]])
     X = make(A)
     for ours, numpy in ((S.hstack, np.hstack), (S.vstack, np.vstack)):
@@ -218,18 +214,13 @@ def test_stacks_keep_the_order_within_a_row():
     )
     H = S.hstack([P, Q])
     for i in range(6):
-        np.testing.assert_array_equal(
-            H.indices[H.indptr[i] : H.indptr[i + 1]],
-            np.concatenate(
-                [
-                    P.indices[P.indptr[i] : P.indptr[i + 1]],
-                    Q.indices[Q.indptr[i] : Q.indptr[i + 1]] + 9,
-                ]
-            ),
+        left, right, both = (
+            A.indices[A.indptr[i] : A.indptr[i + 1]] for A in (P, Q, H)
         )
+        np.testing.assert_array_equal(both, np.concatenate([left, right + 9]))
 
 
-def test_rows_chosen_and_the_rest_made_zero():
+def test_rows_are_taken_in_the_order_asked_for():
     A = np.array([[-5.0, 1], [0, 2], [2, 0], [1.2, 0]])
     dense, sparse = S.take_rows([A, sp.csr_matrix(A)], [0, 2, 1])
     assert type(dense) is np.ndarray and type(sparse) is sp.csr_matrix
@@ -238,6 +229,9 @@ def test_rows_chosen_and_the_rest_made_zero():
     for bad in ([4], [-1]):
         with pytest.raises(ValueError, match="rows 0 to 3 only"):
             S.take_rows([A], bad)
+
+
+def test_rows_and_columns_that_are_not_chosen_become_zero():
     B = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 0, 0]])
     for kind in ("coo", "csr", "csc"):
         kept = S.only(sp.coo_matrix(B).asformat(kind), [1, 2], [0, 2])
@@ -253,7 +247,7 @@ def test_rows_chosen_and_the_rest_made_zero():
 
 @pytest.mark.parametrize("k", [None, 1, 3, 60, 2000])
 @pytest.mark.parametrize("columns", [8, 1500])
-def test_order_against_sorting_in_python(k, columns):
+def test_rows_are_ordered_as_python_sorts_them(k, columns):
     # many equal scores
     rng = np.random.default_rng(columns)
     P = some(12, columns, 0.9, seed=3)
@@ -264,23 +258,20 @@ def test_order_against_sorting_in_python(k, columns):
         at = slice(P.indptr[i], P.indptr[i + 1])
         p = rng.permutation(at.stop - at.start)
         shuffled.indices[at], shuffled.data[at] = P.indices[at][p], P.data[at][p]
-    O, C = S.ordered(shuffled, k), S.ordered(shuffled.T, k)
-    assert isinstance(C, sp.csc_matrix) and isinstance(O, sp.csr_matrix)
-    np.testing.assert_array_equal(O.indices, C.indices)
+    best, columnwise = S.ordered(shuffled, k), S.ordered(shuffled.T, k)
+    assert isinstance(best, sp.csr_matrix)
+    assert isinstance(columnwise, sp.csc_matrix)
+    np.testing.assert_array_equal(best.indices, columnwise.indices)
     for i in range(13):
-        row = sorted(
-            zip(
-                -P.data[P.indptr[i] : P.indptr[i + 1]],
-                P.indices[P.indptr[i] : P.indptr[i + 1]],
-            )
-        )[:k]
-        assert O.indices[O.indptr[i] : O.indptr[i + 1]].tolist() == [
-            j for _, j in row
-        ] and O.data[O.indptr[i] : O.indptr[i + 1]].tolist() == [-s for s, _ in row]
+        given = slice(P.indptr[i], P.indptr[i + 1])
+        kept = slice(best.indptr[i], best.indptr[i + 1])
+        row = sorted(zip(-P.data[given], P.indices[given]))[:k]
+        assert best.indices[kept].tolist() == [j for _, j in row]
+        assert best.data[kept].tolist() == [-s for s, _ in row]
 
 
 @pytest.mark.parametrize("make", [sp.csr_matrix, sp.csc_matrix])
-def test_order_of_libpecos_example(make):
+def test_the_example_of_libpecos_is_ordered_the_same(make):
     A = make(
         (
             np.array([1, 2, 3, 4, 5, 6]),
@@ -290,17 +281,15 @@ def test_order_of_libpecos_example(make):
         shape=(3, 3),
     )
     B = S.ordered(A)
-    assert (
-        isinstance(B, make)
-        and B.data.tolist() == [2, 1, 3, 6, 5, 4]
-        and B.indices.tolist() == [2, 0, 2, 2, 1, 0]
-    )
+    assert isinstance(B, make)
+    assert B.data.tolist() == [2, 1, 3, 6, 5, 4]
+    assert B.indices.tolist() == [2, 0, 2, 2, 1, 0]
     np.testing.assert_array_equal(A.toarray(), B.toarray())
     with pytest.raises(ValueError, match="1 scores are NaN"):
         S.ordered(make(np.array([[1, np.nan]])))
 
 
-def test_strongest_entries():
+def test_the_strongest_entries_stay():
     X = np.array([[-5.0, 1, 2, 10], [-4, 2, 0, 1], [-10, 11, 2, 1]])
     np.testing.assert_array_equal(
         S.strongest(X, 2, batch=2).toarray(),
@@ -316,7 +305,7 @@ def test_strongest_entries():
 
 
 # libpecos' example to 1e-9, then a random one
-def test_inner_products():
+def test_inner_products_have_libpecos_values():
     X = sp.csr_matrix(np.array([[1, 0], [0.5, 0.5], [0, 1]], np.float32))
     Y = sp.csr_matrix(np.array([[0.5, 0], [0, 1], [1, 0], [0, 0.5]], np.float32))
     for x in (X, X.toarray()):
@@ -339,7 +328,7 @@ def test_inner_products():
 
 
 # libpecos' example to 1e-9, then random ones
-def test_products():
+def test_products_have_libpecos_values():
     X = sp.csr_matrix(np.array([[1, 0], [0.5, 0.5], [0, 1]], np.float32))
     Y = sp.csr_matrix(np.array([[0.5, 0], [0, 1], [1, 0], [0, 0.5]], np.float32))
     np.testing.assert_allclose(
@@ -410,10 +399,8 @@ def test_files_of_scipy_are_read(tmp_path):
             sp.save_npz(tmp_path / "A.npz", A, compressed=compressed)
             for mmap in (False, True) if A.format != "coo" else (False,):
                 B = S.load_matrix(tmp_path / "A.npz", mmap=mmap)
-                assert (
-                    isinstance(B, (sp.csr_matrix, sp.csc_matrix))
-                    and B.has_sorted_indices
-                )
+                assert isinstance(B, (sp.csr_matrix, sp.csc_matrix))
+                assert B.has_sorted_indices
                 np.testing.assert_array_equal(B.toarray(), A.toarray())
 
 
@@ -422,11 +409,9 @@ def test_mapped_matrices_are_aligned_and_the_file_stays(tmp_path):
     S.save_matrix(tmp_path / "A.npz", A)
     B = S.load_matrix(tmp_path / "A.npz", mmap=True)
     B.data[:] = 0
-    assert (
-        B.data.ctypes.data % 64 == 0
-        and B.indices.ctypes.data % 64 == 0
-        and type(B.data) is np.ndarray
-    )
+    assert B.data.ctypes.data % 64 == 0
+    assert B.indices.ctypes.data % 64 == 0
+    assert type(B.data) is np.ndarray
     np.testing.assert_array_equal(
         S.load_matrix(tmp_path / "A.npz").toarray(), A.toarray()
     )
@@ -439,7 +424,7 @@ class Trap:
         return (pytest.fail, ("code in a matrix file was executed",))
 
 
-def test_files_that_cannot_be(tmp_path):
+def test_files_that_cannot_be_are_refused(tmp_path):
     S.save_matrix(tmp_path / "A.npz", some(300, 200))
     whole = (tmp_path / "A.npz").read_bytes()
     np.save(tmp_path / "trap.npy", np.array([Trap()], object), allow_pickle=True)
@@ -471,9 +456,8 @@ def test_fixtures_of_libpecos_are_read(mirror):
     if not folder.exists():
         pytest.skip("no pecos-tst-data in the mirror")
     found = [S.load_matrix(p) for p in sorted(folder.rglob("*.npz"))]
-    assert len(found) > 10 and all(
-        isinstance(A, (sp.csr_matrix, sp.csc_matrix)) for A in found
-    )
+    assert len(found) > 10
+    assert all(isinstance(A, (sp.csr_matrix, sp.csc_matrix)) for A in found)
 
 
 # Looked at once

@@ -29,11 +29,9 @@ def ragged(seed, freq="D", series=5, steps=30, future=True):
     end anywhere after the history.
     """
     rng = np.random.default_rng(seed)
-    parts, ahead, grid = (
-        [],
-        [],
-        pd.date_range("2023-02-01", periods=steps + 6, freq=freq),
-    )
+    parts = []
+    ahead = []
+    grid = pd.date_range("2023-02-01", periods=steps + 6, freq=freq)
     for s in range(series):
         a = int(rng.integers(0, steps - 1))
         b = int(rng.integers(a + 1, steps + 1))
@@ -113,7 +111,7 @@ def by_hand(p, s, known, context, horizon, table):
     st.integers(1, 12),
     st.booleans(),
 )
-def test_read_against_plain_python(seed, freq, context, horizon, mapped):
+def test_batches_hold_what_plain_python_reads(seed, freq, context, horizon, mapped):
     import tempfile
 
     p = ragged(seed, freq)
@@ -180,26 +178,16 @@ def test_integer_time_has_no_calendar():
         freq=3,
         known=["x"],
     )
-    assert (
-        Windows(p, 4, 2).read(*Windows(p, 4, 2).latest()).known.shape == (1, 6, 1)
-        and Windows(p.select([0]), 4, 2).calendar.shape[1] == 0
-    )
+    assert Windows(p, 4, 2).read(*Windows(p, 4, 2).latest()).known.shape == (1, 6, 1)
+    assert Windows(p.select([0]), 4, 2).calendar.shape[1] == 0
     bare = Panel.from_frame(
         pd.DataFrame({"unique_id": "a", "ds": range(30), "y": 1.0}), freq=1
     )
     w = Windows(bare, 4, 2)
     b = w.read(*w.draw(7))
-    assert [
-        tuple(getattr(b, n).shape)
-        for n in (
-            "known",
-            "known_codes",
-            "past",
-            "past_codes",
-            "static",
-            "static_codes",
-        )
-    ] == [(7, 6, 0)] * 2 + [(7, 4, 0)] * 2 + [(7, 0)] * 2
+    for role, shape in (("known", (7, 6, 0)), ("past", (7, 4, 0)), ("static", (7, 0))):
+        assert getattr(b, role).shape == shape
+        assert getattr(b, f"{role}_codes").shape == shape
 
 
 @settings(max_examples=25, deadline=None)
@@ -216,14 +204,13 @@ def test_draw_reaches_every_origin_and_no_other(seed, horizon, context_min, comp
     if not valid:
         return
     s, k = w.draw(60 * len(valid), torch.Generator().manual_seed(seed))
-    assert set(zip(s.tolist(), k.tolist())) <= valid and len(
-        set(zip(s.tolist(), k.tolist()))
-    ) >= 0.99 * len(valid)
+    assert set(zip(s.tolist(), k.tolist())) <= valid
+    assert len(set(zip(s.tolist(), k.tolist()))) >= 0.99 * len(valid)
     again = w.draw(60 * len(valid), torch.Generator().manual_seed(seed))
     assert torch.equal(s, again[0]) and torch.equal(k, again[1])
 
 
-def test_draw_is_uniform():
+def test_every_window_is_drawn_equally_often():
     from scipy.stats import chisquare
 
     p = ragged(3, series=4)
@@ -262,17 +249,15 @@ def test_the_last_window_of_a_cut_panel_knows_no_future(seed, mapped):
             "static_codes",
         ):
             assert torch.equal(getattr(a, n), getattr(b, n))
-        assert (
-            torch.equal(a.y[:, :8], b.y[:, :8])
-            and torch.equal(a.observed[:, :8], b.observed[:, :8])
-            and not a.y[:, 8:].any()
-            and not a.observed[:, 8:].any()
-        )
+        assert torch.equal(a.y[:, :8], b.y[:, :8])
+        assert torch.equal(a.observed[:, :8], b.observed[:, :8])
+        assert not a.y[:, 8:].any()
+        assert not a.observed[:, 8:].any()
         del p, x, w
 
 
 @given(st.integers(1, 6), st.integers(1, 30), st.integers(1, 8), st.integers(1, 30))
-def test_forked_against_plain_python(batch, context, horizon, forks):
+def test_forks_equal_plain_python(batch, context, horizon, forks):
     y = torch.arange(batch * (context + horizon), dtype=torch.float32).view(batch, -1)
     if forks > context:
         with pytest.raises(
@@ -292,16 +277,14 @@ def test_forked_against_plain_python(batch, context, horizon, forks):
         )
 
 
-def test_part_of_a_batch():
+def test_a_part_of_a_batch_holds_its_rows():
     w = Windows(ragged(0), 5, 3)
     b = w.read(*w.draw(9))
     part = b.part(torch.tensor([4, 2]))
-    assert (
-        isinstance(part, Batch)
-        and len(part) == 2
-        and torch.equal(part.y, b.y[[4, 2]])
-        and torch.equal(part.series, b.series[[4, 2]])
-    )
+    assert isinstance(part, Batch)
+    assert len(part) == 2
+    assert torch.equal(part.y, b.y[[4, 2]])
+    assert torch.equal(part.series, b.series[[4, 2]])
 
 
 @pytest.mark.parametrize(
@@ -312,7 +295,7 @@ def test_part_of_a_batch():
         (0, 5, "context must be a whole number, at least 1, got 0"),
     ],
 )
-def test_impossible_lengths(context, horizon, message):
+def test_lengths_that_cannot_be_are_refused(context, horizon, message):
     with pytest.raises(ValueError, match=message):
         Windows(ragged(0), context, horizon)
 
@@ -323,9 +306,8 @@ def test_series_shorter_than_the_horizon():
     """
     p = ragged(1)
     w = Windows(p, 5, int(p.length.max()) - 1)
-    assert len(w) == (p.length == p.length.max()).sum() and len(
-        w.read(*w.latest())
-    ) == len(p)
+    assert len(w) == (p.length == p.length.max()).sum()
+    assert len(w.read(*w.latest())) == len(p)
     with pytest.raises(
         ValueError,
         match=(
@@ -337,7 +319,7 @@ def test_series_shorter_than_the_horizon():
 
 
 @pytest.mark.gpu
-def test_batches_on_the_gpu():
+def test_batches_are_the_same_on_the_gpu():
     p = ragged(2)
     a, b = Windows(p, 9, 4), Windows(p, 9, 4, device="cuda")
     s, k = a.draw(300, torch.Generator().manual_seed(0))
@@ -423,11 +405,9 @@ def test_a_panel_larger_than_the_memory_limit_trains(tmp_path):
         loss = (((b.y[:, :48] * weight).sum(1, keepdim=True) - b.y[:, 48:]) ** 2).mean()
         loss.backward()
         total += float(loss.detach())
-    assert (
-        got["total"] == total
-        and got["grad"] == weight.grad.tolist()
-        and rows == len(p.y)
-    )
+    assert got["total"] == total
+    assert got["grad"] == weight.grad.tolist()
+    assert rows == len(p.y)
 
 
 CUT = """
@@ -508,7 +488,5 @@ def test_a_panel_larger_than_the_machine_opens_and_is_cut(tmp_path):
     p = Panel.load(tmp_path / "p")
     w = Windows(p.cut(steps - 5), 48, 12)
     b = w.read(*w.latest())
-    assert (
-        p.y.nbytes > 1.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        and b.observed.sum() == 48 * series
-    )
+    assert p.y.nbytes > 1.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert b.observed.sum() == 48 * series

@@ -1,5 +1,8 @@
-"""Small notebooks and small waits for the tests of runs, sweeps and figures; small
-panels for those of the networks.
+"""What several test files share.
+
+Small notebooks and small waits for the tests of runs, sweeps and figures; small panels
+and whole checks for those of the networks; kernels compiled without a GPU; libpecos'
+numbers.
 """
 
 import contextlib
@@ -14,15 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from forecastlab.core.panel import Panel
 
-DECLARED = """\
-out: str = ""      # Run folder
-seed: int = 0      # Seed
-steps: int = 3     # Steps
-wait: float = 0.0  # Seconds a step"""
-COUNT = """\
+QUIET = dict(progress=False, accelerator="cpu")  # how networks train in tests
+DECLARED = (
+    'out: str = ""      # Run folder\nseed: int = 0      # Seed\nsteps: int = 3     #'
+    " Steps\nwait: float = 0.0  # Seconds a step"
+)
+COUNT = """from pathlib import Path
 import time
 from pathlib import Path
 from forecastlab.core.runs import record
@@ -100,14 +104,20 @@ def alive(pid):
         return not Path("/proc").exists()
 
 
+# Panels
+
+
+def times(rows, freq, first="2020-01-01"):
+    "The first time stamps of a frequency; integers where it is 1."
+    if freq == 1:
+        return np.arange(rows)
+    return pd.date_range(first, periods=rows, freq=freq)
+
+
 def frame(n=6, rows=40, freq="W-SUN", seed=0, **columns):
     "Counts with every kind of covariate; `columns` replace any of them."
     rng = np.random.default_rng(seed)
-    time = (
-        np.arange(rows)
-        if freq == 1
-        else pd.date_range("2022-01-01", periods=rows, freq=freq)
-    )
+    time = times(rows, freq, "2022-01-01")
     df = pd.DataFrame(
         {
             "unique_id": np.repeat([f"s{i}" for i in range(n)], rows),
@@ -131,14 +141,180 @@ def full(**change):
 
 def plain(y, freq=1, **columns):
     "One series without covariates."
-    time = (
-        np.arange(len(y))
-        if freq == 1
-        else pd.date_range("2020-01-01", periods=len(y), freq=freq)
+    df = pd.DataFrame({"unique_id": "a", "ds": times(len(y), freq), "y": y})
+    return Panel.from_frame(df, freq=freq, **columns)
+
+
+def several(y, freq=1):
+    "Series without covariates, one a row of `y`, all from the same time on."
+    n, rows = y.shape
+    df = pd.DataFrame(
+        {
+            "unique_id": np.repeat([f"s{i}" for i in range(n)], rows),
+            "ds": np.tile(times(rows, freq), n),
+            "y": y.reshape(-1),
+        }
     )
-    return Panel.from_frame(
-        pd.DataFrame({"unique_id": "a", "ds": time, "y": y}), freq=freq, **columns
+    return Panel.from_frame(df, freq=freq)
+
+
+def planted(n=30, rows=140):
+    "Daily counts with a weekly season, and promotions that sell 2.5 times as much."
+    rng = np.random.default_rng(1)
+    promo = (rng.random((n, rows)) < 0.2).astype(int)
+    level = np.exp(rng.normal(2.5, 0.6, (n, 1)))
+    season = 1 + 0.5 * np.sin(2 * np.pi * np.arange(rows) / 7)
+    mean = level * season * (1 + 1.5 * promo)
+    df = pd.DataFrame(
+        {
+            "unique_id": np.repeat([f"i{i}" for i in range(n)], rows),
+            "ds": np.tile(pd.date_range("2024-01-01", periods=rows), n),
+            "y": rng.poisson(mean).reshape(-1),
+            "promo": promo.reshape(-1),
+        }
     )
+    return Panel.from_frame(df, known=["promo"])
+
+
+def shortened():
+    "A panel cut at step 36 with series of 1, 2, 3 and 10 rows; all end together."
+    df = frame()
+    row = df.groupby("unique_id").cumcount()
+    keep = {"s0": 1, "s1": 2, "s2": 3, "s3": 10}
+    df = df[(row >= 37 - df.unique_id.map(keep).fillna(37)) | (row >= 37)]
+    panel = Panel.from_frame(df, freq="W-SUN", **ROLES).cut(36)
+    assert sorted(panel.length) == [1, 2, 3, 10, 37, 37]
+    return panel
+
+
+def sold_out(recorded):
+    """A panel with series sold out always, at the end and in the middle.
+
+    `recorded` stands where there was nothing to sell.
+    """
+    df = frame(stock=1)
+    row = df.groupby("unique_id").cumcount()
+    always = df.unique_id == "s0"
+    end = (df.unique_id == "s1") & (row > 15)
+    middle = (df.unique_id == "s2") & row.between(5, 12)
+    df.loc[always | end | middle, "stock"] = 0
+    df = df.assign(y=df.y.where(df.stock == 1, recorded))
+    return Panel.from_frame(df, freq="W-SUN", available="stock", **ROLES).cut(36)
+
+
+DEGENERATE = {  # series that are hard to scale
+    "zero": np.zeros(40),
+    "constant": np.full(40, 7.0),
+    "spike": np.r_[np.zeros(39), 1e6],
+    "large": 1e7 + np.arange(40.0),
+    "tiny": np.full(40, 1e-4),
+}
+
+
+def check_gradients(net):
+    "After `backward` every parameter has a finite gradient that is not all zero."
+    for name, p in net.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.abs().sum() > 0, name
+        assert p.grad.isfinite().all(), name
+
+
+def check_units(fit, unit, low=0, centre=False, levels=(0.1, 0.5, 0.9)):
+    """In another unit a model forecasts the same numbers times that unit.
+
+    `fit` trains it on a panel; targets reach down to `-low`, one series is all zeros.
+    """
+    rng = np.random.default_rng(0)
+    y = rng.gamma(2.0, 1.0, (6, 48)) * np.exp(rng.normal(0, 1.5, (6, 1))) - low
+    y[0] = 0
+    y[1, ::3] = 0
+    y = y.astype(np.float32)
+    one = fit(several(y, "MS"))
+    other = fit(several(y * np.float32(unit), "MS"))
+    want = one.predict().quantile(levels).numpy()
+    found = other.predict().quantile(levels).numpy() / np.float32(unit)
+    floor = one.settings.floor * (1 if centre else unit)
+    assert abs(other.settings.floor - floor) <= 1e-6 * abs(floor)
+    np.testing.assert_allclose(found, want, rtol=2e-5, atol=2e-5 * np.abs(want).max())
+    # a power of two rounds nothing
+    if unit == 2.0**-13:
+        assert np.array_equal(found, want)
+    assert (np.diff(want[1:], axis=-1) > 0).all()
+
+
+def draw(*shape, seed=0):
+    "Normal draws in double precision."
+    import torch
+
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+
+# Kernels
+
+
+def compiled(script):
+    "The lines of a script for which Triton compiles, though there may be no GPU."
+    env = {**os.environ, "TRITON_INTERPRET": "0"}
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def check_benchmark(bench, shape, folder):
+    "A benchmark run twice appends its rows to one table with one header."
+    table = Path(folder) / f"{bench.__name__}.csv"
+    for _ in range(2):
+        rows = bench([shape], path=table)
+    lines = table.read_text().splitlines()
+    assert len(lines) == 1 + 2 * len(rows)
+    assert lines[0].startswith("date,device,machine")
+    assert "gb_per_s" in lines[0]
+
+
+# Rankings
+
+
+def some_matrix(rows, columns, density=0.2, seed=0, kind="csr", dtype=np.float32):
+    "A random sparse matrix."
+    return sp.random(rows, columns, density, kind, dtype=dtype, random_state=seed)
+
+
+# Three texts and their vectors by libpecos: of words, of pairs of words, and of both
+# side by side; without and with inverse document frequencies.
+CORPUS = ["midas amazon pecos", "amazon pecos pecos pecos", "iphone"]
+OF_WORDS = {
+    False: [
+        [0, 0.57735026, 0.57735026, 0.57735026],
+        [0, 0, 0.31622776, 0.94868326],
+        [1, 0, 0, 0],
+    ],
+    True: [
+        [0, 0.88651040, 0.32718456, 0.32718456],
+        [0, 0, 0.31622776, 0.94868330],
+        [1, 0, 0, 0],
+    ],
+}
+OF_PAIRS = {
+    False: [[0.70710677, 0, 0.70710677], [0, 0.89442720, 0.44721360], [0, 0, 0]],
+    True: [[0.93814546, 0, 0.34624156], [0, 0.98339630, 0.18147115], [0, 0, 0]],
+}
+OF_BOTH = {
+    False: [
+        [0, 0.40824829, 0.40824829, 0.40824829, 0.5, 0, 0.5],
+        [0, 0, 0.22360680, 0.67082038, 0, 0.63245555, 0.31622777],
+        [1, 0, 0, 0, 0, 0, 0],
+    ],
+    True: [
+        [0, 0.62685746, 0.23135442, 0.23135442, 0.66336906, 0, 0.24482976],
+        [0, 0, 0.22360680, 0.67082040, 0, 0.69536614, 0.12831947],
+        [1, 0, 0, 0, 0, 0, 0],
+    ],
+}
+
+
+# Pipelines
 
 
 def walk(name="demand_forecast", **parameters):

@@ -1,4 +1,4 @@
-"""How this folder was made:
+"""How this folder was made.
 
 `python make.py` beside libpecos 1.2.8 (make peers). A tiny training set, libpecos'
 model of it, and the scores of its first six rows by every post-processor.
