@@ -22,12 +22,12 @@ import scipy.sparse as sp
 from forecastlab.core.panel import Panel
 
 QUIET = dict(progress=False, accelerator="cpu")  # how networks train in tests
-DECLARED = (
-    'out: str = ""      # Run folder\nseed: int = 0      # Seed\nsteps: int = 3     #'
-    " Steps\nwait: float = 0.0  # Seconds a step"
-)
-COUNT = """from pathlib import Path
-import time
+DECLARED = """\
+out: str = ""      # Run folder
+seed: int = 0      # Seed
+steps: int = 3     # Steps
+wait: float = 0.0  # Seconds a step"""
+COUNT = """import time
 from pathlib import Path
 from forecastlab.core.runs import record
 here = Path(out) / "artifacts" / "checkpoint"

@@ -230,7 +230,7 @@ def ray_cluster(
     address: str | None = None,  # an existing cluster ("auto", "host:port"); None: here
     workers: int | None = None,  # processes on this machine; None: its cores
 ) -> tuple[Any, bool]:  # the library, connected; was the cluster started by this call?
-    "Connect to a Ray cluster, or start one here. Refuses an address where none answers."
+    "Connect to a Ray cluster, or start one here. Refuses one that does not answer."
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import logging
