@@ -26,6 +26,9 @@ CLAIMED = {
     "lab.default.ratio": ("<= 0.95", 0.9),
     "lab.demo.minutes": ("<= 6", 6),
     "lab.test.minutes": ("<= 20", 19),
+    "house.documented": (">= 0.99", 1),
+    "house.columns": ("<= 0.002", 0.001),
+    "house.contract": ("= 1", 1),
     "quantile.crossing": ("<= 0", 0),
     "quantile.crps.error": ("<= 1e-06", 1e-8),
     "quantile.gluonts.error": ("<= 1e-05", 1e-6),
@@ -91,6 +94,8 @@ def test_every_claimed_figure_is_declared_with_its_bar(tmp_path):
         ("min", False, 5, True),
         ("min", True, 5, False),
         ("min", False, 4, False),
+        ("equal", False, 5, True),
+        ("equal", False, 5.001, False),
     ],
 )
 def test_bars(direction, strict, value, good):
@@ -184,6 +189,13 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path):
     for t in threads:
         t.join()
     assert list(recorded(tmp_path / "f.csv")) == list(declared_figures())
+
+
+def test_whole_numbers_are_recorded_whole(tmp_path):
+    values = {"lab.windows": 1290450.0, "lab.m5.wql": 0.49512345, "house.contract": 1}
+    upsert([dict(id=i, value=v) for i, v in values.items()], tmp_path / "f.csv")
+    lines = (tmp_path / "f.csv").read_text().splitlines()[1:]
+    assert sorted(line.split(",")[1] for line in lines) == ["0.495123", "1", "1290450"]
 
 
 @pytest.mark.parametrize("text", ["id,value\nlab.windows,fast\n", "id;value\n1;2\n"])
