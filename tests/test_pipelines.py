@@ -322,7 +322,7 @@ def test_the_main_job_on_a_data_set_of_the_registry_without_simple_methods(tmp_p
         (dict(levels=[0.9, 0.1]), "levels must increase"),
         (dict(levels=[0.5, 95]), "For 95 % write 0.95"),
         (dict(origins=0), "origins must be a whole number, at least 1, got 0"),
-        (dict(step=-1), "step must be at least 1, got -1"),
+        (dict(step=-1), "step must be a whole number, at least 1, got -1"),
         (dict(refit=-1), "refit must be False, True or a number"),
         (dict(steps=0), "steps must be a whole number, at least 1, got 0"),
         (dict(freq="D"), "time stamps are missing: 10-000 at 2023-01-02"),
