@@ -257,6 +257,10 @@ def test_notebooks_are_small_and_free_of_widget_output_and_errors():
                 assert not any("widget" in k for k in out.get("data", {})), (
                     f"{where(nb)} holds a widget's output: clear it"
                 )
+                assert out.get("name") != "stderr", (
+                    f"{where(nb)} holds a warning, and so a machine's path: run it"
+                    " without one, or clear that output"
+                )
                 assert out["output_type"] != "error", (
                     f"{where(nb)} holds a traceback: {out.get('ename')}"
                 )
