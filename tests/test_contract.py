@@ -27,11 +27,11 @@ from forecastlab.demand.textbook import AutoETS, CrostonSBA, EmpiricalQuantiles
 from forecastlab.demand.textbook import SeasonalNaive
 from forecastlab.quantile.mqf2 import MQF2Forecaster
 from forecastlab.quantile.recurrent import RecurrentForecaster
+from toys import QUIET
 
 torch.set_num_threads(1)
 HORIZON = 4
 LEVELS = [0.1, 0.5, 0.9]
-QUIET = dict(progress=False, accelerator="cpu")
 NETWORK = dict(context=12, steps=4, batch=8, training=QUIET)
 SMALL = NETWORK | dict(forks=4, channels=8, agnostic=8, local=8, recent=(4,))
 

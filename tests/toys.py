@@ -253,17 +253,46 @@ def draw(*shape, seed=0):
 # Kernels
 
 
-def compiled(script):
-    "The lines of a script for which Triton compiles, though there may be no GPU."
-    env = {**os.environ, "TRITON_INTERPRET": "0"}
+COMPILER = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+def compiled(kernel, fixed, type_of, chips=(80, 90)):
+    "What Triton makes of a kernel for Ampere and Hopper: its texts and machine code."
+    signature = {
+        name: "constexpr" if name in fixed else type_of(name)
+        for name in kernel.arg_names
+    }
+    source = ASTSource(kernel, signature, constexprs=fixed)
+    for chip in chips:
+        yield triton.compile(source, target=GPUTarget("cuda", chip, 32)).asm
+"""
+
+
+def output(script, **env):
+    "What a script prints in a Python of its own, where Triton finds its own way."
     words = [sys.executable, "-c", script]
-    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(words, capture_output=True, text=True, env=clean | env)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def check_benchmark(bench, shape, folder):
+def compiled(script):
+    "What a script prints that has `COMPILER`; there need not be a GPU."
+    return output(COMPILER + script, TRITON_INTERPRET="0")
+
+
+def check_benchmark(bench, shape, folder, monkeypatch):
     "A benchmark run twice appends its rows to one table with one header."
+    import torch
+    from forecastlab.kernels import runtime
+
+    # to copy a gigabyte, and to compile, takes longer than the test is worth
+    monkeypatch.setattr(runtime, "copy_bandwidth", lambda: 30.0)
+    monkeypatch.setattr(torch, "compile", lambda fn: fn)
     table = Path(folder) / f"{bench.__name__}.csv"
     for _ in range(2):
         rows = bench([shape], path=table)
