@@ -310,6 +310,27 @@ def some_matrix(rows, columns, density=0.2, seed=0, kind="csr", dtype=np.float32
     return sp.random(rows, columns, density, kind, dtype=dtype, random_state=seed)
 
 
+def grouped(rows=300, labels=24, groups=6, seed=0, noise=0):
+    """Features and labels in groups: sparse rows of length 1, sparse truth.
+
+    A row has words of its labels, of their group, and `noise` of nothing.
+    """
+    rng = np.random.default_rng(seed)
+    X = np.zeros((rows, 3 * labels + 4 * groups), np.float32)
+    Y = np.zeros((rows, labels), np.float32)
+    for i in range(rows):
+        g = rng.integers(groups)
+        mine = g * labels // groups + rng.choice(
+            labels // groups, rng.integers(1, 3), replace=False
+        )
+        Y[i, mine] = 1
+        X[i, 3 * labels + 4 * g + rng.integers(0, 4, 2)] = 1
+        X[i, rng.integers(0, 3 * labels, noise)] = 1
+        for label in mine:
+            X[i, 3 * label + rng.integers(0, 3, 2)] = 1
+    return sp.csr_matrix(X / np.sqrt(X.sum(1, keepdims=True))), sp.csr_matrix(Y)
+
+
 # Three texts and their vectors by libpecos: of words, of pairs of words, and of both
 # side by side; without and with inverse document frequencies.
 CORPUS = ["midas amazon pecos", "amazon pecos pecos pecos", "iphone"]
