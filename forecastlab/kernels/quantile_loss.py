@@ -568,8 +568,9 @@ def bench_quantile_loss(
         inputs = _bench_case(*shape, dtype, device)
         ms = {name: milliseconds(_bench_step(fn, inputs)) for name, fn in paths.items()}
         size = bytes_moved(*shape, dtype.itemsize) / 1e6
-        case = dict(zip(("batch", "origin", "horizon", "level"), shape))
-        case |= dict(dtype=str(dtype)[6:])
+        batch, origin, horizon, level = shape
+        case: dict[str, object] = dict(batch=batch, origin=origin)
+        case |= dict(horizon=horizon, level=level, dtype=str(dtype)[6:])
         rows += bench_rows(case, ms, size, ["eager", "compile"])
     record(rows, path or embedded_dir() / "bench" / "quantile_loss.csv")
     return rows

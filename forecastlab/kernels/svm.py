@@ -236,12 +236,11 @@ class Descent:
         "The beginning: weights of zero."
         cost = problem.cost
         labels = cost.shape[1]
-        return cls(
-            *cost.new_zeros(5, problem.features, labels),
-            *cost.new_zeros(3, problem.instances, labels),
-            -2 * cost,
-            *cost.new_zeros(3, len(problem.labels), labels),
-        )
+        w, step, r, p, curved = cost.new_zeros(5, problem.features, labels)
+        z, zd, q = cost.new_zeros(3, problem.instances, labels)
+        left, start, goal = cost.new_zeros(3, len(problem.labels), labels)
+        slopes = -2 * cost
+        return cls(w, step, r, p, curved, z, zd, q, slopes, left, start, goal)
 
 # %% ../../nbs/kernels/50_svm.ipynb #_sums
 def _sums(x, problem, ends):
