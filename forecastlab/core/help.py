@@ -11,6 +11,7 @@ __all__ = ['SIGNS', 'Words', 'FIELD', 'DEF', 'BEYOND', 'FIELDS', 'split_signatur
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from io import StringIO
 from itertools import accumulate
@@ -246,12 +247,14 @@ def describe_class(
     for ancestor in reversed(cls.__mro__):
         words |= {k: v for k, v in FIELDS.get(ancestor, {}).items() if k[0] != "_"}
     if words and cls.__doc__:
-        fields = getattr(cls, "__dataclass_fields__", {})
-        taken = {name for name, field in fields.items() if field.init}
-        taken |= {*getattr(cls, "_fields", ())}
-        given = {k: v for k, v in words.items() if k in taken}
-        others = {k: v for k, v in words.items() if k not in taken}
-        sections = section("Parameters", given), section("Attributes", others)
+        fields = getattr(cls, "__dataclass_fields__", {}).values()
+        given = [f for f in fields if f.init and isinstance(f.kw_only, bool)]
+        # as in the signature: those that are given by name only come last
+        names = [f.name for f in sorted(given, key=lambda f: f.kw_only)]
+        if issubclass(cls, tuple):
+            names += getattr(cls, "_fields", ())  # of a named tuple
+        first = {name: words.pop(name) for name in names if name in words}
+        sections = section("Parameters", first), section("Attributes", words)
         cls.__doc__ = appended(cls.__doc__, *sections)
 
 
@@ -263,10 +266,10 @@ def describe_module(
     Nothing happens where there is no source (in a frozen program, say) or no docstring
     (`python -OO`). What was added once is not added again.
     """
-    try:
-        text = module.__loader__.get_source(module.__name__)
-    except (AttributeError, ImportError):
-        text = None
+    text = None
+    if get_source := getattr(module.__loader__, "get_source", None):
+        with suppress(ImportError):
+            text = get_source(module.__name__)
     if not text or sys.flags.optimize > 1:
         return
     source = Source(text, module.__file__)
@@ -287,7 +290,8 @@ class _DescribingLoader(SourceFileLoader):
     ) -> None:
         "Run the module's code, then add its comments to its docstrings."
         super().exec_module(module)
-        describe_module(module)
+        with suppress(Exception):  # help is not worth a failed import
+            describe_module(module)
 
 
 class DescribingFinder:
