@@ -881,8 +881,8 @@ def shifted(
 class Calibrated(Forecaster):
     """A model whose promises are checked on the last origins, which it never saw.
 
-    `Calibrated(MQCNN(8), origins=8).fit(panel).predict(8)`: trained on what came before,
-    corrected by a `Conformal` on the windows held back.
+    `Calibrated(MQCNN(8), origins=8).fit(panel).predict(8)`: trained on what came
+    before, corrected by a `Conformal` on the windows held back.
     """
 
     model: Any  # a Forecaster, or anything with fit(panel) and predict(h, panel)

@@ -221,8 +221,8 @@ class XRLinear:
         """Train the layers from the root down.
 
         A label's cluster must be found before the label is scored, so every layer is a
-        ranking of its own. Refuses rows that do not fit each other, a tree that does not
-        fit the labels, and settings that cannot be trained with.
+        ranking of its own. Refuses rows that do not fit each other, a tree that does
+        not fit the labels, and settings that cannot be trained with.
         """
         X = as_features(X)
         Y = as_labels(Y, X.shape[0])
