@@ -338,8 +338,8 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
     """An ensemble of XR-Linear trees with scikit-learn's interface.
 
     `ExtremeClassifier().fit(texts, labels).top(["blue cup"])` gives the likeliest
-    labels of a text with their probabilities. It takes texts, or a matrix of features; labels
-    as lists of names, or as an indicator matrix.
+    labels of a text with their probabilities. It takes texts, or a matrix of
+    features; labels as lists of names, or as an indicator matrix.
     """
 
     def __init__(
