@@ -425,7 +425,12 @@ def load(
     # options of the set's reader, for example freq="D" for online_retail_ii
     **options: Any,
 ) -> Dataset:
-    "Find, verify and read a data set. Refuses options that its reader does not have."
+    """Find, verify and read a data set, for example `load("online_retail").panel()`.
+
+    `names()` lists them. Files are looked for in the mirror that FORECASTLAB_DATA
+    names; without a mirror they are downloaded once. Refuses an unknown name, options
+    that the set's reader does not have, and files that are missing or damaged.
+    """
     entry = info(name)
     if series is not None:
         whole("series", series)

@@ -80,6 +80,7 @@ class Forecaster(ABC):
 
         Refuses a horizon that is no whole number or longer than the model's, known
         covariates that end before it, and a forecaster that was not fitted.
+        Every refusal is a `LabError`.
         """
         panel, h = self._asked(h, panel)
         seed = whole("seed", seed, 0)
