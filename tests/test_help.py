@@ -305,3 +305,12 @@ def test_a_fresh_python_says_it_too(flags, said):
         cwd=ROOT,
     )
     assert said in done.stdout
+
+
+def test_a_network_lists_the_settings_it_takes_by_name():
+    from forecastlab.demand.mq import MQCNN, MQSettings
+
+    said = inspect.getdoc(MQCNN).partition("Settings\n--------\n")[2]
+    for field in dataclasses.fields(MQSettings):
+        assert f"\n{field.name} : " in f"\n{said}", field.name
+    assert "ClassVar" not in inspect.getdoc(MQCNN)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIGNS', 'Words', 'FIELD', 'DEF', 'BEYOND', 'FIELDS', 'split_signature', 'comment_at', 'heading', 'words_of',
-           'fields_of', 'section', 'appended', 'innermost', 'Source', 'describe_function', 'describe_class',
-           'describe_module', 'DescribingFinder', 'install']
+           'fields_of', 'section', 'appended', 'innermost', 'Source', 'describe_function', 'fields_with_bases',
+           'describe_class', 'describe_module', 'DescribingFinder', 'install']
 
 # %% ../../nbs/core/03_help.ipynb #imports
 import re
@@ -142,7 +142,7 @@ def fields_of(
 
 # %% ../../nbs/core/03_help.ipynb #section
 def section(
-    title: str,  # Parameters, Attributes or Returns
+    title: str,  # Parameters, Attributes, Settings or Returns
     words: Words,  # what stands in it
 ) -> str:  # empty where nothing is said
     "A numpydoc section: an underlined title, and two lines or more for each name."
@@ -233,6 +233,16 @@ def describe_function(
         holder.__doc__ = appended(holder.__doc__, *sections)
 
 
+def fields_with_bases(
+    cls: type | None,  # described before
+) -> Words:  # its own and those it inherits; empty for anything else
+    "What is said of the fields of a class, without those that no user sets."
+    words: Words = {}
+    for ancestor in reversed(getattr(cls, "__mro__", ())):
+        words |= FIELDS.get(ancestor, {})
+    return {k: v for k, v in words.items() if k[0] != "_" and "ClassVar" not in v[0]}
+
+
 def describe_class(
     cls: type,  # its methods are described too
     source: Source,  # where it was written
@@ -243,10 +253,9 @@ def describe_class(
             describe_function(thing, source)
     if "__annotations__" in vars(cls):
         FIELDS[cls] = source.said_of_class(cls.__name__)
-    words: Words = {}
-    for ancestor in reversed(cls.__mro__):
-        words |= {k: v for k, v in FIELDS.get(ancestor, {}).items() if k[0] != "_"}
-    if words and cls.__doc__:
+    words = fields_with_bases(cls)
+    settings = section("Settings", fields_with_bases(getattr(cls, "Settings", None)))
+    if (words or settings) and cls.__doc__:
         fields = getattr(cls, "__dataclass_fields__", {}).values()
         given = [f for f in fields if f.init and isinstance(f.kw_only, bool)]
         # as in the signature: those that are given by name only come last
@@ -255,7 +264,7 @@ def describe_class(
             names += getattr(cls, "_fields", ())  # of a named tuple
         first = {name: words.pop(name) for name in names if name in words}
         sections = section("Parameters", first), section("Attributes", words)
-        cls.__doc__ = appended(cls.__doc__, *sections)
+        cls.__doc__ = appended(cls.__doc__, *sections, settings)
 
 
 def describe_module(
