@@ -451,6 +451,13 @@ def load(
 def _assemble(name: str, tables: Tables, series: int | None) -> Dataset:
     "Put tables and roles together."
     entry = info(name)
+    needed = ("roles", "freq", "horizon", "season", "fill")
+    if lacking := [key for key in needed if key not in entry]:
+        refuse(
+            f"the entry of data set {name!r} lacks",
+            lacking,
+            "Add them in data/datasets.yaml; its first lines say what they mean",
+        )
     roles = entry["roles"]
     frame, static, future = tables["frame"], tables.get("static"), tables.get("future")
     if series is not None:

@@ -182,7 +182,7 @@ def family_of(
 def _family(name: str) -> type[Forecaster]:
     "The class of that name; only modules of the lab are imported."
     module, _, cls = name.partition(":")
-    ours = re.fullmatch(r"(core|quantile|demand)\.\w+", module)
+    ours = re.fullmatch(r"\w+\.\w+", module)
     if name not in Forecaster._families and ours:
         try:
             import_module(f"forecastlab.{module}")
