@@ -486,8 +486,9 @@ def compiled_layer(
     chunks: Chunks,  # a layer
 ) -> CompiledLayer:  # of the same arrays
     "A layer for compiled code."
-    pointers = (getattr(chunks, name) for name in LAYER_ARRAYS)
-    return CompiledLayer(*pointers, float(chunks.bias), int(chunks.features))
+    pointers: Any = (getattr(chunks, name) for name in LAYER_ARRAYS)
+    about = dict(bias=float(chunks.bias), features=int(chunks.features))
+    return CompiledLayer(*pointers, **about)
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_panel
 @njit(cache=True, nogil=True)

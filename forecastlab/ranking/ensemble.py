@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from scipy import sparse
-from ..core.basics import atomic, atomic_folder, refuse
+from ..core.basics import atomic, atomic_folder, refuse, whole
 from ..core.sparse import as_features, ordered, softmax_rows
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_checked
@@ -203,8 +203,8 @@ class Ensemble:
         chosen = options.get("selected") is not None
         if k is None and not chosen:
             k = self.k
-        if k is not None and k < 1:
-            refuse("k must be 1 or more", [k])
+        if k is not None:
+            k = whole("k", k)
         if not chosen:
             options["k"] = max(k or 0, self.k)
         combine = self.how if callable(self.how) else COMBINE[self.how]

@@ -34,6 +34,10 @@ class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager, kind):
         super().__init__(manager, kind, _wide)
 
+
+# numba fills in the first parameter, which a type checker cannot know
+_intrinsic: Any = intrinsic
+
 # %% ../../nbs/ranking/28_lanes.ipynb #_load
 def _place(context, builder, sig, args):
     "Where element args[1] of the array args[0] is in memory."
@@ -41,7 +45,7 @@ def _place(context, builder, sig, args):
     return builder.gep(array.data, [args[1]])
 
 
-@intrinsic
+@_intrinsic
 def load_lanes(
     _typing,
     a: Any,  # (n,) float32 array
@@ -56,7 +60,7 @@ def load_lanes(
     return _lanes(a, types.int64), code
 
 
-@intrinsic
+@_intrinsic
 def store_lanes(
     _typing,
     a: Any,  # (n,) float32 array, written to
@@ -73,7 +77,7 @@ def store_lanes(
     return types.void(a, types.int64, _lanes), code
 
 # %% ../../nbs/ranking/28_lanes.ipynb #_prefetch
-@intrinsic
+@_intrinsic
 def prefetch(
     _typing,
     a: Any,  # (n,) array of any numbers
@@ -104,7 +108,7 @@ def _shuffled(builder, x, order):
     return builder.shuffle_vector(x, none, places)
 
 
-@intrinsic
+@_intrinsic
 def spread(
     _typing,
     x: float,  # float32
@@ -119,11 +123,11 @@ def spread(
     return _lanes(types.float32), code
 
 
-@intrinsic
+@_intrinsic
 def largest_lane(
     _typing,
     x: Any,  # lanes
-) -> float:  # float32
+) -> Any:  # one number, float32
     "The largest of the sixteen: four times, each half against the other."
 
     def code(context, builder, sig, args):
@@ -140,7 +144,7 @@ def largest_lane(
 def _pairwise(emit, *operators):
     "A function of two registers; also what Python's operators do with them."
 
-    @intrinsic
+    @_intrinsic
     def f(typing, a, b):
         def code(context, builder, sig, args):
             return emit(builder, *args)
@@ -170,7 +174,7 @@ lane_minimum = _pairwise(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, 
 lane_maximum = _pairwise(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
 
 
-@intrinsic
+@_intrinsic
 def lane_where(
     _typing,
     a: Any,  # lanes

@@ -392,7 +392,7 @@ class _LayerMatrices(NamedTuple):
     costs: sp.csc_matrix | None  # (n, nodes) of a positive; None: 1
 
 
-def _groups_here(X, layer, left, settings, threads) -> Iterator:
+def _groups_here(X, layer: _LayerMatrices, left, settings, threads) -> Iterator:
     "Groups one after the other in this process: (group, CPU seconds, its Chunks)."
     for lo, hi in left:
         begin = time.process_time()
