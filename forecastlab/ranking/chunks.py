@@ -487,8 +487,8 @@ def compiled_layer(
 ) -> CompiledLayer:  # of the same arrays
     "A layer for compiled code."
     pointers: Any = (getattr(chunks, name) for name in LAYER_ARRAYS)
-    about = dict(bias=float(chunks.bias), features=int(chunks.features))
-    return CompiledLayer(*pointers, **about)
+    about: Any = float(chunks.bias), int(chunks.features)
+    return CompiledLayer(*pointers, *about)
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_panel
 @njit(cache=True, nogil=True)
