@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['named', 'LabError', 'LabValueError', 'LabTypeError', 'LabKeyError', 'LabIndexError', 'LabImportError',
            'LabRuntimeError', 'LabArithmeticError', 'LabFloatingPointError', 'LabOSError', 'LabFileNotFoundError',
-           'LabFileExistsError', 'refuse', 'sister_of', 'refuse_to_replace', 'whole', 'whole_numbers', 'number',
-           'one_of', 'yes_or_no', 'atomic', 'atomic_folder', 'as_json', 'write_tensors', 'read_tensors', 'home',
+           'LabFileExistsError', 'refuse', 'sister_of', 'whole', 'whole_numbers', 'number', 'one_of', 'yes_or_no',
+           'atomic', 'check_place', 'atomic_folder', 'as_json', 'write_tensors', 'read_tensors', 'home',
            'pipelines_dir', 'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'machine', 'versions']
 
 # %% ../../nbs/core/00_basics.ipynb #5852214d
@@ -107,19 +107,6 @@ def sister_of(
             if ancestor in (sister, *sister.__bases__[1:]):
                 return sister
     return LabError
-
-# %% ../../nbs/core/00_basics.ipynb #refuse_to_replace
-def refuse_to_replace(
-    path: str | os.PathLike,  # what is there
-    word: str = "name",  # what to choose another of
-) -> NoReturn:
-    "Raise the error of a `save` that was not told to overwrite."
-    refuse(
-        "something is there already",
-        [path],
-        f"Choose another {word}, or pass overwrite=True",
-        FileExistsError,
-    )
 
 # %% ../../nbs/core/00_basics.ipynb #whole
 def whole(
@@ -226,20 +213,32 @@ def atomic(
         tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/core/00_basics.ipynb #atomic_folder
-def _check_place(folder: Path, mark: str, overwrite: bool) -> None:
+def check_place(
+    path: str | os.PathLike,  # file or folder that shall appear
+    mark: str | None = None,  # file that such a folder holds; None: path is a file
+    overwrite: bool = False,  # may something of the same kind be replaced?
+) -> Path:  # the same place
     "Refuse to replace what is there, unless it is of the same kind and asked for."
-    empty = folder.is_dir() and not any(folder.iterdir())
-    if not folder.exists() or empty:
-        return
+    path = Path(path)
+    empty = mark is not None and path.is_dir() and not any(path.iterdir())
+    if not path.exists() or empty:
+        return path
+    kind = "name" if mark is None else "folder"
     if not overwrite:
-        refuse_to_replace(folder, "folder")
-    if not (folder / mark).exists():
+        refuse(
+            "something is there already",
+            [path],
+            f"Choose another {kind}, or pass overwrite=True",
+            FileExistsError,
+        )
+    if mark is not None and not (path / mark).exists():
         refuse(
             f"only a folder with {mark} is replaced, and this has none",
-            [folder],
+            [path],
             "Choose another folder",
             FileExistsError,
         )
+    return path
 
 
 @contextlib.contextmanager
@@ -252,7 +251,7 @@ def atomic_folder(
     folder = Path(folder)
     beside = f".{folder.name}.{os.getpid()}"
     new, old = folder.with_name(f"{beside}.tmp"), folder.with_name(f"{beside}.old")
-    _check_place(folder, mark, overwrite)
+    check_place(folder, mark, overwrite)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
@@ -301,8 +300,7 @@ def write_tensors(
     """
     from safetensors.torch import save
 
-    if Path(path).exists() and not overwrite:
-        refuse_to_replace(path)
+    check_place(path, overwrite=overwrite)
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     words = as_json(note)
     data = save(ready, {"forecastlab": words, "sha256": _digest(ready, words)})
