@@ -1,6 +1,7 @@
 """What `help()` says: the comments beside parameters and fields, by nbdev's rule."""
 
 import ast
+import dataclasses
 import importlib
 import importlib.util
 import inspect
