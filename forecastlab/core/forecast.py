@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['dates_of', 'Forecast', 'frame_columns', 'dependence', 'joint_draws', 'Comonotone', 'independent_sums', 'summed_steps',
-           'total_of', 'fan_charts']
+           'total_of', 'fan_chart', 'fan_charts']
 
 # %% ../../nbs/core/40_forecast.ipynb #78a03ffc
 from collections.abc import Sequence
@@ -387,6 +387,29 @@ def total_of(
     return Counts(total, mean) if isinstance(d, Counts) else total
 
 # %% ../../nbs/core/40_forecast.ipynb #_plot
+def fan_chart(
+    ax: Any,  # axes of matplotlib
+    forecast: Forecast,  # one of whose series is drawn
+    i: int,  # which one
+    bands: dict[float, np.ndarray],  # level -> (horizon,) forecast quantile
+    history: int,  # steps shown before the forecast
+    actual: Panel | None,  # a panel that holds what happened afterwards
+) -> None:
+    "The fan chart of one series, without a legend."
+    from forecastlab.core.plots import fan
+
+    last = forecast.last[i]
+    seen = forecast.panel.history(i)[-history:]
+    past = dates_of(forecast.panel, np.arange(last - len(seen) + 1, last + 1))
+    happened = None
+    if actual is not None:
+        one = actual.select([forecast.ids[i]])
+        happened = one.actual(forecast.last[i : i + 1], forecast.horizon)[0]
+    dates = forecast.dates[i]
+    fan(ax, past, seen, dates, bands, actual=happened, legend=False)
+    ax.set_title(forecast.ids[i])
+
+# %% ../../nbs/core/40_forecast.ipynb #fan_charts
 def fan_charts(
     forecast: Forecast,  # all of whose series are drawn
     history: int,  # steps shown before the forecast
@@ -396,30 +419,20 @@ def fan_charts(
 ) -> Any:  # a matplotlib figure
     "One fan chart a series."
     import matplotlib.pyplot as plt
-    from forecastlab.core.plots import fan, style as house_style
+    from forecastlab.core.plots import style
 
     q = forecast.quantile(levels).detach().cpu().numpy()
     n = len(forecast.ids)
     wide, rows = min(columns, n), -(-n // columns)
-    with plt.rc_context(house_style()):
+    with plt.rc_context(style()):
         fig, axes = plt.subplots(
-            rows,
-            wide,
-            figsize=(4 * wide, 2.6 * rows),
-            squeeze=False,
-            layout="constrained",
+            rows, wide, figsize=(3.4 * wide, 2.4 * rows), squeeze=False
         )
-    for ax in axes.flat[n:]:
-        ax.set_axis_off()
-    for i, ax in enumerate(axes.flat[:n]):
-        last = forecast.last[i]
-        seen = forecast.panel.history(i)[-history:]
-        past = dates_of(forecast.panel, np.arange(last - len(seen) + 1, last + 1))
-        happened = None
-        if actual is not None:
-            one = actual.select([forecast.ids[i]])
-            happened = one.actual(forecast.last[i : i + 1], forecast.horizon)[0]
-        bands = dict(zip(levels, q[i].T))
-        fan(ax, past, seen, forecast.dates[i], bands, actual=happened)
-        ax.set_title(forecast.ids[i], fontsize=9)
+        for ax in axes.flat[n:]:
+            ax.set_axis_off()
+        for i, ax in enumerate(axes.flat[:n]):
+            bands = dict(zip(levels, q[i].T))
+            fan_chart(ax, forecast, i, bands, history, actual)
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        fig.legend(handles[::-1], labels[::-1], loc="outside right upper")
     return fig
