@@ -21,8 +21,8 @@ from ..core.distributions import QuantileGrid, check_levels
 from ..core.distributions import LEVELS
 from ..core.frequency import recent_of, season_of
 from ..core.forecast import Forecast
-from ..core.forecaster import Forecaster, checked_panel
-from ..core.panel import Panel
+from ..core.forecaster import Forecaster
+from ..core.panel import Panel, checked_panel
 
 # %% ../../nbs/demand/10_textbook.ipynb #_tail
 def _tail(
