@@ -26,11 +26,11 @@ from toys import plain, planted, shortened, sold_out
 
 torch.set_num_threads(1)
 MODELS = {  # the name of the model with each head
-    "sqf": "SQFRNN",
-    "iqf": "IQFRNN",
-    "isqf": "ISQFRNN",
-    "normal": "DeepARNormal",
-    "student": "DeepAR",
+    "sqf": "RecurrentSQF",
+    "iqf": "RecurrentIQF",
+    "isqf": "RecurrentISQF",
+    "normal": "RecurrentNormal",
+    "student": "RecurrentStudent",
 }
 HEADS = list(MODELS)
 LEVELS = [0.1, 0.5, 0.9]
@@ -511,7 +511,9 @@ def test_what_does_not_fit_the_training_is_refused(trained):
         ),
     ):
         m.predict(3, full())
-    with pytest.raises(RuntimeError, match="SQFRNN has not been fitted. Call fit"):
+    with pytest.raises(
+        RuntimeError, match="RecurrentSQF has not been fitted. Call fit"
+    ):
         model().predict(3, seen)
     for bad in (1, True, 2.5):
         with pytest.raises(ValueError, match="draws must be a whole number, at least"):

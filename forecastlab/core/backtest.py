@@ -227,7 +227,7 @@ def own_horizon(
     models: Mapping[str, Model],  # name -> model
 ) -> int:  # steps
     "The horizon that all models name. Refuses models that name none, or several."
-    found = {getattr(model, "horizon", None) for model in models.values()}
+    found: set[Any] = {getattr(model, "horizon", None) for model in models.values()}
     if len(found) > 1 or None in found:
         refuse(
             "the models do not name one horizon",

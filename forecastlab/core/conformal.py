@@ -718,6 +718,7 @@ class Conformal(Correction):
             refuse(
                 "this correction has not been fitted",
                 mend="Call fit(...) with windows set aside",
+                kind=RuntimeError,
             )
         values = corrections_for(self.values, self.by, self.names, base.shape, ids)
         if self.kind == "level":

@@ -204,8 +204,8 @@ def frame_columns(
 ) -> dict[str, float]:  # column -> level
     "Columns of a forecast's frame. Refuses intervals that are no percentages."
     asked = {model: 0.5}
-    for level in listed("quantiles", quantiles, "[0.1, 0.9]"):
-        level = number("a quantile's level", level, 0, 1, "()")
+    levels = listed("quantiles", quantiles, "[0.1, 0.9]")
+    for level in check_levels(levels).tolist() if len(levels) else ():
         asked[f"{model}_ql{level:g}"] = level
     for width in listed("level", intervals, "[80, 95]"):
         width = number("an interval's level", width)

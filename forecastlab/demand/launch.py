@@ -388,6 +388,7 @@ class LaunchForecaster(Forecaster):
 
         Refuses a panel without such launches. `chosen` and `table` tell the choice.
         """
+        self.horizon = whole("horizon", self.horizon)
         catalogue = Catalogue.of(checked_panel(panel), self.horizon, self.since)
         sizes = _sizes_of(self.size, panel.ids)[catalogue.launches.position]
         self.panel = panel

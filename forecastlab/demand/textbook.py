@@ -121,6 +121,7 @@ class TextbookForecaster(Forecaster):
     ) -> Self:  # the forecaster itself
         "Keep the panel. Refuses series without any observed value, by name."
         _refuse_unobserved(checked_panel(panel))
+        self.horizon = whole("horizon", self.horizon)
         self.panel = panel
         self._fitted = True
         return self
