@@ -349,7 +349,7 @@ def test_a_model_is_calibrated_on_origins_it_never_saw(by, kind):
     assert m.trained.seen == 6 * (78 - 36)
     f = m.predict(3, early)
     assert f.ids.tolist() == early.ids.tolist()
-    assert f.model == m.name == "shy calibrated"
+    assert f.model == m.name == "Shy calibrated"
     assert (f.quantile(DENSE[::50].clone()).diff(dim=-1) >= 0).all()
 
     # the same correction at every later origin
@@ -860,7 +860,7 @@ def test_calibrations_that_cannot_be_are_refused():
     bad("unknown kind: cqr", lambda: Conformal(kind="cqr"))
     bad(r"expected targets of shape \(30,\)", lambda: Conformal().fit(f, draw(29)))
     bad("infinite targets", lambda: Conformal().fit(f, y / 0))
-    bad("has not been fitted", lambda: Conformal().apply(f))
+    bad("has not been fitted", lambda: Conformal().apply(f), RuntimeError)
     bad("no calibration windows", lambda: Conformal().fit([]))
     bad("needs batches of shape", fit(None, "series"))
     bad("needs batches of shape", fit(None, "step"))

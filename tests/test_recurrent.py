@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from forecastlab.core.backtest import as_known, backtest, plant
+from forecastlab.core.basics import LabError
 from forecastlab.core.distributions import Counts, Paths
 from forecastlab.core.features import Recipe
 from forecastlab.core.metrics import mean_wql
@@ -516,7 +517,7 @@ def test_what_does_not_fit_the_training_is_refused(trained):
     ):
         model().predict(3, seen)
     for bad in (1, True, 2.5):
-        with pytest.raises(ValueError, match="draws must be a whole number, at least"):
+        with pytest.raises(LabError, match="draws must be a whole number, at least"):
             model(draws=bad)
 
 
