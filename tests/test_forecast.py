@@ -311,9 +311,9 @@ def test_one_step_is_itself_and_several_need_a_word():
 
 
 @pytest.mark.parametrize("steps", [0, 5, 1.5, True, "2", [1, 2], [1, 2, 5]])
-def test_steps_that_cannot_be_added(steps):
+def test_steps_that_cannot_be_added_are_refused(steps):
     with pytest.raises(
-        ValueError, match="from 1 to the horizon 4, or one for each of 3"
+        (ValueError, TypeError), match="from 1 to the horizon 4, or one for each of 3"
     ):
         made()[0].total(steps, "independent")
 
