@@ -237,4 +237,4 @@ def test_a_forecaster_of_a_new_room_is_found_where_its_file_says(tmp_path, monke
     model = load_model(tmp_path / "m")
     assert (model.name, model.horizon) == ("Quakes", 3)
     assert isinstance(model, Forecaster)
-    Forecaster._families.pop("earth.crust:Quakes")
+    vars(Forecaster)["_families"].pop("earth.crust:Quakes")
