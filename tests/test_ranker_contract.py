@@ -22,6 +22,7 @@ pytest.importorskip(
 )
 
 import forecastlab.ranking
+from forecastlab.core.basics import LabError
 from forecastlab.ranking.ensemble import Ensemble
 from forecastlab.ranking.estimator import ExtremeClassifier
 from forecastlab.ranking.xrlinear import XRLinear
@@ -197,7 +198,7 @@ def test_another_number_of_features_is_refused(ask):
 
 @pytest.mark.parametrize("k", [0, -1, 1.5])
 def test_a_k_that_is_no_number_of_labels_is_refused(ask, k):
-    with pytest.raises(ValueError, match="k must be"):
+    with pytest.raises(LabError, match="k must be"):
         ask(k)
 
 

@@ -24,6 +24,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 
+from forecastlab.core.basics import LabError
 from forecastlab.ranking.calibration import ece, pairs_of
 from forecastlab.ranking.estimator import ExtremeClassifier, add, label_matrix
 from forecastlab.ranking.metrics import precision
@@ -307,7 +308,7 @@ def test_rows_are_weighted_or_refused(shop):
     ],
 )
 def test_settings_are_refused_before_any_work(bad, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(LabError, match=message):
         ExtremeClassifier(**bad).fit(object(), None)
 
 
@@ -365,7 +366,7 @@ def test_k_is_checked_and_selected_is_not_cut(model, data):
     X = data[2]
     for k in (0, -1, 1.5, True, "3"):
         for f in (model.rank, model.predict_proba, model.top):
-            with pytest.raises(ValueError, match="k must be"):
+            with pytest.raises(LabError, match="k must be"):
                 f(X, k)
     S = sparse.csr_matrix(np.ones((120, 24), np.float32))
     m = ExtremeClassifier(**QUICK, k=3, calibrate=False).fit(data[0], data[1])

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose
 from sklearn.preprocessing import normalize
 
+from forecastlab.core.basics import LabError
 from forecastlab.ranking.chain import check_chain, from_clusters, from_leaf_codes
 from forecastlab.ranking.chain import label_chain, load_chain, matching_chain, merged
 from forecastlab.ranking.chain import parent_matrix, relevance_chain, save_chain
@@ -403,7 +404,7 @@ def test_a_taxonomy_in_every_form_gives_the_same_tree():
     ],
 )
 def test_bad_input_is_named(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(LabError, match=message):
         call()
 
 

@@ -6,6 +6,7 @@ import pytest
 from scipy import sparse
 from sklearn.metrics import f1_score, ndcg_score, precision_score, recall_score
 
+from forecastlab.core.basics import LabError
 from forecastlab.ranking import metrics as M
 
 K = 6
@@ -310,5 +311,5 @@ def test_inputs_stay_as_they_are():
 )
 def test_what_cannot_be_judged_is_refused(wrong, words):
     Y, P, _ = world(6)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(LabError, match=words):
         wrong(Y, P)

@@ -16,6 +16,7 @@ pytest.importorskip(
     "numba", reason="ranking needs numba: pip install 'forecastlab[ranking]'"
 )
 
+from forecastlab.core.basics import LabError
 from forecastlab.core import sparse
 from forecastlab.core.sparse import cores, save_matrix
 from forecastlab.ranking.beam import beam_search
@@ -201,7 +202,7 @@ def test_k_and_beam_are_whole_numbers(model, how):
         lambda: model.predict(X[0], **how),
         lambda: model.predict(X[:3], **how),
     ):
-        with pytest.raises(ValueError, match="at least 1"):
+        with pytest.raises(LabError, match="at least 1"):
             ask()
 
 
