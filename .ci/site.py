@@ -8,12 +8,15 @@ becomes MathML (no script, no font to fetch), and "source" leads to a page of th
 
 import ast
 import html
+import inspect
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
+from dataclasses import is_dataclass
 from functools import lru_cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +24,10 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC, DOCS = ROOT / "_proc", ROOT / "_docs"
+COLUMNS = 88  # of a page
+NEXT_LINE = dict(
+    subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
+)
 
 
 def methods_of(source):
@@ -34,19 +41,107 @@ def methods_of(source):
     return found
 
 
+def classes_of(source):
+    "Class -> its source."
+    nodes = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef)]
+    return {n.name: ast.get_source_segment(source, n) for n in nodes}
+
+
+def fields_of(cls, sources):
+    """A dataclass as source: its fields and those of its bases, with their comments.
+
+    A class of the notebook has its source in `sources`, for Python knows no file of it.
+    """
+    fields = {}
+    for base in reversed(cls.__mro__):
+        if not is_dataclass(base):
+            continue
+        here = base.__module__ == "__main__"
+        source = sources.get(base.__name__, "") if here else inspect.getsource(base)
+        lines = source.splitlines()
+        for node in ast.parse(source).body[0].body if source else ():
+            if isinstance(node, ast.AnnAssign):
+                first = node.lineno - 1
+                while lines[first - 1].lstrip().startswith("#"):
+                    first -= 1
+                fields[node.target.id] = lines[first : node.end_lineno]
+    body = [line for field in fields.values() for line in field]
+    return "\n".join([f"class {cls.__name__}:", *body, "    pass"])
+
+
+def type_name(annotation):
+    "A type as its readers call it: no modules, but what a list is of."
+    if isinstance(annotation, str):
+        return annotation
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", inspect.formatannotation(annotation))
+
+
+def signature(name, params, ends, maxline=COLUMNS, prefix="def"):
+    "A signature, one parameter a line; a comment that is too long stands above."
+    ends = ends.replace(")->", ") -> ", 1).replace(": # ", ":  # ", 1)
+    if len(ends) > COLUMNS:
+        result, _, comment = ends.partition("  # ")
+        below = textwrap.wrap(comment, COLUMNS - 6)
+        ends = "\n".join([result, *(f"    # {part}" for part in below)])
+    if not params:
+        return f"{prefix} {name}({ends}"
+    lines = []
+    for written, comment in params:
+        spaced = re.sub(r"^(\**\w+):", r"\1: ", f"{written},")
+        line = textwrap.fill(spaced, COLUMNS, initial_indent=" " * 4, **NEXT_LINE)
+        words = f"# {' '.join(comment.split())}" if comment else ""
+        if words and len(line) + len(words) + 2 > COLUMNS:
+            above = textwrap.wrap(words[2:], COLUMNS - 6)
+            lines += [f"    # {part}" for part in above]
+            words = ""
+        lines.append(f"{line}  {words}".rstrip())
+    return "\n".join([f"{prefix} {name}(", *lines, ends])
+
+
 def document_methods():
     """Let nbdev's pages show every public method below its class, in place of classes
-    alone.
+    alone, fields of dataclasses with their comments, and code without links in it.
     """
-    from nbdev import processors
+    from fastcore import docments
+    from nbdev import processors, showdoc
+    from nbdev.doclinks import NbdevLookup
+
+    sources = {}
+    docments.get_dataclass_source = lambda cls: fields_of(cls, sources)
+    docments._maybe_nm, docments._fmt_sig = type_name, signature
+
+    class Shown(showdoc.BasicMarkdownRenderer):
+        "A property is called without brackets, and says so."
+
+        def __init__(self, sym, **how):
+            super().__init__(sym, **how)
+            if isinstance(sym, property):
+                self.dm = f"@property\n{self.dm}"
+
+    showdoc.BasicMarkdownRenderer = Shown
+
+    def add_links(cell):
+        "As nbdev's, but code that is shown in an output stays as it is."
+        lookup = NbdevLookup()
+        if cell.cell_type == "markdown":
+            cell.source = lookup.linkify(cell.source)
+        for out in cell.get("outputs", []):
+            words = out.get("data", {}).get("text/markdown")
+            if words:
+                linked = lookup.linkify("".join(words))
+                out["data"]["text/markdown"] = linked.splitlines(keepends=True)
+
+    processors.add_links = add_links
 
     class WithMethods(processors.add_show_docs):
         def begin(self):
             super().begin()
             cells, methods = self.nb.cells, {}
+            sources.clear()
             for cell in cells:
                 if cell.cell_type == "code" and "export" in cell.directives_:
                     methods |= methods_of(cell.source)
+                    sources.update(classes_of(cell.source))
             for at in reversed(range(len(cells))):
                 shown = re.fullmatch(r"show_doc\((\w+)\)", cells[at].source.strip())
                 for name in reversed(methods.get(shown[1], []) if shown else []):

@@ -1,23 +1,52 @@
 __version__ = "0.1.0"
 
+from .core import help as _help
+
+# In every module of this package, comments beside parameters join the docstrings.
+_help.install(__name__)
+
 # Nothing heavy is imported here: a name below loads its module when it is first used.
 _home = {
-    "Panel": "core.panel", "Windows": "core.windows", "Forecast": "core.forecast", "backtest": "core.backtest",
-    "QuantileFunction": "core.distributions", "QuantileGrid": "core.distributions", "Paths": "core.distributions",
-    "Counts": "core.distributions", "Conformal": "core.conformal", "Calibrated": "core.conformal", "Adaptive": "core.conformal", "load": "core.datasets",
-    "SplineQuantile": "quantile.spline", "RecurrentForecaster": "quantile.recurrent", "MQF2Forecaster": "quantile.mqf2",
-    "MQCNN": "demand.mq", "MQRNN": "demand.mq", "MQDense": "demand.mq", "SeasonalNaive": "demand.textbook", "EmpiricalQuantiles": "demand.textbook",
-    "CrostonSBA": "demand.textbook", "AutoETS": "demand.textbook",
-    "XRLinear": "ranking.xrlinear", "ExtremeClassifier": "ranking.estimator", "XRTransformer": "ranking.xrtransformer",
+    "Panel": "core.panel",
+    "Windows": "core.windows",
+    "Forecast": "core.forecast",
+    "backtest": "core.backtest",
+    "QuantileFunction": "core.distributions",
+    "QuantileGrid": "core.distributions",
+    "Paths": "core.distributions",
+    "Counts": "core.distributions",
+    "Conformal": "core.conformal",
+    "Calibrated": "core.conformal",
+    "Adaptive": "core.conformal",
+    "load": "core.datasets",
+    "SplineQuantile": "quantile.spline",
+    "RecurrentForecaster": "quantile.recurrent",
+    "MQF2Forecaster": "quantile.mqf2",
+    "MQCNN": "demand.mq",
+    "MQRNN": "demand.mq",
+    "MQDense": "demand.mq",
+    "SeasonalNaive": "demand.textbook",
+    "EmpiricalQuantiles": "demand.textbook",
+    "CrostonSBA": "demand.textbook",
+    "AutoETS": "demand.textbook",
+    "XRLinear": "ranking.xrlinear",
+    "ExtremeClassifier": "ranking.estimator",
+    "XRTransformer": "ranking.xrtransformer",
 }
 __all__ = sorted(_home)
 
 
 def __getattr__(name):
     from importlib import import_module
-    if name not in _home: raise AttributeError(f"module 'forecastlab' has no attribute '{name}'; it has {', '.join(__all__)}")
+
+    if name not in _home:
+        raise AttributeError(
+            f"module 'forecastlab' has no attribute '{name}'; it has"
+            f" {', '.join(__all__)}"
+        )
     value = globals()[name] = getattr(import_module(f".{_home[name]}", __name__), name)
     return value
 
 
-def __dir__(): return sorted({*globals(), *_home})
+def __dir__():
+    return sorted({*globals(), *_home})

@@ -38,10 +38,21 @@ def pytest_collection_modifyitems(config, items):
         )
     if not config.getoption("--network"):
         lacking["network"] = "downloads from the internet: pass --network"
+    if any(item.get_closest_marker("kernel") for item in items) and not kernels_run():
+        lacking["kernel"] = (
+            "Triton is missing, or was imported before forecastlab without a GPU"
+        )
     for item in items:
         for mark in item.iter_markers():
             if mark.name in lacking:
                 item.add_marker(pytest.mark.skip(reason=lacking[mark.name]))
+
+
+def kernels_run():
+    "Compiled on a GPU, or through the interpreter."
+    from forecastlab.kernels.runtime import interpreting, native
+
+    return interpreting() or native()
 
 
 def browser():

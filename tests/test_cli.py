@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from forecastlab import __version__
+from forecastlab.core import cli
 from forecastlab.core.basics import pipelines_dir
 from forecastlab.core.cli import main
 from forecastlab.core.figures import declared_figures, figure_parameters
-from forecastlab.core.parameters import about, declared, from_file, pipelines, resolve
+from forecastlab.core.parameters import about, declared, pipelines, resolve
 from forecastlab.core.runs import load_json, read, save_json
 from toys import COMMAND, COUNT, notebook
 
@@ -88,11 +89,25 @@ def test_each_figure_sets_parameters_that_its_pipeline_knows(id):
     assert resolve(pipelines()[figure["pipeline"]], figure_parameters(figure))
 
 
-def test_each_parameter_file_fits_a_pipeline():
-    known = [set(declared(path)) for path in pipelines().values()]
+def test_each_parameter_file_is_offered_by_its_pipelines_only(capsys):
+    offered = {name: command(capsys, "list", name)[1] for name in pipelines()}
     for file in pipelines_dir().glob("*.yaml"):
-        given = set(from_file(file))
-        assert any(given <= names for names in known), f"{file.name} fits no pipeline"
+        by = [name for name, out in offered.items() if file.name in out]
+        assert by, f"{file.name} fits no pipeline of its first word"
+        assert {name.split("_")[0] for name in by} == {file.name.split("_")[0]}
+
+
+def test_no_runs_yet_says_where_it_looked_and_what_makes_one(capsys, here):
+    code, out, _ = command(capsys, "runs")
+    assert code == 0 and str(here / "runs") in out and "forecastlab run" in out
+
+
+def test_a_table_of_one_run_shows_what_was_set(capsys, toy, here, monkeypatch):
+    needs_papermill()
+    monkeypatch.setattr(cli, "pipelines", lambda: {"toy": toy})
+    assert command(capsys, "run", toy, "-p", "steps", 2)[0] == 0
+    head = command(capsys, "runs")[1].splitlines()[0].split()
+    assert "parameters.steps" in head and "seed" not in head
 
 
 def test_run_prints_its_folder_and_shows_progress(capsys, toy, here):

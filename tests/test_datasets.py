@@ -130,7 +130,8 @@ ROLES = {"target", "known", "past", "static", "categorical", "text"}
 @pytest.mark.parametrize("name", datasets.names())
 def test_an_entry_of_the_registry_is_complete(name):
     e = datasets.info(name)
-    assert set(e) >= ENTRY and set(e["roles"]) == ROLES
+    assert not (lacking := ENTRY - set(e)), f"{name} lacks {sorted(lacking)}"
+    assert set(e["roles"]) == ROLES
     assert callable(datasets.reader_of(name))
     assert e["fill"] in (None, "zero")
     assert e["horizon"] > 0 and e["series"] > 0 and e["rows"] > 0
@@ -148,8 +149,8 @@ def test_every_file_has_a_checksum_and_a_way_to_get_it(name):
             assert source["url"].startswith("https://")
             assert ("archive" in source) == ("member" in source)
         else:
-            # no address, so `how` must say how to get it
-            assert e.get("embedded") or e.get("how")
+            said = e.get("embedded") or e.get("how")
+            assert said, f"{name}: no source, so `how` must say how to get {f['path']}"
 
 
 def test_the_embedded_default_comes_first_and_may_be_shipped():
@@ -238,6 +239,15 @@ def test_a_panel_takes_the_roles():
     assert len(panel) == 20 and not panel.known
     assert set(panel.past) == {"price", "invoices"}
     assert set(panel.static) == {"kind"}
+
+
+def test_an_entry_that_lacks_a_key_names_it(tmp_path, monkeypatch):
+    folder = toy(tmp_path, monkeypatch, reader="core.datasets:wide", freq="MS")
+    folder.mkdir(parents=True)
+    (folder / "toy.csv").write_bytes(b"unique_id,ds,y\na,2024-01-07,3\n")
+    datasets.registry()["toy"]["options"] = {"file": "toy", "first": 2}
+    with pytest.raises(LabError, match="lacks: roles, horizon, season, fill. Add them"):
+        datasets.load("toy")
 
 
 # --- broken files

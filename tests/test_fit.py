@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import toys
 from forecastlab.core.fit import Training, fit, rate
 from tiny_task import draw, loss, net
 
@@ -33,7 +34,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from tiny_task import draw, loss, net
 from forecastlab.core.fit import Training, fit
 """
-QUIET = dict(progress=False, accelerator="cpu", lr=1e-2)
+QUIET = toys.QUIET | dict(lr=1e-2)
 
 
 def script(tmp_path, body):

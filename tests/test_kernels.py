@@ -5,9 +5,6 @@ interpreter on a CPU.
 """
 
 import ast
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,13 +13,10 @@ from torch.testing import assert_close
 from forecastlab.kernels.quantile_loss import bench_quantile_loss, bytes_moved
 from forecastlab.kernels.quantile_loss import quantile_loss, quantile_loss_ref
 from forecastlab.kernels.quantile_loss import quantile_loss_torch, quantile_loss_triton
-from forecastlab.kernels.runtime import copy_bandwidth, device, has_gpu, interpreting
-from forecastlab.kernels.runtime import native
+from forecastlab.kernels.runtime import device, has_gpu, interpreting, native
+from toys import check_benchmark, compiled, output
 
-kernel = pytest.mark.skipif(
-    not (interpreting() or native()),
-    reason="Triton is missing, or was imported before forecastlab without a GPU",
-)
+kernel = pytest.mark.kernel
 PATHS = [
     pytest.param(quantile_loss_torch, id="torch"),
     pytest.param(quantile_loss_triton, id="triton", marks=kernel),
@@ -394,18 +388,6 @@ def test_bytes_are_counted():
     assert bytes_moved(*shape, size=2) < both
 
 
-def child(code, **env):
-    "Run code in a fresh interpreter; its output."
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | env,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 ONE = """
 import torch
 one = (torch.zeros(1, 1, 1, 1), torch.ones(1, 2), torch.tensor([0]), [0.25])
@@ -426,7 +408,7 @@ except RuntimeError as e:
 
 
 def test_everything_imports_and_works_without_triton():
-    lines = child(WITHOUT.replace("{ONE}", ONE)).splitlines()
+    lines = output(WITHOUT.replace("{ONE}", ONE))
     assert lines[:2] == ["0.25", "False False"] and "pip install triton" in lines[2]
 
 
@@ -448,17 +430,13 @@ print(float(quantile_loss(*one)[0]), interpreting())
     reason="asks how the interpreter is switched on where there is no GPU",
 )
 def test_the_runtime_switches_the_interpreter_on():
-    assert child(SWITCHED_ON) == "True False cpu"
-    assert child(TOO_LATE.replace("{ONE}", ONE)) == "0.25 False"
+    assert output(SWITCHED_ON) == ["True False cpu"]
+    assert output(TOO_LATE.replace("{ONE}", ONE)) == ["0.25 False"]
 
 
 COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from forecastlab.kernels import quantile_loss as module
+from forecastlab.kernels.quantile_loss import KERNELS
 
-hopper = GPUTarget("cuda", 90, 32)
 types = dict(
     forecast_ptr="*bf16",
     observed_ptr="*u8",
@@ -467,21 +445,18 @@ types = dict(
 )
 
 
-def type_of(name, fixed):
-    if name in fixed:
-        return "constexpr"
+def type_of(name):
     return types.get(name, "*fp32" if name.endswith("_ptr") else "i32")
 
 
 tile = dict(TARGETS=128, LEVELS=16)
 for kernel, fixed in (
-    (module._quantile_loss_kernel, tile | dict(KEEP_SIGN=True)),
-    (module._quantile_loss_grad_kernel, tile),
+    (KERNELS["score"], tile | dict(KEEP_SIGN=True)),
+    (KERNELS["gradient"], tile),
 ):
-    signature = {name: type_of(name, fixed) for name in kernel.arg_names}
-    source = ASTSource(kernel, signature, constexprs=fixed)
-    made = triton.compile(source, target=hopper).asm
-    print(len(made["cubin"]) > 0, made["ptx"].count("ld.local"), "atom" in made["ptx"])
+    for made in compiled(kernel, fixed, type_of):
+        text = made["ptx"]
+        print(len(made["cubin"]) > 0, text.count("ld.local"), "atom" in text)
 """
 
 
@@ -489,9 +464,9 @@ for kernel, fixed in (
 def test_kernels_compile_for_a_gpu_without_one():
     """Triton's compiler needs no GPU.
 
-    Machine code for Hopper, no spilled registers, no atomics.
+    Machine code for Ampere and Hopper, no spilled registers, no atomics.
     """
-    assert child(COMPILE, TRITON_INTERPRET="0").splitlines() == ["True 0 False"] * 2
+    assert compiled(COMPILE) == ["True 0 False"] * 4
 
 
 def imported(path):
@@ -509,16 +484,7 @@ def test_only_the_runtime_imports_triton(root):
 
 
 def test_benchmarks_append_rows(tmp_path, monkeypatch):
-    # compiling takes longer than the test is worth
-    monkeypatch.setattr(torch, "compile", lambda fn: fn)
-    monkeypatch.setattr(
-        "forecastlab.kernels.quantile_loss.copy_bandwidth", lambda: copy_bandwidth(8)
-    )
-    for _ in range(2):
-        rows = bench_quantile_loss([(2, 3, 4, 3)], path=tmp_path / "bench.csv")
-    lines = (tmp_path / "bench.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * len(rows)
-    assert lines[0].startswith("date,device,machine") and "gb_per_s" in lines[0]
+    check_benchmark(bench_quantile_loss, (2, 3, 4, 3), tmp_path, monkeypatch)
 
 
 @pytest.mark.gpu

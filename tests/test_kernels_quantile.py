@@ -14,15 +14,12 @@ from forecastlab.core.distributions import QuantileGrid
 from forecastlab.kernels import energy_score as energy, spline_crps as spline
 from forecastlab.kernels.energy_score import energy_score, energy_score_ref
 from forecastlab.kernels.energy_score import energy_score_torch, energy_score_triton
-from forecastlab.kernels.runtime import copy_bandwidth, device, interpreting, native
+from forecastlab.kernels.runtime import device, native
 from forecastlab.kernels.spline_crps import spline_crps, spline_crps_ref
 from forecastlab.kernels.spline_crps import spline_crps_torch, spline_crps_triton
 from toys import check_benchmark, compiled
 
-kernel = pytest.mark.skipif(
-    not (interpreting() or native()),
-    reason="Triton is missing, or was imported before forecastlab without a GPU",
-)
+kernel = pytest.mark.kernel
 SPLINE = [
     pytest.param(spline_crps_torch, id="torch"),
     pytest.param(spline_crps_triton, id="triton", marks=kernel),
@@ -836,9 +833,6 @@ def test_quantile_bytes_are_counted():
 
 
 COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 from forecastlab.kernels import energy_score, spline_crps
 
 HALF = ("values_ptr", "paths_ptr", "by_value_ptr", "grad_ptr")
@@ -860,16 +854,10 @@ kernels = (
     (energy_score.KERNELS["score"], dict(KEEP=True, ONE=True, ROWS=64, DRAWS=64)),
 )
 for kernel, fixed in kernels:
-    signature = {
-        name: "constexpr" if name in fixed else type_of(name)
-        for name in kernel.arg_names
-    }
-    for chip in (80, 90):
-        source = ASTSource(kernel, signature, constexprs=fixed)
-        made = triton.compile(source, target=GPUTarget("cuda", chip, 32))
-        text = made.asm["ptx"]
+    for made in compiled(kernel, fixed, type_of):
+        text = made["ptx"]
         few = text.count("ex2.approx") <= 6
-        print(len(made.asm["cubin"]) > 0, text.count("ld.local"), "atom" in text, few)
+        print(len(made["cubin"]) > 0, text.count("ld.local"), "atom" in text, few)
 """
 
 
@@ -883,14 +871,11 @@ def test_quantile_kernels_compile_for_a_gpu_without_one():
 
 
 def test_quantile_benchmarks_append_rows(tmp_path, monkeypatch):
-    for module in (spline, energy):
-        monkeypatch.setattr(module, "copy_bandwidth", lambda: copy_bandwidth(8))
-    monkeypatch.setattr(torch, "compile", lambda fn: fn)
     for bench, shape in (
         (spline.bench_spline_crps, (5, 3, True)),
         (energy.bench_energy_score, (3, 4, 5)),
     ):
-        check_benchmark(bench, shape, tmp_path)
+        check_benchmark(bench, shape, tmp_path, monkeypatch)
 
 
 @pytest.mark.gpu

@@ -30,15 +30,12 @@ from forecastlab.kernels.chunk_product import (
     topk_rows_ref,
     topk_rows_triton,
 )
-from forecastlab.kernels.runtime import copy_bandwidth, device, interpreting, native
+from forecastlab.kernels.runtime import device, native
 from forecastlab.kernels.svm import bench_svm, newton, objective, stack
 from forecastlab.kernels.svm import svm_ref, train_svms
 from toys import check_benchmark, compiled
 
-kernel = pytest.mark.skipif(
-    not (interpreting() or native()),
-    reason="Triton is missing, or was imported before forecastlab without a GPU",
-)
+kernel = pytest.mark.kernel
 PRODUCT = [
     pytest.param(chunk_product_ref, id="torch"),
     pytest.param(chunk_product_triton, id="triton", marks=kernel),
@@ -714,8 +711,9 @@ def test_liblinear_finds_the_same():
         )
 
 
-def twins(state):
-    return [v.clone() for v in state]
+def twin(at):
+    "The same, to be changed on its own."
+    return svm.Descent(*(x.clone() for x in vars(at).values()))
 
 
 @kernel
@@ -726,34 +724,38 @@ def test_steps_agree_with_their_twins(sizes):
     made = stack([problem(*s, seed=i) for i, s in enumerate(sizes)])
     g = torch.Generator().manual_seed(0)
     state = lambda rows: torch.randn(rows, made.cost.shape[1], generator=g).to(device())
-    w, r, p, h, d = (state(made.features) for _ in range(5))
-    z, zd, q, s = (state(made.instances) for _ in range(4))
     L = made.cost.shape[1]
-    X, h = (made.ptr, made.index, made.value), p + h.abs() * p.sign()
-    out, twin, back, minus = (torch.empty_like(v) for v in (q, q, p, p))
-    svm.gather_triton(X, p, 0, out, twin, cost=made.cost, z=z)
+    at = svm.Descent(
+        *(state(made.features) for _ in range(5)),
+        *(state(made.instances) for _ in range(4)),
+        *torch.zeros(3, len(sizes), L, device=device()),
+    )
+    p, z, s = at.direction, at.margins, at.slopes
+    at.curved = p + at.curved.abs() * p.sign()
+    X = made.ptr, made.index, made.value
+    out, bent, back, minus = (torch.empty_like(v) for v in (z, z, p, p))
+    svm.gather_triton(X, p, 0, out, bent, cost=made.cost, z=z)
     assert_close(out, svm.gather_ref(X, p), rtol=1e-5, atol=1e-5)
-    assert_close(twin, svm.bend_ref(made.cost, z, out))
+    assert_close(bent, svm.bend_ref(made.cost, z, out))
     svm.gather_triton(made.turned, s, 1, back, base=p)
     assert_close(back, svm.gather_ref(made.turned, s, p), rtol=1e-5, atol=1e-5)
     svm.gather_triton(made.turned, s, 2, back, minus, base=p)
     assert_close(back, -svm.gather_ref(made.turned, s, p), rtol=1e-5, atol=1e-5)
     assert torch.equal(back, minus)
     # this label is done
-    goal = torch.zeros(len(sizes), L, device=device())
-    goal[0, 0] = 1e9
+    at.goal[0, 0] = 1e9
+    at.start += 1
     for first in (True, False):
-        a, b = (twins((r, p, h, d, q, zd, 0 * goal, 0 * goal + 1)) for _ in range(2))
-        svm.cg_ref(made, *a, goal, first)
-        svm.cg_triton(made, *b, goal, first)
-        for x, y in zip(a, b):
-            assert_close(y, x, rtol=1e-4, atol=1e-5)
-        assert torch.equal(a[3][: made.columns[1], 0], d[: made.columns[1], 0])
-    a, b = (twins((w, d, z, zd, s)) for _ in range(2))
-    svm.search_ref(made, *a)
-    svm.search_triton(made, *b)
-    for x, y in zip(a, b):
-        assert_close(y, x, rtol=1e-3, atol=1e-3)
+        a, b = twin(at), twin(at)
+        svm.cg_ref(made, a, first)
+        svm.cg_triton(made, b, first)
+        assert_close(vars(b), vars(a), rtol=1e-4, atol=1e-5)
+        done = slice(made.columns[1]), 0
+        assert torch.equal(a.step[done], at.step[done])
+    a, b = twin(at), twin(at)
+    svm.search_ref(made, a)
+    svm.search_triton(made, b)
+    assert_close(vars(b), vars(a), rtol=1e-3, atol=1e-3)
 
 
 def test_the_line_search_finds_the_lowest_point():
@@ -769,14 +771,16 @@ def test_the_line_search_finds_the_lowest_point():
         (cost * (1 - cost.sign() * (dense @ w)).clamp(min=0)).T @ (dense @ d)
     )
     d = d * -slope.diagonal().sign()  # downhill
-    state = twins((w, d, dense @ w, dense @ d, 0 * cost))
-    svm.search_ref(made, *state, steps=30)
-    t = ((state[0] - w) / d)[0]
+    at = svm.Descent.zeros(made)
+    at.weights, at.step = w.clone(), d
+    at.margins, at.step_margins = dense @ w, dense @ d
+    svm.search_ref(made, at, steps=30)
+    t = ((at.weights - w) / d)[0]
     assert (t > 0).all()
-    assert_close(state[2], dense @ state[0], rtol=1e-8, atol=1e-8)
+    assert_close(at.margins, dense @ at.weights, rtol=1e-8, atol=1e-8)
     for by in (0.999, 1.001):
         assert (
-            objective(w + by * t * d, dense, cost) >= objective(state[0], dense, cost)
+            objective(w + by * t * d, dense, cost) >= objective(at.weights, dense, cost)
         ).all()
 
 
@@ -843,10 +847,6 @@ import re
 import subprocess
 import tempfile
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
 from forecastlab.kernels import chunk_product, svm
 
 LONG = "query_start query start chunk first_job last_job child_start row_start"
@@ -886,17 +886,11 @@ def resources(cubin):
 
 
 for kernel, fixed in todo:
-    for chip in (80, 90):
-        own = dict(types)
-        if kernel is solve["gather"]:
-            own |= dict(index_ptr="*i64")
-        signature = {
-            name: "constexpr" if name in fixed else own.get(name, "*fp32")
-            for name in kernel.arg_names
-        }
-        source = ASTSource(kernel, signature, constexprs=fixed)
-        made = triton.compile(source, target=GPUTarget("cuda", chip, 32))
-        cubin, ptx = made.asm["cubin"], made.asm["ptx"]
+    own = dict(types)
+    if kernel is solve["gather"]:
+        own |= dict(index_ptr="*i64")
+    for made in compiled(kernel, fixed, lambda name: own.get(name, "*fp32")):
+        cubin, ptx = made["cubin"], made["ptx"]
         print(
             len(cubin) > 0,
             ptx.count("ld.local"),
@@ -917,13 +911,11 @@ def test_ranking_kernels_compile_for_a_gpu_without_one():
 
 
 def test_ranking_benchmarks_append_rows(tmp_path, monkeypatch):
-    for module in (product, svm):
-        monkeypatch.setattr(module, "copy_bandwidth", lambda: copy_bandwidth(8))
     for bench, shape in (
         (bench_chunk_product, (3, 2, (2, 3), 4, 0.5)),
         (bench_svm, (2, 6, 5, 2, 2)),
     ):
-        check_benchmark(bench, shape, tmp_path)
+        check_benchmark(bench, shape, tmp_path, monkeypatch)
 
 
 @pytest.mark.gpu

@@ -473,7 +473,7 @@ def test_threads_and_blocks_change_nothing(monkeypatch):
     for room in (1 << 21, 3000, 1):
         if room == 1:
             X, one, wanted, asked = X[:20], one[:20], wanted[:20], asked[:20]
-        monkeypatch.setattr(searching, "_ROOM", room)
+        monkeypatch.setattr(searching, "ROOM", room)
         for threads in (1, 2, 3, None):
             two = beam_search(X, layers, threads=threads)
             again = score_selected(X, layers, wanted, threads=threads)

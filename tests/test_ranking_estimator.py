@@ -28,24 +28,7 @@ from forecastlab.ranking.calibration import ece, pairs_of
 from forecastlab.ranking.estimator import ExtremeClassifier, add, label_matrix
 from forecastlab.ranking.metrics import precision
 from forecastlab.ranking.report import report
-
-
-def world(rows=300, labels=24, groups=6, seed=0, noise=2):
-    "Labels in groups; a row has words of its labels, of their group and of nothing."
-    rng = np.random.default_rng(seed)
-    X = np.zeros((rows, 3 * labels + 4 * groups), np.float32)
-    Y = np.zeros((rows, labels), np.float32)
-    for i in range(rows):
-        g = rng.integers(groups)
-        mine = g * labels // groups + rng.choice(
-            labels // groups, rng.integers(1, 3), replace=False
-        )
-        Y[i, mine] = 1
-        X[i, 3 * labels + 4 * g + rng.integers(0, 4, 2)] = 1
-        X[i, rng.integers(0, 3 * labels, noise)] = 1
-        for j in mine:
-            X[i, 3 * j + rng.integers(0, 3, 2)] = 1
-    return sparse.csr_matrix(X / np.sqrt(X.sum(1, keepdims=True))), sparse.csr_matrix(Y)
+from toys import grouped
 
 
 QUICK = dict(trees=1, leaf=4, branches=2, threads=1)
@@ -55,7 +38,7 @@ GOODS = "cup plate spoon lamp chair scarf".split()
 
 @pytest.fixture(scope="module")
 def data():
-    return *world(), *world(120, seed=1)
+    return *grouped(noise=2), *grouped(120, seed=1, noise=2)
 
 
 @pytest.fixture(scope="module")
@@ -426,11 +409,11 @@ def test_threads_of_a_call_win_and_are_not_saved(model, data, tmp_path, monkeypa
 
 
 def test_few_rows_are_cross_fitted_and_many_are_not():
-    X, Y = world(600, seed=3)
+    X, Y = grouped(600, seed=3, noise=2)
     small, large = (ExtremeClassifier(**QUICK).fit(X[:n], Y[:n]) for n in (100, 600))
     assert small.calibration_[0].facts == dict(rows=100, folds=5)
     assert large.calibration_[0].facts == dict(rows=60, folds=1)
-    Xt, Yt = world(600, seed=4)
+    Xt, Yt = grouped(600, seed=4, noise=2)
     p, right, _ = pairs_of(Yt, small.predict_proba(Xt, 5))
     assert ece(p, right) < 0.1
     with pytest.raises(ValueError, match="too few to calibrate"):

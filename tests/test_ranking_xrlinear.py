@@ -24,30 +24,12 @@ from forecastlab.ranking.labels import pifa
 from forecastlab.ranking.report import pruned, report
 from forecastlab.ranking.solvers import LinearSettings
 from forecastlab.ranking.xrlinear import XRLinear, active
-
-
-def world(rows=400, labels=40, groups=8, seed=0):
-    "Labels in groups; a row has words of its labels and of their group."
-    rng = np.random.default_rng(seed)
-    X = sparse.lil_matrix((rows, 3 * labels + 4 * groups), dtype=np.float32)
-    Y = sparse.lil_matrix((rows, labels), dtype=np.float32)
-    for i in range(rows):
-        g = rng.integers(groups)
-        mine = g * labels // groups + rng.choice(
-            labels // groups, rng.integers(1, 3), replace=False
-        )
-        Y[i, mine] = 1
-        X[i, 3 * labels + 4 * g + rng.integers(0, 4, 2)] = 1
-        for label in mine:
-            X[i, 3 * label + rng.integers(0, 3, 2)] = 1
-    X = X.tocsr()
-    X.data /= np.sqrt(np.repeat(np.diff(X.indptr), np.diff(X.indptr)))
-    return X, Y.tocsr()
+from toys import grouped
 
 
 @pytest.fixture(scope="module")
 def data():
-    return *world(), *world(100, seed=1)
+    return *grouped(400, 40, 8), *grouped(100, 40, 8, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +373,7 @@ def test_matrices_give_matrices(data):
 
 
 def test_probabilities_are_near_what_happens(data):
-    X, Y = world(3000, seed=5)
+    X, Y = grouped(3000, 40, 8, seed=5)
     m = ExtremeClassifier(trees=2, leaf=5, branches=4).fit(X, Y)
     P = m.predict_proba(data[2])
     p = P.data

@@ -253,17 +253,46 @@ def draw(*shape, seed=0):
 # Kernels
 
 
-def compiled(script):
-    "The lines of a script for which Triton compiles, though there may be no GPU."
-    env = {**os.environ, "TRITON_INTERPRET": "0"}
+COMPILER = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+def compiled(kernel, fixed, type_of, chips=(80, 90)):
+    "What Triton makes of a kernel for Ampere and Hopper: its texts and machine code."
+    signature = {
+        name: "constexpr" if name in fixed else type_of(name)
+        for name in kernel.arg_names
+    }
+    source = ASTSource(kernel, signature, constexprs=fixed)
+    for chip in chips:
+        yield triton.compile(source, target=GPUTarget("cuda", chip, 32)).asm
+"""
+
+
+def output(script, **env):
+    "What a script prints in a Python of its own, where Triton finds its own way."
     words = [sys.executable, "-c", script]
-    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(words, capture_output=True, text=True, env=clean | env)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def check_benchmark(bench, shape, folder):
+def compiled(script):
+    "What a script prints that has `COMPILER`; there need not be a GPU."
+    return output(COMPILER + script, TRITON_INTERPRET="0")
+
+
+def check_benchmark(bench, shape, folder, monkeypatch):
     "A benchmark run twice appends its rows to one table with one header."
+    import torch
+    from forecastlab.kernels import runtime
+
+    # to copy a gigabyte, and to compile, takes longer than the test is worth
+    monkeypatch.setattr(runtime, "copy_bandwidth", lambda: 30.0)
+    monkeypatch.setattr(torch, "compile", lambda fn: fn)
     table = Path(folder) / f"{bench.__name__}.csv"
     for _ in range(2):
         rows = bench([shape], path=table)
@@ -279,6 +308,27 @@ def check_benchmark(bench, shape, folder):
 def some_matrix(rows, columns, density=0.2, seed=0, kind="csr", dtype=np.float32):
     "A random sparse matrix."
     return sp.random(rows, columns, density, kind, dtype=dtype, random_state=seed)
+
+
+def grouped(rows=300, labels=24, groups=6, seed=0, noise=0):
+    """Features and labels in groups: sparse rows of length 1, sparse truth.
+
+    A row has words of its labels, of their group, and `noise` of nothing.
+    """
+    rng = np.random.default_rng(seed)
+    X = np.zeros((rows, 3 * labels + 4 * groups), np.float32)
+    Y = np.zeros((rows, labels), np.float32)
+    for i in range(rows):
+        g = rng.integers(groups)
+        mine = g * labels // groups + rng.choice(
+            labels // groups, rng.integers(1, 3), replace=False
+        )
+        Y[i, mine] = 1
+        X[i, 3 * labels + 4 * g + rng.integers(0, 4, 2)] = 1
+        X[i, rng.integers(0, 3 * labels, noise)] = 1
+        for label in mine:
+            X[i, 3 * label + rng.integers(0, 3, 2)] = 1
+    return sp.csr_matrix(X / np.sqrt(X.sum(1, keepdims=True))), sp.csr_matrix(Y)
 
 
 # Three texts and their vectors by libpecos: of words, of pairs of words, and of both

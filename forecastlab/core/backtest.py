@@ -222,6 +222,7 @@ def backtest(
 ) -> Backtest:
     """Rolling-origin evaluation that cannot leak.
 
+    `backtest({"MQCNN": MQCNN(8)}, panel, 8).leaderboard()` is one line for each model.
     Refuses impossible schedules, and a model that answers for other series.
     """
     from tqdm import tqdm

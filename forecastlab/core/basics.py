@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['named', 'LabError', 'LabValueError', 'LabTypeError', 'LabKeyError', 'LabIndexError', 'LabImportError',
            'LabRuntimeError', 'LabArithmeticError', 'LabFloatingPointError', 'LabOSError', 'LabFileNotFoundError',
-           'LabFileExistsError', 'refuse', 'sister_of', 'whole', 'whole_numbers', 'number', 'one_of', 'yes_or_no',
-           'atomic', 'atomic_folder', 'as_json', 'write_tensors', 'read_tensors', 'home', 'pipelines_dir',
-           'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'machine', 'versions']
+           'LabFileExistsError', 'refuse', 'sister_of', 'refuse_to_replace', 'whole', 'whole_numbers', 'number',
+           'one_of', 'yes_or_no', 'atomic', 'atomic_folder', 'as_json', 'write_tensors', 'read_tensors', 'home',
+           'pipelines_dir', 'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'machine', 'versions']
 
 # %% ../../nbs/core/00_basics.ipynb #5852214d
 import contextlib
@@ -107,6 +107,19 @@ def sister_of(
             if ancestor in (sister, *sister.__bases__[1:]):
                 return sister
     return LabError
+
+# %% ../../nbs/core/00_basics.ipynb #refuse_to_replace
+def refuse_to_replace(
+    path: str | os.PathLike,  # what is there
+    word: str = "name",  # what to choose another of
+) -> NoReturn:
+    "Raise the error of a `save` that was not told to overwrite."
+    refuse(
+        "something is there already",
+        [path],
+        f"Choose another {word}, or pass overwrite=True",
+        FileExistsError,
+    )
 
 # %% ../../nbs/core/00_basics.ipynb #whole
 def whole(
@@ -219,12 +232,7 @@ def _check_place(folder: Path, mark: str, overwrite: bool) -> None:
     if not folder.exists() or empty:
         return
     if not overwrite:
-        refuse(
-            "something is there already",
-            [folder],
-            "Choose another folder, or pass overwrite=True",
-            FileExistsError,
-        )
+        refuse_to_replace(folder, "folder")
     if not (folder / mark).exists():
         refuse(
             f"only a folder with {mark} is replaced, and this has none",
@@ -294,12 +302,7 @@ def write_tensors(
     from safetensors.torch import save
 
     if Path(path).exists() and not overwrite:
-        refuse(
-            "something is there already",
-            [path],
-            "Choose another name, or pass overwrite=True",
-            FileExistsError,
-        )
+        refuse_to_replace(path)
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     words = as_json(note)
     data = save(ready, {"forecastlab": words, "sha256": _digest(ready, words)})

@@ -10,8 +10,9 @@ import argparse
 import os
 import sys
 from .. import __version__
-from .basics import home, pipelines_dir, refuse
-from .parameters import about, declared, find, from_file, pipelines
+from .basics import home, pipelines_dir, refuse, runs_dir
+from .parameters import about, declared, find, from_file
+from .parameters import pipeline_name, pipelines
 from .runs import RunFailed, run
 
 # %% ../../nbs/core/99_cli.ipynb #_rows
@@ -38,7 +39,8 @@ def _list_one(path):
         for p in known.values()
         if p.name != "out"
     )
-    files = sorted(pipelines_dir().glob("*.yaml"))
+    # xmr_finna4k.yaml is for xmr_train and xmr_predict
+    files = sorted(pipelines_dir().glob(f"{pipeline_name(path).split('_')[0]}_*.yaml"))
     fitting = [f.name for f in files if set(from_file(f)) <= set(known)]
     if fitting:
         print("\nparameter files:", ", ".join(fitting))
@@ -73,6 +75,25 @@ def _all_the_same(df):
     return [c for c in parameters if df[c].map(str).nunique() == 1]
 
 
+def _left_alone(df):
+    "Parameters that every run left at their default."
+    there = pipelines()
+    known = {name: declared(there[name]) for name in set(df.name) & set(there)}
+
+    def usual(pipeline, column, value):
+        if value is None or value != value:
+            return True
+        parameter = known.get(pipeline, {}).get(column.removeprefix("parameters."))
+        return parameter is not None and value == parameter.default
+
+    return [
+        column
+        for column in df
+        if column.startswith("parameters.")
+        and all(usual(n, column, v) for n, v in zip(df.name, df[column]))
+    ]
+
+
 def _short_names(columns):
     "Names without their prefix, where that leaves no doubt."
     short = {c: c.split(".", 1)[1] for c in columns if "." in c}
@@ -92,7 +113,8 @@ def _print_table(df):
     if df.empty:
         print("no runs")
         return
-    shown = df.drop(columns=["folder", *_all_the_same(df)])
+    hidden = {*_all_the_same(df), *_left_alone(df)}
+    shown = df.drop(columns=["folder", *hidden])
     shown["started"] = shown.started.map(lambda t: str(t or "")[:16].replace("T", " "))
     shown["error"] = shown.error.map(lambda e: str(e or "")[:60])
     if not shown.error.any():
@@ -112,6 +134,10 @@ def _runs(a):
     from forecastlab.core.sweep import table
 
     df = table(a.runs, a.where, a.sort)
+    if df.empty and not a.where:
+        where = os.path.abspath(a.runs or runs_dir())
+        print(f"no runs in {where} yet: forecastlab run demand_forecast makes one")
+        return 0
     if a.csv:
         df.to_csv(a.csv, index=False)
     _print_table(df)
@@ -294,7 +320,7 @@ def _add_runs(parsers):
     p.add_argument(
         "--sort",
         metavar="COLUMN",
-        help="column to sort by; write --sort=-COLUMN for downwards",
+        help="column to sort by; -COLUMN for downwards",
     )
     p.add_argument("--csv", metavar="FILE", help="write the whole table there")
     p.add_argument("--runs", metavar="DIR", help="folder of all runs")

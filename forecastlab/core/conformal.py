@@ -624,7 +624,11 @@ def poorest(
 # %% ../../nbs/core/78_conformal.ipynb #Conformal
 @dataclass
 class Conformal:
-    "Split conformal recalibration: `fit` on windows set aside, `apply` to what comes."
+    """Split conformal recalibration: `fit` on windows set aside, `apply` to what comes.
+
+    A promised level of 0.9 is then kept by 90 % of windows like those set aside,
+    whatever the model: `Conformal().fit(backtest).apply(forecast)`.
+    """
 
     # levels to promise; None: every 1, 5, 10 or 20 %, as the targets allow
     levels: ArrayLike | None = None
@@ -875,7 +879,11 @@ def shifted(
 # %% ../../nbs/core/78_conformal.ipynb #Calibrated
 @dataclass
 class Calibrated(Forecaster):
-    "A model whose promises are checked on the last origins, which it never saw."
+    """A model whose promises are checked on the last origins, which it never saw.
+
+    `Calibrated(MQCNN(8), origins=8).fit(panel).predict(8)`: trained on what came
+    before, corrected by a `Conformal` on the windows held back.
+    """
 
     model: Any  # a Forecaster, or anything with fit(panel) and predict(h, panel)
     origins: int = 4  # windows held back

@@ -425,7 +425,12 @@ def load(
     # options of the set's reader, for example freq="D" for online_retail_ii
     **options: Any,
 ) -> Dataset:
-    "Find, verify and read a data set. Refuses options that its reader does not have."
+    """Find, verify and read a data set, for example `load("online_retail").panel()`.
+
+    `names()` lists them. Files are looked for in the mirror that FORECASTLAB_DATA
+    names; without a mirror they are downloaded once. Refuses an unknown name, options
+    that the set's reader does not have, and files that are missing or damaged.
+    """
     entry = info(name)
     if series is not None:
         whole("series", series)
@@ -446,6 +451,13 @@ def load(
 def _assemble(name: str, tables: Tables, series: int | None) -> Dataset:
     "Put tables and roles together."
     entry = info(name)
+    needed = ("roles", "freq", "horizon", "season", "fill")
+    if lacking := [key for key in needed if key not in entry]:
+        refuse(
+            f"the entry of data set {name!r} lacks",
+            lacking,
+            "Add them in data/datasets.yaml; its first lines say what they mean",
+        )
     roles = entry["roles"]
     frame, static, future = tables["frame"], tables.get("static"), tables.get("future")
     if series is not None:

@@ -39,7 +39,11 @@ def dates_of(
 # %% ../../nbs/core/40_forecast.ipynb #Forecast
 @dataclass(repr=False)
 class Forecast:
-    "Distributions of every series for every step after its last known row."
+    """Distributions of every series for every step after its last known row.
+
+    What `predict` gives: ask it for quantiles, draws, a frame, or the sum of steps.
+    Quantities are in the unit of the target.
+    """
 
     panel: Panel  # the history it was made from (ids, calendar, last steps)
     distribution: QuantileFunction  # of shape (series, horizon), steps apart or joint
@@ -117,8 +121,10 @@ class Forecast:
         # distribution has it
         assume: str | None = None,
     ) -> QuantileFunction:  # of shape (series,)
-        """The distribution of the sum over the next `steps`.
+        """The distribution of the sum over the next `steps`, in the target's unit.
 
+        The 95 % quantile of four weeks' demand, say:
+        `forecast.total(4, assume="independent").quantile([0.95])`.
         A joint forecast knows it. Of a forecast of single steps it must be told what to
         assume; without an assumption the sum of more than one step is refused.
         """

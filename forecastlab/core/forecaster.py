@@ -82,6 +82,7 @@ class Forecaster(ABC):
 
         Refuses a horizon that is no whole number or longer than the model's, known
         covariates that end before it, and a forecaster that was not fitted.
+        Every refusal is a `LabError`.
         """
         panel, h = self._asked(h, panel)
         seed = whole("seed", seed, 0)
@@ -183,7 +184,7 @@ def family_of(
 def _family(name: str) -> type[Forecaster]:
     "The class of that name; only modules of the lab are imported."
     module, _, cls = name.partition(":")
-    ours = re.fullmatch(r"(core|quantile|demand)\.\w+", module)
+    ours = re.fullmatch(r"\w+\.\w+", module)
     if name not in Forecaster._families and ours:
         try:
             import_module(f"forecastlab.{module}")

@@ -257,7 +257,7 @@ class Panel:
         time: str = "ds",  # column of dates, or of integers where freq is one
         target: str = "y",  # column to forecast
     ) -> "Panel":
-        """Build a panel from a long frame.
+        """Build a panel from a long frame: `Panel.from_frame(df, freq="W-SUN")`.
 
         Rows may come in any order; columns without a role are ignored. Everything
         that is not one row a series and step is refused, with its first culprits.
@@ -305,7 +305,7 @@ class Panel:
         time: str = "ds",  # column of dates, or of integers where freq is one
         target: str = "y",  # column to forecast
     ) -> "Panel":
-        """Build a panel from parquet, batch by batch.
+        """Build a panel from parquet, batch by batch, with the checks of `from_frame`.
 
         With `cache` the result may be larger than memory. A cache that was made from
         other files or settings is refused, never mistaken.

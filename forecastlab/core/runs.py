@@ -708,7 +708,8 @@ def run(
         raise problem
     if problem:
         raise RunFailed(
-            f"{name} failed: {read(path)['error']}. Read {path / 'notebook.html'}; mend"
-            f" it and add --resume --out {path} to go on."
+            f"{name} failed: {read(path)['error']}. Read {path / 'notebook.html'}. With"
+            " other parameters, run it again; with the same, add"
+            f" --resume --out {path} to go on."
         ) from problem
     return path

@@ -92,7 +92,11 @@ def stock_curve(
     levels: ArrayLike = SERVICE,  # (level,) increasing service levels
     value: ArrayLike | None = None,  # (series,) money a unit: fills the column `money`
 ) -> pd.DataFrame:  # unique_id, level, units, money; a row an item and level
-    "Stock needed at the start of a step for each service level, averaged over steps."
+    """Stock needed at the start of a step for each service level, averaged over steps.
+
+    A service level is the probability that a step's demand is met in full. Units are
+    the target's. Refuses levels outside (0, 1), and those beyond what draws can tell.
+    """
     u = check_levels(levels, increasing=True)
     check_told(forecast.distribution.draws, u)
     # (series, level)
@@ -113,7 +117,11 @@ def saving(
     low: float = 0.94,  # the lower one considered
     value: ArrayLike | None = None,  # (series,) money a unit
 ) -> pd.DataFrame:  # unique_id, stock at both, units and money saved; dearest first
-    "What going from one service level to a lower one saves, item by item."
+    """What going from one service level to a lower one saves, item by item.
+
+    Stock is that at the start of a step, averaged over the horizon. Refuses levels
+    outside (0, 1), and a lower one that is not lower.
+    """
     if not low < high or f"{low:g}" == f"{high:g}":
         refuse(f"the second level must be lower than the first, got {high} and {low}")
     check_told(forecast.distribution.draws, [low, high])

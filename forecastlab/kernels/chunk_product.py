@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from ..core.basics import embedded_dir, refuse
 from .posts import POSTS, Post, post_name
-from .runtime import copy_bandwidth, device as default_device
+from .runtime import bench_rows, device as default_device
 from .runtime import has_gpu, milliseconds, native, record, tl
 from .runtime import triton
 
@@ -403,6 +403,44 @@ def _scores(v, parent, POWER: tl.constexpr, MULTIPLIES: tl.constexpr):
         else:
             return parent - power
 
+# %% ../../nbs/kernels/40_chunk_product.ipynb #_jobs_at
+@triton.jit
+def _jobs_at(chunk_ptr, first_job_ptr, last_job_ptr, JOBS: tl.constexpr):
+    "This program's chunk, its jobs, and which of them are there."
+    block = tl.program_id(0)
+    j = tl.load(first_job_ptr + block) + tl.arange(0, JOBS)
+    return tl.load(chunk_ptr + block), j, j < tl.load(last_job_ptr + block)
+
+
+@triton.jit
+def _chunk_at(c, child_start_ptr, row_start_ptr):
+    "Children of chunk c, its first row, and how many rows it has."
+    width = tl.load(child_start_ptr + c + 1) - tl.load(child_start_ptr + c)
+    lo = tl.load(row_start_ptr + c)
+    rows = tl.load(row_start_ptr + c + 1) - lo
+    return width.to(tl.int32), lo, rows.to(tl.int32)
+
+
+@triton.jit
+def _store_scores(
+    v,  # (jobs, columns) products
+    j,  # (jobs,) jobs
+    live,  # (jobs,) which are there
+    w,  # (columns,) children
+    width,  # how many children there are
+    parent_ptr,
+    start_ptr,
+    score_ptr,
+    POWER: tl.constexpr,
+    MULTIPLIES: tl.constexpr,
+):
+    "Score[start + w] = f(v), parent."
+    parent = tl.load(parent_ptr + j, mask=live, other=0.0)[:, None]
+    score = _scores(v, parent, POWER, MULTIPLIES)
+    start = tl.load(start_ptr + j, mask=live, other=0)[:, None]
+    inside = live[:, None] & (w < width)[None, :]
+    tl.store(score_ptr + start + w[None, :], score, mask=inside)
+
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_chunk_product_kernel
 @triton.jit
 def _chunk_product_kernel(
@@ -444,14 +482,9 @@ def _chunk_product_kernel(
 
     Score[start + w] = f(sum_t x[t] W[row = index[t], w] + bias W[d, w]), parent.
     """
-    c = tl.load(chunk_ptr + tl.program_id(0))
-    j = tl.load(first_job_ptr + tl.program_id(0)) + tl.arange(0, JOBS)
-    live = j < tl.load(last_job_ptr + tl.program_id(0))
+    c, j, live = _jobs_at(chunk_ptr, first_job_ptr, last_job_ptr, JOBS)
+    width, lo, rows = _chunk_at(c, child_start_ptr, row_start_ptr)
     w = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    children = tl.load(child_start_ptr + c + 1) - tl.load(child_start_ptr + c)
-    width = children.to(tl.int32)
-    lo = tl.load(row_start_ptr + c)
-    rows = (tl.load(row_start_ptr + c + 1) - lo).to(tl.int32)
     words = (width + 31) // 32
     word = tl.load(word_start_ptr + c)
     value = tl.load(value_start_ptr + c)
@@ -486,11 +519,9 @@ def _chunk_product_kernel(
             value_ptr + value,
         )
         v += tl.sum(x[:, :, None] * weight, 1)
-    parent = tl.load(parent_ptr + j, mask=live, other=0.0)[:, None]
-    score = _scores(v, parent, POWER, MULTIPLIES)
-    start = tl.load(start_ptr + j, mask=live, other=0)[:, None]
-    inside = live[:, None] & (w < width)[None, :]
-    tl.store(score_ptr + start + w[None, :], score, mask=inside)
+    _store_scores(
+        v, j, live, w, width, parent_ptr, start_ptr, score_ptr, POWER, MULTIPLIES
+    )
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_chunk_product_dense_kernel
 @triton.jit
@@ -530,14 +561,9 @@ def _chunk_product_dense_kernel(
 
     Score[start + w] = f(sum_r x[row[r]] W[r, w]), parent, where x[d] = bias.
     """
-    c = tl.load(chunk_ptr + tl.program_id(0))
-    j = tl.load(first_job_ptr + tl.program_id(0)) + tl.arange(0, JOBS)
-    live = j < tl.load(last_job_ptr + tl.program_id(0))
+    c, j, live = _jobs_at(chunk_ptr, first_job_ptr, last_job_ptr, JOBS)
+    width, lo, rows = _chunk_at(c, child_start_ptr, row_start_ptr)
     w = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    children = tl.load(child_start_ptr + c + 1) - tl.load(child_start_ptr + c)
-    width = children.to(tl.int32)
-    lo = tl.load(row_start_ptr + c)
-    rows = (tl.load(row_start_ptr + c + 1) - lo).to(tl.int32)
     words = (width + 31) // 32
     word = tl.load(word_start_ptr + c)
     value = tl.load(value_start_ptr + c)
@@ -562,11 +588,9 @@ def _chunk_product_dense_kernel(
             value_ptr + value,
         )
         v = tl.dot(x, weight, v, input_precision="ieee")
-    parent = tl.load(parent_ptr + j, mask=live, other=0.0)[:, None]
-    score = _scores(v, parent, POWER, MULTIPLIES)
-    start = tl.load(start_ptr + j, mask=live, other=0)[:, None]
-    inside = live[:, None] & (w < width)[None, :]
-    tl.store(score_ptr + start + w[None, :], score, mask=inside)
+    _store_scores(
+        v, j, live, w, width, parent_ptr, start_ptr, score_ptr, POWER, MULTIPLIES
+    )
 
 # %% ../../nbs/kernels/40_chunk_product.ipynb #_blocks
 def _blocks(cluster, clusters, size):
@@ -993,7 +1017,7 @@ def bench_chunk_product(
 
     Bytes are counted on at most 64 queries.
     """
-    device, rows, limit = default_device(), [], copy_bandwidth()
+    device, rows = default_device(), []
     small, large = ((4, 16, 63), 4800, 0.1), ((64, 128, 128), 500, 0.05)
     if shapes is None and has_gpu():
         shapes = [(n, 14, *small) for n in (1, 5_000, 100_000)]
@@ -1013,22 +1037,15 @@ def bench_chunk_product(
             ms = milliseconds(
                 lambda: beam_search_gpu(X, layers, beam, k, kernels=kernels), repeat=10
             )
-            row = dict(
+            case = dict(
                 n=n,
                 features=per,
                 leaves=leaves,
                 layers=len(layers),
                 beam=beam,
                 k=k,
-                threads=torch.get_num_threads(),
-                path=name,
-                ms=f"{ms:.4g}",
                 us_per_query=f"{1e3 * ms / n:.4g}",
-                megabytes=f"{size:.4g}",
-                gb_per_s=f"{size / ms:.4g}",
-                copy_gb_per_s=f"{limit:.4g}",
-                share=f"{size / ms / limit:.3g}",
             )
-            rows.append(row)
+            rows += bench_rows(case, {name: ms}, size)
     record(rows, path or embedded_dir() / "bench" / "chunk_product.csv")
     return rows

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from ..core.basics import embedded_dir, refuse
-from .runtime import copy_bandwidth, has_gpu, milliseconds, native
+from .runtime import bench_rows, has_gpu, milliseconds, native
 from .runtime import record, tl, triton
 
 # %% ../../nbs/kernels/30_energy_score.ipynb #_check_shapes
@@ -388,7 +388,7 @@ def bench_energy_score(
     if shapes is None:
         sizes = (1024, 5376, 65536) if has_gpu() else (256, 5376)
         shapes = [(n, m, d) for n in sizes for m, d in ((20, 8), (50, 24))]
-    rows, limit = [], copy_bandwidth()
+    rows = []
     for n, m, d in shapes:
         w = torch.randn(n, m, d, device=device, dtype=dtype).requires_grad_()
         z = torch.randn(n, d, device=device, dtype=dtype)
@@ -402,22 +402,7 @@ def bench_energy_score(
             for name, fn in paths.items()
         }
         size = bytes_moved(n, m, d, dtype.itemsize) / 1e6
-        rows += [
-            dict(
-                n=n,
-                draw=m,
-                d=d,
-                dtype=str(dtype)[6:],
-                threads=torch.get_num_threads(),
-                path=name,
-                ms=f"{t:.4g}",
-                megabytes=f"{size:.4g}",
-                gb_per_s=f"{size / t:.4g}",
-                copy_gb_per_s=f"{limit:.4g}",
-                share=f"{size / t / limit:.3g}",
-                eager_ratio=f"{ms['eager'] / t:.3g}" if "eager" in ms else "",
-            )
-            for name, t in ms.items()
-        ]
+        case = dict(n=n, draw=m, d=d, dtype=str(dtype)[6:])
+        rows += bench_rows(case, ms, size, ["eager"])
     record(rows, path or embedded_dir() / "bench" / "energy_score.csv")
     return rows

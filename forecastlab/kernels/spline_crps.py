@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from ..core.basics import embedded_dir, refuse
-from .runtime import copy_bandwidth, has_gpu, milliseconds, native
+from .runtime import bench_rows, has_gpu, milliseconds, native
 from .runtime import record, tl, triton
 
 # %% ../../nbs/kernels/20_spline_crps.ipynb #_check_shapes
@@ -1019,27 +1019,12 @@ def bench_spline_crps(
     paths = dict(eager=spline_crps_ref, torch=spline_crps_torch)
     if native():
         paths |= dict(compile=torch.compile(spline_crps_ref), triton=spline_crps_triton)
-    rows, limit = [], copy_bandwidth()
+    rows = []
     for n, knot, own in shapes:
-        case = _bench_case(n, knot, own, dtype, device)
-        ms = {name: milliseconds(_bench_step(fn, case)) for name, fn in paths.items()}
+        inputs = _bench_case(n, knot, own, dtype, device)
+        ms = {name: milliseconds(_bench_step(fn, inputs)) for name, fn in paths.items()}
         size = bytes_moved(n, knot, shapes=2, own=own, size=dtype.itemsize) / 1e6
-        rows += [
-            dict(
-                n=n,
-                knot=knot,
-                own_levels=int(own),
-                dtype=str(dtype)[6:],
-                threads=torch.get_num_threads(),
-                path=name,
-                ms=f"{t:.4g}",
-                megabytes=f"{size:.4g}",
-                gb_per_s=f"{size / t:.4g}",
-                copy_gb_per_s=f"{limit:.4g}",
-                share=f"{size / t / limit:.3g}",
-                eager_ratio=f"{ms['eager'] / t:.3g}",
-            )
-            for name, t in ms.items()
-        ]
+        case = dict(n=n, knot=knot, own_levels=int(own), dtype=str(dtype)[6:])
+        rows += bench_rows(case, ms, size, ["eager"])
     record(rows, path or embedded_dir() / "bench" / "spline_crps.csv")
     return rows

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from ..core.basics import atomic, number, one_of, refuse, whole
+from ..core.basics import atomic, number, one_of, refuse
+from ..core.basics import refuse_to_replace, whole
 from ..core.conformal import isotonic as nearest_increasing
 from .chunks import Chunks, layer_scores
 from .chain import label_chain
@@ -520,12 +521,7 @@ class Calibration:
     ) -> None:
         "Write the numbers to one JSON file, whole or not at all."
         if Path(path).exists() and not overwrite:
-            refuse(
-                "something is there already",
-                [path],
-                "Choose another name, or pass overwrite=True",
-                FileExistsError,
-            )
+            refuse_to_replace(path)
         about = dict(
             format=1,
             slope=self.slope,

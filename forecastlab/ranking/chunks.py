@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from numba import njit
-from ..core.basics import atomic, refuse
+from ..core.basics import atomic, refuse, refuse_to_replace
 from ..core.sparse import arrays, as_features
 from .lanes import LANES, _all, _largest, _load, _prefetch
 from .lanes import _rounded_product, _rounded_sum, _store
@@ -361,12 +361,7 @@ def _make_room(
 ):
     "A folder without chunks.json. Refuses one that has it, unless it may go."
     if (folder / "chunks.json").exists() and not overwrite:
-        refuse(
-            "something is there already",
-            [folder],
-            "Choose another folder, or pass overwrite=True",
-            FileExistsError,
-        )
+        refuse_to_replace(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "chunks.json").unlink(missing_ok=True)
 

@@ -335,7 +335,12 @@ class LabNotFittedError(LabError, NotFittedError):
 
 # %% ../../nbs/ranking/70_estimator.ipynb #ExtremeClassifier
 class ExtremeClassifier(ClassifierMixin, BaseEstimator):
-    "An ensemble of XR-Linear trees with scikit-learn's interface."
+    """An ensemble of XR-Linear trees with scikit-learn's interface.
+
+    `ExtremeClassifier().fit(texts, labels).top(["blue cup"])` gives the likeliest
+    labels of a text with their probabilities. It takes texts, or a matrix of
+    features; labels as lists of names, or as an indicator matrix.
+    """
 
     def __init__(
         self,

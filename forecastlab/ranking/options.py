@@ -52,6 +52,32 @@ def _number(
         **more,
     )
 
+# %% ../../nbs/ranking/92_options.ipynb #_path
+def _path(
+    add: Add,
+    *words: str,
+    help: str,
+    needed: bool = False,
+    default: str | None = None,
+    metavar: str = "PATH",
+) -> None:
+    "An option that is a file, or a folder where `metavar` is DIR."
+    add(*words, required=needed, default=default, metavar=metavar, help=help)
+
+
+def _instances(add: Add) -> None:
+    "The matrix that a command reads."
+    words = "features, (instance, feature): .npz or .npy"
+    _path(add, "-x", "--inst-path", help=words, needed=True)
+
+
+def _model(
+    add: Add,
+    help: str = "folder to write; a model that is there is replaced",
+) -> None:
+    "The folder of a model."
+    _path(add, "-m", "--model-folder", help=help, needed=True, metavar="DIR")
+
 # %% ../../nbs/ranking/92_options.ipynb #_with_tree
 def _with_tree(add: Add) -> None:
     "How the tree is built."
@@ -187,9 +213,9 @@ def _with_house(add: Add) -> None:
         choices=[0, 1, 2, 3],
         help="0: say nothing, 1: say what was done, 2 and 3: with progress bars",
     )
-    add(
+    _path(
+        add,
         "--params-path",
-        metavar="PATH",
         help="JSON with options, in libpecos' form; the command line wins",
     )
     add(
@@ -198,105 +224,79 @@ def _with_house(add: Add) -> None:
         help="print such a JSON with all defaults, and stop",
     )
 
+# %% ../../nbs/ranking/92_options.ipynb #_with_training
+def _with_training(add: Add) -> None:
+    "Options that matrices and texts are trained with alike."
+    _with_tree(add)
+    _with_rankers(add)
+    _with_prediction(add, 10, "")
+    _with_house(add)
+
 # %% ../../nbs/ranking/92_options.ipynb #_train_options
 def train_options(
     add: Add,  # `add_argument` of the parser
 ) -> None:
     "Options of `train`."
-    add(
-        "-x",
-        "--inst-path",
-        required=True,
-        metavar="PATH",
-        help="features, (instance, feature): .npz or .npy",
+    _instances(add)
+    _path(
+        add, "-y", "--label-path", help="labels, (instance, label): .npz", needed=True
     )
-    add(
-        "-y",
-        "--label-path",
-        required=True,
-        metavar="PATH",
-        help="labels, (instance, label): .npz",
-    )
-    add(
-        "-m",
-        "--model-folder",
-        required=True,
-        metavar="DIR",
-        help="folder to write; a model that is there is replaced",
-    )
-    add(
+    _model(add)
+    _path(
+        add,
         "-f",
         "--label-feat-path",
-        metavar="PATH",
         help="features of labels to build the tree from, instead of PIFA",
     )
-    add(
+    _path(
+        add,
         "-c",
         "--code-path",
-        metavar="PATH",
         help="the tree: a folder with a chain, or an .npz (label, cluster)",
     )
-    add(
+    _path(
+        add,
         "-r",
         "--rel-path",
-        metavar="PATH",
         help="relevance, (instance, label), where labels are; needs --rel-mode",
     )
-    add(
+    _path(
+        add,
         "-um",
         "--usn-match-path",
-        metavar="PATH",
         help="further negatives, (instance, cluster), for usn",
     )
-    add(
+    _path(
+        add,
         "-uy",
         "--usn-label-path",
-        metavar="PATH",
         help="further negatives, (instance, label), for usn",
     )
-    _with_tree(add)
-    _with_rankers(add)
-    _with_prediction(add, 10, "")
-    _with_house(add)
+    _with_training(add)
 
 # %% ../../nbs/ranking/92_options.ipynb #_predict_options
 def predict_options(
     add: Add,  # `add_argument` of the parser
 ) -> None:
     "Options of `predict`."
-    add(
-        "-x",
-        "--inst-path",
-        required=True,
-        metavar="PATH",
-        help="features, (instance, feature): .npz or .npy",
-    )
-    add(
-        "-m",
-        "--model-folder",
-        required=True,
-        metavar="DIR",
-        help="of train, or of libpecos",
-    )
+    _instances(add)
+    _model(add, "of train, or of libpecos")
     _with_prediction(add, None, "the model's")
-    add(
-        "-y",
-        "--label-path",
-        metavar="PATH",
-        help="true labels: also print precision and recall",
+    _path(
+        add, "-y", "--label-path", help="true labels: also print precision and recall"
     )
-    add(
+    _path(
+        add,
         "-o",
         "--save-pred-path",
-        metavar="PATH",
         help="predictions to write, .npz, best first in each row",
     )
     _number(add, "-B", "--max-pred-chunk", default=10**7, help="instances at a time")
     _number(add, "-n", "--threads", default=-1, help="-1: all cores")
-    add(
+    _path(
+        add,
         "-so",
         "--selected-output",
-        metavar="PATH",
         help="(instance, label): score exactly these; -k and -b do not matter",
     )
 
@@ -305,8 +305,8 @@ def evaluate_options(
     add: Add,  # `add_argument` of the parser
 ) -> None:
     "Options of `evaluate`."
-    add("-y", "--truth-path", required=True, metavar="PATH", help="true labels, .npz")
-    add("-p", "--pred-path", required=True, metavar="PATH", help="predictions, .npz")
+    _path(add, "-y", "--truth-path", help="true labels, .npz", needed=True)
+    _path(add, "-p", "--pred-path", help="predictions, .npz", needed=True)
     _number(add, "-k", "--topk", "--only-topk", default=10, dest="topk", help="places")
 
 # %% ../../nbs/ranking/92_options.ipynb #_text_train_options
@@ -314,36 +314,31 @@ def text_train_options(
     add: Add,  # `add_argument` of the parser
 ) -> None:
     "Options of `text2text-train`."
-    add(
+    _path(
+        add,
         "-i",
         "--input-text-path",
-        required=True,
-        metavar="PATH",
         help="lines: id,id,...<tab>text, or id::relevance,...<tab>text",
+        needed=True,
     )
-    add(
+    _path(
+        add,
         "-q",
         "--output-item-path",
-        required=True,
-        metavar="PATH",
         help="names: line n is the item with id n, from 0",
+        needed=True,
     )
-    add(
-        "-m",
-        "--model-folder",
-        required=True,
-        metavar="DIR",
-        help="folder to write; a model that is there is replaced",
-    )
-    add(
+    _model(add)
+    _path(
+        add,
         "--workspace-folder",
-        metavar="DIR",
         help=(
             "keeps features, labels and trees for the next training with the same"
             " settings"
         ),
+        metavar="DIR",
     )
-    add("--vectorizer-config-path", metavar="PATH", help="JSON file: the vectorizer")
+    _path(add, "--vectorizer-config-path", help="JSON file: the vectorizer")
     add(
         "--vectorizer-config-json",
         metavar="JSON",
@@ -358,44 +353,33 @@ def text_train_options(
             " pifa_lf_convex_combine::Z=PATH::alpha=VAL (pifa)"
         ),
     )
-    _with_tree(add)
-    _with_rankers(add)
-    _with_prediction(add, 10, "")
-    _with_house(add)
+    _with_training(add)
 
 # %% ../../nbs/ranking/92_options.ipynb #_text_predict_options
 def text_predict_options(
     add: Add,  # `add_argument` of the parser
 ) -> None:
     "Options of `text2text-predict`."
-    add(
-        "-m",
-        "--model-folder",
-        required=True,
-        metavar="DIR",
-        help="of text2text-train, or of libpecos where its vectorizer is tfidf",
-    )
-    add(
+    _model(add, "of text2text-train, or of libpecos where its vectorizer is tfidf")
+    _path(
+        add,
         "-i",
         "--input-text-path",
-        default="-",
-        metavar="PATH",
         help=(
             "a text in each line, after the last tab; -: standard input, answered line"
             " by line (-)"
         ),
+        default="-",
     )
-    add(
+    _path(
+        add,
         "-o",
         "--predicted-output-item-path",
-        default="-",
-        metavar="PATH",
         help="JSON lines; -: standard output (-)",
+        default="-",
     )
-    add(
-        "--output-to-keep-path",
-        metavar="PATH",
-        help="names, one a line: answer with these only",
+    _path(
+        add, "--output-to-keep-path", help="names, one a line: answer with these only"
     )
     _with_prediction(add, None, "the model's")
     _number(add, "-B", "--batch-size", default=2048, help="lines at a time")
@@ -406,32 +390,22 @@ def text_predict_options(
         metavar="VAL",
         help="drop items that do not score more",
     )
-    add(
-        "--meta-info-path",
-        metavar="PATH",
-        help="a line for each text, repeated in its answer",
-    )
+    _path(add, "--meta-info-path", help="a line for each text, repeated in its answer")
 
 # %% ../../nbs/ranking/92_options.ipynb #text_evaluate_options
 def text_evaluate_options(
     add: Add,  # `add_argument` of the parser
 ) -> None:
     "Options of `text2text-evaluate`."
-    add(
-        "-p",
-        "--pred-path",
-        required=True,
-        metavar="PATH",
-        help="answers of text2text-predict",
-    )
-    add(
+    _path(add, "-p", "--pred-path", help="answers of text2text-predict", needed=True)
+    _path(
+        add,
         "-y",
         "--truth-path",
-        required=True,
-        metavar="PATH",
         help="a line each: names with tabs between them; with -q: id,id,...<tab>text",
+        needed=True,
     )
-    add("-q", "--text-item-path", metavar="PATH", help="names of the items")
+    _path(add, "-q", "--text-item-path", help="names of the items")
     _number(add, "-k", "--topk", "--only-topk", default=10, dest="topk", help="places")
 
 # %% ../../nbs/ranking/92_options.ipynb #ELSEWHERE

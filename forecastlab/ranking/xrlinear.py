@@ -115,7 +115,11 @@ def _one_post(
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #XRLinear
 class XRLinear:
-    "A tree of linear rankers with beam search (PECOS, section 4)."
+    """A tree of linear rankers with beam search (PECOS, section 4).
+
+    `XRLinear.train(X, Y).predict(X_new)` gives the best labels of every row. A model is
+    made by `train` or `load`; texts and labels by name go through `ExtremeClassifier`.
+    """
 
     def __init__(
         self,
@@ -214,7 +218,12 @@ class XRLinear:
         threads: int | None = None,  # None: all cores
         progress: bool = True,  # show a bar for each layer
     ) -> "XRLinear":
-        "Train the layers from the root down."
+        """Train the layers from the root down.
+
+        A label's cluster must be found before the label is scored, so every layer is a
+        ranking of its own. Refuses rows that do not fit each other, a tree that does
+        not fit the labels, and settings that cannot be trained with.
+        """
         X = as_features(X)
         Y = as_labels(Y, X.shape[0])
         solver = solver or LinearSettings()
