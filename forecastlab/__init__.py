@@ -19,6 +19,8 @@ _home = {
     "Calibrated": "core.conformal",
     "Adaptive": "core.conformal",
     "load": "core.datasets",
+    "load_model": "core.forecaster",
+    "LabError": "core.basics",
     "SplineQuantile": "quantile.spline",
     "RecurrentForecaster": "quantile.recurrent",
     "MQF2Forecaster": "quantile.mqf2",

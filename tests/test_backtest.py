@@ -295,7 +295,7 @@ def test_an_item_discontinued_within_the_horizon_is_left_out(name):
     assert list(r.folds[1].forecast.ids) == ["s0", "s1", "s2"]
 
 
-def test_no_series_around_an_origin():
+def test_an_origin_without_series_is_refused():
     with pytest.raises(
         ValueError, match="no series has both history and targets around 2023-06-"
     ):

@@ -332,7 +332,7 @@ FRAMES = {  # name: (frame, arguments, error, message)
     "align in words": (
         GOOD,
         dict(fill=0, align_end="yes"),
-        ValueError,
+        TypeError,
         r"align_end must be True or False, got 'yes'",
     ),
     "known is no name": (

@@ -187,7 +187,7 @@ def test_a_missing_extra_is_named(capsys, toy, here, monkeypatch):
     assert not (here / "r").exists()
 
 
-def test_the_command_in_a_closed_pipe(toy):
+def test_the_command_is_quiet_in_a_closed_pipe(toy):
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     words = shlex.join(COMMAND) + " figures | head -1"
     done = subprocess.run(words, shell=True, capture_output=True, text=True, env=env)

@@ -346,10 +346,10 @@ def test_a_model_is_calibrated_on_origins_it_never_saw(by, kind):
     early = p.cut(77)
     m = Calibrated(Shy(), origins=12, conformal=Conformal(LEVELS, by, kind)).fit(early)
     # the held-back windows were not trained on
-    assert m.fitted.seen == 6 * (78 - 36)
+    assert m.trained.seen == 6 * (78 - 36)
     f = m.predict(3, early)
     assert f.ids.tolist() == early.ids.tolist()
-    assert f.model == "shy"
+    assert f.model == m.name == "Shy calibrated"
     assert (f.quantile(DENSE[::50].clone()).diff(dim=-1) >= 0).all()
 
     # the same correction at every later origin
@@ -377,7 +377,7 @@ def test_refit_trains_on_everything_and_settings_stay_untouched():
     p = panel()
     template = Conformal(LEVELS)
     m = Calibrated(Shy(), origins=4, conformal=template, refit=True).fit(p)
-    assert m.fitted.seen == 6 * 120 and not template.fitted and m.model.seen == 0
+    assert m.trained.seen == 6 * 120 and not template.fitted and m.model.seen == 0
     assert m.predict(3).ids.tolist() == p.ids.tolist()
 
 
@@ -425,7 +425,8 @@ class Median(Forecaster):
 def test_a_calibrated_model_is_saved_with_its_correction(tmp_path, correction):
     p = panel()
     m = Calibrated(Median(), origins=12, conformal=correction).fit(p)
-    assert isinstance(m, Forecaster) and m.horizon == 3 and m.name == "median"
+    assert isinstance(m, Forecaster) and m.horizon == 3
+    assert m.name == m.predict().model == "median calibrated"
     m.save(tmp_path / "model")
     again = load_model(tmp_path / "model")
     assert isinstance(again, Calibrated) and again.origins == 12
@@ -859,7 +860,7 @@ def test_calibrations_that_cannot_be_are_refused():
     bad("unknown kind: cqr", lambda: Conformal(kind="cqr"))
     bad(r"expected targets of shape \(30,\)", lambda: Conformal().fit(f, draw(29)))
     bad("infinite targets", lambda: Conformal().fit(f, y / 0))
-    bad("has not been fitted", lambda: Conformal().apply(f))
+    bad("has not been fitted", lambda: Conformal().apply(f), RuntimeError)
     bad("no calibration windows", lambda: Conformal().fit([]))
     bad("needs batches of shape", fit(None, "series"))
     bad("needs batches of shape", fit(None, "step"))
@@ -906,6 +907,16 @@ def test_models_and_backtests_that_cannot_calibrate_are_refused():
         def fit(self, panel):
             return self
 
+        def predict(self, h, panel):
+            return Shy().predict(h, panel)
+
+    bad("expected a forecaster, with fit", lambda: Calibrated(3), TypeError)
+    bad("got the class Shy. Make one: Shy", lambda: Calibrated(Shy), TypeError)
+    bad(
+        "expected a correction, Conformal.*got 3",
+        lambda: Calibrated(Shy(), conformal=3),
+        TypeError,
+    )
     bad("names no horizon. Pass horizon=", lambda: Calibrated(Plain()).fit(p))
     bad(
         "has not been fitted. Call fit",

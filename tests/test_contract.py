@@ -53,6 +53,9 @@ MAKERS = {
     "Calibrated": lambda: Calibrated(EmpiricalQuantiles(HORIZON), origins=2),
 }
 
+# Refuse targets below 0.
+FROM_ZERO_ON = {"CrostonSBA"}
+
 # Forecasts what has not been sold yet: it is asked about panels without a sale.
 BEFORE_THE_FIRST_SALE = {"LaunchForecaster"}
 
@@ -77,6 +80,30 @@ def sales(prefix="s", seed=0, rows=60):
         for i, begin in enumerate((0, 0, 0, 0, 8, 12, 16, 20))
     ]
     return Panel.from_frame(pd.concat(parts, ignore_index=True), freq="W-SUN")
+
+
+def shops(rows=60, low=0.0):
+    """Four weekly series with a price plan that is known ahead and a kind; the first
+    rows of one, and every seventh row, are not observed.
+    """
+    rng = np.random.default_rng(3)
+    weeks = pd.date_range("2022-01-02", periods=rows + HORIZON, freq="W-SUN")
+    n, rest = 4, HORIZON
+    y = rng.poisson(6, (n, rows)).astype(float) + low
+    y[0, :9], y[:, ::7] = np.nan, np.nan
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat([f"s{i}" for i in range(n)], rows + rest),
+            "ds": np.tile(weeks, n),
+            "y": np.pad(y, ((0, 0), (0, rest)), constant_values=np.nan).reshape(-1),
+            "price": np.exp(rng.normal(0, 0.2, n * (rows + rest))),
+            "kind": np.repeat(["mug", "tin", "mug", "tin"], rows + rest),
+        }
+    )
+    ahead = frame.ds > weeks[rows - 1]
+    columns = dict(known=["price"], static=["kind"], fill="missing", freq="W-SUN")
+    future = frame[ahead].drop(columns="y")
+    return Panel.from_frame(frame[~ahead], future=future, **columns)
 
 
 @functools.cache
@@ -185,6 +212,59 @@ def test_a_network_may_hold_the_last_rows_out(name):
     assert np.isfinite(scores).all()
 
 
+# --- covariates, holes, negative targets
+
+
+@every_forecaster
+def test_covariates_and_missing_targets_are_borne(name):
+    panel = shops()
+    if name in BEFORE_THE_FIRST_SALE:
+        panel = panel.cut(len(panel.calendar) - 1 - HORIZON)
+    model = MAKERS[name]().fit(shops())
+    forecast = ask(name, model, HORIZON, panel)
+    assert list(forecast.ids) == list(panel.ids)
+    assert np.isfinite(q(forecast)).all() and (q(forecast) >= 0).all()
+
+
+@every_forecaster
+def test_negative_targets_are_forecast_or_refused_in_words(name):
+    panel = shops(low=-9.0)
+    forecast = lambda: ask(name, MAKERS[name]().fit(panel), HORIZON, panel)
+    if name in FROM_ZERO_ON:
+        refuses(ValueError, "targets of at least 0", forecast)
+    elif name in BEFORE_THE_FIRST_SALE:
+        assert np.isfinite(q(forecast())).all()
+    else:
+        assert (q(forecast()) < 0).any()
+
+
+# --- totals
+
+
+@every_forecaster
+def test_the_steps_add_up_as_they_are_told_to(name):
+    forecast = ask(name, fitted(name))
+    mean = forecast.mean().sum(-1)
+    for how in ("independent", "comonotone"):
+        total = forecast.total(assume=how, draws=256)
+        assert total.shape == (8,)
+        torch.testing.assert_close(total.mean, mean, rtol=1e-4, atol=1e-4)
+    if forecast.distribution.event_shape:
+        assert forecast.total(3).quantile([0.9]).shape == (8, 1)
+    else:
+        refuses(ValueError, "Pass assume='independent'", forecast.total)
+
+
+@every_forecaster
+def test_a_total_that_cannot_be_is_refused_in_words(name):
+    total = ask(name, fitted(name)).total
+    refuses(ValueError, "unknown assumption: foo", lambda: total(1, "foo"))
+    refuses(ValueError, "Forecast further ahead", lambda: total(HORIZON + 1))
+    refuses(ValueError, "from 1 to the horizon 4.*got 0.$", lambda: total(0))
+    refuses(TypeError, "got 2.5.$", lambda: total(2.5))
+    refuses(TypeError, "draws must be", lambda: total(2, "independent", draws="9"))
+
+
 # --- files
 
 
@@ -268,6 +348,37 @@ def test_what_cannot_be_forecast_is_refused_in_words(name):
     if model.longest is not None:
         longer = model.longest + 1
         refuses(ValueError, f"asked for {longer}", lambda: model.predict(longer))
+
+
+@every_forecaster
+def test_a_horizon_changed_since_is_checked_at_fit(name):
+    model = MAKERS[name]()
+    for wrong, kind in ((0, ValueError), ("4", TypeError)):
+        model.horizon = wrong
+        refuses(kind, "horizon must be a whole number", lambda: model.fit(sales()))
+
+
+@every_network
+def test_a_network_says_with_which_settings_it_was_made(name):
+    made = repr(MAKERS[name]())
+    assert made.startswith(f"{name.split()[0]}(horizon=4, context=12, steps=4, batch=8")
+    assert "training={'accelerator': 'cpu', 'progress': False}" in made
+
+
+@every_network
+def test_a_horizon_asked_anew_is_not_that_of_the_trained_network(name):
+    model = MAKERS[name]().fit(sales())
+    model.horizon = HORIZON + 2
+    refuses(ValueError, f"1 to {HORIZON} steps", model.predict)
+    assert model.fit(sales()).predict().horizon == HORIZON + 2
+
+
+@every_network
+def test_the_place_of_checkpoints_is_saved_too(name, tmp_path):
+    model = MAKERS[name]().fit(sales())
+    model.checkpoint = tmp_path / "points"
+    model.save(tmp_path / "model")
+    assert load_model(tmp_path / "model").checkpoint == str(tmp_path / "points")
 
 
 @every_forecaster

@@ -92,7 +92,7 @@ def test_mean_and_crps_equal_scipy_quadrature(tails, support, ties):
 
 
 @pytest.mark.parametrize("tails, support", KINDS)
-def test_crps_against_the_integral_of_squared_errors(tails, support):
+def test_crps_is_the_integral_of_squared_errors(tails, support):
     "The other definition: CRPS = integral of (F(x) - [x >= z])^2."
     d = grid(3, tails, support)
     F = at(d.cdf)
@@ -236,7 +236,7 @@ def test_gradients_equal_finite_differences(tails, support):
         assert torch.autograd.gradcheck(f, (v, z))
 
 
-def test_many_fine_levels_in_single_precision():
+def test_many_fine_levels_stay_in_order_in_single_precision():
     u = torch.linspace(1e-4, 1 - 1e-4, 4001).double()
     normal = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.0)
     for z, exact in ((0.0, 0.2336950), (1.0, 0.6024414), (-3.0, 2.4365729)):

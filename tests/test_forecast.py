@@ -156,7 +156,9 @@ def test_a_plot_has_an_axis_a_series_six_at_the_most():
     more = made(lengths=[n + 2 for n in (9, 5, 7, 8, 9, 6, 5, 9)])[0].panel
     fig = f.plot(actual=more)
     assert sum(a.axison for a in fig.axes) == 6
-    assert [a.get_title() for a in fig.axes[:2]] == ["s0", "s1"]
+    # on the left, as the house has it; one legend for all
+    assert [a.get_title(loc="left") for a in fig.axes[:2]] == ["s0", "s1"]
+    assert [t.get_text() for t in fig.legends[0].texts][-1] == "95 %"
     assert sum(a.axison for a in f.plot(["s7"], history=3).axes) == 1
     plt.close("all")
 
@@ -309,9 +311,9 @@ def test_one_step_is_itself_and_several_need_a_word():
 
 
 @pytest.mark.parametrize("steps", [0, 5, 1.5, True, "2", [1, 2], [1, 2, 5]])
-def test_steps_that_cannot_be_added(steps):
+def test_steps_that_cannot_be_added_are_refused(steps):
     with pytest.raises(
-        ValueError, match="from 1 to the horizon 4, or one for each of 3"
+        (ValueError, TypeError), match="from 1 to the horizon 4, or one for each of 3"
     ):
         made()[0].total(steps, "independent")
 

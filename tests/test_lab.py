@@ -99,7 +99,7 @@ def lab(tmp_path):
         log.close()
 
 
-def test_slider_of_the_study_redraws_its_figure(lab, chrome):
+def test_the_slider_of_the_study_redraws_its_figure(lab, chrome):
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys

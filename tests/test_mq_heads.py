@@ -53,7 +53,7 @@ def model(head, encoder="cnn", **options):
         ("isqf", "pareto"),
     ],
 )
-def test_every_head_on_every_backbone(head, tails, encoder, tmp_path):
+def test_every_head_runs_on_every_backbone(head, tails, encoder, tmp_path):
     """Trained, in order at ten thousand levels, and bit-equal after a round trip
     through a file.
     """

@@ -129,7 +129,7 @@ def check(
 # --- the main job
 
 
-def test_the_main_job_on_ones_own_csv(tmp_path):
+def test_the_main_job_runs_on_ones_own_csv(tmp_path):
     """Through papermill, in a run folder, with columns of other names, a price and a
     promotion known ahead.
     """
@@ -185,7 +185,7 @@ def test_the_main_job_on_ones_own_csv(tmp_path):
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_the_main_job_on_ones_own_parquet_without_the_plan(tmp_path):
+def test_the_main_job_runs_on_ones_own_parquet_without_the_plan(tmp_path):
     "Nobody knows the coming promotions: the last backtest origin is shown."
     past, _ = sales()
     past.to_parquet(tmp_path / "sales.parquet")
@@ -204,7 +204,7 @@ def test_the_main_job_on_ones_own_parquet_without_the_plan(tmp_path):
     assert not (tmp_path / "run" / "artifacts" / "model.safetensors").exists()
 
 
-def test_the_main_job_with_stock_outs_short_and_empty_series(tmp_path):
+def test_the_main_job_bears_stock_outs_short_and_empty_series(tmp_path):
     """One item always sold out, one new, one discontinued, holes that mean nothing was
     sold.
     """
@@ -242,7 +242,7 @@ def test_the_main_job_with_stock_outs_short_and_empty_series(tmp_path):
     assert first == rest and last == rest | {"10-001"}
 
 
-def test_the_main_job_on_one_series_counted_in_integers_below_zero(tmp_path):
+def test_the_main_job_runs_on_one_series_counted_in_integers_below_zero(tmp_path):
     pd.DataFrame(
         {
             "unique_id": "a",
@@ -265,7 +265,7 @@ def test_the_main_job_on_one_series_counted_in_integers_below_zero(tmp_path):
     assert "money_saved" not in load_json(tmp_path / "run" / "metrics.json")
 
 
-def test_the_main_job_on_a_data_set_of_the_registry_without_simple_methods(tmp_path):
+def test_the_main_job_runs_on_a_registered_data_set_without_simple_methods(tmp_path):
     names, said = walk(
         **TINY
         | dict(

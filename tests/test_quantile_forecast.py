@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from forecastlab.core.basics import LabError
 from test_pipelines import walk
 
 TINY = dict(
@@ -36,7 +37,7 @@ def go(tmp_path, **parameters):
     )
 
 
-def test_every_head_on_ones_own_file_with_calibration_and_a_final_forecast(tmp_path):
+def test_every_head_forecasts_ones_own_file_calibrated_and_beyond_its_end(tmp_path):
     own(tmp_path / "mine.csv")
     heads = ["isqf", "sqf", "iqf", "grid", "mqf2"]
     go(
@@ -132,5 +133,5 @@ def test_a_backbone_that_goes_step_by_step_runs(tmp_path):
     ],
 )
 def test_bad_parameters_are_one_clear_error(tmp_path, change, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(LabError, match=message):
         go(tmp_path, **change)

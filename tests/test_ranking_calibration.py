@@ -144,7 +144,7 @@ def test_the_product_family_equals_a_general_optimiser(seed):
     assert got == pytest.approx(want.x, rel=1e-3, abs=1e-3)
 
 
-def test_isotonic_pools_neighbours():
+def test_fitted_steps_pool_neighbours():
     rng = np.random.default_rng(0)
     v = rng.permutation(60).astype(float)
     y = (rng.random(60) < v / 60).astype(float)
@@ -159,7 +159,7 @@ def test_isotonic_pools_neighbours():
             i = max(i - 1, 0)
         else:
             i += 1
-    assert C.isotonic(v, y)(v[order]) == pytest.approx(
+    assert C.fit_steps(v, y)(v[order]) == pytest.approx(
         np.concatenate([[a] * n for a, n in blocks])
     )
 
@@ -462,8 +462,8 @@ def test_where_nothing_is_predicted_nothing_is_kept():
         (lambda: C.platt([], []), "0 scores"),
         (lambda: C.platt([np.inf], [1]), "NaN or infinite"),
         (lambda: C.platt([1], [-1]), "must lie in"),
-        (lambda: C.isotonic([1], [3]), "must lie in"),
-        (lambda: C.isotonic([np.nan], [1]), "NaN or infinite"),
+        (lambda: C.fit_steps([1], [3]), "must lie in"),
+        (lambda: C.fit_steps([np.nan], [1]), "NaN or infinite"),
         (lambda: C.keep(np.array([[0.5, 3.0]])), r"\[0, 1\]: 3.0"),
         (lambda: C.keep(np.eye(2), "all"), "unknown rule: all"),
         (lambda: C.pairs_of(np.eye(2), sparse.eye(3)), "does not fit"),

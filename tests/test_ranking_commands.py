@@ -165,8 +165,11 @@ def test_dense_features_and_label_features(files, xr):
             "items.txt holds no sound matrix",
         ),
         (["-x", "X.npz", "-y", "short.npz", "-m", "m"], "72 rows, .*short.npz has 10"),
-        (["-x", "X.npz", "-y", "Y.npz", "-m", "."], "holds something that is no model"),
-        (["-x", "X.npz", "-y", "Y.npz", "-m", "X.npz"], "is a file"),
+        (
+            ["-x", "X.npz", "-y", "Y.npz", "-m", "."],
+            "only a folder with ranker/param.json is replaced",
+        ),
+        (["-x", "X.npz", "-y", "Y.npz", "-m", "X.npz"], "this has none: X.npz"),
         (
             ["-x", "X.npz", "-y", "Y.npz", "-m", "m", "-s", "SVM"],
             "-s/--solver-type.*invalid choice",
@@ -523,7 +526,7 @@ def test_workspace_is_used_again_and_notices_changes(files, xr, monkeypatch):
         (["--vectorizer-config-path", "none.json"], "none.json"),
         (["-i", "bad.tsv"], "line 2 of"),
         (["-i", "many.tsv"], "names label 9, there are 6"),
-        (["-m", "."], "no model"),
+        (["-m", "."], "only a folder with output_items.json is replaced"),
     ],
 )
 def test_bad_text_training_is_one_line(words, expected, files, xr, monkeypatch):

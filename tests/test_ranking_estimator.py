@@ -198,7 +198,7 @@ def test_labels_that_are_numbers_can_be_added(data):
 # --- what is given as X
 
 
-def test_one_text_an_empty_list_and_a_missing_text(shop):
+def test_one_text_an_empty_list_and_a_missing_text_are_refused(shop):
     m = ExtremeClassifier(**QUICK, calibrate=False).fit(*shop)
     for f in (m.rank, m.predict, m.top, lambda X: m.fit(X, shop[1])):
         with pytest.raises(ValueError, match=r"\[text\]"):

@@ -412,7 +412,7 @@ def test_a_broken_folder_is_refused(tmp_path):
         load_chain(tmp_path)
     save_chain(tmp_path, CHAIN)
     (tmp_path / "C1.npz").write_bytes((tmp_path / "C1.npz").read_bytes()[:60])
-    with pytest.raises(Exception, match="C1.npz"):
+    with pytest.raises(ValueError, match="C1.npz"):
         load_chain(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):

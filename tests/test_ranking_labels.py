@@ -105,7 +105,7 @@ def test_pifa_is_its_formula_to_the_last_bit(seed, n, d, L, threads):
     )
 
 
-def test_rows_without_labels_labels_without_instances_and_duplicates():
+def test_empty_rows_empty_labels_and_duplicates_have_label_vectors():
     B = sp.csr_matrix((np.ones(3), [2, 0, 2], [0, 1, 1, 3, 3]), shape=(4, 4))
     # unsorted, 5 twice, an empty row
     A = sp.csr_matrix((np.ones(4), [5, 1, 5, 0], [0, 3, 3, 4, 4]), shape=(4, 6))
@@ -116,7 +116,7 @@ def test_rows_without_labels_labels_without_instances_and_duplicates():
     assert pifa(sp.csr_matrix((4, 0)), A).shape == (0, 6)
 
 
-def test_signed_features_and_a_sum_of_zero():
+def test_signed_features_may_add_up_to_zero():
     A = sp.csr_matrix(np.array([[1, -2], [-1, 2.0]]))
     V = pifa(np.array([[1, 1], [1, 0.0]]), A, normalize=False)
     assert_allclose(V.toarray(), [[0, 0], [1 / 5**0.5, -2 / 5**0.5]], atol=1e-6)

@@ -193,7 +193,7 @@ def test_zeros_in_the_truth_are_no_labels():
     assert M.recall(Y, [[3, 2, 1]], 2).tolist() == [0, 1]
 
 
-def test_propensity_by_hand_and_by_name():
+def test_propensity_is_its_formula_by_hand_and_by_name():
     Y = np.zeros((50, 3))
     Y[:10, 0] = 1
     Y[0, 1] = 1
@@ -258,7 +258,7 @@ def test_table_holds_all_in_percent():
     assert by_numbers == by_name != t.loc["PSP", "@5"]
 
 
-def test_nothing_right_nothing_true_nothing_shown():
+def test_metrics_are_zero_where_nothing_is_right_true_or_shown():
     Y, none = np.eye(3), sparse.csr_matrix((3, 3))
     w = np.ones(3)
     for f in (M.precision, M.recall, M.ndcg, M.coverage):

@@ -246,7 +246,7 @@ def test_a_malformed_xc_line_is_numbered(text, message, tmp_path):
         read_corpus(tmp_path / "train.txt")
 
 
-def test_parquet_labels_that_training_did_not_know(tmp_path):
+def test_parquet_labels_that_training_did_not_know_are_refused(tmp_path):
     for n, k in (("a", "cup"), ("b", "boat")):
         pd.DataFrame({"text": ["x y"], "labels": [[k]]}).to_parquet(
             tmp_path / f"{n}.parquet"
@@ -255,7 +255,9 @@ def test_parquet_labels_that_training_did_not_know(tmp_path):
         read_corpus(tmp_path / "a.parquet", tmp_path / "b.parquet")
 
 
-def test_a_set_of_the_mirror_and_a_damaged_one(mirror, tmp_path, monkeypatch):
+def test_a_set_of_the_mirror_is_read_and_a_damaged_one_is_refused(
+    mirror, tmp_path, monkeypatch
+):
     if not (mirror / "ranking" / "bibtex").is_dir():
         pytest.skip("the mirror has no ranking sets")
     c = load_corpus("bibtex")

@@ -228,7 +228,7 @@ def test_a_damaged_layer_is_refused(model, tmp_path, name, mmap):
         Chunks.load(tmp_path / "c", mmap=mmap)
 
 
-def test_a_negative_row_and_a_feature_too_many(model):
+def test_a_negative_row_and_a_feature_too_many_are_refused(model):
     c = copy.copy(model.layers[-1])
     c.row = c.row.copy()
     for wrong in (-1, c.features + 1):
@@ -366,7 +366,7 @@ def test_wrong_settings_are_refused_before_training(how, text):
 
 
 @pytest.mark.parametrize("beam", [[4, 3, 2], (4, 3, 2), np.array([4, 3, 2])])
-def test_beams_by_layer_in_any_container(beam):
+def test_beams_by_layer_come_in_any_container(beam):
     assert XRLinear.train(
         X, Y, **{**easy, "beam": beam, "negatives": "TFN+man"}
     ).beam == [4, 3, 2]

@@ -358,7 +358,7 @@ def test_an_epoch_shows_every_row_once_and_differs_from_the_next():
     assert any((p != q).any() for p, q in zip(a, b))
 
 
-def test_a_batch_shows_positives_and_the_children_of_active_clusters_against_a_loop():
+def test_a_batch_shows_positives_and_the_children_of_active_clusters():
     rng = np.random.default_rng(0)
     M = sp.csr_matrix((rng.random((90, 4)) < 0.4).astype(np.float32))
     draw, _ = drawn(0, M)
@@ -402,7 +402,7 @@ def test_weighted_losses_count_positives_as_often_as_they_occur():
         ("cross-entropy", lambda v: np.log1p(np.exp(-v))),
     ],
 )
-def test_the_loss_against_a_loop_and_in_halves(kind, f):
+def test_the_loss_equals_a_loop_and_the_sum_of_its_halves(kind, f):
     _, (b,) = drawn(1)
     e = tiny_encoder(TEXTS)
     H = np.random.default_rng(0).normal(size=(12, 33))

@@ -229,7 +229,7 @@ def test_dense_features_give_the_same_model(data):
     )
 
 
-def test_labels_without_instances_and_rows_without_labels(data):
+def test_empty_rows_and_empty_labels_are_trained_and_ranked(data):
     X, Y = data[0], sparse.csr_matrix(data[1]).tolil()
     Y[:, [3, 11]] = 0
     Y[:20] = 0

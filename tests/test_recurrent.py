@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from forecastlab.core.backtest import as_known, backtest, plant
+from forecastlab.core.basics import LabError
 from forecastlab.core.distributions import Counts, Paths
 from forecastlab.core.features import Recipe
 from forecastlab.core.metrics import mean_wql
@@ -26,11 +27,11 @@ from toys import plain, planted, shortened, sold_out
 
 torch.set_num_threads(1)
 MODELS = {  # the name of the model with each head
-    "sqf": "SQFRNN",
-    "iqf": "IQFRNN",
-    "isqf": "ISQFRNN",
-    "normal": "DeepARNormal",
-    "student": "DeepAR",
+    "sqf": "RecurrentSQF",
+    "iqf": "RecurrentIQF",
+    "isqf": "RecurrentISQF",
+    "normal": "RecurrentNormal",
+    "student": "RecurrentStudent",
 }
 HEADS = list(MODELS)
 LEVELS = [0.1, 0.5, 0.9]
@@ -511,10 +512,12 @@ def test_what_does_not_fit_the_training_is_refused(trained):
         ),
     ):
         m.predict(3, full())
-    with pytest.raises(RuntimeError, match="SQFRNN has not been fitted. Call fit"):
+    with pytest.raises(
+        RuntimeError, match="RecurrentSQF has not been fitted. Call fit"
+    ):
         model().predict(3, seen)
     for bad in (1, True, 2.5):
-        with pytest.raises(ValueError, match="draws must be a whole number, at least"):
+        with pytest.raises(LabError, match="draws must be a whole number, at least"):
             model(draws=bad)
 
 

@@ -163,7 +163,7 @@ def test_bad_parameters_are_one_error_and_leave_nothing(toy, tmp_path, given, me
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_exactly_one_parameters_cell(tmp_path, count):
+def test_there_is_exactly_one_parameters_cell(tmp_path, count):
     nb = notebook(tmp_path / "toy.ipynb", "1", tagged=count)
     with pytest.raises(
         ValueError, match=f"has {count} cells tagged 'parameters', not one"

@@ -169,7 +169,7 @@ def test_softmax_of_rows_has_libpecos_values():
     assert S.softmax_rows(sp.csr_matrix((2, 2))).nnz == 0
 
 
-def test_rows_and_columns_times_factors():
+def test_rows_and_columns_are_multiplied_by_factors():
     A = np.array([[-5.0, 1, 0, 10], [0, 2, 0, 1], [-10, 11, 2, 0]])
     v, w = np.array([3.0, 4, 5]), np.array([3.0, 4, 5, 6])
     R, C = S.scale_rows(sp.csr_matrix(A), v), S.scale_columns(sp.csc_matrix(A), w)

@@ -6,11 +6,13 @@
 __all__ = ['named', 'LabError', 'LabValueError', 'LabTypeError', 'LabKeyError', 'LabIndexError', 'LabImportError',
            'LabRuntimeError', 'LabArithmeticError', 'LabFloatingPointError', 'LabOSError', 'LabFileNotFoundError',
            'LabFileExistsError', 'refuse', 'sister_of', 'refuse_to_replace', 'whole', 'whole_numbers', 'number',
-           'one_of', 'yes_or_no', 'atomic', 'atomic_folder', 'as_json', 'write_tensors', 'read_tensors', 'home',
-           'pipelines_dir', 'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'machine', 'versions']
+           'one_of', 'yes_or_no', 'path_of', 'atomic', 'check_place', 'atomic_folder', 'as_json', 'write_tensors',
+           'read_tensors', 'home', 'pipelines_dir', 'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'has_gpu',
+           'machine', 'versions']
 
 # %% ../../nbs/core/00_basics.ipynb #5852214d
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -129,11 +131,12 @@ def whole(
     most: float = math.inf,  # largest value allowed
 ) -> int:  # the same number
     "A setting that must be a whole number. Refuses everything else."
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        if least <= int(value) <= most:
-            return int(value)
+    fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if fits and least <= int(value) <= most:
+        return int(value)
     bound = f"at least {least}" if most == math.inf else f"{least} to {most}"
-    refuse(f"{name} must be a whole number, {bound}, got {value!r}")
+    kind = ValueError if fits else TypeError
+    refuse(f"{name} must be a whole number, {bound}, got {value!r}", kind=kind)
 
 
 def whole_numbers(
@@ -143,14 +146,14 @@ def whole_numbers(
 ) -> tuple[int, ...]:  # the same numbers
     "A setting that must be a row of whole numbers; it may be empty."
     example = f"such as ({4 * least or 4}, {8 * least or 8})"
-    wrong = not isinstance(values, (tuple, list)) or any(
-        isinstance(v, bool) or not isinstance(v, numbers.Integral) or int(v) < least
-        for v in values
+    fits = isinstance(values, (tuple, list)) and all(
+        isinstance(v, numbers.Integral) and not isinstance(v, bool) for v in values
     )
-    if wrong:
+    if not fits or any(int(v) < least for v in values):
         refuse(
             f"{name} must be whole numbers of at least {least}, {example}, got"
-            f" {values!r}"
+            f" {values!r}",
+            kind=ValueError if fits else TypeError,
         )
     return tuple(int(v) for v in values)
 
@@ -163,7 +166,8 @@ def number(
     ends: str = "[]",  # "[" and "]" include an end, "(" and ")" leave it out
 ) -> float:  # the same number
     "A setting that must be a finite number in a range. Refuses everything else."
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if fits:
         x = float(value)
         above = x >= low if ends[0] == "[" else x > low
         below = x <= high if ends[1] == "]" else x < high
@@ -175,7 +179,8 @@ def number(
         where = f"be a number {'of at least' if ends[0] == '[' else 'above'} {low:g}"
     else:
         where = f"lie in {ends[0]}{low:g}, {high:g}{ends[1]}"
-    refuse(f"{name} must {where}, got {value!r}")
+    kind = ValueError if fits else TypeError
+    refuse(f"{name} must {where}, got {value!r}", kind=kind)
 
 # %% ../../nbs/core/00_basics.ipynb #one_of
 def one_of(
@@ -196,8 +201,21 @@ def yes_or_no(
 ) -> bool:  # the same answer
     "A setting that must be True or False; 0, 1 and words are refused."
     if type(value) is not bool:
-        refuse(f"{name} must be True or False, got {value!r}")
+        refuse(f"{name} must be True or False, got {value!r}", kind=TypeError)
     return value
+
+# %% ../../nbs/core/00_basics.ipynb #path_of
+def path_of(
+    path: Any,  # as it was given
+) -> Path:  # the same place
+    "A file's or a folder's path. Refuses what is none."
+    if not isinstance(path, (str, os.PathLike)):
+        refuse(
+            f"expected a path, got {path!r}",
+            mend="Write one such as 'models/mqcnn.safetensors'",
+            kind=TypeError,
+        )
+    return Path(path)
 
 # %% ../../nbs/core/00_basics.ipynb #atomic
 @contextlib.contextmanager
@@ -205,7 +223,9 @@ def atomic(
     path: str | os.PathLike,  # file to appear or to be replaced
 ) -> Iterator[Path]:  # the temporary path to write to
     "Write a file so that it is either whole or absent, whatever kills the process."
-    path = Path(path)
+    path = path_of(path)
+    if path.is_dir():
+        refuse("a folder is no file", [path], "Name a file in it", IsADirectoryError)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -226,20 +246,27 @@ def atomic(
         tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/core/00_basics.ipynb #atomic_folder
-def _check_place(folder: Path, mark: str, overwrite: bool) -> None:
+def check_place(
+    path: str | os.PathLike,  # file or folder that shall appear
+    mark: str | None = None,  # file that such a folder holds; None: path is a file
+    overwrite: bool = False,  # may something of the same kind be replaced?
+) -> Path:  # the same place
     "Refuse to replace what is there, unless it is of the same kind and asked for."
-    empty = folder.is_dir() and not any(folder.iterdir())
-    if not folder.exists() or empty:
-        return
+    path = Path(path)
+    empty = mark is not None and path.is_dir() and not any(path.iterdir())
+    if not path.exists() or empty:
+        return path
+    kind = "name" if mark is None else "folder"
     if not overwrite:
-        refuse_to_replace(folder, "folder")
-    if not (folder / mark).exists():
+        refuse_to_replace(path, kind)
+    if mark is not None and not (path / mark).exists():
         refuse(
             f"only a folder with {mark} is replaced, and this has none",
-            [folder],
+            [path],
             "Choose another folder",
             FileExistsError,
         )
+    return path
 
 
 @contextlib.contextmanager
@@ -249,10 +276,10 @@ def atomic_folder(
     overwrite: bool = False,  # replace a folder of the same kind
 ) -> Iterator[Path]:  # the temporary folder to write to
     "Write a folder so that it is either whole or absent; nothing else is replaced."
-    folder = Path(folder)
+    folder = path_of(folder)
     beside = f".{folder.name}.{os.getpid()}"
     new, old = folder.with_name(f"{beside}.tmp"), folder.with_name(f"{beside}.old")
-    _check_place(folder, mark, overwrite)
+    check_place(folder, mark, overwrite)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
@@ -301,8 +328,10 @@ def write_tensors(
     """
     from safetensors.torch import save
 
-    if Path(path).exists() and not overwrite:
-        refuse_to_replace(path)
+    replaced = yes_or_no("overwrite", overwrite)
+    path = path_of(path)
+    if not path.is_dir():
+        check_place(path, overwrite=replaced)
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     words = as_json(note)
     data = save(ready, {"forecastlab": words, "sha256": _digest(ready, words)})
@@ -318,7 +347,7 @@ def read_tensors(
     "Read a file of `write_tensors`. Refuses one that is missing, foreign or damaged."
     from safetensors import safe_open
 
-    if not Path(path).is_file():
+    if not path_of(path).is_file():
         refuse(f"no such {what} file", [path], kind=FileNotFoundError)
     try:
         with safe_open(path, "pt") as f:
@@ -373,6 +402,14 @@ def runs_dir() -> Path:  # folder, made when first used
     "Run folders: `FORECASTLAB_RUNS`, else `runs/` below the working directory."
     return Path(os.environ.get("FORECASTLAB_RUNS", "runs")).expanduser()
 
+# %% ../../nbs/core/00_basics.ipynb #has_gpu
+@functools.cache
+def has_gpu() -> bool:  # True where CUDA (or ROCm) answers
+    "Is there a GPU? Asked once a process."
+    import torch
+
+    return torch.cuda.is_available()
+
 # %% ../../nbs/core/00_basics.ipynb #_processor
 def _processor() -> str:
     "The processor's name as the system gives it."
@@ -395,7 +432,7 @@ def machine() -> str:  # for example "2 x Xeon, 24 GB, no GPU"
         cores = len(os.sched_getaffinity(0))
     if hasattr(os, "sysconf"):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    gpu = torch.cuda.get_device_name() if has_gpu() else "no GPU"
     return f"{cores} x {_processor()}, {memory:.0f} GB, {gpu}"
 
 # %% ../../nbs/core/00_basics.ipynb #versions

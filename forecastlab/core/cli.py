@@ -7,8 +7,11 @@ __all__ = ['main']
 
 # %% ../../nbs/core/99_cli.ipynb #9abd2aec
 import argparse
+import contextlib
 import os
+import re
 import sys
+from importlib import metadata
 from .. import __version__
 from .basics import home, pipelines_dir, refuse, runs_dir
 from .parameters import about, declared, find, from_file
@@ -400,7 +403,14 @@ def _parser():
     return top
 
 # %% ../../nbs/core/99_cli.ipynb #_line
-_EXTRA = {"ray": "sweep", "statsforecast": "demand"}
+def _extra_of(library):
+    'The extra of the package that brings a library; "run" where none does.'
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for line in metadata.requires("forecastlab") or ():
+            found = re.match(r"([\w.-]+).*extra == .(\w+)", line)
+            if found and found[1] == library:
+                return found[2]
+    return "run"
 
 
 def _missing_library(e):
@@ -420,7 +430,7 @@ def _line(e):
     "An exception as one line."
     library = _missing_library(e)
     if library:
-        extra = _EXTRA.get(library.split(".")[0], "run")
+        extra = _extra_of(library.split(".")[0])
         return f"{library} is not installed. pip install 'forecastlab[{extra}]'"
     text = " ".join(str(_message(e)).split())
     usual = isinstance(e, (ValueError, OSError, RuntimeError, LookupError, TypeError))

@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['GROUPS', 'needed_level', 'enough', 'promised', 'order_statistic', 'LevelMap', 'broken_line', 'back_along',
            'Recalibrated', 'inside', 'floored', 'slopes_by_group', 'levels_of', 'rejoined', 'Pieces', 'pieces_of',
-           'excess_by_pieces', 'gauss_nodes', 'recalibrated', 'Window', 'calibration_windows', 'grouped', 'by_series',
-           'poorest', 'Conformal', 'levels_to_ask', 'hopeless', 'or_pooled', 'corrections_for', 'spread', 'lacking',
-           'shifted', 'Calibrated', 'isotonic', 'pooled_means', 'Adaptive', 'names_and_base', 'group_names', 'restored']
+           'excess_by_pieces', 'gauss_nodes', 'recalibrated', 'Window', 'names_and_base', 'calibration_windows',
+           'grouped', 'by_series', 'poorest', 'Correction', 'Conformal', 'levels_to_ask', 'hopeless', 'or_pooled',
+           'corrections_for', 'spread', 'lacking', 'shifted', 'Calibrated', 'isotonic', 'pooled_means', 'Adaptive',
+           'group_names', 'restored']
 
 # %% ../../nbs/core/78_conformal.ipynb #01d3baed
 import copy
 import functools
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
@@ -25,9 +27,11 @@ from .backtest import Backtest, backtest
 from .basics import named, number, one_of, refuse, whole, yes_or_no
 from .distributions import Counts, Draws, Paths, Shape
 from .distributions import QuantileFunction, QuantileGrid
-from .distributions import check_levels, picked
+from .distributions import TWENTIETHS, as_numbers, check_levels
+from .distributions import picked
 from .forecast import Forecast
-from .forecaster import Forecaster, packed, unpacked
+from .forecaster import Forecaster, Model, checked_model, packed
+from .forecaster import unpacked
 from .panel import Panel
 
 # %% ../../nbs/core/78_conformal.ipynb #_targets
@@ -341,10 +345,10 @@ class Recalibrated(QuantileFunction):
 
     def excess(
         self,
-        stock: ArrayLike,  # (*sample, *shape), or what broadcasts to it
+        threshold: ArrayLike,  # (*sample, *shape), or what broadcasts to it
     ) -> Tensor:  # (*sample, *shape) same unit as the target
-        "E(Y - stock)+, what a stock is short by on average."
-        c = torch.as_tensor(stock).to(self.device, self.dtype)
+        "E(Y - threshold)+, what Y exceeds a threshold by on average."
+        c = torch.as_tensor(threshold).to(self.device, self.dtype)
         c = c.expand(torch.broadcast_shapes(c.shape, self.shape))
         first_knots = self.map.values[..., 1:-1]
         above = excess_by_pieces(self.pieces, self.base.excess(c), c, first_knots)
@@ -474,7 +478,7 @@ def pieces_of(
 def excess_by_pieces(
     pieces: Pieces,  # of the recalibrated forecast
     base_excess: Tensor,  # (*sample, *shape) E(X - c)+ of the base
-    c: Tensor,  # (*sample, *shape) stock
+    c: Tensor,  # (*sample, *shape) threshold
     asked: Tensor,  # (*group, knot) asked levels, exactly 0 where none is needed
 ) -> Tensor:  # (*sample, *shape) double
     "E(Y - c)+ of a recalibrated forecast."
@@ -534,6 +538,22 @@ class Window(NamedTuple):
     y: ArrayLike  # (*shape,) what happened, NaN where unknown
 
 
+def names_and_base(
+    forecast: Any,  # a Forecast or a distribution, also one of a `Window`
+) -> tuple[Any, QuantileFunction]:  # (series,) names or None
+    "The distribution of a forecast, and the names of its series, if it has such."
+    if isinstance(forecast, Forecast):
+        return forecast.ids, forecast.distribution
+    if isinstance(forecast, Window):
+        return forecast.ids, forecast.base
+    if not isinstance(forecast, QuantileFunction):
+        refuse(
+            f"expected a Forecast or a distribution, got {type(forecast).__name__}",
+            kind=TypeError,
+        )
+    return None, forecast
+
+
 def calibration_windows(
     # a Backtest, or a distribution or Forecast, or a list of (forecast, targets)
     data: Any,
@@ -561,19 +581,17 @@ def calibration_windows(
         return [
             Window(f.forecast.ids, f.forecast.distribution, f.actual) for f in folds
         ]
-    pairs = list(data) if y is None else [(data, y)]
-    if not pairs:
+    pairs = data if y is None else [(data, y)]
+    several = isinstance(pairs, Iterable)
+    pairs = list(pairs) if several else []
+    if not pairs or any(not isinstance(p, (tuple, list)) or len(p) != 2 for p in pairs):
         refuse(
             "no calibration windows",
             mend="Pass a Backtest, a distribution and its targets, or (forecast,"
             " targets) pairs",
+            kind=ValueError if several else TypeError,
         )
-    return [
-        Window(f.ids, f.distribution, targets)
-        if isinstance(f, Forecast)
-        else Window(None, f, targets)
-        for f, targets in pairs
-    ]
+    return [Window(*names_and_base(f), targets) for f, targets in pairs]
 
 # %% ../../nbs/core/78_conformal.ipynb #grouped
 def grouped(
@@ -621,9 +639,34 @@ def poorest(
         who = who[(n == n.min()).flatten().numpy()]
     return int(n.min()), who
 
+# %% ../../nbs/core/78_conformal.ipynb #Correction
+class Correction(ABC):
+    "What makes forecasts keep their promises: `Conformal` or `Adaptive`."
+
+    @abstractmethod
+    def fit(
+        self,
+        # a Backtest, or a distribution or Forecast, or a list of (forecast, targets)
+        data: Any,
+        y: ArrayLike | None = None,  # (*shape,) targets of a single forecast
+        model: str | None = None,  # which model of the backtest
+    ) -> Self:
+        "Learn from windows that the model was not trained on."
+
+    @abstractmethod
+    def apply(
+        self,
+        forecast: Any,  # a Forecast or a distribution
+    ) -> Any:  # the same, recalibrated
+        "The same forecast, keeping its promises."
+
+    @abstractmethod
+    def state(self) -> tuple[dict, dict[str, Tensor]]:  # note of plain values; tensors
+        "What a file must hold of a correction."
+
 # %% ../../nbs/core/78_conformal.ipynb #Conformal
 @dataclass
-class Conformal:
+class Conformal(Correction):
     """Split conformal recalibration: `fit` on windows set aside, `apply` to what comes.
 
     A promised level of 0.9 is then kept by 90 % of windows like those set aside,
@@ -674,21 +717,21 @@ class Conformal:
         forecast: Any,  # a Forecast or a distribution
     ) -> Any:  # the same, recalibrated
         "The same forecast, keeping its promises."
-        if isinstance(forecast, Forecast):
-            new = self._applied(forecast.distribution, forecast.ids)
-            return Forecast(forecast.panel, new, forecast.model)
-        return self._applied(forecast, None)
-
-    def _applied(self, base: QuantileFunction, ids) -> QuantileFunction:
+        ids, base = names_and_base(forecast)
         if not self.fitted:
             refuse(
                 "this correction has not been fitted",
                 mend="Call fit(...) with windows set aside",
+                kind=RuntimeError,
             )
         values = corrections_for(self.values, self.by, self.names, base.shape, ids)
         if self.kind == "level":
-            return recalibrated(base, LevelMap(self.promised, values))
-        return shifted(base, self.promised, values, self.floor)
+            new = recalibrated(base, LevelMap(self.promised, values))
+        else:
+            new = shifted(base, self.promised, values, self.floor)
+        if isinstance(forecast, Forecast):
+            return Forecast(forecast.panel, new, forecast.model)
+        return new
 
     def _fit_levels(self, windows: list[Window]) -> None:
         "Order statistics of the needed levels."
@@ -885,19 +928,26 @@ class Calibrated(Forecaster):
     before, corrected by a `Conformal` on the windows held back.
     """
 
-    model: Any  # a Forecaster, or anything with fit(panel) and predict(h, panel)
+    model: Model  # a Forecaster, or anything with fit(panel) and predict(h, panel)
     origins: int = 4  # windows held back
     step: int | None = None  # steps between them; None: the horizon
     # which correction, fitted or not; it is copied
-    conformal: Any = field(default_factory=Conformal)
+    conformal: Correction = field(default_factory=Conformal)
     refit: bool = False  # train again on everything after calibrating
     horizon: int = 0  # steps of the calibration windows; 0: the model's own
     # the trained model, after `fit`
-    fitted: Any = field(init=False, repr=False, compare=False)
+    trained: Model = field(init=False, repr=False, compare=False)
     # the fitted correction, after `fit`
-    correction: Any = field(init=False, repr=False, compare=False)
+    correction: Correction = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        checked_model(self.model)
+        if not isinstance(self.conformal, Correction):
+            refuse(
+                "expected a correction, Conformal(...) or Adaptive(...), got"
+                f" {self.conformal!r}",
+                kind=TypeError,
+            )
         self.horizon = self.horizon or getattr(self.model, "horizon", 0)
         if not self.horizon:
             refuse(
@@ -909,7 +959,8 @@ class Calibrated(Forecaster):
         if self.step is not None:
             self.step = whole("step", self.step)
         yes_or_no("refit", self.refit)
-        self.name = getattr(self.model, "name", type(self.model).__name__)
+        own = getattr(self.model, "name", type(self.model).__name__)
+        self.name = f"{own} calibrated"
 
     def fit(
         self,
@@ -926,34 +977,35 @@ class Calibrated(Forecaster):
             progress=False,
         )
         self.correction = copy.deepcopy(self.conformal).fit(past)
-        self.fitted = past.models["model"]
+        self.trained = past.models["model"]
         if self.refit:
-            self.fitted = copy.deepcopy(self.model).fit(panel)
+            self.trained = copy.deepcopy(self.model).fit(panel)
         self.panel = panel
         return self
 
     @property
     def longest(self) -> int | None:
         "The most steps that the trained model can be asked for; None: any number."
-        return getattr(self.fitted, "longest", None) if self._ready else None
+        return getattr(self.trained, "longest", None) if self._ready else None
 
     @property
     def _ready(self) -> bool:
         return hasattr(self, "correction")
 
     def _predict(self, panel: Panel, h: int, seed: int) -> Forecast:
-        own = dict(seed=seed) if isinstance(self.fitted, Forecaster) else {}
-        return self.correction.apply(self.fitted.predict(h, panel=panel, **own))
+        own = dict(seed=seed) if isinstance(self.trained, Forecaster) else {}
+        raw = self.trained.predict(h, panel=panel, **own)
+        return replace(self.correction.apply(raw), model=self.name)
 
     def _state(self) -> tuple[dict, dict[str, Tensor]]:
-        if not isinstance(self.fitted, Forecaster):
+        if not isinstance(self.trained, Forecaster):
             refuse(
                 "only forecasters of the lab can be saved",
-                [type(self.fitted).__name__],
+                [type(self.trained).__name__],
                 "Let the model extend Forecaster",
                 TypeError,
             )
-        model, weights = packed(self.fitted)
+        model, weights = packed(self.trained)
         correction, tables = self.correction.state()
         note = dict(
             settings=dict(
@@ -977,7 +1029,7 @@ class Calibrated(Forecaster):
         model = unpacked(note["model"], parts["model"])
         correction = restored(note["correction"], parts["correction"])
         new = cls(model, conformal=correction, **note["settings"])
-        new.fitted, new.correction = model, correction
+        new.trained, new.correction = model, correction
         return new
 
 # %% ../../nbs/core/78_conformal.ipynb #isotonic
@@ -1026,11 +1078,11 @@ def pooled_means(
 
 # %% ../../nbs/core/78_conformal.ipynb #Adaptive
 @dataclass
-class Adaptive:
+class Adaptive(Correction):
     "Online recalibration: `update` as targets arrive, `apply` to the next forecast."
 
     # (level,) increasing levels that are tracked
-    levels: ArrayLike = tuple(round(0.05 * i, 2) for i in range(1, 20))
+    levels: ArrayLike = TWENTIETHS
     # gamma, the size of a nudge; windows of many series bear a larger one
     rate: float = 0.2
     by: str = "all"  # what shares a correction: "all", "step" or "series"
@@ -1038,7 +1090,7 @@ class Adaptive:
     def __post_init__(self) -> None:
         one_of("grouping", self.by, GROUPS)
         self.rate = number("rate", self.rate, 0, ends="(]")
-        levels = torch.as_tensor(self.levels, dtype=torch.float64)
+        levels = as_numbers("levels", self.levels, torch.float64)
         self.target = check_levels(levels, increasing=True)
         # group -> (level,); None: where new groups begin
         self.hidden: dict[Any, Tensor] = {None: self.target.logit()}
@@ -1052,7 +1104,7 @@ class Adaptive:
     ) -> Self:
         "Update with each calibration window, in the order in which they come."
         for window in calibration_windows(data, y, model):
-            self._update(*window)
+            self.update(window, window.y)
         return self
 
     def start(
@@ -1060,25 +1112,23 @@ class Adaptive:
         split: Conformal,  # fitted, with by="all" and kind="level"
     ) -> Self:
         "Begin with a split correction instead of none."
-        if split.kind != "level" or split.by != "all" or not split.fitted:
+        fits = isinstance(split, Conformal) and split.fitted
+        if not fits or split.kind != "level" or split.by != "all":
             refuse("can only start from a fitted Conformal(by='all', kind='level')")
         learned = LevelMap(split.promised, split.values)
         self.hidden[None] = learned(self.target).logit(1e-6)
         return self
 
+    @torch.no_grad()
     def update(
         self,
         forecast: Any,  # a Forecast or a distribution, as the model made it
         y: ArrayLike,  # (*shape,) what happened, NaN where unknown
     ) -> Self:
         "One nudge a level and group, by the share of targets that were covered."
-        return self._update(*names_and_base(forecast), y)
-
-    @torch.no_grad()
-    def _update(self, ids, base: QuantileFunction, y) -> Self:
+        ids, base = names_and_base(forecast)
         needed = needed_level(base, y)[..., None]
-        asked = self._asked(ids, base)
-        error = self.target - (needed <= asked).double()
+        error = self.target - (needed <= self.asked(forecast)).double()
         error = torch.where(needed.isnan(), math.nan, error)
         # all axes but that of the groups, and the levels
         axes = list(range(needed.dim() - 1))
@@ -1087,21 +1137,22 @@ class Adaptive:
         if axes:
             error = error.nanmean(axes)
         step = error.nan_to_num().reshape(-1, len(self.target))
-        keys = group_names(self.by, ids, base.shape)
-        hidden = torch.stack([self.hidden.get(k, self.hidden[None]) for k in keys])
+        keys, hidden = self._groups(ids, base)
         self.hidden |= dict(zip(keys, hidden + self.rate * step))
         return self
+
+    def _groups(self, ids, base: QuantileFunction) -> tuple[list, Tensor]:
+        "The groups of a forecast, and (group, level) where they stand."
+        keys = group_names(self.by, ids, base.shape)
+        return keys, torch.stack([self.hidden.get(k, self.hidden[None]) for k in keys])
 
     def asked(
         self,
         forecast: Any,  # a Forecast or a distribution
     ) -> Tensor:  # (*group, level) as it broadcasts against the forecast's shape
         "The levels at which a forecast would now be asked."
-        return self._asked(*names_and_base(forecast))
-
-    def _asked(self, ids, base: QuantileFunction) -> Tensor:
-        keys = group_names(self.by, ids, base.shape)
-        hidden = torch.stack([self.hidden.get(k, self.hidden[None]) for k in keys])
+        ids, base = names_and_base(forecast)
+        _, hidden = self._groups(ids, base)
         # what the forecast's precision can tell from 0 and 1
         eps = torch.finfo(base.dtype).eps
         levels = isotonic(hidden).sigmoid().clamp(eps, 1 - 2 * eps)
@@ -1114,8 +1165,8 @@ class Adaptive:
         forecast: Any,  # a Forecast or a distribution
     ) -> Any:  # the same, recalibrated
         "The forecast at the levels that now keep the promises."
-        ids, base = names_and_base(forecast)
-        new = recalibrated(base, LevelMap(self.target, self._asked(ids, base)))
+        _, base = names_and_base(forecast)
+        new = recalibrated(base, LevelMap(self.target, self.asked(forecast)))
         if isinstance(forecast, Forecast):
             return Forecast(forecast.panel, new, forecast.model)
         return new
@@ -1142,15 +1193,6 @@ class Adaptive:
         return new
 
 # %% ../../nbs/core/78_conformal.ipynb #_parts
-def names_and_base(
-    forecast: Any,  # a Forecast or a distribution
-) -> tuple[np.ndarray | None, QuantileFunction]:  # (series,) names, where it has such
-    "The distribution of a forecast, and the names of its series."
-    if isinstance(forecast, Forecast):
-        return forecast.ids, forecast.distribution
-    return None, forecast
-
-
 def group_names(
     by: str,  # "all", "step" or "series"
     ids: Iterable | None,  # (series,) names; None: 0, 1, ...
@@ -1169,7 +1211,7 @@ def group_names(
 def restored(
     note: dict,  # of a correction's `state`, also after JSON
     tensors: dict[str, Tensor],  # of its `state`
-) -> "Conformal | Adaptive":
+) -> Correction:
     "The correction that was stored, of either kind."
     if note["correction"] == "adaptive":
         return Adaptive.restore(note, tensors)

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from .basics import number, one_of, read_tensors, refuse, whole
-from .basics import write_tensors, yes_or_no
+from .basics import has_gpu, number, one_of, read_tensors, refuse
+from .basics import whole, write_tensors, yes_or_no
 
 # %% ../../nbs/core/60_fit.ipynb #Training
 SCHEDULES = ("cosine", "linear", "constant")
@@ -150,7 +150,7 @@ class _State:
             t |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
         t["random.draws"] = self.draws.get_state() if self.drawn is None else self.drawn
         t["random.torch"] = torch.get_rng_state()
-        if torch.cuda.is_available():
+        if has_gpu():
             t["random.cuda"] = torch.cuda.get_rng_state()
         t["losses"] = self.trace()
         t["scores"] = torch.tensor(self.scores, dtype=torch.float64).reshape(-1, 2)
@@ -236,7 +236,7 @@ def _read(state: _State, path) -> None:
             state.average[i] = t[f"average.{i}"].to(p.device)
     state.draws.set_state(t["random.draws"])
     torch.set_rng_state(t["random.torch"])
-    if "random.cuda" in t and torch.cuda.is_available():
+    if "random.cuda" in t and has_gpu():
         torch.cuda.set_rng_state(t["random.cuda"])
     state.best, state.losses = _under(t, "best."), [t["losses"]]
     state.scores = [(int(step), score) for step, score in t["scores"].tolist()]

@@ -128,20 +128,20 @@ def wql(
     q: ArrayLike,  # (..., level) forecast quantiles
     levels: ArrayLike,  # (level,) strictly between 0 and 1
     axis: int | tuple | None = None,  # axes of y to pool; None pools everything
-) -> np.ndarray:  # (level,) or (..., level), NaN where a slice sold nothing
+) -> np.ndarray:  # (level,) or (..., level), NaN where a slice is all zero
     """Weighted quantile loss by level: twice the pinball loss over the sum of |y|.
 
     Refuses targets that are all zero.
     """
     y, scored = _cells(y)
     loss = _sum(pinball(y, q, levels), scored, axis)
-    sold = np.asarray(_sum(np.abs(y), scored, axis))
-    if not sold.any():
+    size = np.asarray(_sum(np.abs(y), scored, axis))
+    if not size.any():
         refuse(
             "every scored target is zero, so wQL has no denominator",
             mend="Use pinball, or score a period with sales.",
         )
-    return _ratio(2 * loss, sold[..., None])
+    return _ratio(2 * loss, size[..., None])
 
 
 def mean_wql(
@@ -149,7 +149,7 @@ def mean_wql(
     q: ArrayLike,  # (..., level) forecast quantiles
     levels: ArrayLike,  # (level,) strictly between 0 and 1
     axis: int | tuple | None = None,  # axes of y to pool; None pools everything
-) -> np.ndarray:  # () or (...), NaN where a slice sold nothing
+) -> np.ndarray:  # () or (...), NaN where a slice is all zero
     "Mean over levels of the weighted quantile loss (GluonTS, AutoGluon)."
     return wql(y, q, levels, axis).mean(-1)
 
@@ -246,13 +246,13 @@ def width(
     mean = _mean(hi - lo, scored, axis)
     if not relative:
         return mean
-    sold = _mean(np.abs(y), scored, axis)
-    if not np.any(sold):
+    size = _mean(np.abs(y), scored, axis)
+    if not np.any(size):
         refuse(
             "every scored target is zero, so a relative width has no denominator",
             mend="Use relative=False.",
         )
-    return _ratio(mean, sold)
+    return _ratio(mean, size)
 
 # %% ../../nbs/core/50_metrics.ipynb #calibration
 def calibration(

@@ -16,15 +16,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from .basics import as_json, named, refuse, whole
+from .basics import as_json, has_gpu, named, path_of, refuse, whole
 from .distributions import QuantileFunction
 from .encoders import given_scale
 from .features import Recipe, Sizes
 from .fit import Fitted, Training, fit as train
 from .forecast import Forecast
-from .forecaster import Forecaster, checked_panel, known_to_the_end
+from .forecaster import Forecaster, known_to_the_end
 from .frequency import context_of
-from .panel import Panel
+from .panel import Panel, checked_panel
 from .windows import Batch, Windows
 
 # %% ../../nbs/core/68_neural.ipynb #default_context
@@ -158,7 +158,7 @@ def device_of(
     training: Training,  # its accelerator
 ) -> torch.device:
     "Where networks are trained and asked."
-    cpu = training.accelerator == "cpu" or not torch.cuda.is_available()
+    cpu = training.accelerator == "cpu" or not has_gpu()
     return torch.device("cpu" if cpu else "cuda")
 
 
@@ -199,7 +199,16 @@ class NeuralForecaster(Forecaster):
     ):
         check_names("settings", settings, self.Settings)
         self.check_early(settings | dict(horizon=horizon), context)
-        options = self.defaults | dict(steps=steps) | (training or {})
+        training = {} if training is None else training
+        if not isinstance(training, dict):
+            refuse(
+                f"training must be a dict of fields of Training, got {training!r}",
+                mend="Write training=dict(lr=1e-2)",
+                kind=TypeError,
+            )
+        if checkpoint is not None:
+            path_of(checkpoint)
+        options = self.defaults | dict(steps=steps) | training
         check_names("training fields", options, Training)
         if options.get("patience") and not options.get("validate_every"):
             refuse("patience needs validate_every", mend="Pass it in `training`, too")
@@ -211,6 +220,21 @@ class NeuralForecaster(Forecaster):
         self.fitted: list[Fitted] = []
         self.recipe: Recipe | None = None
         self.settings: Any = None
+
+    def __repr__(self) -> str:
+        asked = dict(
+            horizon=self.horizon,
+            context=self.context,
+            steps=self.training.steps,
+            batch=self.batch,
+            members=self.members,
+        )
+        usual = asdict(Training(**self.defaults | dict(steps=self.training.steps)))
+        chosen = asdict(self.training).items()
+        training = {name: value for name, value in chosen if value != usual[name]}
+        asked |= self.options | dict(training=training or None)
+        words = [f"{name}={x!r}" for name, x in asked.items() if x is not None]
+        return f"{type(self).__name__}({', '.join(words)})"
 
     @classmethod
     def check_early(
@@ -301,8 +325,8 @@ class NeuralForecaster(Forecaster):
 
     @property
     def longest(self) -> int:
-        "The horizon that was trained."
-        return self.horizon
+        "The horizon that was trained; before, that which is to be trained."
+        return self.horizon if self.settings is None else self.settings.horizon
 
     @property
     def _ready(self) -> bool:
@@ -317,6 +341,8 @@ class NeuralForecaster(Forecaster):
         Refuses a panel in which no series is long enough.
         """
         panel = checked_panel(panel)
+        # they may have been changed since
+        self.check_early(self.options | dict(horizon=self.horizon), self.context)
         self.networks, self.fitted = [], []
         self.settings, self.panel = self.settings_for(panel), panel
         enough_targets(panel, self.settings.least)
@@ -391,6 +417,7 @@ class NeuralForecaster(Forecaster):
             training=asdict(self.training),
             batch=self.batch,
             members=len(self.networks),
+            checkpoint=None if self.checkpoint is None else str(self.checkpoint),
         )
         weights: dict[str, Tensor] = {}
         for k, network in enumerate(self.networks):
@@ -405,6 +432,7 @@ class NeuralForecaster(Forecaster):
             batch=note["batch"],
             members=note["members"],
             training=note["training"],
+            checkpoint=note.get("checkpoint"),
             **with_tuples(note["asked"]),
         )
         model.settings = cls.Settings(**with_tuples(note["settings"]))

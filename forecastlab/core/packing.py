@@ -573,7 +573,7 @@ def _addresses(
 
 # %% ../../nbs/core/12_packing.ipynb #_scatter
 # what came to an address
-_NOBODY, _SEEN, _SOLD_OUT = 0, 1, 2
+_NOBODY, _SEEN, _HIDDEN = 0, 1, 2
 
 
 def _scatter(
@@ -583,7 +583,7 @@ def _scatter(
     categories: dict[str, _Codes],  # of the text columns, grown
     codes: _Codes,  # of the ids
     roles: Roles,  # which columns are id and time
-) -> np.ndarray:  # (row,) uint8: nobody came, seen, or sold out
+) -> np.ndarray:  # (row,) uint8: nobody came, seen, or not to be seen
     "Pass two: write every row to its address. Refuses rows that come twice."
     came = np.zeros(panel.rows, np.uint8)
     arrived = 0
@@ -594,7 +594,7 @@ def _scatter(
             came[at] = _SEEN
             if part.available:
                 open = _numbers(batch[part.available]) > 0
-                came[at] = np.where(open, _SEEN, _SOLD_OUT)
+                came[at] = np.where(open, _SEEN, _HIDDEN)
             for n in part.values:
                 read = categories[n].read if n in categories else _numbers
                 columns[n][at] = read(batch[n])
@@ -661,7 +661,7 @@ def _settle_target(
     future: np.ndarray,  # (row,) bool
     fill: float | str | None,  # what a hole means
 ) -> None:
-    "Holes of the target become what `fill` says, sold-out rows are not observed."
+    "Holes of the target become what `fill` says, hidden rows are not observed."
     missing = came == _NOBODY
     _blame(
         panel,
@@ -669,8 +669,8 @@ def _settle_target(
         "future rows are missing",
         "Known covariates must cover every step up to the horizon",
     )
-    y[came == _SOLD_OUT] = np.nan
-    empty = np.isnan(y) & ~future & (came != _SOLD_OUT)
+    y[came == _HIDDEN] = np.nan
+    empty = np.isnan(y) & ~future & (came != _HIDDEN)
     if fill is None:
         _blame(
             panel,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ranges', 'series_chunks', 'Panel', 'describe', 'positions', 'step_of', 'hidden_after', 'private_pages', 'recoded',
-           'panel_folder', 'column_files', 'write_panel', 'open_panel']
+           'panel_folder', 'column_files', 'write_panel', 'open_panel', 'checked_panel']
 
 # %% ../../nbs/core/10_panel.ipynb #e6d7122c
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from .basics import LabError, atomic_folder, named, refuse
+from .basics import LabError, atomic_folder, named, path_of, refuse
 
 # %% ../../nbs/core/10_panel.ipynb #ranges
 def ranges(
@@ -508,7 +508,7 @@ def open_panel(
     folder: str | os.PathLike,  # written by `write_panel`
 ) -> Panel:
     "A saved panel with its arrays mapped. Refuses a missing and a damaged one."
-    folder = Path(folder)
+    folder = path_of(folder)
     if not (folder / "panel.json").exists():
         refuse(
             "no panel in this folder",
@@ -554,3 +554,18 @@ def _opened(note: dict, folder: Path) -> Panel:
         **roles,
         categories=note["categories"],
     )
+
+# %% ../../nbs/core/10_panel.ipynb #checked_panel
+def checked_panel(
+    panel: Panel,  # what was passed
+) -> Panel:  # the same
+    "Refuse what is no panel, or holds no series."
+    if not isinstance(panel, Panel):
+        refuse(
+            f"expected a Panel, got {type(panel).__name__}",
+            mend="Build one with Panel.from_frame",
+            kind=TypeError,
+        )
+    if not len(panel):
+        refuse("the panel holds no series")
+    return panel

@@ -188,7 +188,7 @@ def fan(
     actual: ArrayLike | None = None,
     bands: Sequence[float] = (50, 80, 95),  # central intervals in percent
     marks: Sequence = (),  # times to point at
-    mark_label: str = "promotion",  # what they are
+    mark_label: str = "marked",  # what they are
     legend: bool = True,  # legend to the right of the axes
     title: str | None = None,  # None: none
     xlabel: str | None = None,  # None: none

@@ -375,13 +375,20 @@ def take_rows(
     matrices: Iterable[Matrix],  # matrices (n, m_1), (n, m_2), ...
     rows: npt.ArrayLike,  # (r,) row numbers, any order
 ) -> list:  # matrices (r, m_1), (r, m_2), ...
-    "The same rows of several matrices."
+    "The same rows of several matrices; those of a checked matrix are checked, too."
     rows = np.asarray(rows, dtype=np.int64)
     matrices = list(matrices)
     _common_kind(matrices, 0)
     if (bad := rows[(rows < 0) | (rows >= matrices[0].shape[0])]).size:
         refuse(f"there are rows 0 to {matrices[0].shape[0] - 1:,} only", bad)
-    return [A[rows] for A in matrices]
+    return [_rows_of(A, rows) for A in matrices]
+
+
+def _rows_of(A: Matrix, rows: np.ndarray) -> Matrix:
+    "Some rows, vouched for where the whole is."
+    if not is_checked(A):
+        return A[rows]
+    return checked(A[rows], labels=is_checked(A, labels=True))
 
 
 def only(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from .basics import refuse, whole
 from .frequency import CYCLES, cycles_of
-from .panel import Panel
+from .panel import Panel, checked_panel
 
 # %% ../../nbs/core/20_windows.ipynb #Batch
 @dataclass
@@ -171,7 +171,7 @@ class Windows:
         cycles: tuple[str, ...] | None = None,
         complete: bool = True,  # draw only origins with a full horizon after them
     ):
-        self.panel, self.device = panel, torch.device(device)
+        self.panel, self.device = checked_panel(panel), torch.device(device)
         self.context = whole("context", context)
         self.horizon = whole("horizon", horizon)
         self.cycles = cycles_of(panel) if cycles is None else tuple(cycles)

@@ -72,6 +72,17 @@ def check_told(
         )
 
 
+def _checked(forecast: Forecast) -> Forecast:
+    "Refuse what is no forecast."
+    if not isinstance(forecast, Forecast):
+        refuse(
+            f"expected a Forecast, got {type(forecast).__name__}",
+            mend="Pass what predict() gave",
+            kind=TypeError,
+        )
+    return forecast
+
+
 def _by_level(ids, levels, value, **columns) -> pd.DataFrame:
     "A row an item and level; columns of shape (series, level), money of the units."
     n = len(levels)
@@ -98,7 +109,7 @@ def stock_curve(
     the target's. Refuses levels outside (0, 1), and those beyond what draws can tell.
     """
     u = check_levels(levels, increasing=True)
-    check_told(forecast.distribution.draws, u)
+    check_told(_checked(forecast).distribution.draws, u)
     # (series, level)
     units = forecast.quantile(u).mean(1).detach().cpu().numpy()
     return _by_level(forecast.ids, u, value, units=units)
@@ -122,9 +133,10 @@ def saving(
     Stock is that at the start of a step, averaged over the horizon. Refuses levels
     outside (0, 1), and a lower one that is not lower.
     """
+    check_levels([low, high])
     if not low < high or f"{low:g}" == f"{high:g}":
         refuse(f"the second level must be lower than the first, got {high} and {low}")
-    check_told(forecast.distribution.draws, [low, high])
+    check_told(_checked(forecast).distribution.draws, [low, high])
     # (series, 2)
     units = forecast.quantile([low, high]).mean(1).detach().cpu().numpy()
     frame = pd.DataFrame(
@@ -151,7 +163,7 @@ def price_of_service(
     with h = min(level, 1 - level)/2.
     """
     u = check_levels(levels, increasing=True)
-    slope = slope_or_window(forecast.distribution, u)
+    slope = slope_or_window(_checked(forecast).distribution, u)
     units = slope.mean(1).detach().cpu().numpy() / 100
     return _by_level(forecast.ids, u, value, units=units)
 
@@ -189,6 +201,12 @@ def _named(forecast) -> tuple[np.ndarray, QuantileFunction, tuple[int, int]]:
         return np.asarray(forecast.ids), d, (len(forecast.ids), forecast.horizon)
     if torch.is_tensor(forecast) or isinstance(forecast, np.ndarray):
         forecast = Paths(forecast)
+    if not isinstance(forecast, QuantileFunction):
+        refuse(
+            "expected a Forecast, a distribution or draws, got"
+            f" {type(forecast).__name__}",
+            kind=TypeError,
+        )
     shape = tuple(forecast.shape)
     if len(shape) > 2:
         refuse(f"expected forecasts of shape (series, horizon), got {shape}")
@@ -299,7 +317,7 @@ def stockout_probability(
     """
     ids, d, shape = _named(forecast)
     stock = _stock(stock, ids, shape)
-    how = dependence(d, assume) if shape[1] > 1 else "independent"
+    how = dependence(d, assume, shape[1] > 1)
     s = torch.tensor(stock.reshape(d.shape)).to(d.device, d.dtype)
     p = (1 - d.cdf(s)).clamp(0, 1).detach().double().cpu().numpy().reshape(shape)
     draws = None

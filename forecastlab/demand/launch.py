@@ -19,9 +19,9 @@ from scipy import sparse
 from ..core.basics import number, refuse, whole
 from ..core.distributions import QuantileGrid, check_levels
 from ..core.forecast import Forecast, dates_of
-from ..core.forecaster import Forecaster, checked_panel
+from ..core.forecaster import Forecaster
 from ..core.metrics import mean_wql
-from ..core.panel import Panel
+from ..core.panel import Panel, checked_panel
 from .textbook import LEVELS
 
 # %% ../../nbs/demand/20_launch.ipynb #first_sale
@@ -388,6 +388,7 @@ class LaunchForecaster(Forecaster):
 
         Refuses a panel without such launches. `chosen` and `table` tell the choice.
         """
+        self.horizon = whole("horizon", self.horizon)
         catalogue = Catalogue.of(checked_panel(panel), self.horizon, self.since)
         sizes = _sizes_of(self.size, panel.ids)[catalogue.launches.position]
         self.panel = panel

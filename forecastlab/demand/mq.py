@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import one_of, refuse, whole
-from ..core.distributions import Counts, QuantileFunction, QuantileGrid
-from ..core.distributions import check_levels
+from ..core.distributions import DECILES, Counts, QuantileFunction
+from ..core.distributions import QuantileGrid, check_levels
 from ..core.encoders import Encoder, Reading, check_link, check_reading
 from ..core.encoders import classical, link_of, seasonal_map
 from ..core.features import Recipe, Sizes, support_of
@@ -32,7 +32,7 @@ class MQSettings(Reading):
     "The shape of the network; the defaults suit weekly demand."
 
     # quantile levels trained on
-    levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    levels: tuple[float, ...] = DECILES
     mixing: int = 64  # hidden layer of the global decoder, 0 = none
     agnostic: int = 32  # width of the context shared by all horizons
     specific: int = 8  # width of the context of one horizon

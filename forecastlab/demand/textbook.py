@@ -21,8 +21,8 @@ from ..core.distributions import QuantileGrid, check_levels
 from ..core.distributions import LEVELS
 from ..core.frequency import recent_of, season_of
 from ..core.forecast import Forecast
-from ..core.forecaster import Forecaster, checked_panel
-from ..core.panel import Panel
+from ..core.forecaster import Forecaster
+from ..core.panel import Panel, checked_panel
 
 # %% ../../nbs/demand/10_textbook.ipynb #_tail
 def _tail(
@@ -122,6 +122,7 @@ class TextbookForecaster(Forecaster):
     ) -> Self:  # the forecaster itself
         "Keep the panel. Refuses series without any observed value, by name."
         _refuse_unobserved(checked_panel(panel))
+        self.horizon = whole("horizon", self.horizon)
         self.panel = panel
         self._fitted = True
         return self

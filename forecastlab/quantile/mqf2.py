@@ -126,13 +126,13 @@ class MQF2Network(nn.Module):
 
     def forward(
         self,
-        b: Batch,  # windows
+        batch: Batch,  # windows
     ) -> tuple[Potential, Tensor, Tensor]:  # batch x fork windows; twice (batch, fork)
         "The potential of each origin; its loc and scale."
-        code, ahead, loc, scale = self.encoder(b)
+        code, ahead, loc, scale = self.encoder(batch)
         state, steps = self.decoder(code, ahead)
         if self.naive is not None:
-            shift = self.naive(self.encoder.lags(b, loc, scale))[..., None, :]
+            shift = self.naive(self.encoder.lags(batch, loc, scale))[..., None, :]
             steps = steps + F.pad(shift, (0, 0, 0, 2))
         return self.map(state.flatten(0, 1), steps.flatten(0, 1)), loc, scale
 

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any, ClassVar, Self, cast
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ..core.distributions import DECILES, Counts, Paths, QuantileFunction
 from ..core.distributions import check_levels
 from ..core.encoders import check_link, check_scale, given_scale
 from ..core.encoders import link_of
-from ..core.frequency import lags_of
+from ..core.frequency import lags_of, unrolled_of
 from ..core.encoders import running_scale
 from ..core.features import SUPPORTS, Embeddings, Recipe, Sizes, support_of
 from ..core.forecast import Forecast
@@ -287,41 +288,41 @@ class RecurrentNetwork(nn.Module):
 
     def forward(
         self,
-        b: Batch,  # windows
+        batch: Batch,  # windows
     ) -> tuple[Tensor, Tensor]:  # both (batch, step)
         "Loss and weight of each step."
         s, first = self.s, self.s.rows - self.s.context
-        x, loc, scale = self.inputs(b)
-        y, observed = b.y[:, first:], b.observed[:, first:]
+        x, loc, scale = self.inputs(batch)
+        y, observed = batch.y[:, first:], batch.observed[:, first:]
         z = torch.where(observed > 0, (y - loc) / scale, 0.0)
         loss = self.head.loss(self.head(self.dropout(self.rnn(x)[0])), z)
-        count = b.observed[:, : s.rows].cumsum(1)[:, -s.context - 1 :]
+        count = batch.observed[:, : s.rows].cumsum(1)[:, -s.context - 1 :]
         old = _extended(count, s.horizon) >= s.least
         return loss, observed * old * scale**s.weight
 
     def inputs(
         self,
-        b: Batch,  # windows
+        batch: Batch,  # windows
     ) -> tuple[Tensor, Tensor, Tensor]:  # (batch, step, channel), twice (batch, step)
         "What each step reads; its loc and scale."
         s, rows = self.s, self.s.rows
-        y, observed = b.y[:, :rows], b.observed[:, :rows]
+        y, observed = batch.y[:, :rows], batch.observed[:, :rows]
         running = running_scale(y, observed, s.context + 1, s.floor, s.centre, s.unit)
         loc, scale = (_extended(v, s.horizon) for v in running)
-        step = torch.arange(rows - s.context, rows + s.horizon, device=b.y.device)
+        step = torch.arange(rows - s.context, rows + s.horizon, device=batch.y.device)
         past = step[:, None] - self.lags
         parts = [
-            self.lagged(b.y[:, past], b.observed[:, past], loc, scale),
-            torch.cat([b.known, self.known(b.known_codes)], -1)[:, step],
-            self._still(b, len(step)),
+            self.lagged(batch.y[:, past], batch.observed[:, past], loc, scale),
+            torch.cat([batch.known, self.known(batch.known_codes)], -1)[:, step],
+            self._still(batch, len(step)),
         ]
         if s.size:
             parts.append(0.1 * (scale / s.unit).log()[..., None])
         return torch.cat(parts, -1), loc, scale
 
-    def _still(self, b: Batch, steps: int) -> Tensor:
+    def _still(self, batch: Batch, steps: int) -> Tensor:
         "(batch, step, channel) of what never changes."
-        still = torch.cat([b.static, self.static(b.static_codes)], -1)
+        still = torch.cat([batch.static, self.static(batch.static_codes)], -1)
         return still[:, None].expand(-1, steps, -1)
 
     def lagged(
@@ -402,7 +403,7 @@ def _values(
 @torch.no_grad()
 def sample_paths(
     net: RecurrentNetwork,  # trained, in eval mode
-    b: Batch,  # windows; nothing after the origin is read but `known`
+    batch: Batch,  # windows; nothing after the origin is read but `known`
     h: int,  # steps
     streams: Streams,  # one a window, and how many draws
     support: str = "real",  # "real", "nonnegative" or "count"
@@ -417,15 +418,15 @@ def sample_paths(
         "A row for each draw."
         return v.repeat_interleave(draws, dim)
 
-    x, loc, scale = net.inputs(b)
+    x, loc, scale = net.inputs(batch)
     out, (hidden, cell) = net.rnn(x[:, : s.context + 1])
     out, state = each(out[:, -1]), (each(hidden, 1), each(cell, 1))
     # all that a step reads besides its lags
     rest = each(x[:, s.context :, 2 * len(s.lags) :])
     loc, scale = each(loc[:, -1]), each(scale[:, -1])
     ahead = loc.new_ones(len(loc), h)
-    y = torch.cat([each(b.y[:, s.rows - longest : s.rows]), ahead], 1)
-    observed = torch.cat([each(b.observed[:, s.rows - longest : s.rows]), ahead], 1)
+    y = torch.cat([each(batch.y[:, s.rows - longest : s.rows]), ahead], 1)
+    observed = torch.cat([each(batch.observed[:, s.rows - longest : s.rows]), ahead], 1)
     for step in range(h):
         if step:
             at = longest + step - net.lags
@@ -435,11 +436,15 @@ def sample_paths(
             out = out[:, -1]
         drawn = _values(net.head, net.head(out), streams, step, loc, scale, support)
         y[:, longest + step] = drawn
-    return y[:, longest:].view(len(b), draws, h)
+    return y[:, longest:].view(len(batch), draws, h)
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #RecurrentForecaster
 NAMES = dict(
-    sqf="SQFRNN", iqf="IQFRNN", isqf="ISQFRNN", normal="DeepARNormal", student="DeepAR"
+    sqf="RecurrentSQF",
+    iqf="RecurrentIQF",
+    isqf="RecurrentISQF",
+    normal="RecurrentNormal",
+    student="RecurrentStudent",
 )
 
 
@@ -454,10 +459,24 @@ class RecurrentForecaster(NeuralForecaster):
     Settings = RNNSettings
     _identity: Tensor | None = None  # (series,) of the panel that is being forecast
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        "The paper's name for the head: column name in frames."
-        return NAMES[self.options.get("head", "sqf")]
+    def __init__(
+        self,
+        horizon: int = 8,  # steps ahead that can be asked for
+        context: int | None = None,  # rows unrolled; None: `unrolled_of`
+        steps: int = 600,  # training steps
+        batch: int = 64,  # windows a step
+        # networks trained from different seeds; each draws its share of the paths
+        members: int = 1,
+        # more fields of `core.fit.Training`, such as dict(lr=1e-2, seed=1)
+        training: dict | None = None,
+        # folder for checkpoints; a killed training goes on from there
+        checkpoint: str | PathLike | None = None,
+        **settings: Any,  # fields of `RNNSettings`, such as head="isqf"
+    ):
+        super().__init__(
+            horizon, context, steps, batch, members, training, checkpoint, **settings
+        )
+        self.name = NAMES[self.options.get("head", RNNSettings.head)]
 
     @property
     def ignored(self) -> list[str]:
@@ -472,7 +491,7 @@ class RecurrentForecaster(NeuralForecaster):
         longest, freq = int(panel.length.max()), cast(str | int, panel.freq)
         context = self.context
         if context is None:
-            context = max(2, min(max(12, 2 * self.horizon), 48, longest - 1))
+            context = unrolled_of(self.horizon, longest)
         given: dict[str, Any] = dict(
             least=max(1, min(13, (longest - self.horizon) // 2))
         )

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from ..core.basics import one_of, refuse
-from ..core.distributions import QuantileFunction, check_levels, picked
-from ..core.distributions import stopped, toward_zero
+from ..core.distributions import QuantileFunction, as_numbers, check_levels
+from ..core.distributions import picked, stopped, toward_zero
 from ..kernels.spline_crps import spline_crps
 
 # %% ../../nbs/quantile/10_spline.ipynb #SplineQuantile
@@ -42,7 +42,7 @@ class SplineQuantile(QuantileFunction):
         # look for what cannot be; only makers of sound parameters skip it
         check: bool = True,
     ):
-        values = torch.as_tensor(values)
+        values = as_numbers("values", values)
         self.values = values if values.is_floating_point() else values.float()
         self.levels = _like(levels, self.values)
         self.left = _per_element("left", left, self.values)
@@ -226,10 +226,10 @@ class SplineQuantile(QuantileFunction):
 
     def excess(
         self,
-        stock: ArrayLike,  # (*sample, *batch) quantities
+        threshold: ArrayLike,  # (*sample, *batch) quantities
     ) -> Tensor:  # (*sample, *batch) same unit as the target
-        "Expectation of what the target exceeds a stock by, 0 where it does not."
-        c, back = _columns(stock, self)
+        "Expectation of what the target exceeds a threshold by, 0 where it does not."
+        c, back = _columns(threshold, self)
         return back(_shortage(self, c.expand(*self.batch_shape, -1)))
 
     @property
@@ -681,7 +681,7 @@ def _thin(tail: _Tail) -> Tensor | float:
 
 
 def _shortage(d: SplineQuantile, c: Tensor) -> Tensor:
-    "(*batch, column) expected excess over stocks c."
+    "(*batch, column) expected excess over thresholds c."
     levels, values = d.levels, d.values
     over = _held(d, "right")
     widths = (1 - levels[..., :-1]) + (1 - levels[..., 1:])

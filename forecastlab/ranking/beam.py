@@ -18,8 +18,10 @@ from numba.extending import intrinsic
 from ..core.basics import refuse
 from ..core.sparse import arrays, as_features, cores
 from ..kernels.posts import POSTS, post_name
-from .chunks import Chunks, _answer, _as_queries, _ask, _compiled
-from .chunks import _each, _Layer, _margins, _Margins, _questions
+from .chunks import Chunks, CompiledLayer, Margins
+from .chunks import answer_questions, as_queries, ask_pair
+from .chunks import compiled_layer, in_parts, layer_margins
+from .chunks import room_for_questions
 from .lanes import LANES
 
 # %% ../../nbs/ranking/32_beam.ipynb #_post
@@ -135,8 +137,8 @@ def _ends(ptr, cluster, child_ptr, keep):
 
 
 def _step(
-    layer,  # _Layer
-    x,  # _Queries
+    layer,  # CompiledLayer
+    x,  # CompiledQueries
     kept,  # _Kept of the layer above
     keep,  # nodes to keep
     power,  # of the post-processor
@@ -144,7 +146,7 @@ def _step(
     pool,
 ):  # _Kept of this layer
     "From the clusters that each query kept to the best of their children."
-    margins = _margins(layer, x, kept.ptr, kept.cluster, threads, pool)
+    margins = layer_margins(layer, x, kept.ptr, kept.cluster, threads, pool)
     end = _ends(kept.ptr, kept.cluster, layer.child_ptr, keep)
     node = np.empty(end[-1], np.int32)
     score = np.empty(end[-1], np.float32)
@@ -153,7 +155,7 @@ def _step(
     def job(lo, hi):
         _best(lo, hi, kept, margins, layer, power, keep, best)
 
-    _each(job, len(kept.ptr) - 1, threads, pool)
+    in_parts(job, len(kept.ptr) - 1, threads, pool)
     return best
 
 # %% ../../nbs/ranking/32_beam.ipynb #_check
@@ -246,14 +248,14 @@ def _blocks(
     layers,  # list of Chunks
     widths,  # nodes kept in each
     first,  # most clusters that a query starts with
-) -> Iterator:  # of (from, to, _Queries)
+) -> Iterator:  # of (from, to, CompiledQueries)
     "Queries in blocks whose margins fit in the room."
     entering = [first, *widths]
     panels = max(_panels_of(c, width) for c, width in zip(layers, entering))
     step = max(1, ROOM // max(1, panels))
     for lo in range(0, X.shape[0], step):
         part = X if step >= X.shape[0] else X[lo : lo + step]
-        yield lo, min(lo + step, X.shape[0]), _as_queries(part)
+        yield lo, min(lo + step, X.shape[0]), as_queries(part)
 
 
 def _joined(
@@ -293,7 +295,7 @@ def beam_search(
     power, multiplies = POSTS[post_name(post)]
     threads = cores(threads)
     ptr, cluster, key = _begin(layers, X.shape[0], start, multiplies)
-    compiled = [_compiled(c) for c in layers]
+    compiled = [compiled_layer(c) for c in layers]
     parts = []
     with ThreadPoolExecutor(threads) as pool:
         for lo, hi, x in _blocks(X, layers, widths, int(np.diff(ptr).max(initial=0))):
@@ -379,11 +381,11 @@ def score_selected(
             for chunks in reversed(layers):
                 ways.append(_climb(chunks, ends, nodes))
                 ends, nodes = ways[-1].ptr, ways[-1].cluster
-            x = _as_queries(X[lo:hi])
+            x = as_queries(X[lo:hi])
             key = np.zeros(len(nodes), np.float32)
             for way in reversed(ways):
-                layer = _compiled(way.chunks)
-                margins = _margins(layer, x, way.ptr, way.cluster, threads, pool)
+                layer = compiled_layer(way.chunks)
+                margins = layer_margins(layer, x, way.ptr, way.cluster, threads, pool)
                 key = _take(way.pair, way.offset, key, margins, power)
             scores[own] = np.exp(key) if multiplies else key
     return sp.csr_matrix(
@@ -405,7 +407,7 @@ def _pointer(typing, address):
 def _from_addresses(line, bias):
     "A layer from a line of the table: its arrays are where the addresses say."
     clusters, children, rows, entries, features, _ = line[7:]
-    return _Layer(
+    return CompiledLayer(
         carray(_pointer(line[0]), clusters + 1, np.int64),
         carray(_pointer(line[1]), children, np.int32),
         carray(_pointer(line[2]), clusters + 1, np.int64),
@@ -427,15 +429,15 @@ def _ask_all(layer, cluster, x, v):
         start[q + 1] = start[q] + (width + LANES - 1) // LANES
     out = np.empty(start[-1] * LANES, np.float32)
     peak = np.empty(start[-1], np.float32)
-    questions = _questions(min(1024, len(cluster) * (len(x) + 1) + 1))
+    questions = room_for_questions(min(1024, len(cluster) * (len(x) + 1) + 1))
     asked = 0
     for q in range(len(cluster)):
         panels = start[q + 1] - start[q]
-        asked = _ask(
+        asked = ask_pair(
             asked, questions, cluster[q], start[q], panels, x, v, layer, out, peak
         )
-    _answer(asked, questions, layer, out)
-    return _Margins(out, peak, start)
+    answer_questions(asked, questions, layer, out)
+    return Margins(out, peak, start)
 
 
 @njit(cache=True, nogil=True)
@@ -481,7 +483,7 @@ class Query:
         self.power, self.multiplies = POSTS[post_name(post)]
         # kept alive: the table holds addresses
         self.layers = tuple(layers)
-        self.compiled = [_compiled(c) for c in layers]
+        self.compiled = [compiled_layer(c) for c in layers]
         widths = _widths(layers, beam, k)
         lines = []
         for layer, chunks, width in zip(self.compiled, layers, widths):

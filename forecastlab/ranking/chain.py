@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from ..core.basics import atomic, one_of, refuse, whole
+from ..core.basics import atomic_folder, one_of, refuse, whole
 from ..core.sparse import Matrix, as_features, as_labels, binary
 from ..core.sparse import load_matrix, save_matrix
 
@@ -157,26 +157,12 @@ def save_chain(
     chain: Sequence[Matrix],  # list of matrices, from the root down
     overwrite: bool = False,  # replace a chain that is there
 ) -> None:
-    """Write a chain.
-
-    The number of layers comes last, so that half a folder is not taken for a whole one.
-    """
-    folder = Path(folder)
-    head = folder / "config.json"
+    "Write a chain, whole or not at all."
     layers = check_chain(chain)
-    if head.exists() and not overwrite:
-        refuse(
-            "a chain is there already",
-            [folder],
-            "Choose another folder, or pass overwrite=True",
-            FileExistsError,
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    head.unlink(missing_ok=True)
-    for t, C in enumerate(layers):
-        save_matrix(folder / f"C{t}.npz", C)
-    with atomic(head) as tmp:
-        tmp.write_text(json.dumps({"len": len(layers)}))
+    with atomic_folder(folder, "config.json", overwrite) as new:
+        for t, C in enumerate(layers):
+            save_matrix(new / f"C{t}.npz", C)
+        (new / "config.json").write_text(json.dumps({"len": len(layers)}))
 
 
 def load_chain(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 import numpy as np
 from scipy import sparse
-from ..core.basics import atomic, refuse
+from ..core.basics import atomic, check_place, refuse
 from ..core.sparse import Matrix, as_features, as_labels, load_matrix
 from ..core.sparse import save_matrix, vstack
 from .chain import Chain, load_chain, save_chain
@@ -29,7 +29,7 @@ from .options import predict_options, read_params, skeleton
 from .options import text_evaluate_options, text_predict_options
 from .options import text_train_options, train_options
 from .text import Vectorizer
-from .text2text import Text2Text, answers, check_place, digest, kept
+from .text2text import Text2Text, answers, digest, kept
 from .two_means import hierarchical_kmeans
 from .xrlinear import XRLinear
 
@@ -139,7 +139,7 @@ def _user_negatives(a: argparse.Namespace, rows: int) -> dict[int, Matrix] | Non
 def _train(a: argparse.Namespace) -> None:
     "What `forecastlab-xr train` does."
     _check_beam_and_k(a)
-    folder = check_place(a.model_folder)
+    folder = check_place(a.model_folder, "ranker/param.json", overwrite=True)
     X = as_features(load_matrix(a.inst_path), a.inst_path)
     Y = as_labels(load_matrix(a.label_path), name=a.label_path)
     if X.shape[0] != Y.shape[0]:
@@ -232,7 +232,7 @@ def _tree_digest(a: argparse.Namespace, files: str, labels: int) -> str:
 def _text_train(a: argparse.Namespace) -> None:
     "What `forecastlab-xr text2text-train` does."
     _check_beam_and_k(a)
-    folder = check_place(a.model_folder, "output_items.json")
+    folder = check_place(a.model_folder, "output_items.json", overwrite=True)
     config = a.vectorizer_config_path or a.vectorizer_config_json
     words = Vectorizer(config or '{"type": "tfidf", "kwargs": {}}')
     items = [line.strip() for line in _lines(a.output_item_path)]

@@ -6,15 +6,18 @@
 __all__ = ['COMBINE', 'average', 'rank_average', 'sigmoid_average', 'softmax_average', 'round_robin', 'Ensemble']
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #23b50292
+import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 import numpy as np
 from scipy import sparse
-from ..core.basics import atomic, atomic_folder, refuse
-from ..core.sparse import ordered, softmax_rows
+from ..core.basics import atomic, atomic_folder, refuse, whole
+from ..core.sparse import as_features, ordered, softmax_rows
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_checked
 def _checked(
@@ -200,11 +203,13 @@ class Ensemble:
         chosen = options.get("selected") is not None
         if k is None and not chosen:
             k = self.k
-        if k is not None and k < 1:
-            refuse("k must be 1 or more", [k])
+        if k is not None:
+            k = whole("k", k)
         if not chosen:
             options["k"] = max(k or 0, self.k)
         combine = self.how if callable(self.how) else COMBINE[self.how]
+        if all(hasattr(m, "features") for m in self.models) and _is_matrix(X):
+            X = as_features(X)
         P = combine([m.predict(X, **options) for m in self.models])
         return P if k is None else ordered(P, k)
 
@@ -220,10 +225,7 @@ class Ensemble:
                 [self.how.__name__],
                 f"Use one of {', '.join(COMBINE)}",
             )
-        names = [type(m).__name__ for m in self.models]
-        bad = [n for n, m in zip(names, self.models) if not hasattr(m, "save")]
-        if bad:
-            refuse("members cannot be saved", bad, "Give their class a save(folder)")
+        names = [_name_of(type(m)) for m in self.models]
         about = dict(format=1, how=self.how, k=self.k, members=names)
         with atomic_folder(folder, "ensemble.json", overwrite) as new:
             for i, m in enumerate(self.models):
@@ -235,25 +237,24 @@ class Ensemble:
     def load(
         cls,
         folder: str | os.PathLike,  # of `save`
-        # turns a member's folder into a model; None: XRLinear.load
-        load: Callable[[Path], Any] | None = None,
     ) -> "Ensemble":
-        "Read a saved ensemble. Refuses a folder that lacks members."
+        """Read a saved ensemble, each member by its own class.
+
+        Refuses a folder that lacks members, and members of a class that is none of
+        forecastlab's rankers.
+        """
         folder = Path(folder)
         how, k, members = _read_about(folder)
-        if load is None:
-            from forecastlab.ranking.xrlinear import XRLinear
-
-            load = XRLinear.load
-        models = []
-        for i in range(members):
-            place = folder / str(i)
-            # an ensemble may be a member
-            nested = (place / "ensemble.json").exists()
-            models.append(cls.load(place, load) if nested else load(place))
+        kinds = [_class_of(name) for name in members]
+        models = [kind.load(folder / str(i)) for i, kind in enumerate(kinds)]
         return cls(models, how, k)
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_check_members
+def _is_matrix(X):
+    "Is it a matrix of numbers, and nothing that only some members read?"
+    return sparse.issparse(X) or isinstance(X, np.ndarray) and X.ndim == 2
+
+
 def _check_members(
     models,  # list
 ):
@@ -275,7 +276,7 @@ def _check_members(
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_read_about
 def _read_about(folder):
-    "(how, k, number of members) of a saved ensemble."
+    "(how, k, names of the members' classes) of a saved ensemble."
     about = folder / "ensemble.json"
     if not about.exists():
         refuse(
@@ -287,10 +288,48 @@ def _read_about(folder):
     again = "Save the ensemble again"
     try:
         d = json.loads(about.read_text())
-        members, how, k = len(list(d["members"])), str(d["how"]), int(d["k"])
+        members, how, k = list(d["members"]), str(d["how"]), int(d["k"])
     except (ValueError, KeyError, TypeError) as e:
         refuse(f"ensemble.json cannot be read ({e})", [about], again)
-    lost = [i for i in range(members) if not (folder / str(i)).is_dir()]
+    lost = [i for i in range(len(members)) if not (folder / str(i)).is_dir()]
     if lost:
         refuse(f"{folder} lacks members", lost, again, FileNotFoundError)
     return how, k, members
+
+# %% ../../nbs/ranking/45_ensemble.ipynb #_class_of
+_RANKERS = "forecastlab.ranking"
+
+
+def _name_of(kind):
+    "module:class of a ranker. Refuses a class that `load` would not find."
+    room, _, module = kind.__module__.rpartition(".")
+    if room != _RANKERS or not hasattr(kind, "save"):
+        refuse(
+            "members cannot be saved",
+            [kind.__name__],
+            f"Their class is no ranker of {_RANKERS}: save them by themselves",
+        )
+    return f"{module}:{kind.__name__}"
+
+
+def _class_of(name):
+    "The ranker of that name. Refuses every other name."
+    # folders of earlier versions have the class alone
+    full = name if ":" in str(name) else f"{str(name).lower()}:{name}"
+    if re.fullmatch(r"\w+:\w+", full):
+        module, _, kind = full.partition(":")
+        with contextlib.suppress(ModuleNotFoundError):
+            found = getattr(import_module(f"{_RANKERS}.{module}"), kind, None)
+            if isinstance(found, type) and _is_ranker(found):
+                return found
+    refuse(
+        "an ensemble has members of an unknown class",
+        [name],
+        "Use the version of forecastlab that saved it",
+    )
+
+
+def _is_ranker(kind):
+    "Is it a class of this room, with what a member needs?"
+    ours = kind.__module__.startswith(f"{_RANKERS}.")
+    return ours and hasattr(kind, "predict") and hasattr(kind, "load")

@@ -23,10 +23,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from ..core.basics import LabError, atomic_folder, number, one_of, refuse
 from ..core.basics import whole
-from ..core.sparse import as_features, as_labels, ordered
+from ..core.sparse import as_features, as_labels, checked, ordered
+from ..core.sparse import take_rows
 from ..kernels.posts import POSTS
 from .calibration import Calibration, Steps, best_threshold
-from .calibration import isotonic, pairs_of
+from .calibration import fit_steps, pairs_of
 from .ensemble import COMBINE, Ensemble
 from .explain import Explanation, explain
 from .growth import add_labels
@@ -237,7 +238,10 @@ def train_trees(
     progress: bool = False,  # show bars
 ) -> list[XRLinear]:  # (tree,)
     "Trees over the same labels, each clustered from another seed."
+    X = as_features(X)
+    Y = as_labels(Y, X.shape[0])
     Z = pifa(Y, X) if label_features is None else label_features
+    Z = as_features(Z, "label_features")
     found = []
     for i in range(trees):
         chain = hierarchical_kmeans(Z, branches, leaf, seed=seed + i, threads=threads)
@@ -301,6 +305,8 @@ def calibrate_trees(
     Everything is learned on rows that the trees did not see. Refuses rows that are too
     few, and held-out parts without labels.
     """
+    X = as_features(X)
+    Y = as_labels(Y, X.shape[0])
     parts = held_out_parts(X.shape[0], seed)
     if not all(Y[held].nnz for held in parts):
         refuse(
@@ -310,8 +316,9 @@ def calibrate_trees(
     forests, found = [], []
     for held in parts:
         trees = train(np.setdiff1d(np.arange(X.shape[0]), held))
+        x, y = take_rows([X, Y], held)
         fitted = [
-            Calibration.fit(tree, X[held], Y[held], last=None, beam=beam, seed=seed)
+            Calibration.fit(tree, x, y, last=None, beam=beam, seed=seed)
             for tree in trees
         ]
         found.append(fitted)
@@ -322,11 +329,12 @@ def calibrate_trees(
     answers = []
     for trees, held in zip(forests, parts):
         calibrated = [c.apply(t) for c, t in zip(calibrations, trees)]
-        answers.append(combined(calibrated).predict(X[held], threads=threads))
+        (x,) = take_rows([X], held)
+        answers.append(combined(calibrated).predict(x, threads=threads))
     P = sparse.vstack(answers, format="csr")
-    truth = Y[np.concatenate(parts)]
+    (truth,) = take_rows([Y], np.concatenate(parts))
     p, right, _ = pairs_of(truth, P)
-    last = isotonic(p, right)
+    last = fit_steps(p, right)
     return calibrations, last, best_threshold(truth, last.on_entries(P))[0]
 
 # %% ../../nbs/ranking/70_estimator.ipynb #LabNotFittedError
@@ -396,23 +404,29 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         Refuses settings that cannot be trained with, rows that do not fit each other,
         and a y without any label.
         """
-        solver = self._checked()
+        solver = self._solver()
         columns, texts = _columns(X), is_texts(X)
         Y, classes, named = _targets(y)
         rows = len(X) if texts else np.shape(X)[0]
         R = _fitting(rows, Y, R, label_features)
         vectorizer = Vectorizer(self.text).fit(list(X)) if texts else None
         X = as_features(X) if vectorizer is None else vectorizer.transform(list(X))
+        if label_features is not None:
+            label_features = as_features(label_features, "label_features")
 
         def train(rows):
+            x, y, worth = X, Y, R
+            if rows is not None:
+                x, y = take_rows([X, Y], rows)
+                worth = None if R is None else take_rows([R], rows)[0]
             return train_trees(
-                X[rows],
-                Y[rows],
+                x,
+                y,
                 trees=self.trees,
                 branches=self.branches,
                 leaf=self.leaf,
                 label_features=label_features,
-                R=None if R is None else R[rows],
+                R=worth,
                 negatives=self.negatives,
                 solver=solver,
                 beam=self.beam,
@@ -428,7 +442,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
             calibration, last, threshold = calibrate_trees(
                 X, Y, train, self._combined, self.beam, self.seed, self._cores()
             )
-        model = self._combined(train(slice(None)))
+        model = self._combined(train(None))
 
         for old in ("calibrated_", "feature_names_in_"):
             self.__dict__.pop(old, None)
@@ -457,7 +471,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         post: str | None = None,  # margin to score; None: the setting
     ) -> sparse.csr_matrix:  # (instance, label) rows best first
         "Labels by score."
-        self._ready()
+        self._refuse_unfitted()
         if k is None and selected is None:
             k = self.k
         options = dict(beam=beam, selected=selected, post=post)
@@ -481,7 +495,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
 
         Refused where the model was fitted with calibrate=False.
         """
-        self._ready()
+        self._refuse_unfitted()
         if self.calibration_ is None or self.last_ is None:
             refuse(
                 "this model was fitted with calibrate=False: it has scores, no"
@@ -506,7 +520,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
 
         Lists where lists or a table were given to `fit`, else an indicator matrix.
         """
-        self._ready()
+        self._refuse_unfitted()
         if self.calibration_ is None:
             P = self.rank(X, 1)
         else:
@@ -522,7 +536,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         k: int = 5,  # labels a row
     ) -> pd.DataFrame:  # row, place, label, score; a line for each row and place
         "The best labels as a table; scores are probabilities where there are any."
-        self._ready()
+        self._refuse_unfitted()
         P = self.rank(X, k) if self.calibration_ is None else self.predict_proba(X, k)
         row = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
         return pd.DataFrame(
@@ -561,7 +575,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         name: str | None = None,  # what to call the label in the verdict
     ) -> Explanation:
         "Why one tree gave a label, or did not. Refuses labels it does not know."
-        self._ready()
+        self._refuse_unfitted()
         at = [i for i, known in enumerate(self.classes_) if known == label]
         if not at:
             refuse(f"there is no label {label!r}")
@@ -585,7 +599,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         X: Any,  # (instance,) texts, or (instance, feature)
     ) -> np.ndarray | sparse.csr_matrix:  # (instance, feature)
         "What the trees see of X. Refuses what does not fit the data of `fit`."
-        self._ready()
+        self._refuse_unfitted()
         if is_texts(X):
             if self.vectorizer_ is None:
                 refuse(
@@ -605,7 +619,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         unknown: str = "refuse",  # labels that `fit` did not see: "refuse" or "drop"
     ) -> sparse.csr_matrix:  # (instance, label)
         "y as a matrix with a column for each label of `fit`."
-        self._ready()
+        self._refuse_unfitted()
         if isinstance(y, pd.DataFrame):
             Y, names = frame_labels(y)
             y = _lists_of(Y, names) if self.names_ else Y
@@ -630,7 +644,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
 
         Threads are of the machine, not of the model, and are left out.
         """
-        self._ready()
+        self._refuse_unfitted()
         about = _as_json(self)
         with atomic_folder(folder, "estimator.json", overwrite) as new:
             self.model_.save(new / "trees")
@@ -668,7 +682,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
             model.last_ = Steps.from_json(about["last"])
         return model
 
-    def _ready(self):
+    def _refuse_unfitted(self):
         "Refuse to answer before `fit`."
         if not hasattr(self, "model_"):
             refuse(
@@ -686,7 +700,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         "The trees as one."
         return Ensemble(trees, self.how, self.k)
 
-    def _checked(self):
+    def _solver(self):
         "How the rankers are trained; refuses settings that no tree can work with."
         for name in ("trees", "leaf", "beam", "k"):
             whole(name, getattr(self, name))
@@ -791,8 +805,10 @@ def add(
     Y, classes = label_matrix(lists, names)
     solver = LinearSettings(model.solver, model.C, model.C, threshold=model.threshold)
     how = dict(solver=solver, threads=model._cores())
+    known = checked(Y[:, :old], labels=True)
+    its_new = checked(Y[:, old:], labels=True)
     grown = [
-        add_labels(tree, features, Y[:, :old], Y[:, old:], **how).model
+        add_labels(tree, features, known, its_new, **how).model
         for tree in model.model_.models
     ]
     new = copy.copy(model)

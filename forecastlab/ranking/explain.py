@@ -93,8 +93,11 @@ class Explanation:
 
 def _plot_words(ax, words, node):
     "Bars for the words of one layer's node."
-    ax.barh(words.word, words.share, color=np.where(words.share < 0, "C3", "C0"))
-    ax.axvline(0, color="k", lw=0.5)
+    from forecastlab.core.plots import PALETTE
+
+    against, towards = PALETTE["notice"], PALETTE["forecast"]
+    ax.barh(words.word, words.share, color=np.where(words.share < 0, against, towards))
+    ax.axvline(0, color=PALETTE["actual"], lw=0.5)
     place = f"rank {node['rank']}" if node["rank"] else "never scored"
     ax.set_title(
         f"layer {node['layer']}, node {node['node']}\n"

@@ -21,11 +21,11 @@ from ..core.basics import atomic_folder, number, refuse, whole
 from .beam import beam_search
 from .calibration import clusters_of
 from .chunks import Chunks
-from .linear import _prune
-from .solvers import LinearSettings, _gather, _shuffle, _solve
-from .solvers import _twister
-from ..core.sparse import arrays, as_features, as_labels, load_matrix
-from ..core.sparse import save_matrix
+from .linear import prune_weights
+from .solvers import LinearSettings, fill_weights, gather_rows
+from .solvers import shuffle_first, twister_state
+from ..core.sparse import arrays, as_features, as_labels, checked
+from ..core.sparse import load_matrix, save_matrix, take_rows
 from .xrlinear import XRLinear
 
 # %% ../../nbs/ranking/65_growth.ipynb #cluster_curvature
@@ -94,7 +94,7 @@ class Statistics:
         seed: int = 0,  # of the sample
     ) -> "Statistics":
         "Sum up and sample the training set. Refuses another model's labels."
-        X = sparse.csr_matrix(as_features(X, features=model.features))
+        X = _sparse_features(X, model.features)
         Y = as_labels(Y, X.shape[0])
         _same_labels(Y, model)
         *upper, leaves = members_of(model.layers, Y)
@@ -156,6 +156,12 @@ class Statistics:
         )
 
 # %% ../../nbs/ranking/65_growth.ipynb #_same_labels
+def _sparse_features(X, features):
+    "Instances as checked CSR."
+    X = as_features(X, features=features)
+    return X if sparse.issparse(X) else checked(sparse.csr_matrix(X))
+
+
 def _same_labels(Y, model):
     "Refuse a Y of another number of labels."
     if Y.shape[1] != model.labels:
@@ -197,7 +203,8 @@ def place(
     votes = np.arange(Y.nnz) - np.repeat(Y.indptr[:-1], count) < most
     asked = np.unique(Y.indices[votes])
     at = np.searchsorted(asked, Y.indices[votes])
-    P = _reached_leaves(model, X[asked], threads)
+    (X_asked,) = take_rows([as_features(X, features=model.features)], asked)
+    P = _reached_leaves(model, X_asked, threads)
     if "log" in model.post:
         P.data = np.exp(P.data)
     ballots = sparse.csr_matrix(
@@ -225,7 +232,7 @@ def _descend(
 ):
     "Dual coordinate descent (Hsieh et al. 2008) in the metric h."
     ptr, ids, val = X
-    state = _twister(0)
+    state = twister_state(0)
     diagonal_positive = np.float32(0.5 / Cp)
     diagonal_negative = np.float32(0.5 / Cn)
     bias = np.float32(bias)
@@ -236,7 +243,7 @@ def _descend(
     curvature = np.zeros(n, np.float32)
     active, partial = n, 0
     for _ in range(passes):
-        _shuffle(order, active, state)
+        shuffle_first(order, active, state)
         high, low, kept = np.float32(0), np.float32(0), 0
         for t in range(active):
             s = order[t]
@@ -598,11 +605,11 @@ def _ranker_by(X, who, positives, settings, seat):
     "One new ranker by the solver that the settings name: (features, weights)."
     rows = np.sort(who).astype(np.int32)
     at = np.searchsorted(rows, np.sort(who[:positives]))
-    *problem, feature = _gather(*X, rows, seat, max(settings.bias, 0.0))
+    *problem, feature = gather_rows(*X, rows, seat, max(settings.bias, 0.0))
     W = np.zeros((len(feature) + 1, 1), np.float32)
     cost = np.full(positives, float(settings.Cp))
-    _solve(problem, len(rows), np.array([0, positives]), at, cost, settings, W)
-    _prune(W, float(settings.threshold), 0)
+    fill_weights(problem, len(rows), np.array([0, positives]), at, cost, settings, W)
+    prune_weights(W, float(settings.threshold), 0)
     kept = np.flatnonzero(W[:, 0])
     return np.append(feature, np.int32(len(seat)))[kept], W[kept, 0]
 
@@ -776,12 +783,10 @@ def _with_texts(X, Y, new, rows, texts):
     its_own = sparse.csr_matrix(
         (np.ones(n, np.float32), bare, np.arange(n + 1)), (n, new.shape[1])
     )
-    return (
-        sparse.vstack([X, texts[bare]], format="csr"),
-        sparse.vstack([Y, no_old], format="csr"),
-        sparse.vstack([new, its_own], format="csr"),
-        np.append(rows, np.full(n, -1)),
-    )
+    X = checked(sparse.vstack([X, texts[bare]], format="csr"))
+    Y = checked(sparse.vstack([Y, no_old], format="csr"), labels=True)
+    new = checked(sparse.vstack([new, its_own], format="csr"), labels=True)
+    return X, Y, new, np.append(rows, np.full(n, -1))
 
 
 def _of_this_model(statistics, model):
@@ -794,13 +799,13 @@ def _of_this_model(statistics, model):
         )
 
 
-def _checked(model, X, Y, new, statistics, rows, texts):
+def _carriers(model, X, Y, new, statistics, rows, texts):
     "Sound matrices of the instances that carry a new label, and the statistics."
-    X = sparse.csr_matrix(as_features(X, features=model.features))
+    X = _sparse_features(X, model.features)
     n = X.shape[0]
     new = as_labels(new, n, "new")
     none = sparse.csr_matrix((n, model.labels), dtype=np.float32)
-    Y = none if Y is None else as_labels(Y, n)
+    Y = checked(none, labels=True) if Y is None else as_labels(Y, n)
     _same_labels(Y, model)
     if statistics is None:
         statistics, rows = Statistics.of(model, X, Y), np.arange(n)
@@ -810,7 +815,8 @@ def _checked(model, X, Y, new, statistics, rows, texts):
         refuse(f"rows has {len(rows):,} numbers, X {n:,} instances")
     carries = np.diff(new.indptr) > 0
     if not carries.all():
-        X, Y, new, rows = X[carries], Y[carries], new[carries], rows[carries]
+        X, Y, new = take_rows([X, Y, new], np.flatnonzero(carries))
+        rows = rows[carries]
     if texts is not None:
         X, Y, new, rows = _with_texts(X, Y, new, rows, texts)
     return X, Y, new, rows, statistics
@@ -863,7 +869,8 @@ def add_labels(
     Refuses matrices that do not fit the model or each other, and statistics of another
     model.
     """
-    X, Y, new, rows, statistics = _checked(model, X, Y, new, statistics, rows, texts)
+    given = model, X, Y, new, statistics, rows, texts
+    X, Y, new, rows, statistics = _carriers(*given)
     if hold is not None:
         hold = number("hold", hold, 0)
     last = model.layers[-1]
@@ -908,7 +915,8 @@ def _spaced(members, most):
 def _reach(model, X, ask, threads):
     "leaf -> share of the instances that ask for it to whom the beam leads."
     rows = np.unique(np.concatenate(list(ask.values())))
-    P = _reached_leaves(model, as_features(X)[rows], threads)
+    (X_asked,) = take_rows([as_features(X, features=model.features)], rows)
+    P = _reached_leaves(model, X_asked, threads)
     P.data[:] = 1
     P = sparse.csc_matrix(P)
     reached = {c: rows[P.indices[P.indptr[c] : P.indptr[c + 1]]] for c in ask}

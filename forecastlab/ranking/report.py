@@ -238,8 +238,9 @@ def _plot_beams(ax: Axes, beams: pd.DataFrame) -> None:
     ax.plot(share, beams["P@1"], "o-", color=_forecast_colour())
     ax.set(xscale="log", xlabel="labels looked at, %", title="beam against exact")
     ax.set_ylabel("P@1, %")
-    for beam, x, y in zip(beams.index, share, beams["P@1"]):
-        _note(ax, str(beam), x, y, below=True)
+    ax.margins(0.15)
+    for i, (beam, x, y) in enumerate(zip(beams.index, share, beams["P@1"])):
+        _note(ax, str(beam), x, y, below=i % 2 == 1)
 
 
 def _plot_trees(ax: Axes, trees: pd.DataFrame) -> None:

@@ -22,7 +22,7 @@ import scipy.sparse as sp
 from tqdm.auto import tqdm
 from ..core.basics import atomic, number, refuse, whole
 from ..core.sparse import l2_rows
-from .chunks import _ARRAYS, Chunks, _write_about
+from .chunks import LAYER_ARRAYS, Chunks, write_layer_note
 from .linear import train_layer
 from .solvers import LinearSettings
 
@@ -296,7 +296,7 @@ def save_group(
 ) -> None:
     "A group as one file."
     about = np.array([part.features, part.bias, part.nodes], float)
-    found = {name: getattr(part, name) for name in _ARRAYS}
+    found = {name: getattr(part, name) for name in LAYER_ARRAYS}
     with atomic(path) as tmp, open(tmp, "wb") as f:
         np.savez(f, about=about, **found)
 
@@ -314,7 +314,7 @@ def join_groups(
         with np.load(path, allow_pickle=False) as f:
             return f[name]
 
-    for name, kind in _ARRAYS.items():
+    for name, kind in LAYER_ARRAYS.items():
         with _Growing(folder / f"{name}.npy", kind) as out:
             if not name.endswith("_ptr"):
                 for p in parts:
@@ -327,7 +327,7 @@ def join_groups(
                 out.add(ptr[1:] + end)
                 end += ptr[-1]
     features, bias, nodes = read(parts[0], "about").tolist()
-    _write_about(folder, features, bias, nodes)
+    write_layer_note(folder, features, bias, nodes)
 
 # %% ../../nbs/ranking/85_scale.ipynb #_mark
 def _mark(*things):
@@ -383,21 +383,20 @@ def _task(X, layer, lo, hi, settings, out):
     return time.process_time() - begin, None if out else part
 
 # %% ../../nbs/ranking/85_scale.ipynb #_groups_here
-class _Layer(NamedTuple):
-    "The matrices of a layer, as CSC."
+class _LayerMatrices(NamedTuple):
+    "The matrices of a layer, as CSC; their order is that of `train_group`."
 
-    Y: Any  # (n, nodes)
-    C: Any  # (nodes, clusters)
-    M: Any  # (n, clusters), or None
-    R: Any  # (n, nodes), or None
+    positives: sp.csc_matrix  # (n, nodes)
+    tree: sp.csc_matrix  # (nodes, clusters)
+    active: sp.csc_matrix | None  # (n, clusters); None: all instances
+    costs: sp.csc_matrix | None  # (n, nodes) of a positive; None: 1
 
 
-def _groups_here(X, layer, left, settings, threads) -> Iterator:
+def _groups_here(X, layer: _LayerMatrices, left, settings, threads) -> Iterator:
     "Groups one after the other in this process: (group, CPU seconds, its Chunks)."
-    Y, C, M, R = layer
     for lo, hi in left:
         begin = time.process_time()
-        part = train_group(X, Y, C, M, R, lo, hi, settings, threads)
+        part = train_group(X, *layer, lo, hi, settings, threads)
         yield (lo, hi), time.process_time() - begin, part
 
 # %% ../../nbs/ranking/85_scale.ipynb #_groups_by_ray
@@ -454,14 +453,17 @@ def _csc(A):
 
 def _check_layer(n, layer):
     "Refuse matrices that do not fit the tree layer."
-    nodes, clusters = layer.C.shape
-    fitting = dict(Y=(n, nodes), M=(n, clusters), R=(n, nodes))
-    for name, shape in fitting.items():
-        A = getattr(layer, name)
+    nodes, clusters = layer.tree.shape
+    fitting = (
+        ("Y", layer.positives, (n, nodes)),
+        ("M", layer.active, (n, clusters)),
+        ("R", layer.costs, (n, nodes)),
+    )
+    for name, A, shape in fitting:
         if A is not None and A.shape != shape:
             refuse(
                 f"{name} {A.shape} does not fit {n:,} instances and a tree layer"
-                f" {layer.C.shape}"
+                f" {layer.tree.shape}"
             )
 
 
@@ -544,7 +546,7 @@ class Trainer:
     ) -> Chunks:  # one chunk a cluster, mapped
         "A layer: from the disk where it is finished, else its groups that are not."
         settings = settings or LinearSettings()
-        layer = _Layer(*(None if A is None else _csc(A) for A in (Y, C, M, R)))
+        layer = _LayerMatrices(*(None if A is None else _csc(A) for A in (Y, C, M, R)))
         _check_layer(X.shape[0], layer)
         if self._known[0] is not X:
             self._known = X, _mark(X)
@@ -553,7 +555,8 @@ class Trainer:
         features = _features_folder(mark, given, self.folder)
         home = self.folder / f"layer-{_mark(mark, *layer, settings)}"
         if not (home / "chunks.json").exists():
-            groups = cut_work(layer.C, layer.M, X.shape[0], self.groups, self.least)
+            work = layer.tree, layer.active, X.shape[0]
+            groups = cut_work(*work, self.groups, self.least)
             where = {(lo, hi): home / f"{lo}-{hi}.npz" for lo, hi in groups}
             left = [g for g in groups if not where[g].exists()]
             if self.workers is None and self.address is None:
@@ -567,13 +570,13 @@ class Trainer:
                 out = where if self.shared else None
                 done = _groups_by_ray(ray, data, left, settings, out)
             with tqdm(
-                total=layer.C.shape[1],
+                total=layer.tree.shape[1],
                 desc=progress,
                 unit="cluster",
                 disable=progress is None,
                 leave=False,
             ) as bar:
-                bar.update(layer.C.shape[1] - sum(hi - lo for lo, hi in left))
+                bar.update(layer.tree.shape[1] - sum(hi - lo for lo, hi in left))
                 for (lo, hi), seconds, part in done:
                     if part is not None:
                         save_group(where[lo, hi], part)

@@ -23,7 +23,7 @@ from .beam import Query, beam_search, score_selected
 from .chunks import Chunks
 from .chain import label_chain, matching_chain, relevance_chain
 from .index import make_chain
-from .linear import _check_kernel, train_layer
+from .linear import check_device, train_layer
 from .solvers import LinearSettings
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #active
@@ -474,7 +474,7 @@ def _on(
             f"{trainer!r} trains on CPUs, and device is {str(device)!r}",
             mend="Leave out trainer, or device",
         )
-    _check_kernel(settings, device)
+    check_device(settings, device)
     return lambda *layer, **how: train_layer(*layer, **how, device=device)
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ..core.basics import atomic, atomic_folder, number, one_of, read_tensors
 from ..core.basics import refuse, whole, whole_numbers, write_tensors
 from ..core.fit import Training, fit
-from ..core.sparse import as_features, as_labels, binary, hstack
+from ..core.sparse import as_features, as_labels, binary, checked, hstack
 from .beam import beam_search
 from .chunks import Chunks
 from .encoder import TextEncoder, Tokens, embed
@@ -515,16 +515,16 @@ def beside_words(
         refuse(
             "this model was trained on texts alone, and X was given", mend="Leave X out"
         )
-    E = np.asarray(E, np.float32) * np.float32(weight)
+    E = as_features(np.asarray(E, np.float32) * np.float32(weight), "the embeddings")
     if X is None:
-        return np.ascontiguousarray(E)
+        return E
     X = as_features(X, features=features)
     if X.shape[0] != len(E):
         refuse(
             f"there are {len(E):,} texts and X has {X.shape[0]:,} rows",
             mend="Each instance has one text and one row",
         )
-    return as_features(hstack([X, E]))
+    return checked(hstack([X, E]))
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #_claim
 # settings that do not change the tuned weights
