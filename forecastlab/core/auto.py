@@ -229,7 +229,9 @@ class Chooser(Forecaster):
         combine: str = "average",  # or "best": the single best candidate
         calibrate: bool = True,  # correct the levels by what the trials showed
         most: int = 500,  # series on which candidates are scored; more are sampled
-        levels: tuple[float, ...] = LEVELS,  # (level,) of the averaged quantile functions
+        levels: tuple[
+            float, ...
+        ] = LEVELS,  # (level,) of the averaged quantile functions
         checkpoint: str | PathLike | None = None,  # folder for finished trials
         progress: bool = True,  # show a bar
     ):
@@ -432,7 +434,9 @@ class Chooser(Forecaster):
         model = cls.__new__(cls)
         Chooser.__init__(model, {}, note["horizon"], levels=tuple(note["levels"]))
         model.support = note["support"]
-        model.choice = Choice(**note["choice"] | dict(table=noted_table(note["choice"])))
+        model.choice = Choice(
+            **note["choice"] | dict(table=noted_table(note["choice"]))
+        )
         for k, (name, own) in enumerate(note["members"].items()):
             head = f"{k}."
             part = {n[len(head) :]: v for n, v in tensors.items() if n.startswith(head)}
