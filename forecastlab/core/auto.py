@@ -9,8 +9,8 @@ __all__ = ['Trial', 'try_candidate', 'folds_of', 'cell_losses', 'greedy_weights'
 
 # %% ../../nbs/core/72_auto.ipynb #auto-imports
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +22,8 @@ from .backtest import as_known, origins_of
 from .basics import LabError, named, number, one_of, refuse
 from .basics import read_tensors, whole, write_tensors, yes_or_no
 from .conformal import Conformal
-from .distributions import DECILES, LEVELS, Counts, QuantileGrid
+from .distributions import DECILES, FINE, LEVELS, Counts
+from .distributions import QuantileGrid
 from .distributions import QuantileFunction
 from .features import support_of
 from .forecast import Forecast
@@ -220,12 +221,13 @@ class Chooser(Forecaster):
 
     def __init__(
         self,
-        # name -> forecaster that is not fitted, cheap ones first
-        candidates: Mapping[str, Forecaster],
+        # name -> forecaster that is not fitted, cheap ones first; not saved
+        candidates: Mapping[str, Forecaster] | None = None,
         horizon: int = 8,  # steps ahead
         simple: tuple[str, ...] = (),  # which of them are the simple methods
         origins: int = 3,  # rolling origins, a horizon apart; fewer on short histories
-        budget: float = 600.0,  # CPU seconds for everything; trials stop when it is spent
+        # CPU seconds for everything; trials stop when they are spent
+        budget: float = 600.0,
         combine: str = "average",  # or "best": the single best candidate
         calibrate: bool = True,  # correct the levels by what the trials showed
         most: int = 500,  # series on which candidates are scored; more are sampled
@@ -235,7 +237,7 @@ class Chooser(Forecaster):
         checkpoint: str | PathLike | None = None,  # folder for finished trials
         progress: bool = True,  # show a bar
     ):
-        self.candidates = dict(candidates)
+        self.candidates = dict(candidates or {})
         self.horizon = whole("horizon", horizon)
         self.simple = tuple(simple)
         self.origins = whole("origins", origins)
@@ -266,6 +268,7 @@ class Chooser(Forecaster):
 
         Refuses a panel that no candidate can forecast.
         """
+        whole("horizon", self.horizon)
         self.panel = checked_panel(panel)
         begun = time.process_time()
         self.support = support_of(panel)
@@ -406,7 +409,12 @@ class Chooser(Forecaster):
         forecast = Forecast(panel, curve, self.name, self.choice)
         if self.correction is None:
             return forecast
-        return self.correction.apply(forecast)
+        return replace(self.correction.apply(forecast), choice=self.choice)
+
+    def settings(self) -> dict[str, Any]:  # by name, plain values
+        "What the chooser was built with, without candidates and places of files."
+        names = ("horizon", "origins", "budget", "combine", "calibrate", "most")
+        return {n: getattr(self, n) for n in names}
 
     def _state(self) -> tuple[dict, dict[str, Tensor]]:
         assert self.choice is not None
@@ -420,7 +428,7 @@ class Chooser(Forecaster):
             correction, own = self.correction.state()
             tensors |= {f"correction.{n}": v for n, v in own.items()}
         note = dict(
-            horizon=self.horizon,
+            settings=self.settings(),
             levels=self.levels,
             support=self.support,
             members=members,
@@ -431,8 +439,8 @@ class Chooser(Forecaster):
 
     @classmethod
     def _restore(cls, note: dict, tensors: dict[str, Tensor]) -> Self:
-        model = cls.__new__(cls)
-        Chooser.__init__(model, {}, note["horizon"], levels=tuple(note["levels"]))
+        model = cls(**note["settings"])
+        model.levels = tuple(note["levels"])
         model.support = note["support"]
         model.choice = Choice(
             **note["choice"] | dict(table=noted_table(note["choice"]))
@@ -441,6 +449,8 @@ class Chooser(Forecaster):
             head = f"{k}."
             part = {n[len(head) :]: v for n, v in tensors.items() if n.startswith(head)}
             model.members[name] = unpacked(own, part, name)
+        # so that it can be fitted anew, to other data
+        model.candidates = dict(model.members)
         if note["correction"] is not None:
             head = "correction."
             part = {n[len(head) :]: v for n, v in tensors.items() if n.startswith(head)}
@@ -496,7 +506,7 @@ def curve_of_average(
 ) -> QuantileFunction:
     "The quantile function through averaged quantiles."
     domain = "real" if support == "real" else "nonnegative"
-    grid = QuantileGrid(levels, values, support=domain)
+    grid = QuantileGrid(levels, values, support=domain).refine(FINE)
     return Counts(grid) if support == "count" else grid
 
 

@@ -325,6 +325,7 @@ class BoostedTrees(Forecaster):
         panel: Panel,  # histories, and covariates in their roles
     ) -> Self:  # the fitted forecaster itself
         "Grow the trees of every level on random origins of the history."
+        whole("horizon", self.horizon)
         self.panel = checked_panel(panel)
         samples = self._samples(panel)
         table = table_of(panel, samples, self._season(panel))
@@ -346,8 +347,8 @@ class BoostedTrees(Forecaster):
         seen = np.isfinite(y)
         if not seen.any():
             refuse(
-                f"no series has {least} rows of history and an observed one after them",
-                mend="Pass longer series, or a simple method such as EmpiricalQuantiles",
+                f"no series has {least} rows of history and an observed one after",
+                mend="Pass longer series, or use EmpiricalQuantiles",
             )
         return Samples(samples.series[seen], samples.origin[seen], samples.step[seen])
 
