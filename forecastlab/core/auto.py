@@ -147,8 +147,8 @@ class Choice:
     origins: list[str]  # time stamps of the origins
     wql: float  # of what delivers, on these origins; NaN without origins
     lead: float  # share of the best simple method's loss that is saved
-    low: float  # ends of the lead's 90 % interval
-    high: float
+    low: float  # lower end of the lead's 90 % interval
+    high: float  # upper end
 
     @property
     def sure(self) -> bool:
@@ -231,9 +231,8 @@ class Chooser(Forecaster):
         combine: str = "average",  # or "best": the single best candidate
         calibrate: bool = True,  # correct the levels by what the trials showed
         most: int = 500,  # series on which candidates are scored; more are sampled
-        levels: tuple[
-            float, ...
-        ] = LEVELS,  # (level,) of the averaged quantile functions
+        # (level,) of the averaged quantile functions
+        levels: tuple[float, ...] = LEVELS,
         checkpoint: str | PathLike | None = None,  # folder for finished trials
         progress: bool = True,  # show a bar
     ):
@@ -316,10 +315,10 @@ class Chooser(Forecaster):
                 if kept is None and candidate.local:
                     known = folds[0][0]
                     need = local_cost(candidate, known, asked, len(panel))
-                    if need > left:
+                    if need > left and trials:
                         notes[name] = f"left out: needs some {need:.0f} CPU s"
                         continue
-                elif kept is None and left <= 0:
+                elif kept is None and left <= 0 and trials:
                     notes[name] = "left out: the budget was spent"
                     continue
                 data = folds[0][0] if candidate.local else train
