@@ -31,6 +31,8 @@ _home = {
     "EmpiricalQuantiles": "demand.textbook",
     "CrostonSBA": "demand.textbook",
     "AutoETS": "demand.textbook",
+    "BoostedTrees": "demand.trees",
+    "AutoForecaster": "demand.auto",
     "XRLinear": "ranking.xrlinear",
     "ExtremeClassifier": "ranking.estimator",
     "XRTransformer": "ranking.xrtransformer",

@@ -15,16 +15,19 @@ import pytest
 import torch
 
 import forecastlab
+from forecastlab.core.auto import Chooser
 from forecastlab.core.basics import LabError
 from forecastlab.core.conformal import Calibrated
 from forecastlab.core.forecast import Forecast
 from forecastlab.core.forecaster import Forecaster, load_model
 from forecastlab.core.neural import NeuralForecaster
 from forecastlab.core.panel import Panel
+from forecastlab.demand.auto import AutoForecaster
 from forecastlab.demand.launch import LaunchForecaster
 from forecastlab.demand.mq import MQCNN, MQDense, MQRNN
 from forecastlab.demand.textbook import AutoETS, CrostonSBA, EmpiricalQuantiles
 from forecastlab.demand.textbook import SeasonalNaive
+from forecastlab.demand.trees import BoostedTrees
 from forecastlab.quantile.mqf2 import MQF2Forecaster
 from forecastlab.quantile.recurrent import RecurrentForecaster
 from toys import QUIET
@@ -34,6 +37,11 @@ HORIZON = 4
 LEVELS = [0.1, 0.5, 0.9]
 NETWORK = dict(context=12, steps=4, batch=8, training=QUIET)
 SMALL = NETWORK | dict(forks=4, channels=8, agnostic=8, local=8, recent=(4,))
+
+
+def board():
+    return dict(recent=EmpiricalQuantiles(HORIZON), naive=SeasonalNaive(HORIZON, 1))
+
 
 # Name -> an unfitted forecaster with a horizon of four steps.
 MAKERS = {
@@ -50,6 +58,9 @@ MAKERS = {
     "CrostonSBA": lambda: CrostonSBA(HORIZON),
     "AutoETS": lambda: AutoETS(HORIZON, n_jobs=1, progress=False),
     "LaunchForecaster": lambda: LaunchForecaster(HORIZON),
+    "BoostedTrees": lambda: BoostedTrees(HORIZON, rounds=8, smallest=5),
+    "Chooser": lambda: Chooser(board(), HORIZON, progress=False),
+    "AutoForecaster": lambda: AutoForecaster(HORIZON, models=(), progress=False),
     "Calibrated": lambda: Calibrated(EmpiricalQuantiles(HORIZON), origins=2),
 }
 

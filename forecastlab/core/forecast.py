@@ -48,6 +48,8 @@ class Forecast:
     panel: Panel  # the history it was made from (ids, calendar, last steps)
     distribution: QuantileFunction  # of shape (series, horizon), steps apart or joint
     model: str = "model"  # column name in frames
+    # how a chooser came to it (`core.auto.Choice`); None: nothing was chosen
+    choice: Any = None
 
     def __post_init__(self):
         for what, kind in ((self.panel, Panel), (self.distribution, QuantileFunction)):

@@ -42,6 +42,8 @@ class Forecaster(ABC):
     name: str = "forecaster"  # column name in frames
     horizon: int = 8  # steps forecast unless told otherwise
     panel: Panel | None = None  # the panel last fitted; not saved
+    # does it look at one series at a time, so that its cost is theirs?
+    local: ClassVar[bool] = False
     _families: ClassVar[dict[str, type["Forecaster"]]] = {}  # by `_family`
 
     def __init_subclass__(cls, **settings) -> None:

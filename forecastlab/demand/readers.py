@@ -274,7 +274,7 @@ def competition(
     file: str,  # stem of the JSON file
     period: str,  # "MONTHLY", "QUARTERLY" or "YEARLY"
 ) -> Tables:
-    "M3 and Tourism: training part `x` and test part `xx` of every series."
+    "M1, M3 and Tourism: training part `x` and test part `xx` of every series."
     series = read_json(files[file])
     series = {k: v for k, v in series.items() if v["period"][0].upper() == period}
     whole = [

@@ -110,6 +110,7 @@ class TextbookForecaster(Forecaster):
         default_factory=dict, init=False, repr=False, compare=False
     )
     _fitted = False
+    local = True
 
     def __post_init__(self) -> None:
         self.horizon = whole("horizon", self.horizon)

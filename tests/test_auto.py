@@ -1,0 +1,162 @@
+"""Choosing by rolling origins: never past the history, never past the budget."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from forecastlab.core.auto import Chooser, greedy_weights, lead_of, usable_origins
+from forecastlab.core.backtest import plant
+from forecastlab.core.basics import refuse
+from forecastlab.core.distributions import DECILES, QuantileGrid
+from forecastlab.core.forecast import Forecast
+from forecastlab.core.forecaster import Forecaster
+from forecastlab.core.panel import Panel
+from forecastlab.demand.auto import AutoForecaster, season_found, simple_methods
+
+HORIZON = 4
+
+
+class Level(Forecaster):
+    "Always the same quantiles, a shift away from 10; remembers what it was shown."
+
+    name = "Level"
+
+    def __init__(self, shift=0.0, refuses=False):
+        self.horizon, self.shift, self.refuses = HORIZON, shift, refuses
+        self.seen = []
+
+    def fit(self, panel):
+        if self.refuses:
+            refuse("this level refuses everything")
+        self.panel = panel
+        self.seen.append(int(panel.last.max()))
+        return self
+
+    def _predict(self, panel, h, seed):
+        q = torch.linspace(-1, 1, 9).expand(len(panel), h, 9) + 10 + self.shift
+        return Forecast(panel, QuantileGrid(DECILES, q), self.name)
+
+    def _state(self):
+        return dict(shift=self.shift), {}
+
+    @classmethod
+    def _restore(cls, note, tensors):
+        return cls(**note)
+
+
+def steady(n=20, rows=60, mean=10.0):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat([f"s{i:02d}" for i in range(n)], rows),
+            "ds": np.tile(np.arange(rows), n),
+            "y": rng.normal(mean, 0.5, n * rows),
+        }
+    )
+    return Panel.from_frame(frame, freq=1)
+
+
+def chosen(panel, candidates, **how):
+    return Chooser(candidates, HORIZON, progress=False, **how).fit(panel)
+
+
+def test_the_better_candidate_delivers_and_the_table_says_so():
+    chooser = chosen(steady(), dict(far=Level(5), near=Level()), simple=("far",))
+    assert chooser.choice.weights == {"near": 1.0}
+    assert chooser.choice.table.index.tolist() == ["near", "far"]
+    assert chooser.choice.sure and "more than noise" in chooser.choice.sentence()
+    assert chooser.predict().choice is chooser.choice
+
+
+def test_candidates_are_trained_before_the_first_origin_and_at_the_end():
+    near = Level()
+    panel = steady()
+    chosen(panel, dict(near=near), origins=3)
+    end = int(panel.last.max())
+    assert near.seen == [end - 3 * HORIZON, end]
+
+
+def test_the_choice_does_not_read_beyond_the_history():
+    panel = steady()
+    end = int(panel.last.max()) - HORIZON
+    told = [
+        chosen(p.cut(end), dict(a=Level(0.3), b=Level(-0.4))).choice.weights
+        for p in (panel, plant(panel, end))
+    ]
+    assert told[0] == told[1]
+
+
+def test_a_candidate_that_refuses_is_told_and_left_out():
+    candidates = dict(near=Level(), no=Level(refuses=True))
+    table = chosen(steady(), candidates).choice.table
+    assert "refuses everything" in table.note["no"]
+    assert table.weight["no"] == 0
+
+
+def test_when_the_budget_is_spent_the_rest_is_left_out():
+    candidates = dict(near=Level(), late=Level())
+    chooser = chosen(steady(), candidates, budget=1e-9)
+    assert "no candidate" not in chooser.choice.sentence()
+    assert "budget" in chooser.choice.table.note["late"]
+
+
+def test_when_every_candidate_refuses_the_reasons_are_told():
+    with pytest.raises(ValueError, match="refuses everything"):
+        chosen(steady(), dict(no=Level(refuses=True)))
+
+
+def test_a_board_that_zero_beats_is_said_in_words():
+    chooser = chosen(steady(mean=0.1), dict(near=Level()))
+    assert "forecast of 0 for everything has a loss of 1" in chooser.choice.sentence()
+
+
+@pytest.mark.parametrize("rows, origins", [(7, 0), (8, 1), (16, 2), (40, 3)])
+def test_half_of_the_history_stays_to_learn_from(rows, origins):
+    assert usable_origins(steady(rows=rows), HORIZON, 3) == origins
+
+
+def test_a_short_history_takes_the_simple_methods_unchecked():
+    candidates = dict(a=Level(), b=Level(1), c=Level(9))
+    chooser = chosen(steady(rows=6), candidates, simple=("a", "b"))
+    assert chooser.choice.weights == dict(a=0.5, b=0.5)
+    assert "too short" in chooser.choice.sentence()
+
+
+def test_weights_add_up_and_a_useless_candidate_gets_none():
+    rng = np.random.default_rng(1)
+    y = rng.normal(0, 1, (50, 2, 3))
+    spread = np.linspace(-1.3, 1.3, 9)
+    made = {k: np.broadcast_to(spread + s, (50, 2, 3, 9)) for k, s in enumerate((0, 9))}
+    assert greedy_weights(y, made, np.asarray(DECILES)) == {0: 1.0}
+
+
+def test_a_lead_of_nothing_is_not_sure():
+    rng = np.random.default_rng(2)
+    loss = rng.gamma(2, 1, 300)
+    _, low, high = lead_of(loss, rng.permutation(loss))
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize("season", [4, 7, 24])
+def test_a_season_of_counted_steps_is_found(season):
+    rng = np.random.default_rng(3)
+    t = np.arange(240)
+    y = 3 * np.sin(2 * np.pi * t / season) + rng.normal(0, 1, (20, 240))
+    frame = steady(rows=240).to_frame().assign(y=y.ravel())
+    assert season_found(Panel.from_frame(frame, freq=1)) == season
+
+
+def test_the_board_suits_the_data():
+    assert "CrostonSBA" not in simple_methods(steady(), HORIZON)
+    frame = steady().to_frame()
+    sold = frame.assign(y=(frame.index % 4 == 0) * 2.0)
+    board = simple_methods(Panel.from_frame(sold, freq=1), HORIZON, season=1)
+    assert "CrostonSBA" in board and "AutoETS" not in board
+
+
+def test_the_labs_forecaster_delivers_from_its_board():
+    auto = AutoForecaster(HORIZON, models=(), progress=False).fit(steady(rows=40))
+    assert auto.choice.weights.keys() <= set(simple_methods(steady(rows=40), HORIZON))
+    assert auto.predict().quantile([0.5]).shape == (20, HORIZON, 1)
+    assert auto.choice.plot().axes
