@@ -1,14 +1,20 @@
-# The whole interface: make demo | test | lab | docs | check | hooks | bench | peers | clean
-# Each sets up what it needs first, in .venv; PYTHON=python3.12 picks the interpreter (3.11 or 3.12).
+# The whole interface: make demo | test | lab | docs | check | hooks | bench | peers |
+# clean
+# Each sets up what it needs first, in .venv; PYTHON=python3.12 picks the interpreter
+# (3.11 or 3.12).
 PYTHON ?= python3
 BIN    := .venv/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
-SITE   := smalldocs==0.5.4 fastcore==2.2.39 markdown-it-py==4.3.0 mdit-py-plugins==0.7.0 pygments==2.21.0 pyyaml==6.0.3
-# The lightest set with which libpecos' XR-Linear can be imported (no torch, no transformers), and two more programs of its kind.
-PECOS  := libpecos==1.2.8 numpy==1.26.4 scipy==1.13.1 scikit-learn==1.5.2 joblib==1.4.2 threadpoolctl==3.5.0
+SITE   := smalldocs==0.5.4 fastcore==2.2.39 markdown-it-py==4.3.0 \
+  mdit-py-plugins==0.7.0 pygments==2.21.0 pyyaml==6.0.3
+# The lightest set with which libpecos' XR-Linear can be imported (no torch, no
+# transformers), and two more programs of its kind.
+PECOS  := libpecos==1.2.8 numpy==1.26.4 scipy==1.13.1 scikit-learn==1.5.2 \
+  joblib==1.4.2 threadpoolctl==3.5.0
 OTHERS := omikuji==0.5.2 cffi==1.17.1 pycparser==2.22 napkinxc==0.7.2
-# With a CPU build of torch on offer there is no reason to download gigabytes of CUDA to a machine without an NVIDIA GPU.
+# With a CPU build of torch on offer there is no reason to download gigabytes of CUDA
+# to a machine without an NVIDIA GPU.
 CPU    := $(shell [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
 .PHONY: demo test lab docs check lint hooks bench peers clean
