@@ -229,7 +229,7 @@ class Chooser(Forecaster):
         # CPU seconds for everything; trials stop when they are spent
         budget: float = 600.0,
         combine: str = "average",  # or "best": the single best candidate
-        calibrate: bool = True,  # correct the levels by what the trials showed
+        calibrate: bool = False,  # correct the levels by what the trials showed
         most: int = 500,  # series on which candidates are scored; more are sampled
         # (level,) of the averaged quantile functions
         levels: tuple[float, ...] = LEVELS,

@@ -130,7 +130,7 @@ class AutoForecaster(Chooser):
         budget: float = 300.0,
         origins: int = 3,  # rolling origins, a horizon apart; fewer on short histories
         combine: str = "average",  # or "best": the single best candidate
-        calibrate: bool = True,  # correct the levels by what the trials showed
+        calibrate: bool = False,  # correct the levels by what the trials showed
         most: int = 500,  # series on which candidates are scored; more are sampled
         seed: int = 0,  # of the models that are trained
         checkpoint: str | PathLike | None = None,  # folder for finished trials
