@@ -28,6 +28,8 @@ from .distributions import QuantileFunction
 from .features import support_of
 from .forecast import Forecast
 from .forecaster import Forecaster, checked_panel, packed, unpacked
+from .metrics import pinball
+from .neural import fingerprint
 from .panel import Panel
 
 # %% ../../nbs/core/72_auto.ipynb #Trial
@@ -92,9 +94,7 @@ def cell_losses(
     levels: np.ndarray,  # (level,)
 ) -> np.ndarray:  # (series,) twice the mean pinball loss over levels, summed
     "What each series adds to the numerator of the mean wQL."
-    error = y[..., None] - q
-    loss = 2 * np.maximum(levels * error, (levels - 1) * error).mean(-1)
-    return np.nansum(loss, (1, 2))
+    return np.nansum(2 * pinball(y, q, levels).mean(-1), (1, 2))
 
 
 def greedy_weights(
@@ -579,10 +579,8 @@ def trial_mark(
     levels: tuple[float, ...],  # (level,)
 ) -> str:  # letters
     "Letters that change with the data, the candidate, or what is asked."
-    from forecastlab.core.neural import fingerprint
-
     asked = [name, repr(candidate), at.tolist(), horizon, list(levels)]
-    return f"{fingerprint(panel, asked)}"
+    return fingerprint(panel, asked)
 
 
 def write_trial(

@@ -304,9 +304,12 @@ class BoostedTrees(Forecaster):
     seed: int = 0  # of the samples and of the trees
     progress: bool = False  # show a bar
     name = "BoostedTrees"
-    # what was learned: one text a level, and the columns
+    # what was learned: one text a level, the columns, and the names behind codes
     _models: list[str] = field(default_factory=list, init=False, repr=False)
     _columns: list[str] = field(default_factory=list, init=False, repr=False)
+    _categories: dict[str, list[str]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("horizon", "rows", "rounds", "smallest", "threads"):
@@ -363,7 +366,7 @@ class BoostedTrees(Forecaster):
 
     def _predict(self, panel: Panel, h: int, seed: int) -> Forecast:
         known_to_the_end(panel, h, list(panel.known))
-        panel = panel.recode({n: c for n, c in self._categories.items()})
+        panel = panel.recode(self._categories)
         samples = latest_samples(panel, h)
         table = table_of(panel, samples, self._season(panel))
         missing = [c for c in self._columns if c not in table.columns]
