@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LINKS', 'ENCODERS', 'Reading', 'check_reading', 'check_scale', 'check_link', 'link_of', 'given_scale',
-           'running_scale', 'CausalConvolutions', 'Recurrent', 'DenseLags', 'squashed', 'recent_quantiles',
-           'seasonal_map', 'classical', 'scaled_lags', 'Encoder']
+           'typical_spread', 'running_scale', 'CausalConvolutions', 'Recurrent', 'DenseLags', 'squashed',
+           'recent_quantiles', 'seasonal_map', 'classical', 'carried', 'scaled_lags', 'Encoder']
 
 # %% ../../nbs/core/65_encoders.ipynb #78a03ffc
 from dataclasses import dataclass
 from typing import Any
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,10 +43,12 @@ class Reading:
     # windows of last values whose quantiles the decoder sees; () = none
     recent: tuple[int, ...] = (4, 8, 13, 26)
     least: int = 13  # observed rows that an origin needs to be trained on
-    # smallest scale, in units of the target (with `centre`: as a share of the mean
-    # size); 0 = learned (`least_scale`; with `centre` 0.001)
+    # smallest scale, in units of the target; 0 = learned (`given_scale`)
     floor: float = 0.0
     unit: float = 1.0  # mean size of the target over series; learned
+    # with `centre`: the scale is twice the mean absolute change over so many rows; 0:
+    # the standard deviation
+    cycle: int = 0
     # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
     weight: float = 0.0
     dropout: float = 0.0  # share of hidden units silenced in training
@@ -57,11 +60,6 @@ class Reading:
     def rows(self) -> int:
         "Rows before an origin that a window holds."
         return self.context
-
-    @property
-    def cycle(self) -> int:
-        "Rows over which the scale is twice the mean change; 0: the usual scale."
-        return 0
 
     def __post_init__(self):
         check_reading(self)
@@ -85,6 +83,7 @@ def check_reading(
     "Refuse settings that no encoder can have."
     for name in _COUNTED:
         whole(name, getattr(settings, name))
+    whole("cycle", settings.cycle, 0)
     for name in ("dilations", "recent"):
         whole_numbers(name, getattr(settings, name))
     for name in ("dropout", "unknown"):
@@ -151,14 +150,31 @@ def given_scale(
 ) -> dict[str, float]:  # "floor" and "unit"
     "The smallest scale and the unit of a panel, unless asked for otherwise."
     least, usual = least_scale(panel)
-    return dict(floor=floor or (1e-3 if centre else least), unit=usual)
+    if centre:
+        least = 1e-3 * typical_spread(panel) or 1e-6 * usual
+    return dict(floor=floor or least, unit=usual)
+
+
+def typical_spread(
+    panel: Panel,  # whose histories are read
+    most: int = 500,  # series looked at
+) -> float:  # 0 where all are constant
+    "The mean standard deviation of a series, in units of the target."
+    rows = np.linspace(0, len(panel) - 1, min(most, len(panel))).astype(int)
+    found = []
+    for row in rows:
+        y = panel.history(row)
+        y = y[np.isfinite(y)].astype(float)
+        if len(y):
+            found.append(y.std())
+    return float(np.mean(found)) if found else 0.0
 
 # %% ../../nbs/core/65_encoders.ipynb #running_scale
 def running_scale(
     y: Tensor,  # (batch, context) target, 0 where not observed
     observed: Tensor,  # (batch, context) 1 where observed
     forks: int,  # origins: the last rows of the context
-    floor: float,  # smallest scale; with `centre` a share of the mean size
+    floor: float,  # smallest scale, in units of the target
     centre: bool = False,  # also subtract a running mean
     unit: float = 1.0,  # size of the target, for what has no size of its own
     # with `centre`: the scale is twice the mean absolute change over so many rows; 0:
@@ -167,14 +183,17 @@ def running_scale(
 ) -> tuple[Tensor, Tensor]:  # loc and scale, both (batch, fork)
     "Location and scale of each origin from what was observed up to it."
     n = observed.cumsum(1)[:, -forks:].clamp(min=1)
-    size = y.abs().cumsum(1)[:, -forks:] / n
     if not centre:
+        size = y.abs().cumsum(1)[:, -forks:] / n
         return torch.zeros_like(size), size.clamp(min=floor or 1e-6 * unit)
-    loc = y.cumsum(1)[:, -forks:] / n
-    spread = (y.square().cumsum(1)[:, -forks:] / n - loc.square()).clamp(min=0).sqrt()
+    # around the first value: a level of a million leaves no digits for a change of one
+    first = torch.where(observed.cumsum(1) == 1, y * observed, 0).sum(1, keepdim=True)
+    y = (y - first) * observed
+    mean = y.cumsum(1)[:, -forks:] / n
+    spread = (y.square().cumsum(1)[:, -forks:] / n - mean.square()).clamp(min=0).sqrt()
     if cycle:
         spread = _change(y, observed, forks, cycle, spread)
-    return loc, torch.maximum(spread, floor * size).clamp(min=1e-6 * unit)
+    return first + mean, spread.clamp(min=floor or 1e-6 * unit)
 
 
 def _change(y, observed, forks, cycle, instead) -> Tensor:
@@ -362,6 +381,16 @@ def _seasons(v, forks, season) -> Tensor:
     return windows.unflatten(-1, (n, season))
 
 # %% ../../nbs/core/65_encoders.ipynb #scaled_lags
+def carried(
+    y: Tensor,  # (batch, time) target
+    observed: Tensor,  # (batch, time) 1 where observed
+) -> tuple[Tensor, Tensor]:  # (batch, time) each: values, and 1 from the first one on
+    "Where a value is missing, the last one before it."
+    row = torch.arange(y.shape[1], device=y.device).expand_as(y)
+    last = torch.where(observed > 0, row, -1).cummax(1).values
+    return y.gather(1, last.clamp(min=0)), (last >= 0).to(y.dtype)
+
+
 def scaled_lags(
     settings: Reading,  # `context`, `forks` and `centre`
     y: Tensor,  # (batch, context) target
@@ -371,9 +400,10 @@ def scaled_lags(
 ) -> Tensor:  # (batch, fork, lag)
     """The last values before each origin, scaled as of that origin.
 
-    What was not observed counts as the mean.
+    A missing value counts as the last one before it; before the first, as the mean.
     """
     lags = settings.context - settings.forks + 1
+    y, observed = carried(y, observed)
     x = (y.unfold(1, lags, 1) - loc[..., None]) / scale[..., None]
     usual = 0.0 if settings.centre else 1.0
     return torch.where(observed.unfold(1, lags, 1) > 0, x, usual)

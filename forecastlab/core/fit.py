@@ -32,6 +32,8 @@ class Training:
     "How to train; every field may be left alone."
 
     steps: int = 1000  # optimiser steps
+    # end after so many, with the rates that `steps` sets; None: after all of them
+    stop: int | None = None
     lr: float = 1e-3  # peak learning rate
     # peaks of their own: how a parameter's name begins -> learning rate
     rates: dict[str, float] = field(default_factory=dict)
@@ -60,6 +62,8 @@ class Training:
     def __post_init__(self):
         for name in ("steps", "accumulate", "checkpoint_every", "devices"):
             whole(name, getattr(self, name))
+        if self.stop is not None:
+            whole("stop", self.stop, 0)
         for name in ("validate_every", "patience", "seed"):
             whole(name, getattr(self, name), 0)
         for name, rate in (self.rates | dict(lr=self.lr)).items():
@@ -74,6 +78,11 @@ class Training:
         one_of("decay", self.decay, ("all", "matrices"))
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("precision", self.precision, PRECISIONS)
+
+    @property
+    def last(self) -> int:
+        "The step after which training ends."
+        return self.steps if self.stop is None else min(self.stop, self.steps)
 
 # %% ../../nbs/core/60_fit.ipynb #rate
 def rate(
@@ -286,7 +295,7 @@ class _Batches:
         due = self.ahead or self.thread.submit(self._step)
         batches = due.result()
         self.state.drawn = self.state.draws.get_state()
-        more = self.state.step + 1 < self.state.training.steps
+        more = self.state.step + 1 < self.state.training.last
         self.ahead = self.thread.submit(self._step) if more else None
         return batches
 
@@ -402,7 +411,7 @@ def _bar(state: _State, shown: bool) -> Any:
     from tqdm import tqdm
 
     return tqdm(
-        total=state.training.steps,
+        total=state.training.last,
         initial=state.step,
         desc="training",
         unit="step",
@@ -419,11 +428,11 @@ def _loop(fabric, model, draw, loss, training, checkpoint, validate):
         _read(state, checkpoint)
     rank, first = fabric.global_rank, fabric.global_rank == 0
     keep = bool(checkpoint) and first
-    done = training.steps if state.out_of_patience else state.step
+    done = training.last if state.out_of_patience else state.step
     wall, cpu = time.perf_counter() - state.seconds, time.process_time() - state.cpu
     batches = _Batches(draw, state, rank, fabric.world_size)
     with batches, _bar(state, training.progress and first) as bar:
-        for _ in range(done, training.steps):
+        for _ in range(done, training.last):
             _advance(fabric, state, wrapped, stepper, batches.take(), loss)
             bar.update()
             if validate is not None and _due(state.step, training.validate_every):
@@ -433,7 +442,7 @@ def _loop(fabric, model, draw, loss, training, checkpoint, validate):
             if state.out_of_patience:
                 break
             if keep and _due(state.step, training.checkpoint_every):
-                if state.step < training.steps:
+                if state.step < training.last:
                     _write(state, checkpoint)
             if _due(state.step, 100):
                 last = float(state.losses[-1].reshape(-1)[-1])

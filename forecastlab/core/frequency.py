@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FREQUENCIES', 'CYCLES', 'Frequency', 'Cycle', 'frequency_of', 'season_of', 'recent_of', 'context_of', 'unrolled_of',
-           'cycles_of', 'lags_of']
+           'season_found', 'autocorrelation', 'season_for', 'cycles_of', 'lags_of']
 
 # %% ../../nbs/core/05_frequency.ipynb #frequency-imports
 from dataclasses import dataclass
@@ -112,6 +112,57 @@ def unrolled_of(
     A cycle need not fit: its lags reach further back than that.
     """
     return max(2, min(max(12, 2 * horizon), 48, longest - 1))
+
+# %% ../../nbs/core/05_frequency.ipynb #season_found
+def season_found(
+    panel: Panel,  # whose histories are read
+    longest: int = 400,  # rows; longer seasons are not looked for
+    clear: float = 0.2,  # autocorrelation that a season needs
+    most: int = 200,  # series looked at
+) -> int:  # rows; 1: none is clear
+    "The first lag at which the autocorrelation has a clear peak."
+    rows = np.linspace(0, len(panel) - 1, min(most, len(panel))).astype(int)
+    top = min(longest, int(np.median(panel.length)) // 3)
+    found = [autocorrelation(panel.history(s), top) for s in rows]
+    told = [r for r in found if r is not None]
+    if top < 3 or not told:
+        return 1
+    mean = np.mean(told, 0)
+    inner = mean[1:-1]
+    peaks = 1 + np.flatnonzero((inner > mean[:-2]) & (inner >= mean[2:]))
+    peaks = peaks[(peaks > 1) & (mean[peaks] > clear)]
+    if not len(peaks):
+        return 1
+    # a season, not its multiple: the first peak that is nearly the highest
+    return int(peaks[mean[peaks] >= 0.9 * mean[peaks].max()][0])
+
+
+def autocorrelation(
+    y: np.ndarray,  # (time,) one history, NaN where not observed
+    top: int,  # the longest lag
+) -> np.ndarray | None:  # (top + 1,) 1 at lag 0; None: too short, or constant
+    "How a series, less its straight line, repeats itself at each lag."
+    if len(y) <= 2 * top:
+        return None
+    t = np.arange(len(y)) - (len(y) - 1) / 2
+    y = np.nan_to_num(y - np.nanmean(y)).astype(float)
+    y = y - t * (t @ y) / (t @ t)
+    size = float(y @ y)
+    if size == 0:
+        return None
+    wave = np.fft.rfft(y, 2 * len(y))
+    total = np.fft.irfft(wave * wave.conj())[: top + 1]
+    # each lag has fewer pairs than the one before
+    return total / size * len(y) / (len(y) - np.arange(top + 1))
+
+
+def season_for(
+    panel: Panel,  # its frequency, or its histories
+) -> int:  # rows; 1: none
+    "The frequency's usual season; of counted steps the one that the series show."
+    if isinstance(panel.freq, (int, np.integer)):
+        return season_found(panel)
+    return season_of(panel.freq)
 
 # %% ../../nbs/core/05_frequency.ipynb #cycles_of
 def cycles_of(
