@@ -471,6 +471,19 @@ def test_every_pipeline_declares_what_it_takes(name):
             {"isqf_time_ratio", "isqf_memory_ratio"},
         ),
         (
+            "bench_tail",
+            dict(
+                models=["MQCNN"],
+                settings=dict(MQCNN=dict(steps=2, training=dict(progress=False))),
+                laws=["gaussian", "poisson"],
+                seeds=1,
+                series=5,
+                length=40,
+                horizon=2,
+            ),
+            {"coverage", "saving", "newsvendor", "MQCNN_cpu"},
+        ),
+        (
             "bench_tests",
             dict(command=f"{sys.executable} -c 'print(\"3 passed\")'", setup=""),
             {"minutes", "exit_code", "passed"},
