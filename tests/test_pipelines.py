@@ -474,7 +474,7 @@ def test_every_pipeline_declares_what_it_takes(name):
             "bench_tail",
             dict(
                 models=["MQCNN"],
-                settings=dict(MQCNN=dict(steps=2, training=dict(progress=False))),
+                settings=dict(MQCNN=dict(steps=2)),
                 laws=["gaussian", "poisson"],
                 seeds=1,
                 series=5,
