@@ -119,12 +119,11 @@ def task_of(
     panel: Panel,  # all that may be seen
     horizon: int,  # steps ahead
     season: int,  # rows in a season
-    at: Sequence[int],  # (origin,) calendar steps, increasing
+    at: np.ndarray,  # (origin,) calendar steps, increasing
 ) -> Task:
     "A task from a panel and its origins."
-    steps = np.asarray(at)
-    folds, y = folds_of(panel, horizon, steps, np.arange(len(panel)))
-    return Task(name, panel, horizon, season, steps, folds, y)
+    folds, y = folds_of(panel, horizon, at, np.arange(len(panel)))
+    return Task(name, panel, horizon, season, at, folds, y)
 
 # %% ../../nbs/demand/57_board.ipynb #board_task
 def board_task(
@@ -163,8 +162,8 @@ def public_task(
     "The last horizon of a set, as published figures are scored on it."
     data = dated(load(name, most))
     panel = data.panel()
-    end = int(panel.last.max()) - data.horizon
-    return task_of(name, panel, data.horizon, data.season, [end])
+    end = panel.last.max(keepdims=True) - data.horizon
+    return task_of(name, panel, data.horizon, data.season, end)
 
 # %% ../../nbs/demand/57_board.ipynb #simulated_set
 def simulated_set(
@@ -412,7 +411,7 @@ def plot_board(
     table = table.sort_values(models[0], ascending=False)
     line = np.arange(len(table))
     with plt.rc_context(house_style() | {"axes.grid.axis": "x"}):
-        size = (6.4, 1.0 + 0.26 * len(table))
+        size = (6.4, 1.2 + 0.3 * len(table))
         fig, ax = plt.subplots(figsize=size, layout="constrained")
         ax.axvline(1, color="0.3", lw=1)
         for k, model in enumerate(models):
@@ -422,8 +421,9 @@ def plot_board(
             mean = geometric_mean(ratio)
             ax.plot(ratio, at, "o", color=f"C{k}", ms=4, label=f"{model} ({mean:.3f})")
         ax.set_yticks(line, table.index)
+        ax.set_ylim(-0.6, len(table) - 0.4)
         ax.set_xlabel("wQL / best simple method in hindsight (geometric mean)")
-        ax.legend(loc="best")
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return fig
 
 # %% ../../nbs/demand/57_board.ipynb #hand_over
@@ -549,8 +549,7 @@ def trial_ratios(
 ) -> pd.DataFrame:  # (set, setting), best setting first; NaN where it was not tried
     """Every setting's loss over the best simple method of the set.
 
-    The simple methods themselves become two columns: the best of each set, which is 1,
-    is left out, and `SeasonalNaive` stays for comparison.
+    Of the simple methods only `SeasonalNaive` stays, for comparison.
     """
     wide = trials.pivot(index="set", columns="setting", values="wql")
     plain = [name for name in wide if str(name).startswith(PLAIN)]
@@ -575,7 +574,7 @@ def trial_table(
             "mean": np.exp(np.log(ratio).mean()),
             "worst": ratio.max(),
             "worst_set": ratio.apply(lambda column: column.dropna().idxmax()),
-            "won": (ratio < 1).sum(),
+            "won": (ratio <= 1).sum(),
             "coverage80": trials.groupby("setting").coverage80.mean(),
             "cpu_a_set": cpu,
         }
@@ -603,8 +602,10 @@ def plot_trials(
         ax.imshow(colours, cmap="RdYlGn_r", vmin=-most, vmax=most, aspect="auto")
         for i, j in np.argwhere(ratio.notna().to_numpy()):
             heavy = "bold" if i == rows - 1 else "normal"
+            ink = "white" if abs(colours[i, j]) > 0.9 * most else "black"
             text = f"{ratio.iat[i, j]:.2f}"
-            ax.text(j, i, text, ha="center", va="center", fontsize=8, weight=heavy)
+            where = dict(ha="center", va="center", fontsize=8)
+            ax.text(j, i, text, color=ink, weight=heavy, **where)
         ax.axhline(rows - 1.5, color="0.3", lw=1)
         ax.set_xticks(range(columns), ratio.columns, rotation=35, ha="right")
         ax.set_yticks(range(rows), ratio.index)
