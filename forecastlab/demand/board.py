@@ -604,8 +604,8 @@ def plot_trials(
             heavy = "bold" if i == rows - 1 else "normal"
             ink = "white" if abs(colours[i, j]) > 0.9 * most else "black"
             text = f"{ratio.iat[i, j]:.2f}"
-            where = dict(ha="center", va="center", fontsize=8)
-            ax.text(j, i, text, color=ink, weight=heavy, **where)
+            cell = ax.text(j, i, text, color=ink, weight=heavy, fontsize=8)
+            cell.set(ha="center", va="center")
         ax.axhline(rows - 1.5, color="0.3", lw=1)
         ax.set_xticks(range(columns), ratio.columns, rotation=35, ha="right")
         ax.set_yticks(range(rows), ratio.index)
