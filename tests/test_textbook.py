@@ -10,8 +10,9 @@ from forecastlab.core.forecaster import load_model
 from forecastlab.core.metrics import mean_wql
 from forecastlab.core.panel import Panel
 from forecastlab.core.frequency import season_of
-from forecastlab.demand.textbook import LEVELS, AutoETS, CrostonSBA, EmpiricalQuantiles
-from forecastlab.demand.textbook import SeasonalNaive, guarded
+from forecastlab.demand.textbook import LEVELS, AutoETS, AutoTheta, CrostonSBA
+from forecastlab.demand.textbook import EmpiricalQuantiles, PooledClimatology
+from forecastlab.demand.textbook import SeasonalNaive, count_unit, guarded
 
 pytest.importorskip(
     "statsforecast",
@@ -23,6 +24,8 @@ METHODS = [
     EmpiricalQuantiles(last=3, season=4),
     CrostonSBA(),
     AutoETS(progress=False),
+    AutoTheta(season=4, progress=False),
+    PooledClimatology(),
 ]
 TENTHS = np.arange(1, 10) / 10
 FREQUENCIES = [1, 7, *"s 15min h 6h D 2D B W-SUN W-WED MS ME QS QE-NOV YS YE".split()]
@@ -192,6 +195,97 @@ def test_croston_equals_the_yardstick():
         np.testing.assert_allclose(q[s, 2], counts.ppf(TENTHS), atol=1e-4)
 
 
+def counts_and_weights(unit, offset=0.0, rows=64):
+    "Ten series: five are counted, five weighed on seven days of ten."
+    rng = np.random.default_rng(7)
+    counted = rng.poisson(1.3, (5, rows)) * 1.0
+    weighed = rng.binomial(1, 0.7, (5, rows)) * rng.uniform(0.1, 0.4, (5, rows))
+    y = np.concatenate([counted, weighed]) * unit + offset
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat([f"s{i}" for i in range(10)], rows),
+            "ds": np.tile(pd.date_range("2021-01-03", periods=rows, freq="W-SUN"), 10),
+            "y": y.ravel(),
+        }
+    )
+    return Panel.from_frame(frame, freq="W-SUN"), y
+
+
+@pytest.mark.parametrize("method", METHODS, ids=name)
+@pytest.mark.parametrize("unit", [0.5, 0.001, 1000, 1e6])
+def test_the_unit_of_measurement_is_nobodys_business(method, unit):
+    plain = method.fit(counts_and_weights(1)[0]).predict(3).quantile(LEVELS)
+    other = method.fit(counts_and_weights(unit)[0]).predict(3).quantile(LEVELS)
+    # a whole count may fall on either side of a level
+    near = torch.isclose(other / unit, plain, rtol=2e-2, atol=2e-3)
+    assert near.float().mean() > 0.99
+
+
+@pytest.mark.parametrize("name_", ["CrostonSBA", "AutoETS", "AutoTheta"])
+def test_counts_are_whole_and_weights_are_not(name_):
+    method = next(m for m in METHODS if name(m) == name_)
+    panel, y = counts_and_weights(0.5)
+    q = method.fit(panel).predict(2).quantile(LEVELS)
+    counted, weighed = q[:5] / 0.5, q[5:] / 0.5
+    assert (counted == counted.round()).all()
+    assert (counted[..., 0] == 0).all() and (counted[..., -1] >= 3).all()
+    assert (weighed[..., 0] == 0).all() and (weighed[..., -1] < 1).all()
+    # three in ten are 0, and the rest is about a quarter
+    at = lambda u: weighed[..., LEVELS.index(u)].mean()
+    assert at(0.2) == 0 and 0.15 < at(0.5) < 0.3 and 0.25 < at(0.9) < 0.5
+
+
+@pytest.mark.parametrize(
+    "y, unit",
+    [
+        ([0, 2, 4, 0], 2),
+        ([3, 0, np.nan, 5], 1),
+        ([0.5, 1.5, 0], 0.5),
+        ([0, 0], 1),
+        ([-1, 2], 0),
+        ([1000, 1001, 1003], 0),
+        ([0.123, 0.771, 0.333, 0.0], 0),
+    ],
+)
+def test_the_unit_is_read_from_the_history(y, unit):
+    assert count_unit(np.array(y, np.float32)) == pytest.approx(unit)
+
+
+def test_what_a_hundredth_of_service_costs_is_right_on_normal_data():
+    rng = np.random.default_rng(9)
+    y = 100 + 10 * rng.normal(size=(40, 200))
+    grid = np.arange(200)
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat([f"s{i}" for i in range(40)], 200),
+            "ds": np.tile(grid, 40),
+            "y": y.ravel(),
+        }
+    )
+    panel = Panel.from_frame(frame, freq=1)
+    truth = 10 * (1.644854 - 1.554774), 10 * (2.326348 - 2.053749)
+    for model in (AutoETS(progress=False, n_jobs=1), AutoTheta(progress=False)):
+        q = model.fit(panel).predict(1).quantile([0.94, 0.95, 0.98, 0.99])
+        saved = (q[..., 1::2] - q[..., ::2]).mean((0, 1))
+        np.testing.assert_allclose(saved, truth, rtol=0.06)
+
+
+def test_the_pool_needs_no_long_history_and_comes_back_from_a_file(tmp_path):
+    panel = ragged("W-SUN", lengths=(1, 2, 2, 3, 1))
+    model = PooledClimatology(6).fit(panel)
+    q = model.predict().quantile(LEVELS)
+    assert torch.isfinite(q).all()
+    assert not model.local
+    # more steps than were learned: the last one goes on
+    far = model.predict(9).quantile(LEVELS)
+    assert torch.equal(far[:, :6], q) and torch.equal(far[:, 8], q[:, 5])
+    other = ragged("W-SUN", seed=3)
+    before = model.predict(panel=other).quantile(LEVELS)
+    model.save(tmp_path / "pool.safetensors")
+    again = load_model(tmp_path / "pool.safetensors")
+    assert torch.equal(again.predict(panel=other).quantile(LEVELS), before)
+
+
 def test_two_processes_give_what_one_gives():
     panel = ragged("D", lengths=[30] * 40)
     one = AutoETS(n_jobs=1, progress=False).fit(panel).predict(3)
@@ -210,16 +304,19 @@ def test_ets_answers_any_levels():
 def test_failed_fits_fall_back_and_are_counted(monkeypatch):
     from statsforecast import models
 
-    def broken(self, y, *args, **options):
+    fit = models.AutoETS.fit
+
+    def broken(self, y):
         if len(y) == 40:
             raise RuntimeError("planted")
-        return {"mean": np.full(2, np.nan)} | {
-            f"{side}-{w}": np.full(2, np.nan)
-            for side in ("lo", "hi")
-            for w in options["level"]
-        }
+        return fit(self, y)
 
-    monkeypatch.setattr(models.AutoETS, "forecast", broken)
+    def hollow(self, h, level):
+        ends = (f"{side}-{w}" for side in ("lo", "hi") for w in level)
+        return {name: np.full(h, np.nan) for name in ("mean", *ends)}
+
+    monkeypatch.setattr(models.AutoETS, "fit", broken)
+    monkeypatch.setattr(models.AutoETS, "predict", hollow)
     panel = ragged("D", lengths=[40, 50])
     model = AutoETS(progress=False).fit(panel)
     q = model.predict(2).quantile(LEVELS)
@@ -255,6 +352,9 @@ def test_the_guard_leaves_plausible_intervals_alone():
         (lambda: CrostonSBA(window=1), "window must"),
         (lambda: AutoETS(season=52), "at most 24"),
         (lambda: AutoETS(tail=1.5), "tail must"),
+        (lambda: AutoETS(damped="yes"), "damped"),
+        (lambda: AutoTheta(season=0), "season must"),
+        (lambda: PooledClimatology(weight=-1), "weight must"),
         (lambda: AutoETS(ranges=-1), "ranges must"),
         (lambda: EmpiricalQuantiles(horizon=0), "horizon must"),
         (lambda: SeasonalNaive(levels=(0.5, 0.1)), "increase"),
