@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['masked_quantiles', 'TextbookForecaster', 'EmpiricalQuantiles', 'SeasonalNaive', 'count_quantiles', 'amount_quantiles',
-           'count_unit', 'CrostonSBA', 'PooledClimatology', 'guarded', 'quantiles_of_moments', 'SmoothingForecaster',
-           'has_season', 'AutoETS', 'AutoTheta']
+           'count_unit', 'CrostonSBA', 'PooledClimatology', 'normal_within', 'capped_tails', 'quantiles_of_moments',
+           'SmoothingForecaster', 'has_season', 'AutoETS', 'AutoTheta']
 
 # %% ../../nbs/demand/10_textbook.ipynb #a642431d
 import os
@@ -327,7 +327,8 @@ def count_unit(
     else:
         parts = sold[0] / np.arange(1, 13)
     counts = sold / parts[:, None]
-    fits = (np.abs(counts - counts.round()) < 1e-3).all(1)
+    # single precision holds seven digits
+    fits = (np.abs(counts - counts.round()) < 1e-6 * counts).all(1)
     few = np.median(y[y > 0]) / parts <= most
     return float(parts[fits & few].max(initial=0.0))
 
@@ -559,29 +560,39 @@ class PooledClimatology(TextbookForecaster):
         return model
 
 # %% ../../nbs/demand/10_textbook.ipynb #guarded
-def guarded(
-    values: np.ndarray,  # (k, h, level) quantiles in order
-    levels: ArrayLike,  # (level,)
+def _band(
     seen: np.ndarray,  # (k, 2) smallest and largest value of the history
-    instead: np.ndarray,  # (k, level) quantiles for series whose model is not believed
-    ranges: float = 1.0,  # how many ranges beyond what was seen are allowed
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Replace intervals that leave the range of history by far, cap tails that do.
-
-    Gives (k, h, level) quantiles, (k,) which series were replaced, (k,) which capped.
-    """
+    ranges: float,  # how many ranges beyond what was seen are allowed
+) -> tuple[np.ndarray, np.ndarray]:  # (k,) its floor, its ceiling
+    "What quantiles must not leave."
     low, high = seen.T
     # a constant series has no range
     slack = ranges * (high - low) + 1e-4 * np.abs(seen).max(1)
-    floor = (low - slack)[:, None, None]
-    ceiling = (high + slack)[:, None, None]
-    out = (values < floor) | (values > ceiling)
-    inner = (np.asarray(levels) > 0.099) & (np.asarray(levels) < 0.901)
-    replaced = out[..., inner].any((1, 2))
-    capped = out.any((1, 2)) & ~replaced
-    kept = values.clip(floor, ceiling)
-    q = np.where(replaced[:, None, None], instead[:, None], kept)
-    return q, replaced, capped
+    return low - slack, high + slack
+
+
+def normal_within(
+    mean: np.ndarray,  # (k, h) NaN is within
+    deviation: np.ndarray,  # (k, h)
+    seen: np.ndarray,  # (k, 2) smallest and largest value of the history
+    ranges: float = 1.0,  # how many ranges beyond what was seen are allowed
+) -> np.ndarray:  # (k,)
+    "Does the normal 80 % interval of every step stay near what was seen?"
+    floor, ceiling = _band(seen, ranges)
+    reach = 1.2815515655446004 * deviation
+    below = (mean - reach < floor[:, None]).any(1)
+    return ~(below | (mean + reach > ceiling[:, None]).any(1))
+
+
+def capped_tails(
+    values: np.ndarray,  # (k, h, level) quantiles
+    seen: np.ndarray,  # (k, 2) smallest and largest value of the history
+    ranges: float = 1.0,  # how many ranges beyond what was seen are allowed
+) -> tuple[np.ndarray, np.ndarray]:  # (k, h, level); (k,) which were capped
+    "Quantiles that stop where the band ends."
+    floor, ceiling = (edge[:, None, None] for edge in _band(seen, ranges))
+    kept = values.clip(floor, ceiling).astype(values.dtype)
+    return kept, (kept != values).any((1, 2))
 
 # %% ../../nbs/demand/10_textbook.ipynb #quantiles_of_moments
 def quantiles_of_moments(
@@ -658,7 +669,9 @@ def _moments_of_each(
         warnings.simplefilter("ignore")
         for i, y in enumerate(histories):
             try:
-                made[i] = np.stack(moments(y.astype(float), h, *settings), -1)
+                y = y.astype(float)
+                size = np.abs(y).mean() / 100 or 1.0
+                made[i] = size * np.stack(moments(y / size, h, *settings), -1)
             except Exception:  # counted in `notes` as a failed fit
                 continue
     return np.where(np.isfinite(made).all((1, 2), keepdims=True), made, np.nan)
@@ -697,22 +710,24 @@ class SmoothingForecaster(TextbookForecaster):
         mean, deviation = np.moveaxis(self._moments(histories, h), -1, 0)
         unit = np.array([count_unit(y) for y in histories])
         zeros = np.array([(y == 0).mean() * (y.min() >= 0) for y in histories])
-        failed = np.isnan(mean).any(1)
-        q = np.empty((*mean.shape, len(self.levels)), np.float32)
-        q[failed] = instead[failed][:, None]
-        works = ~failed
-        q[works] = quantiles_of_moments(
-            mean[works], deviation[works], unit[works], zeros[works], self.levels
-        )
         ids = panel.ids[series]
+        failed = np.isnan(mean).any(1)
         self._note("failed or too short: recent quantiles", ids[failed])
+        wild, seen = failed, np.array([(y.min(), y.max()) for y in histories])
+        if self.ranges is not None:
+            believed = normal_within(mean, deviation, seen, self.ranges)
+            wild = failed | ~believed
+            self._note("exploded: recent quantiles", ids[wild & ~failed])
+        q = np.empty((*mean.shape, len(self.levels)), np.float32)
+        q[wild] = instead[wild][:, None]
+        q[~wild] = quantiles_of_moments(
+            mean[~wild], deviation[~wild], unit[~wild], zeros[~wild], self.levels
+        )
         if self.ranges is None:
             return q
-        seen = np.array([(y.min(), y.max()) for y in histories])
-        q, replaced, capped = guarded(q, self.levels, seen, instead, self.ranges)
-        self._note("exploded: recent quantiles", ids[replaced])
+        q, capped = capped_tails(q, seen, self.ranges)
         self._note("far tails capped", ids[capped])
-        return q.astype(np.float32)
+        return q
 
     def _moments(self, histories: list[np.ndarray], h: int) -> np.ndarray:
         "(k, h, 2) mean and deviation as they come, NaN where the fit failed."
@@ -816,8 +831,8 @@ def _theta_ahead(
         line = start * fading + slope * (1 - fading * (1 - alpha)) / alpha
         y = level + (1 - 1 / theta) * line
         level = alpha * y + (1 - alpha) * level
-        mean = (i * mean + y) / (i + 1)
         slope = ((i - 1) * slope + 6 * (y - mean) / (i + 1)) / (i + 2)
+        mean = (i * mean + y) / (i + 1)
         start = mean - slope * (i + 2) / 2
         made.append(y)
     return np.stack(made)
