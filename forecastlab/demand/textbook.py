@@ -11,7 +11,7 @@ __all__ = ['masked_quantiles', 'TextbookForecaster', 'EmpiricalQuantiles', 'Seas
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 import numpy as np
@@ -580,8 +580,8 @@ def normal_within(
     "Does the normal 80 % interval of every step stay near what was seen?"
     floor, ceiling = _band(seen, ranges)
     reach = 1.2815515655446004 * deviation
-    below = (mean - reach < floor[:, None]).any(1)
-    return ~(below | (mean + reach > ceiling[:, None]).any(1))
+    below, above = mean - reach < floor[:, None], mean + reach > ceiling[:, None]
+    return np.logical_not((below | above).any(1))
 
 
 def capped_tails(
@@ -754,7 +754,7 @@ def has_season(
     y: np.ndarray,  # (time,) one history, no gaps
     season: int,  # steps in a season
 ) -> bool:
-    "Is the autocorrelation at one season larger than chance, at 90 %, over two seasons?"
+    "Is the autocorrelation at one season larger than chance, at the 90 % level?"
     n = len(y)
     if season < 2 or n < 2 * season or np.ptp(y) == 0:
         return False
