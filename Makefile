@@ -1,5 +1,5 @@
 # The whole interface: make demo | test | lab | docs | check | hooks | bench | peers |
-# clean
+# autogluon | clean
 # Each sets up what it needs first, in .venv; PYTHON=python3.12 picks the interpreter
 # (3.11 or 3.12).
 PYTHON ?= python3
@@ -13,11 +13,13 @@ SITE   := smalldocs==0.5.4 fastcore==2.2.39 markdown-it-py==4.3.0 \
 PECOS  := libpecos==1.2.8 numpy==1.26.4 scipy==1.13.1 scikit-learn==1.5.2 \
   joblib==1.4.2 threadpoolctl==3.5.0
 OTHERS := omikuji==0.5.2 cffi==1.17.1 pycparser==2.22 napkinxc==0.7.2
+# A chooser of forecasters by others. It brings torch and Lightning, some 2.5 GB in all.
+AUTOGLUON := autogluon.timeseries==1.6.3
 # With a CPU build of torch on offer there is no reason to download gigabytes of CUDA
 # to a machine without an NVIDIA GPU.
 CPU    := $(shell [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test lab docs check lint hooks bench peers clean
+.PHONY: demo test lab docs check lint hooks bench peers autogluon clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready  ## the main job: a probabilistic forecast of real retail demand and the stock it implies
@@ -50,8 +52,10 @@ bench: .venv/.ready  ## make every figure of data/results/figures.csv again on t
 
 peers: .venv-peers/.ready  ## the programs we compare ourselves with: libpecos, omikuji, napkinXC, in a Python of their own
 
+autogluon: .venv-autogluon/.ready  ## AutoGluon's forecasters, which the development board is measured beside, in a Python of their own
+
 clean:  ## back to a fresh clone; your runs/ stay
-	rm -rf .venv .venv-docs .venv-peers _proc _docs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache nbs/nbdev.yml nbs/sidebar.yml
+	rm -rf .venv .venv-docs .venv-peers .venv-autogluon _proc _docs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache nbs/nbdev.yml nbs/sidebar.yml
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -73,4 +77,12 @@ clean:  ## back to a fresh clone; your runs/ stay
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip --disable-pip-version-check install -q --no-deps --only-binary :all: $(PECOS)
 	-.venv-peers/bin/python -m pip --disable-pip-version-check install -q --no-deps --only-binary :all: $(OTHERS)
+	@touch $@
+
+.venv-autogluon/.ready: Makefile
+	test -x .venv-autogluon/bin/python || $(PYTHON) -m venv .venv-autogluon
+	@[ -z "$(CPU)" ] || .venv-autogluon/bin/python -m pip --disable-pip-version-check install -q --no-deps 'torch==$(TORCH)+cpu' \
+	  || .venv-autogluon/bin/python -m pip --disable-pip-version-check install -q --no-deps 'torch==$(TORCH)' --index-url https://download.pytorch.org/whl/cpu \
+	  || echo 'No CPU build of torch is on offer: taking the default build, which is large.'
+	.venv-autogluon/bin/python -m pip --disable-pip-version-check install -q $(AUTOGLUON)
 	@touch $@

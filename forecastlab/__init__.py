@@ -31,6 +31,8 @@ _home = {
     "EmpiricalQuantiles": "demand.textbook",
     "CrostonSBA": "demand.textbook",
     "AutoETS": "demand.textbook",
+    "AutoTheta": "demand.textbook",
+    "PooledClimatology": "demand.textbook",
     "BoostedTrees": "demand.trees",
     "AutoForecaster": "demand.auto",
     "XRLinear": "ranking.xrlinear",

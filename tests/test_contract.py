@@ -25,7 +25,8 @@ from forecastlab.core.panel import Panel
 from forecastlab.demand.auto import AutoForecaster
 from forecastlab.demand.launch import LaunchForecaster
 from forecastlab.demand.mq import MQCNN, MQDense, MQRNN
-from forecastlab.demand.textbook import AutoETS, CrostonSBA, EmpiricalQuantiles
+from forecastlab.demand.textbook import AutoETS, AutoTheta, CrostonSBA
+from forecastlab.demand.textbook import EmpiricalQuantiles, PooledClimatology
 from forecastlab.demand.textbook import SeasonalNaive
 from forecastlab.demand.trees import BoostedTrees
 from forecastlab.quantile.mqf2 import MQF2Forecaster
@@ -57,6 +58,8 @@ MAKERS = {
     "SeasonalNaive": lambda: SeasonalNaive(HORIZON),
     "CrostonSBA": lambda: CrostonSBA(HORIZON),
     "AutoETS": lambda: AutoETS(HORIZON, n_jobs=1, progress=False),
+    "AutoTheta": lambda: AutoTheta(HORIZON, n_jobs=1, progress=False),
+    "PooledClimatology": lambda: PooledClimatology(HORIZON),
     "LaunchForecaster": lambda: LaunchForecaster(HORIZON),
     "BoostedTrees": lambda: BoostedTrees(HORIZON, rounds=8, smallest=5),
     "Chooser": lambda: Chooser(board(), HORIZON, progress=False),

@@ -17,12 +17,15 @@ from forecastlab.demand.decision import (
     stock_for_joint_service,
     stockout_probability,
     total_curve,
+    total_saving,
 )
+from forecastlab.demand.laws import Known, Remembering
+from forecastlab.demand.mq import MQCNN
 from forecastlab.core.distributions import Counts, Paths, QuantileFunction, QuantileGrid
 from forecastlab.core.forecast import Forecast
 from forecastlab.core.panel import Panel
 from forecastlab.quantile.spline import SplineQuantile
-from toys import draw
+from toys import QUIET, draw, frame
 
 U = torch.linspace(0.005, 0.995, 199, dtype=torch.float64)
 SERVICE = np.round(np.arange(0.80, 0.995, 0.01), 2)
@@ -133,6 +136,67 @@ def test_dearest_first_by_money_where_there_is_money_else_by_units():
     assert list(saving(f).unique_id) == ["i1", "i0"]
     assert saving(f).money_saved.isna().all()
     assert list(saving(f, value=[50.0, 1.0]).unique_id) == ["i0", "i1"]
+
+
+def test_every_total_saving_has_an_interval_around_it():
+    f = exponential(3.0, 10.0, 25.0)
+    value = [4.0, 1.0, 2.0]
+    one = saving(f, 0.95, 0.94, value)
+    both = total_saving(f, 0.95, 0.94, value)
+    assert list(both) == [
+        "items",
+        "forecasts",
+        "stock_0.94",
+        "stock_0.95",
+        "units_saved",
+        "units_low",
+        "units_high",
+        "money_saved",
+        "money_low",
+        "money_high",
+    ]
+    for name in ("units", "money"):
+        total = both[f"{name}_saved"][0]
+        assert total == pytest.approx(one[f"{name}_saved"].sum())
+        assert both[f"{name}_low"][0] < total < both[f"{name}_high"][0]
+    wide = total_saving(f, 0.95, 0.94, value, interval=0.99)
+    assert (
+        wide.units_high[0] - wide.units_low[0]
+        > both.units_high[0] - (both.units_low[0])
+    )
+    # equal seeds, equal intervals; no prices, no money
+    pd.testing.assert_frame_equal(both, total_saving(f, 0.95, 0.94, value))
+    assert total_saving(f).money_low.isna().all()
+
+
+def test_the_interval_holds_the_mean_of_the_items_as_often_as_it_says():
+    "Assortments of 40 items drawn from one population, of known mean saving."
+    rng = np.random.default_rng(5)
+    means = rng.gamma(4.0, 2.5, (60, 40))
+    truth = 40 * 10 * np.log(6 / 5)
+    rows = [total_saving(exponential(*m), draws=200) for m in means]
+    held = [r.units_low[0] <= truth <= r.units_high[0] for r in rows]
+    assert 0.8 < np.mean(held) <= 0.97
+
+
+def test_several_forecasts_are_averaged_and_drawn_again():
+    "What networks of different seeds disagree on shows even where items are alike."
+    members = [exponential(m, m, m) for m in (8.0, 10.0, 12.0)]
+    one = saving(members).set_index("unique_id")
+    alone = saving(members[1]).set_index("unique_id")
+    np.testing.assert_allclose(one.units_saved, alone.units_saved, rtol=1e-6)
+    total = total_saving(members)
+    assert total.forecasts[0] == 3
+    assert total.units_low[0] < 0.95 * total.units_saved[0]
+    same = total_saving(members[1])
+    assert same.units_low[0] == pytest.approx(same.units_high[0])
+    single = exponential(10.0)
+    assert total_saving(single).units_low.isna().all()
+    for wrong in ([], [members[0], single]):
+        with pytest.raises(ValueError, match="no forecast|different items"):
+            total_saving(wrong)
+    with pytest.raises(ValueError, match="interval"):
+        total_saving(members, interval=95)
 
 
 def test_stock_is_the_mean_over_the_steps():
@@ -589,6 +653,34 @@ def test_weeks_that_remember_need_more_than_independent_ones_promise():
     promised = joint_service(paths, stock_for_joint_service(paths, 0.95).units)
     assert promised.service[0] == pytest.approx(0.95, abs=1e-3)
     assert promised.independent[0] > 0.99
+
+
+def test_a_networks_weeks_are_not_added_up_in_silence():
+    """MQ-CNN knows weeks one by one; AR(1) demand says what adding them up costs.
+
+    From the true law of every week, 95 % by independent weeks serves 85 % or less, by
+    weeks all high or all low together 95 % or more.
+    """
+    panel = Panel.from_frame(frame()[["unique_id", "ds", "y"]], freq="W-SUN")
+    network = MQCNN(8, steps=2, batch=4, training=QUIET).fit(panel).predict()
+    level = np.full(len(panel), 100.0)
+    law = Remembering("ar1", 100.0, None, rho=0.9, width=0.08)
+    past = law.draw(level, 30)
+    weekly = Forecast(panel, law.ahead(level, past, 8), "truth")
+    for f in (network, weekly):
+        for ask in (f.total, lambda f=f: stock_for_joint_service(f, 0.95)):
+            with pytest.raises(ValueError, match="assume=.*MQF2Forecaster"):
+                ask()
+    decay = np.tril(0.9 ** (np.arange(8)[:, None] - np.arange(8)))
+    spread = 8 * np.sqrt((decay @ decay.T).sum())
+    truth = Known("normal", loc=weekly.mean().sum(1).numpy(), scale=spread)
+
+    def served(assume):
+        need = stock_for_joint_service(weekly, 0.95, assume=assume)
+        return truth.cdf(need.units.to_numpy())
+
+    assert (served("independent") < 0.85).all()
+    assert (served("comonotone") > 0.95).all()
 
 
 @pytest.mark.parametrize(

@@ -471,6 +471,29 @@ def test_every_pipeline_declares_what_it_takes(name):
             {"isqf_time_ratio", "isqf_memory_ratio"},
         ),
         (
+            "bench_tail",
+            dict(
+                models=["MQCNN"],
+                settings=dict(MQCNN=dict(steps=2)),
+                laws=["gaussian", "poisson"],
+                seeds=1,
+                series=5,
+                length=40,
+                horizon=2,
+            ),
+            {"coverage", "saving", "newsvendor", "MQCNN_cpu"},
+        ),
+        (
+            "bench_board",
+            dict(sets=["simulated"], models=["BoostedTrees"], peer=False, most=6),
+            {"sets", "trees_mean", "trees_worst", "simple_cpu_seconds"},
+        ),
+        (
+            "bench_public",
+            dict(tasks=["online_retail"], models=["SeasonalNaive"], most=6),
+            {"tasks", "naive", "naive_cpu_seconds"},
+        ),
+        (
             "bench_tests",
             dict(command=f"{sys.executable} -c 'print(\"3 passed\")'", setup=""),
             {"minutes", "exit_code", "passed"},
