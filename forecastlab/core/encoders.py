@@ -182,18 +182,20 @@ def running_scale(
     cycle: int = 0,
 ) -> tuple[Tensor, Tensor]:  # loc and scale, both (batch, fork)
     "Location and scale of each origin from what was observed up to it."
-    n = observed.cumsum(1)[:, -forks:].clamp(min=1)
+    seen = observed.cumsum(1)
+    count, n = seen[:, -forks:], seen[:, -forks:].clamp(min=1)
     if not centre:
         size = y.abs().cumsum(1)[:, -forks:] / n
         return torch.zeros_like(size), size.clamp(min=floor or 1e-6 * unit)
     # around the first value: a level of a million leaves no digits for a change of one
-    first = torch.where(observed.cumsum(1) == 1, y * observed, 0).sum(1, keepdim=True)
+    first = torch.where(seen == 1, y * observed, 0).sum(1, keepdim=True)
     y = (y - first) * observed
     mean = y.cumsum(1)[:, -forks:] / n
     spread = (y.square().cumsum(1)[:, -forks:] / n - mean.square()).clamp(min=0).sqrt()
     if cycle:
         spread = _change(y, observed, forks, cycle, spread)
-    return first + mean, spread.clamp(min=floor or 1e-6 * unit)
+    loc = torch.where(count > 0, first + mean, 0)
+    return loc, spread.clamp(min=floor or 1e-6 * unit)
 
 
 def _change(y, observed, forks, cycle, instead) -> Tensor:

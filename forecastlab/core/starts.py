@@ -208,11 +208,10 @@ def drawn_origins(
     settings: Any,  # see `origins_in`
     most: int = 40_000,  # origins, about
 ) -> Origins:
-    "Origins of random windows, always the same ones."
+    "Origins of evenly spread windows, which overlap by half or less."
     windows = Windows(panel, settings.context, settings.horizon, 1, "cpu", (), False)
-    count = max(1, most // settings.forks)
-    generator = torch.Generator().manual_seed(0)
-    return origins_in(windows.read(*windows.draw(count, generator)), settings)
+    count = min(most, 2 * len(windows)) // settings.forks + 1
+    return origins_in(windows.read(*windows.spread(count)), settings)
 
 
 def hidden_origins(

@@ -223,7 +223,19 @@ class Windows:
                 f" {self.after} rows, the longest has {int(self.length.max())}",
                 mend="Lower the horizon, or pass longer series",
             )
-        pair = torch.randint(self.count, (n,), generator=generator).to(self.device)
+        return self._addresses(torch.randint(self.count, (n,), generator=generator))
+
+    def spread(
+        self,
+        n: int,  # how many at most
+    ) -> tuple[Tensor, Tensor]:  # (window,) series and known rows; () where none is
+        "Addresses of training windows, evenly spread over all of them."
+        n = min(n, self.count)
+        return self._addresses(torch.arange(n) * self.count // max(n, 1))
+
+    def _addresses(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+        "Series and known rows of training windows by their number."
+        pair = pair.to(self.device)
         series = torch.searchsorted(self.ends, pair, right=True)
         return series, pair + self.shift[series]
 

@@ -491,6 +491,9 @@ class MQForecaster(NeuralForecaster):
             ways = (asked,)
         elif "centre" in self.options:
             ways = ways[1:] if self.options["centre"] else ways[:1]
+        if not (panel.length > given["least"]).any():
+            # `fit` says so
+            return Candidate("none", False, 0)
         tried = MQSettings(**given | dict(start="auto"))
         losses = start_losses(panel, tried, given["season"], ways)
         if asked != "auto":
