@@ -259,13 +259,15 @@ def pit(
             refuse(f"a Pit of shape {forecast.low.shape} for y of shape {y.shape}")
         return forecast
     law = getattr(forecast, "distribution", forecast)
-    if not isinstance(law, QuantileFunction):
+    stored = not isinstance(law, QuantileFunction)
+    if stored:
         law = _joined(y, forecast, levels)
     if tuple(law.shape) != y.shape:
         refuse(f"a forecast of shape {tuple(law.shape)} for y of shape {y.shape}")
     size = np.abs(y[scored]).mean()
     at = torch.from_numpy(np.where(scored, y, 0.0)).to(law.device, law.dtype)
-    if are_whole(y) if counts is None else counts:
+    counts = are_whole(y) if counts is None else counts
+    if counts:
         ends = at - 0.5, at + 0.5
     else:
         zero = (at == 0) & (law.domain == "nonnegative")
@@ -273,6 +275,8 @@ def pit(
         ends = below, torch.where(zero, 1e-6 * size, at)
     with torch.no_grad():
         low, high = (law.cdf(x).double().cpu().numpy() for x in ends)
+    if stored and not counts:
+        low, high = _tied(at, law, low, high)
     if law.domain == "nonnegative":
         low = np.where(y == 0, 0.0, low)
     return Pit(np.where(scored, low, np.nan), np.where(scored, high, np.nan))
@@ -284,7 +288,6 @@ def _joined(y: np.ndarray, q: ArrayLike, levels: ArrayLike | None) -> QuantileGr
         refuse(
             "quantiles need their levels",
             mend="Pass levels=, or a distribution instead of quantiles",
-            kind=TypeError,
         )
     y, scored, values = _cells(y, 1, q=q)
     levels = _levels(levels, values, rising=True)
@@ -296,6 +299,21 @@ def _joined(y: np.ndarray, q: ArrayLike, levels: ArrayLike | None) -> QuantileGr
         "exponential" if len(levels) > 1 else "flat",
         "nonnegative" if positive else "real",
     )
+
+
+def _tied(
+    y: torch.Tensor,  # (...,) targets
+    law: QuantileGrid,  # stored quantiles
+    low: np.ndarray,  # (...,) F just below y, by the line
+    high: np.ndarray,  # (...,) F at y, by the line
+) -> tuple[np.ndarray, np.ndarray]:
+    "Where y is one of the quantiles, a jump that ends halfway to the next levels."
+    edges = np.r_[0.0, law.levels, 1.0]
+    middle = (edges[1:] + edges[:-1]) / 2
+    below = (law.values < y[..., None]).sum(-1).numpy()
+    upto = (law.values <= y[..., None]).sum(-1).numpy()
+    tie = upto > below
+    return np.where(tie, middle[below], low), np.where(tie, middle[upto], high)
 
 # %% ../../nbs/core/50_metrics.ipynb #share_below
 def share_below(
