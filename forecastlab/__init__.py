@@ -18,6 +18,7 @@ _home = {
     "Conformal": "core.conformal",
     "Calibrated": "core.conformal",
     "Adaptive": "core.conformal",
+    "Widths": "core.conformal",
     "load": "core.datasets",
     "load_model": "core.forecaster",
     "LabError": "core.basics",

@@ -342,8 +342,8 @@ def test_a_number_of_the_leaderboard_is_computed_by_hand():
     row = r.leaderboard.loc["m"]
     assert row["wql"] == pytest.approx(np.mean(wql))
     assert row["wql_0.9"] == pytest.approx(wql[2])
-    # 3 1 2 4 . 2 . 1 lie in [1, 4]; 0 and 8 do not
-    assert row["coverage80"] == pytest.approx(6 / 8)
+    # 3, 2 and 2 lie inside; a 1 fills levels 0 to 0.3 and a 4 levels 0.8 to 1
+    assert row["coverage80"] == pytest.approx((3 + 2 * 2 / 3 + 1 / 2) / 8)
 
 
 def test_a_perfect_forecast_loses_nothing_and_comes_first():

@@ -3,6 +3,7 @@
 Quantiles never cross, and where it cannot be there is one clear error.
 """
 
+import json
 import math
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forecastlab.core import metrics
 from forecastlab.core.backtest import backtest
 from forecastlab.core.conformal import Adaptive, Calibrated, Conformal, LevelMap
-from forecastlab.core.conformal import Recalibrated, enough, isotonic, needed_level
-from forecastlab.core.conformal import recalibrated
+from forecastlab.core.conformal import Recalibrated, Widths, enough, isotonic
+from forecastlab.core.conformal import needed_level, recalibrated, restored
+from forecastlab.core.distributions import LEVELS as TEXTBOOK
 from forecastlab.core.distributions import Counts, Paths, QuantileFunction, QuantileGrid
 from forecastlab.core.forecast import Forecast
 from forecastlab.core.forecaster import Forecaster, load_model
@@ -419,6 +422,7 @@ class Median(Forecaster):
         Adaptive(by="all"),
         Adaptive((0.1, 0.5, 0.9), by="series"),
         Adaptive(LEVELS, by="step"),
+        Widths(),
     ],
     ids=str,
 )
@@ -929,3 +933,98 @@ def test_models_and_backtests_that_cannot_calibrate_are_refused():
             p
         ),
     )
+
+
+# --- only the width
+
+
+def scaled(kind, scale, windows=5, series=200, horizon=6, seed=0):
+    "Forecasts whose spread is `scale` times the right one, and what happened."
+    g = torch.Generator().manual_seed(seed)
+    size = 1 + 4 * torch.rand(series, 1, generator=g, dtype=torch.float64)
+    noise = torch.randn(windows, series, horizon, generator=g, dtype=torch.float64)
+    z = N01.icdf(torch.tensor(TEXTBOOK, dtype=torch.float64))
+    if kind == "counts":
+        # a skewed law with many zeros, rounded
+        y = (size * (noise - 0.5).exp()).round()
+        q = size[..., None] * (scale * z - 0.5).exp()
+        made = Counts(QuantileGrid(TEXTBOOK, q.expand(-1, horizon, -1)))
+    else:
+        y, q = size * (10 + noise), size[..., None] * (10 + scale * z)
+        made = QuantileGrid(TEXTBOOK, q.expand(-1, horizon, -1))
+    return [made] * windows, y
+
+
+def share_at(d, y, levels=(0.05, 0.95)):
+    return metrics.calibration(y, d, levels)
+
+
+@pytest.mark.parametrize("kind", ["normal", "counts"])
+@pytest.mark.parametrize("scale", [0.6, 1.5])
+def test_wrong_widths_are_mended_and_the_median_stays(kind, scale):
+    made, y = scaled(kind, scale)
+    c = Widths().fit(list(zip(made[:4], y[:4])))
+    d = c.apply(made[4])
+    before, after = share_at(made[4], y[4]), share_at(d, y[4])
+    assert np.abs(before - [0.05, 0.95]).max() > 0.03
+    assert np.abs(after - [0.05, 0.95]).max() < 0.02
+    assert torch.equal(d.quantile([0.5]), made[4].quantile([0.5]))
+    assert isinstance(d, type(made[4])) == (kind == "counts")
+    assert (d.quantile(TEXTBOOK).diff() >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["normal", "counts"])
+@pytest.mark.parametrize("seed", range(3))
+def test_right_widths_stay(kind, seed):
+    made, y = scaled(kind, 1.0, seed=seed)
+    c = Widths().fit(list(zip(made[:4], y[:4])))
+    assert (c.factors.exp() - 1).abs().max() < 0.03
+    d = c.apply(made[4])
+    assert torch.equal(d.quantile([0.5]), made[4].quantile([0.5]))
+
+
+def test_windows_that_disagree_teach_nothing():
+    narrow, y = scaled("normal", 0.6)
+    wide, _ = scaled("normal", 1 / 0.6)
+    c = Widths().fit([(narrow[0], y[0]), (wide[0], y[1])])
+    assert c.apply(narrow[0]) is narrow[0]
+
+
+def test_zeros_stay_zeros_and_paths_stay_paths():
+    values = torch.tensor([0.0] * 5 + [1.0, 2, 3, 5]).double().expand(50, 3, 9)
+    zeros = QuantileGrid(D, values, support="nonnegative")
+    y = torch.randint(0, 2, (2, 50, 3), generator=torch.Generator().manual_seed(1))
+    c = Widths()
+    c.factors = torch.tensor([-0.4, 0.5]).double()
+    d = c.apply(zeros)
+    assert (d.quantile([0.1, 0.5]) == 0).all() and (d.cdf(-1e-9) == 0).all()
+    assert (d.quantile([0.9]) > zeros.quantile([0.9])).all()
+    paths = Paths(draw(40, 6, 3))
+    assert c.apply(paths).event_shape == (3,)
+    assert c.apply(paths).draws.shape == (40, 6, 3)
+    # no level of a forecast of nothing lowers its loss
+    nothing = QuantileGrid(D, torch.zeros(50, 3, 9).double(), support="nonnegative")
+    assert not Widths().fit([(nothing, y[0]), (nothing, y[1])]).factors.any()
+
+
+def test_widths_are_restored():
+    made, y = scaled("normal", 0.6)
+    y[:, ::7] = math.nan
+    c = Widths(noise=0.2).fit(list(zip(made[:4], y[:4])))
+    note, tensors = c.state()
+    again = restored(json.loads(json.dumps(note)), tensors)
+    assert isinstance(again, Widths) and again == c
+    levels = [0.1, 0.5, 0.9]
+    assert torch.equal(
+        again.apply(made[4]).quantile(levels), c.apply(made[4]).quantile(levels)
+    )
+
+
+def test_widths_that_cannot_be_learned_are_refused():
+    made, y = scaled("normal", 1.0)
+    with pytest.raises(ValueError, match="no calibration window holds a known target"):
+        Widths().fit(made[0], torch.full_like(y[0], math.nan))
+    with pytest.raises(RuntimeError, match="has not been fitted"):
+        Widths().apply(made[0])
+    with pytest.raises(ValueError, match="noise must"):
+        Widths(noise=0.0)

@@ -4,11 +4,13 @@ on any numbers, and refuse what they cannot score.
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_equal
 
 from forecastlab.core import metrics as m
+from forecastlab.core.distributions import Counts, QuantileFunction, QuantileGrid
 
 LEVELS = np.arange(1, 10) / 10
 NAMES = [f"Model-q-{a:g}" for a in LEVELS]
@@ -109,7 +111,7 @@ def test_a_masked_cell_is_a_dropped_row(numbers, frames, losses):
     )
     close(m.smape(y, q[..., 4], axis=-1), losses.smape(df, ["Model"]))
     close(
-        m.coverage(y, q[..., 0], q[..., 8], axis=-1),
+        m.interval_share(y, q[..., 0], q[..., 8], axis=-1),
         losses.coverage(df, ["Model"], level=80),
     )
 
@@ -117,12 +119,12 @@ def test_a_masked_cell_is_a_dropped_row(numbers, frames, losses):
 def test_coverage_and_calibration_are_utilsforecast_s(numbers, frames, losses):
     y, q, _ = numbers
     close(
-        m.coverage(y, q[..., 0], q[..., 8], axis=-1),
+        m.interval_share(y, q[..., 0], q[..., 8], axis=-1),
         losses.coverage(frames[0], ["Model"], level=80),
     )
     for k in (0, 4, 8):
         close(
-            m.calibration(y, q, LEVELS, axis=-1)[:, k],
+            m.calibration(y, q, LEVELS, axis=-1, count="upto")[:, k],
             losses.calibration(frames[0], {"Model": NAMES[k]}),
         )
 
@@ -190,8 +192,9 @@ def test_scores_are_gluonts(numbers, ev, masked):
     same(m.mean_wql(y, q, LEVELS), g(ev.MeanWeightedSumQuantileLoss(levels)))
     same(m.wql(y, q, LEVELS), [g(ev.WeightedSumQuantileLoss(a)) for a in levels])
     same(m.wql(y, q, LEVELS)[4], g(ev.ND("0.5")))
-    same(m.calibration(y, q, LEVELS), [g(ev.Coverage(a)) for a in levels])
-    same(m.calibration_error(y, q, LEVELS), g(ev.MAECoverage(levels)))
+    plain = dict(count="upto")
+    same(m.calibration(y, q, LEVELS, **plain), [g(ev.Coverage(a)) for a in levels])
+    same(m.calibration_error(y, q, LEVELS, **plain), g(ev.MAECoverage(levels)))
     same(m.smape(y, q[..., 4], "m4"), g(ev.SMAPE("0.5")))
     # GluonTS pools scaled cells, we average series: the same while every series has as
     # many cells
@@ -312,6 +315,92 @@ def test_same_target_puts_every_forecast_in_its_place(step):
             assert_equal(out[:, o * step + h, o], f[:, o, h])
 
 
+# ---------------------------------------------------------------- jumps
+
+
+class Law(QuantileFunction):
+    "A law of scipy as a forecast."
+
+    dtype, device = torch.float64, torch.device("cpu")
+
+    def __init__(self, law, n, domain="nonnegative"):
+        self.law, self.domain = law, domain
+        super().__init__((n,), validate_args=False)
+
+    def cdf(self, value):
+        return torch.as_tensor(self.law.cdf(value))
+
+
+def drawn(kind, n=100_000):
+    "An oracle over series of every size, or of one, its draws, and the law."
+    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
+    rng = np.random.default_rng(3)
+    mean = np.exp(rng.normal(0.5, 1.5, n))
+    law = {
+        "poisson": stats.poisson(mean),
+        "rare poisson": stats.poisson(np.full(n, 0.3)),
+        "negative binomial": stats.nbinom(1.5, 1.5 / (1.5 + mean)),
+        "gamma": stats.gamma(2.0, scale=mean),
+    }[kind]
+    return law, law.rvs(random_state=rng).astype(float), n
+
+
+@pytest.mark.parametrize("kind", ["poisson", "rare poisson", "negative binomial"])
+def test_a_right_count_forecast_covers_what_it_says_and_plain_counting_too_much(kind):
+    law, y, n = drawn(kind)
+    where = m.pit(y, Law(law, n))
+    for percent in (80, 90, 95, 99):
+        assert abs(m.coverage(y, where, percent=percent) - percent / 100) < 0.005
+    plain = m.interval_share(y, law.ppf(0.025), law.ppf(0.975))
+    assert plain > 0.965
+    assert_allclose(m.pit_histogram(where), 1, atol=0.04)
+    assert m.calibration_error(y, where, LEVELS) < 0.004
+
+
+@pytest.mark.parametrize("kind", ["poisson", "negative binomial"])
+def test_stored_quantiles_of_many_sizes_tell_the_coverage_of_counts(kind):
+    law, y, n = drawn(kind, 10_000)
+    levels = np.r_[0.005, 0.025, 0.05, LEVELS, 0.95, 0.975, 0.995]
+    q = np.stack([law.ppf(a) for a in levels], -1)
+    where = m.pit(y, q, levels)
+    for percent in (80, 90, 95, 99):
+        assert abs(m.coverage(y, where, percent=percent) - percent / 100) < 0.012
+
+
+def test_without_jumps_coverage_is_the_plain_share():
+    law, y, n = drawn("gamma", 20_000)
+    levels = np.array([0.025, *LEVELS, 0.975])
+    q = np.stack([law.ppf(a) for a in levels], -1)
+    for percent, low, high in ((80, 1, 9), (95, 0, 10)):
+        plain = m.interval_share(y, q[:, low], q[:, high])
+        assert_allclose(m.coverage(y, q, levels, percent), plain, atol=1e-6)
+        assert_allclose(m.coverage(y, Law(law, n), None, percent), plain, atol=1e-6)
+    upto = m.calibration(y, q, levels, count="upto")
+    assert_allclose(m.calibration(y, q, levels), upto, atol=1e-6)
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-9])
+@pytest.mark.parametrize("unit", [1.0, 0.37])
+def test_zeros_are_shared_where_a_forecast_stops_at_zero_or_a_hair_above(tiny, unit):
+    rng = np.random.default_rng(0)
+    y = unit * rng.choice([0.0, 0, 0, 1, 2], 20_000)
+    # right at levels up to 0.6, where the zeros end
+    q = unit * np.array([tiny] * 6 + [1, 1, 2])
+    q = np.tile(q, (len(y), 1))
+    assert m.interval_share(y, q[:, 0], q[:, 8]) == (1 if tiny == 0 else (y > 0).mean())
+    share = m.calibration(y, q, LEVELS)
+    assert_allclose(share[:6], LEVELS[:6], atol=0.06)
+    assert abs(m.coverage(y, q, LEVELS) - 0.8) < 0.07
+
+
+def test_a_count_forecast_is_judged_by_its_own_cdf():
+    values = torch.tensor([[0.0, 0.4, 1.2, 2.9]]).expand(2, 4)
+    law = Counts(QuantileGrid([0.2, 0.5, 0.7, 0.9], values, support="nonnegative"))
+    where = m.pit([1.0, 0.0], law)
+    assert_allclose(where.low, [float(law.cdf(torch.zeros(2))[0]), 0], atol=1e-6)
+    assert_allclose(where.high, law.cdf(torch.tensor([1.0, 0.0])), atol=1e-6)
+
+
 # ---------------------------------------------------------------- properties
 
 finite = st.floats(-1e3, 1e3, allow_nan=False, width=32)
@@ -357,7 +446,8 @@ def test_shifting_everything_changes_no_score(pair, c):
         atol=1e-8,
     )
     assert_equal(
-        m.coverage(y, q[..., 0], q[..., -1]), m.coverage(-y, -q[..., -1], -q[..., 0])
+        m.interval_share(y, q[..., 0], q[..., -1]),
+        m.interval_share(-y, -q[..., -1], -q[..., 0]),
     )
 
 
@@ -407,8 +497,11 @@ def test_masked_cells_change_nothing(pair, data):
         m.calibration(gone, wild, LEVELS), m.calibration(y[keep], q[keep], LEVELS)
     )
     assert_allclose(
-        m.coverage(gone, wild[..., 0], wild[..., 8]),
-        m.coverage(y[keep], q[keep][:, 0], q[keep][:, 8]),
+        m.interval_share(gone, wild[..., 0], wild[..., 8]),
+        m.interval_share(y[keep], q[keep][:, 0], q[keep][:, 8]),
+    )
+    assert_allclose(
+        m.coverage(gone, wild, LEVELS), m.coverage(y[keep], q[keep], LEVELS)
     )
     assert_allclose(m.smape(gone, wild[..., 4]), m.smape(y[keep], q[keep][:, 4]))
     assert_equal(np.isnan(m.pinball(gone, wild, LEVELS)).all(-1), mask)
@@ -470,7 +563,15 @@ def test_shares_are_shares_and_bounds_hold(pair):
             "levels must increase without repeats: 0.9, 0.1",
         ),
         (lambda: m.crps_quantiles([1.0], [[1.0]], [0.5]), "at least two levels"),
-        (lambda: m.coverage([1.0, 2.0], [0.0, 0.0], [1.0]), r"hi has shape \(1,\)"),
+        (
+            lambda: m.interval_share([1.0, 2.0], [0.0, 0.0], [1.0]),
+            r"hi has shape \(1,\)",
+        ),
+        (
+            lambda: m.coverage([1.0], [[1.0, 2.0]], [0.2, 0.8]),
+            "reach from 0.2 to 0.8, a 80 % interval from 0.1 to 0.9",
+        ),
+        (lambda: m.coverage([1.0], [[1.0, 2.0]]), "quantiles need their levels"),
         (lambda: m.crps_samples([1.0], [[1.0]], fair=True), "at least two samples"),
         (lambda: m.crps_samples([1.0], [1.0, 2.0]), "samples have shape"),
         (
@@ -510,7 +611,6 @@ def test_what_cannot_be_scored_is_refused(call, says):
 
 
 def test_float32_and_torch_input_give_float64_scores(numbers):
-    torch = pytest.importorskip("torch", reason="torch is not installed")
     y, q, _ = numbers
     assert m.pinball(y.astype("f4"), q.astype("f4"), LEVELS).dtype == np.float64
     assert_allclose(

@@ -371,7 +371,8 @@ def test_nothing_after_the_origin_is_read(encoder):
 
 
 def test_forecasts_are_joint_ordered_and_within_the_support():
-    forecast = model("lags", season=4).fit(full().cut(36)).predict()
+    smooth = model("lags", season=4, support="nonnegative")
+    forecast = smooth.fit(full().cut(36)).predict()
     paths = forecast.distribution
     assert paths.event_shape == (3,)
     assert forecast.sample(5, seed=1).shape == (5, 6, 3)
@@ -413,7 +414,8 @@ def test_counts_are_whole_numbers_and_members_are_mixed():
 
 
 def test_one_series_of_paths_and_every_member_in_their_draws():
-    d = model(members=4, paths=6).fit(full().cut(36)).predict().distribution
+    smooth = model(members=4, paths=6, support="nonnegative")
+    d = smooth.fit(full().cut(36)).predict().distribution
     for which in (2, np.int64(2), torch.tensor(2)):
         assert d[which].event_shape == (3,)
         assert torch.equal(d[which].draws, d.draws[:, 2])

@@ -63,6 +63,7 @@ PICTURES = {
         ax, LEVELS, {"a": LEVELS**1.2, "b": LEVELS**0.8}, n=500, title="Calibration"
     ),
     "calibration_plain": lambda ax: plots.calibration(ax, LEVELS, LEVELS),
+    "pit": lambda ax: plots.pit(ax, np.ones(10), n=500, title="PIT"),
     "stock_curve": lambda ax: stock_plots.stock_curve(
         ax,
         np.linspace(0.8, 0.99, 20),

@@ -18,7 +18,7 @@ from .basics import named, refuse, whole
 from .distributions import DECILES, check_levels
 from .forecast import Forecast, dates_of
 from .forecaster import Model, checked_model
-from .metrics import score
+from .metrics import Pit, are_whole, pit, score
 from .panel import Panel, checked_panel
 
 # %% ../../nbs/core/70_backtest.ipynb #origins_of
@@ -163,6 +163,21 @@ class Backtest:
             q[rows, k] = fold.quantiles
         return y, q
 
+    def pit(
+        self,
+        name: str,  # of a model
+    ) -> Pit:  # both (series, origin, horizon), NaN where a series was absent
+        "Where one model's targets fell in its distributions, at every origin."
+        y, _ = self.stack(name)
+        counts = are_whole(y)
+        low, high = np.full_like(y, np.nan), np.full_like(y, np.nan)
+        position = {name: i for i, name in enumerate(self.panel.ids)}
+        for k, fold in enumerate(self.of(name)):
+            rows = [position[i] for i in fold.forecast.ids]
+            where = pit(fold.actual, fold.forecast, counts=counts)
+            low[rows, k], high[rows, k] = where
+        return Pit(low, high)
+
     @property
     def leaderboard(self) -> pd.DataFrame:  # one row a model, best wQL first
         "Losses, coverage, volatility where origins overlap, seconds."
@@ -174,7 +189,8 @@ class Backtest:
         folds = self.of(name)
         overlap = len(folds) > 1 and self.step < self.horizon and 0.5 in self.levels
         y, q = self.stack(name)
-        row = score(y, q, self.levels, step=self.step if overlap else None)
+        step = self.step if overlap else None
+        row = score(y, q, self.levels, step=step, where=self.pit(name))
         row["fit_seconds"] = sum(f.fit_seconds for f in folds)
         row["fit_cpu"] = sum(f.fit_cpu for f in folds)
         row["predict_seconds"] = sum(f.predict_seconds for f in folds)

@@ -133,12 +133,17 @@ def support_of(
     panel: Panel,  # its history counts
     declared: str = "auto",  # one of SUPPORTS
 ) -> str:  # "real", "nonnegative" or "count"
-    "What the target can be: as declared, if the history agrees; refuses it if not."
-    if one_of("support", declared, SUPPORTS) == "real":
+    """What the target can be: as declared, or as the history says.
+
+    "auto" finds counts where every target is a whole number of at least 0. Refuses a
+    declaration that the history contradicts.
+    """
+    one_of("support", declared, SUPPORTS)
+    if declared == "auto":
+        return _support_seen(panel)
+    if declared == "real":
         return declared
     negative, broken = _outside(panel)
-    if declared == "auto":
-        return "real" if negative else "nonnegative"
     if negative:
         refuse(
             f"the support is declared {declared}, but {len(negative):,} series have"
@@ -154,6 +159,18 @@ def support_of(
             "Declare support='nonnegative'",
         )
     return declared
+
+
+def _support_seen(panel) -> str:
+    "The narrowest support that holds the history, in one pass."
+    anything, counts = False, True
+    for x, _, seen in _all_blocks(panel, panel.y):
+        known = x[seen]
+        if (known < 0).any():
+            return "real"
+        anything = anything or len(known) > 0
+        counts = counts and bool((known == np.floor(known)).all())
+    return "count" if anything and counts else "nonnegative"
 
 
 def _outside(panel) -> tuple[list, list]:
