@@ -428,6 +428,25 @@ def test_what_cannot_be_forecast_is_refused_in_words(name):
 
 
 @every_forecaster
+def test_a_series_never_observed_is_refused_by_name(name):
+    "Whatever is known of it besides: no number is invented."
+    panel = shops()
+    if name in BEFORE_THE_FIRST_SALE:
+        model = MAKERS[name]().fit(panel)
+        never = dataclasses.replace(panel, y=np.full_like(panel.y, np.nan))
+        assert np.isfinite(q(model.predict(HORIZON, never))).all()
+        return
+    words = "1 series have no observed value: s2. Drop them, or forecast them after"
+    never = np.where(
+        np.repeat(panel.ids, np.diff(panel.indptr)) == "s2", np.nan, panel.y
+    )
+    never = dataclasses.replace(panel, y=never)
+    model = MAKERS[name]().fit(panel)
+    refuses(ValueError, words, lambda: model.predict(HORIZON, never))
+    refuses(ValueError, words, lambda: MAKERS[name]().fit(never).predict())
+
+
+@every_forecaster
 def test_a_horizon_changed_since_is_checked_at_fit(name):
     model = MAKERS[name]()
     for wrong, kind in ((0, ValueError), ("4", TypeError)):
