@@ -12,7 +12,8 @@ from forecastlab.core.distributions import DECILES, QuantileGrid
 from forecastlab.core.forecast import Forecast
 from forecastlab.core.forecaster import Forecaster
 from forecastlab.core.panel import Panel
-from forecastlab.demand.auto import AutoForecaster, season_found, simple_methods
+from forecastlab.core.frequency import season_found
+from forecastlab.demand.auto import AutoForecaster, simple_methods
 
 HORIZON = 4
 

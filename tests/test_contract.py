@@ -3,11 +3,13 @@
 Each family is built tiny, fitted once, and asked the same questions.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import inspect
 import pkgutil
+import threading
 
 import numpy as np
 import pandas as pd
@@ -15,9 +17,11 @@ import pytest
 import torch
 
 import forecastlab
+from forecastlab.core import neural
 from forecastlab.core.auto import Chooser
 from forecastlab.core.basics import LabError
 from forecastlab.core.conformal import Calibrated
+from forecastlab.core.distributions import Counts
 from forecastlab.core.forecast import Forecast
 from forecastlab.core.forecaster import Forecaster, load_model
 from forecastlab.core.neural import NeuralForecaster
@@ -136,6 +140,31 @@ def ask(name, model, h=None, panel=None, **how):
 
 def q(forecast):
     return forecast.quantile(LEVELS).numpy()
+
+
+def total_draws(forecast):  # (draw, series)
+    "Draws of the sum of all steps, as the forecast has it or of independent steps."
+    joint = forecast.distribution.event_shape
+    total = forecast.total(assume=None if joint else "independent", draws=64)
+    return (total.base if isinstance(total, Counts) else total).draws
+
+
+@contextlib.contextmanager
+def another_thread_drawing():
+    "Somebody else uses the global generators all the time."
+    over = threading.Event()
+
+    def draw():
+        while not over.is_set():
+            torch.rand(7), np.random.rand(3)
+
+    other = threading.Thread(target=draw)
+    other.start()
+    try:
+        yield
+    finally:
+        over.set()
+        other.join()
 
 
 def refuses(kind, message, call):
@@ -332,6 +361,43 @@ def test_a_series_alone_is_forecast_as_among_others(name):
 
 
 @every_forecaster
+def test_draws_depend_on_seed_and_series_only(name):
+    """Not on the other series, their order, the chunks that are read at once, or who
+    else draws in the meantime.
+    """
+    model, panel = fitted(name), sales()
+    forecast = ask(name, model, HORIZON, panel, seed=3)
+    among = forecast.sample(30, seed=3)
+    totals = total_draws(forecast)
+    assert not torch.equal(among, forecast.sample(30, seed=4))
+    with another_thread_drawing():
+        for which in ([5], [6, 0, 3], [*range(8)][::-1]):
+            some = panel.select(panel.ids[which])
+            asked = ask(name, model, HORIZON, some, seed=3)
+            assert torch.equal(asked.sample(30, seed=3), among[:, which])
+            assert torch.equal(forecast.select(which).sample(30, 3), among[:, which])
+            assert torch.equal(total_draws(asked), totals[:, which])
+    assert torch.equal(ask(name, model, HORIZON, panel, seed=3).sample(30, 3), among)
+
+
+@every_network
+def test_the_size_of_chunks_changes_no_bit(name, monkeypatch):
+    model, panel = fitted(name), sales()
+    among = model.predict(HORIZON, panel, seed=3).sample(30, seed=3)
+    monkeypatch.setattr(neural, "CHUNK", 3)
+    chunked = model.predict(HORIZON, panel, seed=3)
+    assert torch.equal(chunked.sample(30, seed=3), among)
+
+
+@every_network
+def test_forecasts_leave_the_global_generator_alone(name):
+    before = torch.get_rng_state()
+    forecast = ask(name, fitted(name), seed=3)
+    forecast.sample(5), forecast.total(assume="independent", draws=16)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_forecaster
 def test_what_is_not_known_yet_is_not_read(name):
     "The past of a panel whose end is another is forecast alike."
     model, panel = fitted(name), sales()
@@ -362,6 +428,25 @@ def test_what_cannot_be_forecast_is_refused_in_words(name):
     if model.longest is not None:
         longer = model.longest + 1
         refuses(ValueError, f"asked for {longer}", lambda: model.predict(longer))
+
+
+@every_forecaster
+def test_a_series_never_observed_is_refused_by_name(name):
+    "Whatever is known of it besides: no number is invented."
+    panel = shops()
+    if name in BEFORE_THE_FIRST_SALE:
+        model = MAKERS[name]().fit(panel)
+        never = dataclasses.replace(panel, y=np.full_like(panel.y, np.nan))
+        assert np.isfinite(q(model.predict(HORIZON, never))).all()
+        return
+    words = "1 series have no observed value: s2. Drop them, or forecast them after"
+    never = np.where(
+        np.repeat(panel.ids, np.diff(panel.indptr)) == "s2", np.nan, panel.y
+    )
+    never = dataclasses.replace(panel, y=never)
+    model = MAKERS[name]().fit(panel)
+    refuses(ValueError, words, lambda: model.predict(HORIZON, never))
+    refuses(ValueError, words, lambda: MAKERS[name]().fit(never).predict())
 
 
 @every_forecaster

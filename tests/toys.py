@@ -188,13 +188,13 @@ def shortened():
 
 
 def sold_out(recorded):
-    """A panel with series sold out always, at the end and in the middle.
+    """A panel with series sold out from the second row on, at the end, in the middle.
 
     `recorded` stands where there was nothing to sell.
     """
     df = frame(stock=1)
     row = df.groupby("unique_id").cumcount()
-    always = df.unique_id == "s0"
+    always = (df.unique_id == "s0") & (row > 0)
     end = (df.unique_id == "s1") & (row > 15)
     middle = (df.unique_id == "s2") & row.between(5, 12)
     df.loc[always | end | middle, "stock"] = 0

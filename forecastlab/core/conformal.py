@@ -33,6 +33,7 @@ from .forecast import Forecast
 from .forecaster import Forecaster, Model, checked_model, packed
 from .forecaster import unpacked
 from .panel import Panel
+from .streams import BROKEN_TIES, Source, uniform_numbers
 
 # %% ../../nbs/core/78_conformal.ipynb #_targets
 def _targets(base: QuantileFunction, y) -> Tensor:
@@ -318,7 +319,7 @@ class Recalibrated(QuantileFunction):
     def rsample(
         self,
         sample_shape: Shape = torch.Size(),  # how many draws
-        generator: torch.Generator | None = None,  # None: PyTorch's global one
+        generator: Source = None,  # a generator or streams; None: PyTorch's global one
     ) -> Tensor:  # (*sample, *shape)
         "Draws; those of paths keep their ranks, and so their dependence."
         if self.draws is not None:
@@ -406,12 +407,12 @@ def slopes_by_group(
 def levels_of(
     base: QuantileFunction,  # forecast
     x: Tensor,  # (*sample, *shape) draws of it
-    generator: torch.Generator | None = None,  # None: PyTorch's global one
+    generator: Source = None,  # a generator or streams; None: PyTorch's global one
 ) -> Tensor:  # (*sample, *shape) in [0, 1]
     "The level of each draw, uniform within a jump."
     low = base.cdf(torch.nextafter(x, torch.full_like(x, -math.inf)))
     high = base.cdf(x)
-    share = torch.rand(x.shape, generator=generator, dtype=x.dtype)
+    share = uniform_numbers(x.shape, generator, x.dtype, BROKEN_TIES)
     return low + (high - low) * share.to(x.device)
 
 

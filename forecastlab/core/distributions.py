@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 from .basics import one_of, refuse
+from .streams import Source, shared_generator, uniform_numbers
+from .streams import whole_numbers_below
 
 # %% ../../nbs/core/30_distributions.ipynb #LEVELS
 Shape = torch.Size | list[int] | tuple[int, ...]  # of samples
@@ -141,7 +143,7 @@ class QuantileFunction(Distribution):
     def rsample(
         self,
         sample_shape: Shape = torch.Size(),  # how many draws
-        generator: torch.Generator | None = None,  # None: PyTorch's global one
+        generator: Source = None,  # a generator or streams; None: PyTorch's global one
     ) -> Tensor:  # (*sample, *shape)
         """Reparameterised draws.
 
@@ -150,7 +152,7 @@ class QuantileFunction(Distribution):
         if self.event_shape:
             refuse(f"{type(self).__name__} defines no rsample", kind=TypeError)
         shape = self._extended_shape(torch.Size(sample_shape))
-        u = torch.rand(shape, generator=generator, dtype=self.dtype).to(self.device)
+        u = uniform_numbers(shape, generator, self.dtype).to(self.device)
         eps = torch.finfo(self.dtype).eps
         return self.icdf(u.clamp(eps, 1 - eps))
 
@@ -808,7 +810,7 @@ class Counts(QuantileFunction):
     def rsample(
         self,
         sample_shape: Shape = torch.Size(),  # how many draws
-        generator: torch.Generator | None = None,  # None: PyTorch's global one
+        generator: Source = None,  # a generator or streams; None: PyTorch's global one
     ) -> Tensor:  # (*sample, *shape) whole numbers
         "Rounded draws, of whole paths where the continuous forecast has such."
         return rounded(self.base.rsample(sample_shape, generator))
@@ -1062,12 +1064,12 @@ class Draws(QuantileFunction):
     def rsample(
         self,
         sample_shape: Shape = torch.Size(),  # how many draws
-        generator: torch.Generator | None = None,  # None: PyTorch's global one
+        generator: Source = None,  # a generator or streams; None: PyTorch's global one
     ) -> Tensor:  # (*sample, *shape)
         "Draws of the draws, for each number by itself."
         shape = torch.Size(sample_shape)
         wanted = (shape.numel(), *self.shape)
-        at = torch.randint(len(self.draws), wanted, generator=generator)
+        at = whole_numbers_below(len(self.draws), wanted, generator)
         return self.draws.gather(0, at.to(self.device)).reshape(*shape, *self.shape)
 
 # %% ../../nbs/core/30_distributions.ipynb #Paths
@@ -1111,13 +1113,15 @@ class Paths(Draws):
     def rsample(
         self,
         sample_shape: Shape = torch.Size(),  # how many paths
-        generator: torch.Generator | None = None,  # None: PyTorch's global one
+        generator: Source = None,  # a generator or streams; None: PyTorch's global one
     ) -> Tensor:  # (*sample, *shape)
         "Whole paths, each at most once while there are enough of them."
         shape = torch.Size(sample_shape)
         n, held = shape.numel(), len(self.draws)
+        # all series take the same paths, so that they still belong together
+        shared = shared_generator(generator)
         if n <= held:
-            at = torch.randperm(held, generator=generator)[:n]
+            at = torch.randperm(held, generator=shared)[:n]
         else:
-            at = torch.randint(held, (n,), generator=generator)
+            at = torch.randint(held, (n,), generator=shared)
         return self.draws[at].reshape(*shape, *self.shape)

@@ -19,6 +19,7 @@ from .basics import number, one_of, refuse, whole
 from .distributions import Counts, Draws
 from .distributions import QuantileFunction, as_numbers, check_levels
 from .panel import Panel
+from .streams import Streams
 
 # %% ../../nbs/core/40_forecast.ipynb #dates_of
 def dates_of(
@@ -124,10 +125,12 @@ class Forecast:
         """Draws. Steps are independent unless the distribution itself is joint.
 
         So do not add the draws of single steps up: `total` gives the sum, and asks how
-        the steps hang together.
+        the steps hang together. A series' draws depend on the seed and on its name, and
+        not on the other series.
         """
-        g = torch.Generator().manual_seed(whole("seed", seed, 0))
-        return self.distribution.rsample((whole("n", n, 0),), g).detach()
+        n, seed = whole("n", n, 0, 2**20), whole("seed", seed, 0)
+        streams = Streams.of(self.ids, seed, n)
+        return self.distribution.rsample((n,), streams).detach()
 
     def total(
         self,

@@ -361,6 +361,7 @@ class LaunchForecaster(Forecaster):
     # (level,) probabilities of the quantiles, increasing
     levels: tuple[float, ...] = field(default=LEVELS, repr=False, kw_only=True)
     name = "LaunchForecaster"
+    newcomers = True
 
     def __post_init__(self) -> None:
         self.horizon = whole("horizon", self.horizon)

@@ -21,7 +21,7 @@ from ..core.basics import number, refuse, whole, yes_or_no
 from ..core.distributions import FINE, LEVELS, QuantileGrid, check_levels
 from ..core.frequency import recent_of, season_of
 from ..core.forecast import Forecast
-from ..core.forecaster import Forecaster
+from ..core.forecaster import Forecaster, refuse_unobserved
 from ..core.panel import Panel, checked_panel
 
 # %% ../../nbs/demand/10_textbook.ipynb #_tail
@@ -82,18 +82,6 @@ def _blocks(panel: Panel, cells: int = 2**23) -> list[np.ndarray]:
     begins = range(0, len(panel), size)
     return [np.arange(a, min(a + size, len(panel))) for a in begins]
 
-
-def _refuse_unobserved(panel: Panel) -> None:
-    "Refuse series that were never observed."
-    for series in _blocks(panel):
-        never = np.isnan(_latest(panel, series, 1)).all((1, 2))
-        if never.any():
-            refuse(
-                f"{never.sum():,} series have no observed value",
-                panel.ids[series][never],
-                "Drop them, or forecast them after their first observation",
-            )
-
 # %% ../../nbs/demand/10_textbook.ipynb #TextbookForecaster
 @dataclass
 class TextbookForecaster(Forecaster):
@@ -122,7 +110,7 @@ class TextbookForecaster(Forecaster):
         panel: Panel,  # histories; covariates are not read
     ) -> Self:  # the forecaster itself
         "Keep the panel. Refuses series without any observed value, by name."
-        _refuse_unobserved(checked_panel(panel))
+        refuse_unobserved(checked_panel(panel))
         self.horizon = whole("horizon", self.horizon)
         self.panel = panel
         self._fitted = True
@@ -133,7 +121,6 @@ class TextbookForecaster(Forecaster):
         return self._fitted
 
     def _predict(self, panel: Panel, h: int, seed: int) -> Forecast:
-        _refuse_unobserved(panel)
         self.notes = {}
         blocks = [self._quantiles(panel, series, h) for series in _blocks(panel)]
         values = torch.from_numpy(np.concatenate(blocks))

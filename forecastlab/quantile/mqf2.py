@@ -18,6 +18,7 @@ from ..core.encoders import Encoder, Reading, check_reading, seasonal_map
 from ..core.features import Recipe, Sizes, support_of
 from ..core.neural import NeuralForecaster
 from ..core.panel import Panel
+from ..core.streams import Source, normal_numbers, shared_generator
 from ..core.windows import Batch, forked
 from .convex import OWN, ConvexMap, Potential, energy_loss
 
@@ -241,17 +242,17 @@ class MapPaths(Paths):
     def rsample(
         self,
         sample_shape: Sequence[int] = torch.Size(),  # how many paths
-        generator: torch.Generator | None = None,  # None: PyTorch's global one
+        generator: Source = None,  # a generator or streams; None: PyTorch's global one
     ) -> Tensor:  # (*sample, series, step)
         "Fresh paths, each from a member drawn at random."
         shape = torch.Size(sample_shape)
         n, members = shape.numel(), len(self.maps)
         size = n, len(self.loc), self.maps[0].horizon
-        noise = torch.randn(size, generator=generator, dtype=self.dtype)
-        noise = noise.to(self.device)
+        noise = normal_numbers(size, generator, self.dtype).to(self.device)
         whose = torch.zeros(n, dtype=torch.long)
         if members > 1:
-            whose = torch.randint(members, (n,), generator=generator)
+            shared = shared_generator(generator)
+            whose = torch.randint(members, (n,), generator=shared)
         whose = whose.to(self.device)
         out = noise.new_empty(n, *self.shape)
         for k, potential in enumerate(self.maps):
