@@ -206,7 +206,7 @@ def plain_for(
 def drawn_origins(
     panel: Panel,  # learned from
     settings: Any,  # see `origins_in`
-    most: int = 40_000,  # origins, about
+    most: int = 12_000,  # origins, about
 ) -> Origins:
     "Origins of evenly spread windows, which overlap by half or less."
     windows = Windows(panel, settings.context, settings.horizon, 1, "cpu", (), False)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import number, one_of, refuse, whole
-from ..core.distributions import DECILES, FINE, LEVELS, Counts
+from ..core.distributions import DECILES, FINE, KNOTS, Counts
 from ..core.distributions import QuantileFunction, QuantileGrid
 from ..core.distributions import check_levels
 from ..core.encoders import Encoder, Reading, check_link, check_reading
@@ -37,7 +37,7 @@ class MQSettings(Reading):
     "The shape of the network; the defaults suit weekly demand."
 
     # quantile levels trained on; of the heads that learn a function: the deciles
-    levels: tuple[float, ...] = LEVELS
+    levels: tuple[float, ...] = KNOTS
     mixing: int = 64  # hidden layer of the global decoder, 0 = none
     agnostic: int = 32  # width of the context shared by all horizons
     specific: int = 8  # width of the context of one horizon
@@ -413,7 +413,7 @@ class MQForecaster(NeuralForecaster):
         context: int | None = None,  # rows read; None: `context_for`
         # training steps; None: as many as help on rows held out, at most 600
         steps: int | None = None,
-        batch: int = 64,  # windows a step
+        batch: int | None = None,  # windows a step; None: 16 to 64, by the horizon
         # networks trained from different seeds; their quantiles are averaged
         members: int = 1,
         # more fields of `core.fit.Training`, such as dict(lr=1e-2, seed=1)
