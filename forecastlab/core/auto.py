@@ -324,6 +324,17 @@ class Chooser(Forecaster):
         self._deliver(panel, trials, candidates, int(at[0]), begun)
         return self
 
+    def refit(
+        self,
+        panel: Panel,  # the panel last fitted, with more history
+    ) -> Self:
+        "Train those that deliver on more of the same; the choice stays."
+        if not self._ready:
+            return self.fit(panel)
+        self.panel = checked_panel(panel)
+        self.members = {name: m.refit(panel) for name, m in self.members.items()}
+        return self
+
     def _unchecked(self, panel, candidates, simple) -> Self:
         "Without an origin: those that are trusted, in equal parts."
         names = self.trusted(candidates, simple)

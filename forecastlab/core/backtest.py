@@ -95,10 +95,12 @@ class _Fitted:
     cpu: float
 
 
-def _fitted(model: Any, known: Panel, origin: int) -> _Fitted:
-    "Fit a copy of a model and time it."
+def _fitted(model: Any, known: Panel, origin: int, again: bool) -> _Fitted:
+    "Fit a copy of a model and time it; again: what it settled before may stay."
     wall, cpu = time.perf_counter(), time.process_time()
-    copied = copy.deepcopy(model).fit(known)
+    copied = copy.deepcopy(model)
+    learn = getattr(copied, "refit", copied.fit) if again else copied.fit
+    copied = learn(known)
     spent = time.perf_counter() - wall, time.process_time() - cpu
     return _Fitted(copied, origin, *spent)
 
@@ -300,7 +302,9 @@ def backtest(
                 bar.set_postfix_str(f"{name} at {str(panel.calendar[origin])[:10]}")
                 new = i % every == 0
                 if new:
-                    fitted[name] = _fitted(model, known, origin)
+                    again = name in fitted
+                    before = fitted[name].model if again else model
+                    fitted[name] = _fitted(before, known, origin, again)
                 ready = fitted[name]
                 forecast, quantiles, seconds = _forecast(
                     name, ready.model, known, horizon, scored
