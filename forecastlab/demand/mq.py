@@ -418,7 +418,7 @@ class MQForecaster(NeuralForecaster):
         self,
         horizon: int = 8,  # steps ahead that can be asked for
         context: int | None = None,  # rows read; None: `context_for`
-        # training steps; None: as many as help on rows held out, at most 600
+        # training steps; None: as many as help on rows held out, at most 500
         steps: int | None = None,
         batch: int | None = None,  # windows a step; None: 16 to 64, by the horizon
         # networks trained from different seeds; their quantiles are averaged
