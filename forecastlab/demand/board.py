@@ -253,7 +253,7 @@ def score_of(
         len(task.at),
         float(cpu),
         float(mean_wql(task.y, q, DECILES)),
-        coverage80=float(coverage(task.y, q[..., 0], q[..., -1])),
+        coverage80=float(coverage(task.y, q, DECILES)),
         simple=simple,
         note=note,
         losses=cell_losses(task.y, q, np.asarray(DECILES)).tolist(),
