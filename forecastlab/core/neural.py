@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'EVERY', 'PATIENCE', 'LEAST_GAIN', 'SHORT', 'default_context', 'WindowTask', 'HeldOut', 'device_of',
-           'fingerprint', 'NeuralForecaster', 'hidden_for', 'check_names', 'joined', 'with_tuples', 'enough_targets']
+           'fingerprint', 'NeuralForecaster', 'batch_for', 'hidden_for', 'check_names', 'joined', 'with_tuples',
+           'enough_targets']
 
 # %% ../../nbs/core/68_neural.ipynb #neural-imports
 import hashlib
@@ -87,7 +88,7 @@ class HeldOut:
         task: WindowTask,  # of the training, without those rows
         panel: Panel,  # with them
         kept: Panel,  # of `held_back`
-        most: int = 4096,  # series asked; of more, so many evenly spread ones
+        most: int = 768,  # windows asked; of more, those of evenly spread series
     ):
         self.task = task
         settings, recipe, device = task.settings, task.recipe, task.windows.device
@@ -96,10 +97,10 @@ class HeldOut:
             recipe.apply(panel), rows, horizon, 1, device, recipe.cycles
         )
         series = np.flatnonzero(kept.length < panel.length)
-        if len(series) > most:
-            series = series[np.linspace(0, len(series) - 1, most).astype(int)]
         hidden = int((panel.length - kept.length).max())
         later = {0, horizon // 2, horizon} if hidden >= 2 * horizon else {0}
+        if len(series) > (few := max(1, most // len(later))):
+            series = series[np.linspace(0, len(series) - 1, few).astype(int)]
         known = [kept.length[series] + k for k in sorted(later)]
         self.series = torch.as_tensor(np.tile(series, len(known)), device=device)
         self.known = torch.as_tensor(np.concatenate(known), device=device)
@@ -175,7 +176,7 @@ class NeuralForecaster(Forecaster):
         context: int | None = None,  # rows read; None: `context_for`
         # training steps; None: as many as help on rows held out, at most `most_steps`
         steps: int | None = 600,
-        batch: int = 64,  # windows a step
+        batch: int | None = 64,  # windows a step; None: `batch_for`
         # networks trained from different seeds; their answers are averaged
         members: int = 1,
         # more fields of `Training`; with `validate_every` the last `horizon` rows of
@@ -204,7 +205,8 @@ class NeuralForecaster(Forecaster):
         if options.get("patience") and not options.get("validate_every"):
             refuse("patience needs validate_every", mend="Pass it in `training`, too")
         self.horizon, self.context = horizon, context
-        self.batch, self.members = whole("batch", batch), whole("members", members)
+        self.batch = None if batch is None else whole("batch", batch)
+        self.members = whole("members", members)
         self.options, self.checkpoint = settings, checkpoint
         self.training = Training(**options)
         self.networks: list[nn.Module] = []
@@ -359,6 +361,7 @@ class NeuralForecaster(Forecaster):
         kept = panel
         if self.training.validate_every:
             kept = held_back(panel, self.settings.horizon, self.settings.least)
+            self.settings = self.settings_for(kept)
         task = self._task(kept)
         score = None if kept is panel else HeldOut(task, panel, kept).score
         for k in range(self.members):
@@ -369,12 +372,17 @@ class NeuralForecaster(Forecaster):
         "What the data settled, and how."
         return "\n".join(f"{name}: {words}" for name, words in self.reasons.items())
 
+    @property
+    def _batch(self) -> int:
+        "Windows a step."
+        return batch_for(self.settings) if self.batch is None else self.batch
+
     def _task(self, panel: Panel) -> WindowTask:
         "What to train on, with a recipe learned from it."
         self.recipe = Recipe.learn(panel, self.settings)
         where = device_of(self.training)
         return WindowTask(
-            type(self), panel, self.settings, self.recipe, self.batch, where
+            type(self), panel, self.settings, self.recipe, self._batch, where
         )
 
     def _fit_as_long_as_it_helps(self, panel: Panel) -> None:
@@ -417,7 +425,7 @@ class NeuralForecaster(Forecaster):
         if self.checkpoint is None:
             return None
         assert self.recipe is not None
-        note = [asdict(self.settings), asdict(self.recipe), self.batch]
+        note = [asdict(self.settings), asdict(self.recipe), self._batch]
         mark = f"{self.name}-{int(panel.last.max())}-{fingerprint(panel, note)}"
         return Path(self.checkpoint) / f"{mark}-{member}.safetensors"
 
@@ -515,6 +523,13 @@ class NeuralForecaster(Forecaster):
 EVERY, PATIENCE = 25, 6  # steps between two looks; looks without progress
 LEAST_GAIN = 0.002  # share of the loss that training must save
 SHORT = 100  # steps where nothing can be hidden
+
+
+def batch_for(
+    settings: Any,  # `forks` and `horizon`
+) -> int:  # 16 to 64
+    "Windows a step: fewer where each holds more targets, some 13,000 in all."
+    return max(16, min(64, 64 * 208 // (settings.forks * settings.horizon)))
 
 
 def hidden_for(

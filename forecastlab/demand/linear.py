@@ -69,7 +69,7 @@ class PooledLinear(MQForecaster):
         horizon: int = 8,  # steps ahead that can be asked for
         context: int | None = None,  # rows read; None: `context_for`
         steps: int = 1,  # not used: nothing is trained
-        batch: int = 64,  # windows read at once
+        batch: int | None = None,  # not used
         members: int = 1,  # not used: all would be the same
         training: dict | None = None,  # where it runs: dict(accelerator="cpu")
         checkpoint: str | PathLike | None = None,  # not used

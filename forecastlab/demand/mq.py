@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import number, one_of, refuse, whole
-from ..core.distributions import DECILES, FINE, LEVELS, Counts
+from ..core.distributions import DECILES, FINE, KNOTS, Counts
 from ..core.distributions import QuantileFunction, QuantileGrid
 from ..core.distributions import check_levels
 from ..core.encoders import Encoder, Reading, check_link, check_reading
@@ -37,7 +37,7 @@ class MQSettings(Reading):
     "The shape of the network; the defaults suit weekly demand."
 
     # quantile levels trained on; of the heads that learn a function: the deciles
-    levels: tuple[float, ...] = LEVELS
+    levels: tuple[float, ...] = KNOTS
     mixing: int = 64  # hidden layer of the global decoder, 0 = none
     agnostic: int = 32  # width of the context shared by all horizons
     specific: int = 8  # width of the context of one horizon
@@ -56,7 +56,12 @@ class MQSettings(Reading):
     start: str = "auto"
     # rows after which the panel repeats itself, 1: never; 0: `season_for`
     season: int = 0
-    penalty: float = 0.1  # of a linear start; searched with start="auto" or "linear"
+    # of a start that is not "none": share of the last row in its level, 0: values are
+    # repeated as they are; share of the slope that goes on; penalty of a linear map.
+    # All three are searched
+    smoothing: float = 0.0
+    drift: float = 0.0
+    penalty: float = 0.1
     # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
     weight: float = 0.5
 
@@ -85,6 +90,8 @@ def check_decoding(
     one_of("tails", settings.tails, ("exponential", "pareto"))
     one_of("start", settings.start, ("auto", *STARTS, "classical"))
     number("penalty", settings.penalty, 0)
+    for name in ("smoothing", "drift"):
+        number(name, getattr(settings, name), 0, 1)
 
 
 def check_start(
@@ -413,7 +420,7 @@ class MQForecaster(NeuralForecaster):
         context: int | None = None,  # rows read; None: `context_for`
         # training steps; None: as many as help on rows held out, at most 600
         steps: int | None = None,
-        batch: int = 64,  # windows a step
+        batch: int | None = None,  # windows a step; None: 16 to 64, by the horizon
         # networks trained from different seeds; their quantiles are averaged
         members: int = 1,
         # more fields of `core.fit.Training`, such as dict(lr=1e-2, seed=1)
@@ -476,10 +483,8 @@ class MQForecaster(NeuralForecaster):
             chosen = dict(centre=True, cycle=season)
         else:
             best = self._best_start(panel, given, asked)
-            chosen = dict(start=best.start, centre=best.centre, cycle=best.cycle)
-            if best.start == "linear":
-                chosen["penalty"] = best.penalty
-        chosen |= {n: v for n, v in self.options.items() if n in ("centre", "cycle")}
+            chosen = vars(best)
+        chosen = chosen | {n: v for n, v in self.options.items() if n in chosen}
         if not self.options.get("floor"):
             chosen["floor"] = given_scale(panel, 0.0, chosen["centre"])["floor"]
         return chosen
@@ -579,7 +584,7 @@ class MQCNN(MQForecaster):
     - the encoder: `channels`, `kernel`, `dilations`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
     - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
-    - the start: `start`, `season`, `penalty`
+    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`
     - scale: `centre`, `cycle`, `squash`, `floor`, `unit`
     - categories: `embedding`, `identity`, `unknown`
     - training: `forks`, `least`, `weight`
@@ -596,7 +601,7 @@ class MQRNN(MQForecaster):
     - the encoder: `channels`, `layers`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
     - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
-    - the start: `start`, `season`, `penalty`
+    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`
     - scale: `centre`, `cycle`, `squash`, `floor`, `unit`
     - categories: `embedding`, `identity`, `unknown`
     - training: `forks`, `least`, `weight`
@@ -613,7 +618,7 @@ class MQDense(MQForecaster):
     - the encoder: `channels`, `layers`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
     - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
-    - the start: `start`, `season`, `penalty`
+    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`
     - scale: `centre`, `cycle`, `squash`, `floor`, `unit`
     - categories: `embedding`, `identity`, `unknown`
     - training: `forks`, `least`, `weight`
