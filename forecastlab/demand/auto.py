@@ -6,6 +6,7 @@
 __all__ = ['LEARNED', 'simple_methods', 'AutoForecaster']
 
 # %% ../../nbs/demand/55_auto.ipynb #dauto-imports
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 import numpy as np
@@ -14,8 +15,10 @@ from ..core.basics import one_of, whole
 from ..core.forecaster import Forecaster
 from ..core.frequency import recent_of, season_for
 from ..core.panel import Panel
+from .linear import PooledLinear
 from .mq import MQCNN
-from .textbook import AutoETS, CrostonSBA, EmpiricalQuantiles
+from .textbook import AutoETS, AutoTheta, CrostonSBA
+from .textbook import EmpiricalQuantiles, PooledClimatology
 from .textbook import SeasonalNaive
 from .trees import BoostedTrees
 
@@ -34,6 +37,7 @@ def simple_methods(
     }
     if season > 1:
         board["Naive"] = SeasonalNaive(horizon, season=1)
+    board["PooledClimatology"] = PooledClimatology(horizon)
     windows = {8, recent, 4 * recent, max(usual, 9)}
     for last in sorted(w for w in windows if w <= max(usual, 8)):
         name = "AllHistory" if last == max(usual, 9) else f"Last{last}"
@@ -48,16 +52,18 @@ def simple_methods(
     zeros = float((np.asarray(panel.y)[seen] == 0).mean())
     if low >= 0 and zeros > 0.1:
         board["CrostonSBA"] = CrostonSBA(horizon)
-    if zeros < 0.5:
-        smooth = season if season <= 24 else 1
-        tail = 20 * max(season, 12) if usual > 400 else None
-        board["AutoETS"] = AutoETS(
-            horizon, season=smooth, tail=tail, n_jobs=1, progress=False
-        )
+    smooth = dict(
+        season=season if season <= 24 else 1,
+        tail=max(200, 8 * season) if usual > 200 else None,
+        n_jobs=1,
+        progress=False,
+    )
+    board["AutoTheta"] = AutoTheta(horizon, **smooth)
+    board["AutoETS"] = AutoETS(horizon, **smooth)
     return board
 
 # %% ../../nbs/demand/55_auto.ipynb #AutoForecaster
-LEARNED = ("BoostedTrees", "MQCNN")  # cheap ones first
+LEARNED = ("PooledLinear", "BoostedTrees", "MQCNN")  # cheap ones first
 
 
 class AutoForecaster(Chooser):
@@ -65,7 +71,8 @@ class AutoForecaster(Chooser):
 
     `AutoForecaster(8).fit(panel).predict()`; `forecast.choice.sentence()` says who
     won, by how much, and whether that is more than noise. Simple methods first, then
-    boosted trees, then MQ-CNN, as far as the budget goes.
+    the pooled linear map, boosted trees and MQ-CNN, exponential smoothing last, as far
+    as the budget goes.
     """
 
     name = "AutoForecaster"
@@ -77,9 +84,9 @@ class AutoForecaster(Chooser):
         models: tuple[str, ...] = LEARNED,  # which learned models are tried
         # CPU seconds for everything; trials stop when they are spent
         budget: float = 300.0,
-        origins: int = 3,  # rolling origins, a horizon apart; fewer on short histories
+        origins: int = 3,  # rolling origins, a horizon apart; closer on short histories
         combine: str = "average",  # or "best": the single best candidate
-        calibrate: bool = False,  # correct the levels by what the trials showed
+        calibrate: bool = True,  # widen or narrow by what the trials showed
         most: int = 500,  # series on which candidates are scored; more are sampled
         seed: int = 0,  # of the models that are trained
         checkpoint: str | PathLike | None = None,  # folder for finished trials
@@ -115,9 +122,22 @@ class AutoForecaster(Chooser):
         season = season_for(panel) if self.season is None else self.season
         board = simple_methods(panel, self.horizon, season)
         simple = tuple(board)
+        # the dearest of the simple ones
+        last = board.pop("AutoETS")
+        if "PooledLinear" in self.models:
+            board["PooledLinear"] = PooledLinear(self.horizon, season=season)
         if "BoostedTrees" in self.models:
             board["BoostedTrees"] = BoostedTrees(self.horizon, season, seed=self.seed)
         if "MQCNN" in self.models:
             quiet = dict(progress=False, seed=self.seed)
-            board["MQCNN"] = MQCNN(self.horizon, training=quiet)
-        return board, simple
+            board["MQCNN"] = MQCNN(self.horizon, season=season, training=quiet)
+        return board | dict(AutoETS=last), simple
+
+    def trusted(
+        self,
+        candidates: Mapping[str, Forecaster],  # all of them
+        simple: tuple[str, ...],  # names of the simple ones
+    ) -> tuple[str, ...]:  # names
+        "Theta and the pooled linear map, which do well on the shortest histories."
+        own = ("AutoTheta", "PooledLinear")
+        return tuple(n for n in own if n in candidates)
