@@ -31,7 +31,7 @@ from .forecast import Forecast
 from .forecaster import Forecaster, checked_panel, packed
 from .forecaster import refuse_unobserved, unpacked
 from .metrics import pinball
-from .neural import fingerprint
+from .neural import fingerprint, nearly_all
 from .panel import Panel
 
 # %% ../../nbs/core/72_auto.ipynb #Trial
@@ -321,7 +321,7 @@ class Chooser(Forecaster):
             return self._unchecked(panel, candidates, simple)
         trials, y, notes = self._trials(panel, candidates, at, begun)
         self._weigh(panel, trials, y, at, notes, simple)
-        self._deliver(panel, trials, candidates, begun)
+        self._deliver(panel, trials, candidates, int(at[0]), begun)
         return self
 
     def _unchecked(self, panel, candidates, simple) -> Self:
@@ -414,17 +414,22 @@ class Chooser(Forecaster):
         if self.calibrate:
             self.correction = correction_of(average, y, self.levels, self.support)
 
-    def _deliver(self, panel, trials, candidates, begun) -> None:
+    def _deliver(self, panel, trials, candidates, first, begun) -> None:
         "Train what has a weight on everything known, as far as the budget goes."
         assert self.choice is not None
         self.members = {}
+        # a trial that saw nearly all of the history need not be repeated
+        enough = nearly_all(panel.cut(first), panel)
         for name in self.choice.weights:
             trial, candidate = trials[name], candidates[name]
             left = self.budget - (time.process_time() - begun)
-            if candidate.local or trial.cpu <= left or trial.model is None:
-                self.members[name] = candidate.fit(panel)
+            model = trial.model or candidate
+            if candidate.local:
+                self.members[name] = model.fit(panel)
+            elif not enough and trial.cpu <= left:
+                self.members[name] = model.refit(panel)
             else:
-                self.members[name] = trial.model
+                self.members[name] = model
                 self.choice.table.loc[name, "note"] = "as trained for the trial"
 
     @property

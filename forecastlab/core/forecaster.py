@@ -79,6 +79,13 @@ class Forecaster(ABC):
     ) -> Self:  # the fitted forecaster itself
         "Learn from every series of a panel."
 
+    def refit(
+        self,
+        panel: Panel,  # the panel last fitted, with more history
+    ) -> Self:  # the fitted forecaster itself
+        "Learn from more of the same. What the last fit settled may stay settled."
+        return self.fit(panel)
+
     def predict(
         self,
         h: int | None = None,  # steps ahead; None: `horizon`

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'EVERY', 'PATIENCE', 'LEAST_GAIN', 'SHORT', 'default_context', 'WindowTask', 'HeldOut', 'device_of',
-           'fingerprint', 'NeuralForecaster', 'batch_for', 'hidden_for', 'check_names', 'joined', 'with_tuples',
-           'enough_targets']
+           'fingerprint', 'NeuralForecaster', 'batch_for', 'nearly_all', 'hidden_for', 'check_names', 'joined',
+           'with_tuples', 'enough_targets']
 
 # %% ../../nbs/core/68_neural.ipynb #neural-imports
 import hashlib
@@ -215,6 +215,8 @@ class NeuralForecaster(Forecaster):
         self.settings: Any = None
         # what the data settled -> how it was settled, in words
         self.reasons: dict[str, str] = {}
+        # steps that the data settled; None: nothing yet
+        self.stop: int | None = None
 
     def __repr__(self) -> str:
         asked = dict(
@@ -368,6 +370,18 @@ class NeuralForecaster(Forecaster):
             self._train(k, kept, task, self.training, score)
         return self
 
+    def refit(
+        self,
+        panel: Panel,  # the panel last fitted, with more history
+    ) -> Self:
+        "Train on more of the same, with the settings and the steps of the last fit."
+        if not self.adaptive or self.stop is None:
+            return self.fit(panel)
+        self.panel = checked_panel(panel)
+        enough_targets(panel, self.settings.least)
+        self._train_all(panel, self.stop)
+        return self
+
     def explain(self) -> str:  # one line a setting
         "What the data settled, and how."
         return "\n".join(f"{name}: {words}" for name, words in self.reasons.items())
@@ -394,9 +408,14 @@ class NeuralForecaster(Forecaster):
         else:
             kept = held_back(panel, hidden, self.settings.least)
             stop = self._pilot(panel, kept, hidden)
-            few = 10 * (panel.length - kept.length).sum() <= panel.length.sum()
-            if stop and few and self.members == 1:
+            if stop and nearly_all(kept, panel) and self.members == 1:
+                self.stop = stop
                 return
+        self.stop = stop
+        self._train_all(panel, stop)
+
+    def _train_all(self, panel: Panel, stop: int) -> None:
+        "Train every member on all rows for so many steps."
         self.networks, self.fitted = [], []
         task = self._task(panel)
         training = replace(self.training, stop=stop)
@@ -485,6 +504,7 @@ class NeuralForecaster(Forecaster):
             recipe=asdict(self.recipe),
             training=asdict(self.training),
             adaptive=self.adaptive,
+            stop=self.stop,
             reasons=self.reasons,
             batch=self.batch,
             members=len(self.networks),
@@ -507,6 +527,7 @@ class NeuralForecaster(Forecaster):
             **with_tuples(note["asked"]),
         )
         model.adaptive = note.get("adaptive", False)
+        model.stop = note.get("stop")
         model.reasons = note.get("reasons", {})
         model.settings = cls.Settings(**with_tuples(note["settings"]))
         cycles = tuple(note["recipe"]["cycles"])
@@ -530,6 +551,15 @@ def batch_for(
 ) -> int:  # 16 to 64
     "Windows a step: fewer where each holds more targets, some 13,000 in all."
     return max(16, min(64, 64 * 208 // (settings.forks * settings.horizon)))
+
+
+def nearly_all(
+    part: Panel,  # the panel as it was earlier
+    panel: Panel,  # with more history
+    share: float = 0.9,  # of the rows
+) -> bool:
+    "Does the earlier panel hold so much that more would hardly change a model?"
+    return int(part.length.sum()) >= share * int(panel.length.sum())
 
 
 def hidden_for(

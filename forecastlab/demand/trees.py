@@ -294,10 +294,10 @@ class BoostedTrees(Forecaster):
     season: int | None = None  # rows in a season; None: the frequency's usual one
     # (level,) probabilities of the quantiles, increasing
     levels: tuple[float, ...] = TREE_LEVELS
-    rows: int = 60_000  # most samples trained on
-    rounds: int = 120  # trees a level
+    rows: int = 20_000  # most samples trained on
+    rounds: int = 60  # trees a level
     leaves: int = 31  # most leaves of a tree
-    rate: float = 0.08  # share of each tree's answer that is taken
+    rate: float = 0.12  # share of each tree's answer that is taken
     smallest: int = 40  # fewest samples in a leaf
     weight: float = 1.0  # a sample counts level ** weight: 1 by units, 0 all alike
     threads: int = 1  # that grow trees
