@@ -14,6 +14,7 @@ from forecastlab.core.forecaster import Forecaster
 from forecastlab.core.panel import Panel
 from forecastlab.core.frequency import season_found
 from forecastlab.demand.auto import AutoForecaster, simple_methods
+from forecastlab.demand.linear import PooledLinear
 
 HORIZON = 4
 
@@ -153,7 +154,23 @@ def test_the_board_suits_the_data():
     frame = steady().to_frame()
     sold = frame.assign(y=(frame.index % 4 == 0) * 2.0)
     board = simple_methods(Panel.from_frame(sold, freq=1), HORIZON, season=1)
-    assert "CrostonSBA" in board and "AutoETS" not in board
+    assert "CrostonSBA" in board
+    # the last value is a season of one
+    assert "Naive" not in board
+    assert "Naive" in simple_methods(steady(), HORIZON, season=7)
+
+
+def test_members_are_loaded_as_themselves_whatever_their_names(tmp_path):
+    "Their tensors have equal shapes; names come in no alphabetical order."
+    close, far = (PooledLinear(HORIZON, start=start) for start in ("mean", "last"))
+    chooser = chosen(steady(), dict(z=close, a=far), calibrate=False)
+    chooser.choice.weights = dict(z=0.9, a=0.1)
+    chooser.members = {n: m.fit(steady()) for n, m in dict(z=close, a=far).items()}
+    chooser.save(tmp_path / "chooser")
+    again = Chooser.load(tmp_path / "chooser")
+    assert list(again.members) == ["z", "a"]
+    q = lambda model: model.predict(HORIZON, steady()).quantile([0.1, 0.5, 0.9])
+    assert torch.equal(q(again), q(chooser))
 
 
 def test_the_labs_forecaster_delivers_from_its_board():

@@ -16,6 +16,7 @@ pytest.importorskip(
     reason="the main job needs statsforecast: pip install 'forecastlab[demand]'",
 )
 
+from forecastlab.core.forecaster import load_model
 from forecastlab.core.panel import Panel
 from forecastlab.core.parameters import declared, find, pipelines, resolve
 from forecastlab.core.runs import load_json, read, run
@@ -28,8 +29,9 @@ TINY = dict(
     origins=2,
     step=4,
     refit=0,
+    model="cnn",
+    simple=["SeasonalNaive", "AllHistory"],
     steps=20,
-    members=1,
     batch=8,
     levels=[0.1, 0.5, 0.9, 0.95],
     network=dict(context=12, forks=4, channels=4, dilations=[1, 2], mixing=8),
@@ -51,14 +53,13 @@ FILES = {
     "service.csv",
     "stock.parquet",
     "stock_curve.png",
-    "checkpoints",
 }
 KEYS = {
-    "mq_wql",
+    "wql",
     "simple_wql",
     "ratio",
-    "mq_wql_90",
-    "mq_coverage80",
+    "wql_90",
+    "coverage80",
     "delivered",
     "ask",
     "train_cpu_seconds",
@@ -102,8 +103,9 @@ def check(
     "What every finished run of the main job leaves behind."
     found = {p.name for p in (folder / "artifacts").iterdir()}
     assert FILES <= found, FILES - found
+    assert ("trials" if model == "AutoForecaster" else "checkpoints") in found
     metrics = load_json(folder / "metrics.json")
-    assert KEYS - {"ratio", "simple_wql"} <= set(metrics)
+    assert KEYS <= set(metrics)
     assert all(np.isfinite(v) for v in metrics.values())
     assert metrics["series"] == series
     f = pd.read_parquet(folder / "artifacts" / "forecasts.parquet")
@@ -156,17 +158,11 @@ def test_the_main_job_runs_on_ones_own_csv(tmp_path):
     # beyond the end of the data
     assert f.ds.min() == past["week of"].max() + pd.Timedelta(weeks=1)
     board = pd.read_csv(folder / "artifacts" / "leaderboard.csv", index_col=0)
-    assert sorted(board.index) == [
-        "AutoETS",
-        "CrostonSBA",
-        "EmpiricalQuantiles",
-        "MQCNN",
-        "SeasonalNaive",
-    ]
+    assert sorted(board.index) == ["AllHistory", "MQCNN", "SeasonalNaive"]
     assert (board.wql.diff().dropna() >= 0).all()
-    assert board.wql["MQCNN"] == pytest.approx(metrics["mq_wql"])
+    assert board.wql["MQCNN"] == pytest.approx(metrics["wql"])
     assert (
-        len(pd.read_parquet(folder / "artifacts" / "backtest.parquet")) == 5 * 2 * 6 * 4
+        len(pd.read_parquet(folder / "artifacts" / "backtest.parquet")) == 3 * 2 * 6 * 4
     )
     panel = Panel.from_frame(
         past,
@@ -195,7 +191,7 @@ def test_the_main_job_runs_on_ones_own_parquet_without_the_plan(tmp_path):
         | dict(
             data=str(tmp_path / "sales.parquet"),
             out=str(tmp_path / "run"),
-            encoder="rnn",
+            model="rnn",
         )
     )
     _, f = check(tmp_path / "run", 6, model="MQRNN")
@@ -230,12 +226,13 @@ def test_the_main_job_bears_stock_outs_short_and_empty_series(tmp_path):
             available="stock",
             fill="missing",
             out=str(tmp_path / "run"),
-            simple=["EmpiricalQuantiles"],
+            simple=["AllHistory"],
         )
     )
-    metrics, f = check(tmp_path / "run", 7)
-    assert f.unique_id.nunique() == 7
-    assert list(names["board"].index.sort_values()) == ["EmpiricalQuantiles", "MQCNN"]
+    metrics, f = check(tmp_path / "run", 6)
+    assert "Never observed, so left out: 10-000" in said
+    assert f.unique_id.nunique() == 6 and "10-000" not in set(f.unique_id)
+    assert list(names["board"].index.sort_values()) == ["AllHistory", "MQCNN"]
     first, last = (set(names["result"].of("MQCNN")[i].forecast.ids) for i in (0, 1))
     rest = {f"10-{i:03d}" for i in (3, 4, 5, 6)}
     # the new item joins later; never the one not seen, nor the discontinued one
@@ -256,7 +253,8 @@ def test_the_main_job_runs_on_one_series_counted_in_integers_below_zero(tmp_path
             data=str(tmp_path / "a.csv"),
             freq="1",
             out=str(tmp_path / "run"),
-            encoder="lags",
+            model="lags",
+            simple=[],
             network=dict(context=10, forks=2, channels=4),
         )
     )
@@ -265,23 +263,33 @@ def test_the_main_job_runs_on_one_series_counted_in_integers_below_zero(tmp_path
     assert "money_saved" not in load_json(tmp_path / "run" / "metrics.json")
 
 
-def test_the_main_job_runs_on_a_registered_data_set_without_simple_methods(tmp_path):
+def test_the_main_job_takes_the_usual_horizon_of_a_registered_data_set(tmp_path):
+    few = dict(horizon=0, origins=1, steps=2, simple=["AllHistory"], final=False)
+    names, said = walk(**TINY | few | dict(out=str(tmp_path / "run")))
+    check(tmp_path / "run", 1000, horizon=8)
+    assert names["data"] == "online_retail" and names["horizon"] == 8
+
+
+def test_by_default_the_main_job_delivers_the_winner_of_a_competition(tmp_path):
+    "Cheap models only, as the budget is small; it says who won, and keeps the trials."
+    past, future = sales(ahead=4)
+    past.to_csv(tmp_path / "a.csv", index=False)
+    future.drop(columns="units.sold").to_csv(tmp_path / "plan.csv", index=False)
+    files = dict(data=str(tmp_path / "a.csv"), future=str(tmp_path / "plan.csv"))
+    small = {name: TINY[name] for name in ("horizon", "origins", "step", "levels")}
     names, said = walk(
-        **TINY
-        | dict(
-            data="online_retail",
-            horizon=0,
-            simple=[],
-            origins=1,
-            steps=2,
-            final=False,
-            out=str(tmp_path / "run"),
-        )
+        **small | OWN | files | dict(budget=3.0, out=str(tmp_path / "run"))
     )
-    metrics, f = check(tmp_path / "run", 1000, horizon=8)
-    assert names["horizon"] == 8
-    assert "ratio" not in metrics
-    assert "simple_wql" not in metrics
+    assert resolve(find("demand_forecast"), {})["model"] == "auto"
+    check(tmp_path / "run", 6, model="AutoForecaster")
+    choice = names["forecast"].choice
+    assert choice.sentence() in said
+    assert sum(choice.weights.values()) == pytest.approx(1)
+    table = pd.read_csv(tmp_path / "run" / "artifacts" / "choice.csv", index_col=0)
+    assert set(choice.weights) <= set(table.index)
+    assert {"AllHistory", "SeasonalNaive", "MQCNN"} <= set(table.index)
+    again = load_model(tmp_path / "run" / "artifacts" / "model.safetensors")
+    assert again.choice.weights == choice.weights
 
 
 # --- its bad input
@@ -309,12 +317,12 @@ def test_the_main_job_runs_on_a_registered_data_set_without_simple_methods(tmp_p
             dict(simple=["SeasonalNaive", "Prophet", "ARIMA"]),
             (
                 "unknown simple methods: Prophet, ARIMA. Choose among: SeasonalNaive,"
-                " EmpiricalQuantiles"
+                " Naive"
             ),
         ),
         (
-            dict(encoder="transformer"),
-            "unknown encoder: transformer. Choose cnn, rnn, lags",
+            dict(model="transformer"),
+            "unknown model: transformer. Choose auto, cnn, rnn, lags",
         ),
         (dict(network=dict(chanels=3)), "unknown settings: chanels. Known: "),
         (dict(fill="nothing"), "unknown fill: nothing. Choose zero, missing"),
@@ -324,7 +332,8 @@ def test_the_main_job_runs_on_a_registered_data_set_without_simple_methods(tmp_p
         (dict(origins=0), "origins must be a whole number, at least 1, got 0"),
         (dict(step=-1), "step must be a whole number, at least 1, got -1"),
         (dict(refit=-1), "refit must be False, True or a number"),
-        (dict(steps=0), "steps must be a whole number, at least 1, got 0"),
+        (dict(steps=-1), "steps must be a whole number, at least 1, got -1"),
+        (dict(model="auto", budget=0.0), "budget must"),
         (dict(freq="D"), "time stamps are missing: 10-000 at 2023-01-02"),
         (dict(freq="fortnight"), "unknown freq 'fortnight'"),
         (dict(freq="1"), "freq is an integer, but time is of type"),
@@ -350,7 +359,7 @@ def test_bad_parameters_of_the_main_job_are_one_clear_error(tmp_path, change, me
             | dict(
                 data=str(tmp_path / "a.csv"),
                 out=str(tmp_path / "run"),
-                simple=["EmpiricalQuantiles"],
+                simple=["AllHistory"],
             )
             | change
         )

@@ -311,9 +311,11 @@ def _digest(tensors: dict, note: str) -> str:
 
 def as_json(
     note: Any,  # of plain values, NumPy's numbers and arrays
+    # names in alphabetical order, so that equal notes are equal texts; False: as given
+    ordered: bool = True,
 ) -> str:
     "One line of JSON; NumPy's numbers and arrays become plain ones."
-    return json.dumps(note, default=lambda x: x.tolist(), sort_keys=True)
+    return json.dumps(note, default=lambda x: x.tolist(), sort_keys=ordered)
 
 # %% ../../nbs/core/00_basics.ipynb #write_tensors
 def write_tensors(
@@ -333,7 +335,8 @@ def write_tensors(
     if not path.is_dir():
         check_place(path, overwrite=replaced)
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    words = as_json(note)
+    # a reader finds names in the order in which they were written
+    words = as_json(note, ordered=False)
     data = save(ready, {"forecastlab": words, "sha256": _digest(ready, words)})
     with atomic(path) as tmp:
         tmp.write_bytes(data)
