@@ -324,7 +324,7 @@ class Chooser(Forecaster):
         self._deliver(panel, trials, candidates, int(at[0]), begun)
         return self
 
-    def refit(
+    def fit_again(
         self,
         panel: Panel,  # the panel last fitted, with more history
     ) -> Self:
@@ -332,7 +332,7 @@ class Chooser(Forecaster):
         if not self._ready:
             return self.fit(panel)
         self.panel = checked_panel(panel)
-        self.members = {name: m.refit(panel) for name, m in self.members.items()}
+        self.members = {name: m.fit_again(panel) for name, m in self.members.items()}
         return self
 
     def _unchecked(self, panel, candidates, simple) -> Self:
@@ -438,7 +438,7 @@ class Chooser(Forecaster):
             if candidate.local:
                 self.members[name] = model.fit(panel)
             elif not enough and trial.cpu <= left:
-                self.members[name] = model.refit(panel)
+                self.members[name] = model.fit_again(panel)
             else:
                 self.members[name] = model
                 self.choice.table.loc[name, "note"] = "as trained for the trial"

@@ -99,7 +99,7 @@ def _fitted(model: Any, known: Panel, origin: int, again: bool) -> _Fitted:
     "Fit a copy of a model and time it; again: what it settled before may stay."
     wall, cpu = time.perf_counter(), time.process_time()
     copied = copy.deepcopy(model)
-    learn = getattr(copied, "refit", copied.fit) if again else copied.fit
+    learn = getattr(copied, "fit_again", copied.fit) if again else copied.fit
     copied = learn(known)
     spent = time.perf_counter() - wall, time.process_time() - cpu
     return _Fitted(copied, origin, *spent)

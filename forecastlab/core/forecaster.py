@@ -79,7 +79,7 @@ class Forecaster(ABC):
     ) -> Self:  # the fitted forecaster itself
         "Learn from every series of a panel."
 
-    def refit(
+    def fit_again(
         self,
         panel: Panel,  # the panel last fitted, with more history
     ) -> Self:  # the fitted forecaster itself

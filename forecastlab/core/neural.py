@@ -98,10 +98,10 @@ class HeldOut:
         )
         series = np.flatnonzero(kept.length < panel.length)
         hidden = int((panel.length - kept.length).max())
-        later = {0, horizon // 2, horizon} if hidden >= 2 * horizon else {0}
+        later = range(0, hidden - horizon + 1, max(1, horizon // 2))
         if len(series) > (few := max(1, most // len(later))):
             series = series[np.linspace(0, len(series) - 1, few).astype(int)]
-        known = [kept.length[series] + k for k in sorted(later)]
+        known = [kept.length[series] + k for k in later]
         self.series = torch.as_tensor(np.tile(series, len(known)), device=device)
         self.known = torch.as_tensor(np.concatenate(known), device=device)
 
@@ -369,7 +369,7 @@ class NeuralForecaster(Forecaster):
             self._train(k, kept, task, self.training, score)
         return self
 
-    def refit(
+    def fit_again(
         self,
         panel: Panel,  # the panel last fitted, with more history
     ) -> Self:

@@ -189,8 +189,14 @@ def hidden_rows(
     panel: Panel,  # full history
     horizon: int,  # steps ahead
 ) -> int:  # rows
-    "How many last rows are hidden: two horizons; one where the usual history has < 5."
-    return 2 * horizon if np.median(panel.length) >= 5 * horizon else horizon
+    """How many last rows are hidden: two horizons; one where the usual history has < 5.
+
+    Of a long history a twentieth, but at most ten horizons.
+    """
+    usual = int(np.median(panel.length))
+    if usual < 5 * horizon:
+        return horizon
+    return max(2 * horizon, min(10 * horizon, usual // 20))
 
 
 def held_back(

@@ -52,14 +52,11 @@ def simple_methods(
     zeros = float((np.asarray(panel.y)[seen] == 0).mean())
     if low >= 0 and zeros > 0.1:
         board["CrostonSBA"] = CrostonSBA(horizon)
-    smooth = dict(
-        season=season if season <= 24 else 1,
-        tail=max(200, 8 * season) if usual > 200 else None,
-        n_jobs=1,
-        progress=False,
-    )
-    board["AutoTheta"] = AutoTheta(horizon, **smooth)
-    board["AutoETS"] = AutoETS(horizon, **smooth)
+    smooth = season if season <= 24 else 1
+    tail = max(200, 8 * season) if usual > 200 else None
+    quiet: dict[str, Any] = dict(n_jobs=1, progress=False)
+    board["AutoTheta"] = AutoTheta(horizon, smooth, tail, **quiet)
+    board["AutoETS"] = AutoETS(horizon, smooth, tail, **quiet)
     return board
 
 # %% ../../nbs/demand/55_auto.ipynb #AutoForecaster

@@ -27,7 +27,8 @@ class LinearNetwork(nn.Module):
         super().__init__()
         self.settings: Reading = settings
         weights = plain_for(settings)
-        self.map = nn.Linear(*weights.shape, bias=False)
+        lags, horizon = weights.shape
+        self.map = nn.Linear(lags, horizon, bias=False)
         self.spread = nn.Parameter(torch.zeros(settings.horizon, len(settings.levels)))
         self.begin(Start(weights, self.spread.detach()))
 

@@ -56,12 +56,10 @@ class MQSettings(Reading):
     start: str = "auto"
     # rows after which the panel repeats itself, 1: never; 0: `season_for`
     season: int = 0
-    # of a start that is not "none": share of the last row in its level, 0: values are
-    # repeated as they are; share of the slope that goes on; penalty of a linear map.
-    # All three are searched
+    # share of the last row in the start's level, 0: values are repeated; searched
     smoothing: float = 0.0
-    drift: float = 0.0
-    penalty: float = 0.1
+    drift: float = 0.0  # share of the slope that goes on; searched
+    penalty: float = 0.1  # of a linear start; searched
     # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
     weight: float = 0.5
 
@@ -243,6 +241,8 @@ class LocalDecoder(nn.Module):
 class MQNetwork(nn.Module):
     "Encoder, global decoder, local decoder (Wen et al. 2017, figure 1)."
 
+    width: Tensor  # () usual error of the start, scaled
+
     def __init__(
         self,
         settings: MQSettings,  # all filled in
@@ -255,7 +255,8 @@ class MQNetwork(nn.Module):
         said = 0
         if settings.mapped:
             weights = plain_for(settings)
-            self.start = nn.Linear(*weights.shape, bias=False)
+            lags, horizon = weights.shape
+            self.start = nn.Linear(lags, horizon, bias=False)
             self.start.weight.data.copy_(weights.T)
             said = 1
         width = self.encoder.width + said * settings.horizon
@@ -519,7 +520,7 @@ class MQForecaster(NeuralForecaster):
 
     def begin(
         self,
-        network: nn.Module,  # `MQNetwork` with random weights
+        network: Any,  # `MQNetwork` with random weights
         panel: Panel,  # trained on
     ) -> None:
         "Let the network begin at the start, fitted to this panel."
@@ -530,7 +531,7 @@ class MQForecaster(NeuralForecaster):
         self,
         settings: MQSettings,  # all filled in
         sizes: Sizes,  # how many features of each kind there are
-    ) -> MQNetwork:
+    ) -> nn.Module:
         "The module to train."
         return MQNetwork(settings, sizes)
 
