@@ -21,7 +21,7 @@ CLAIMED = {
     "lab.loop.ms": ("<= 0.15", 0.1),
     "lab.eia.fast": ("<= 3", 3),
     "lab.eia.wql": ("<= 0.0385", 0.038),
-    "lab.breakfast.wql": ("<= 0.34", 0.33),
+    "lab.breakfast.wql": ("<= 0.3", 0.29),
     "lab.m5.wql": ("< 0.5", 0.499),
     "lab.default.ratio": ("<= 0.95", 0.9),
     "lab.demo.minutes": ("<= 6", 6),

@@ -10,6 +10,7 @@ from forecastlab.core.basics import LabError
 from test_pipelines import walk
 
 TINY = dict(
+    simple=["SeasonalNaive"],
     steps=4,
     batch=8,
     origins=2,
@@ -129,6 +130,7 @@ def test_a_backbone_that_goes_step_by_step_runs(tmp_path):
         (dict(horizon=-1), "the horizon must be at least 1 step"),
         (dict(levels=[0.5, 0.2]), "levels"),
         (dict(support="whole"), "unknown support: whole"),
+        (dict(simple=["Prophet"]), "unknown simple methods: Prophet. Choose among"),
         (dict(data="none.csv"), "none.csv"),
     ],
 )
