@@ -189,6 +189,19 @@ def test_models_are_refitted_when_the_schedule_says_so(refit, fitted):
     assert [f.fit_seconds > 0 for f in r.folds] == anew
 
 
+def test_a_refit_goes_on_from_what_the_last_fit_settled():
+    "Of a model that can be fitted again; any other begins as it was given."
+
+    class Settled(Constant):
+        def fit_again(self, panel):
+            self.shown.append(("again", int(panel.last.max()), len(panel)))
+            return self
+
+    r = backtest({"a": Settled()}, panel(), 5, 4, refit=2, progress=False)
+    fits = [said for said in r.models["a"].shown if said[0] != "predict"]
+    assert fits == [("fit", 19, 4), ("again", 29, 4)]
+
+
 def test_the_models_given_stay_unfitted():
     m = Constant()
     backtest({"a": m}, panel(), 5, 2, refit=True, progress=False)

@@ -99,8 +99,7 @@ def _fitted(model: Any, known: Panel, origin: int, again: bool) -> _Fitted:
     "Fit a copy of a model and time it; again: what it settled before may stay."
     wall, cpu = time.perf_counter(), time.process_time()
     copied = copy.deepcopy(model)
-    learn = getattr(copied, "fit_again", copied.fit) if again else copied.fit
-    copied = learn(known)
+    copied = copied.fit_again(known) if again else copied.fit(known)
     spent = time.perf_counter() - wall, time.process_time() - cpu
     return _Fitted(copied, origin, *spent)
 
@@ -302,7 +301,8 @@ def backtest(
                 bar.set_postfix_str(f"{name} at {str(panel.calendar[origin])[:10]}")
                 new = i % every == 0
                 if new:
-                    again = name in fitted
+                    # what is not of the lab begins anew, as it was given
+                    again = name in fitted and hasattr(model, "fit_again")
                     before = fitted[name].model if again else model
                     fitted[name] = _fitted(before, known, origin, again)
                 ready = fitted[name]
