@@ -452,12 +452,14 @@ class NeuralForecaster(Forecaster):
         )
         return best
 
-    def _place(self, panel: Panel, member: int) -> Path | None:
+    def _place(self, panel: Panel, member: int, training: Training) -> Path | None:
         "The checkpoint of a member: other data or settings, other file."
         if self.checkpoint is None:
             return None
         assert self.recipe is not None
         note = [asdict(self.settings), asdict(self.recipe), self._batch]
+        if self.adaptive:
+            note += [training.steps, training.stop]
         mark = f"{self.name}-{int(panel.last.max())}-{fingerprint(panel, note)}"
         return Path(self.checkpoint) / f"{mark}-{member}.safetensors"
 
@@ -474,7 +476,7 @@ class NeuralForecaster(Forecaster):
         "Train one member from a seed of its own."
         network = self._fresh(member, panel, task)
         training = replace(training, seed=training.seed + 1000 * member)
-        place = self._place(panel, member)
+        place = self._place(panel, member, training)
         fitted = train(network, task.draw, task.loss, training, place, score)
         self.fitted.append(fitted)
         self.networks.append(network)

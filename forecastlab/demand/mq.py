@@ -242,6 +242,7 @@ class MQNetwork(nn.Module):
     "Encoder, global decoder, local decoder (Wen et al. 2017, figure 1)."
 
     width: Tensor  # () usual error of the start, scaled
+    base: Tensor  # (horizon, lag) map of the start, which stays as it is
 
     def __init__(
         self,
@@ -257,7 +258,8 @@ class MQNetwork(nn.Module):
             weights = plain_for(settings)
             lags, horizon = weights.shape
             self.start = nn.Linear(lags, horizon, bias=False)
-            self.start.weight.data.copy_(weights.T)
+            nn.init.zeros_(self.start.weight)
+            self.register_buffer("base", weights.T.clone())
             said = 1
         width = self.encoder.width + said * settings.horizon
         self.global_decoder = GlobalDecoder(width, settings)
@@ -273,7 +275,7 @@ class MQNetwork(nn.Module):
     ) -> None:
         "Take over a start: until training says otherwise, it is the forecast."
         if self.start is not None:
-            self.start.weight.data.copy_(start.weights.T)
+            self.base.copy_(start.weights.T)
         middle = start.spread[:, start.spread.shape[1] // 2, None]
         usual = float((start.spread - middle).abs().mean())
         self.width.fill_(usual or 1.0)
@@ -293,8 +295,9 @@ class MQNetwork(nn.Module):
         code, ahead, loc, scale = self.encoder(batch)
         point: Tensor | None = None
         if self.start is not None:
-            lags = self.encoder.lags(batch, loc, scale)
-            point = self.start(lags.clamp(-20, 20))
+            lags = self.encoder.lags(batch, loc, scale).clamp(-20, 20)
+            # what is learned moves in units of the start's error
+            point = lags @ self.base.T + self.width * self.start(lags)
             said = squashed(point)
             code = torch.cat([code, said], -1)
             ahead = torch.cat([ahead, said[..., None]], -1)
@@ -485,7 +488,8 @@ class MQForecaster(NeuralForecaster):
         else:
             best = self._best_start(panel, given, asked)
             chosen = vars(best)
-        chosen = chosen | {n: v for n, v in self.options.items() if n in chosen}
+        own = {n: v for n, v in self.options.items() if n in chosen and n != "start"}
+        chosen = chosen | own
         if not self.options.get("floor"):
             chosen["floor"] = given_scale(panel, 0.0, chosen["centre"])["floor"]
         return chosen
