@@ -169,7 +169,9 @@ def _support_seen(panel) -> str:
         if (known < 0).any():
             return "real"
         anything = anything or len(known) > 0
-        counts = counts and bool((known == np.floor(known)).all())
+        # from 2**24 on every number of single precision is whole
+        whole = (known == np.floor(known)) & (known < 2**24)
+        counts = counts and bool(whole.all())
     return "count" if anything and counts else "nonnegative"
 
 

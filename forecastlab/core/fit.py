@@ -31,9 +31,7 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-t
 class Training:
     "How to train; every field may be left alone."
 
-    steps: int = 1000  # optimiser steps
-    # end after so many, with the rates that `steps` sets; None: after all of them
-    stop: int | None = None
+    steps: int = 1000  # optimiser steps; 0 leaves the model as it is
     lr: float = 1e-3  # peak learning rate
     # peaks of their own: how a parameter's name begins -> learning rate
     rates: dict[str, float] = field(default_factory=dict)
@@ -60,11 +58,9 @@ class Training:
     progress: bool = True  # show a bar
 
     def __post_init__(self):
-        for name in ("steps", "accumulate", "checkpoint_every", "devices"):
+        for name in ("accumulate", "checkpoint_every", "devices"):
             whole(name, getattr(self, name))
-        if self.stop is not None:
-            whole("stop", self.stop, 0)
-        for name in ("validate_every", "patience", "seed"):
+        for name in ("steps", "validate_every", "patience", "seed"):
             whole(name, getattr(self, name), 0)
         for name, rate in (self.rates | dict(lr=self.lr)).items():
             number(name, rate, 0, ends="(]")
@@ -78,11 +74,6 @@ class Training:
         one_of("decay", self.decay, ("all", "matrices"))
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("precision", self.precision, PRECISIONS)
-
-    @property
-    def last(self) -> int:
-        "The step after which training ends."
-        return self.steps if self.stop is None else min(self.stop, self.steps)
 
 # %% ../../nbs/core/60_fit.ipynb #rate
 def rate(
@@ -295,7 +286,7 @@ class _Batches:
         due = self.ahead or self.thread.submit(self._step)
         batches = due.result()
         self.state.drawn = self.state.draws.get_state()
-        more = self.state.step + 1 < self.state.training.last
+        more = self.state.step + 1 < self.state.training.steps
         self.ahead = self.thread.submit(self._step) if more else None
         return batches
 
@@ -411,7 +402,7 @@ def _bar(state: _State, shown: bool) -> Any:
     from tqdm import tqdm
 
     return tqdm(
-        total=state.training.last,
+        total=state.training.steps,
         initial=state.step,
         desc="training",
         unit="step",
@@ -428,11 +419,11 @@ def _loop(fabric, model, draw, loss, training, checkpoint, validate):
         _read(state, checkpoint)
     rank, first = fabric.global_rank, fabric.global_rank == 0
     keep = bool(checkpoint) and first
-    done = training.last if state.out_of_patience else state.step
+    done = training.steps if state.out_of_patience else state.step
     wall, cpu = time.perf_counter() - state.seconds, time.process_time() - state.cpu
     batches = _Batches(draw, state, rank, fabric.world_size)
     with batches, _bar(state, training.progress and first) as bar:
-        for _ in range(done, training.last):
+        for _ in range(done, training.steps):
             _advance(fabric, state, wrapped, stepper, batches.take(), loss)
             bar.update()
             if validate is not None and _due(state.step, training.validate_every):
@@ -442,7 +433,7 @@ def _loop(fabric, model, draw, loss, training, checkpoint, validate):
             if state.out_of_patience:
                 break
             if keep and _due(state.step, training.checkpoint_every):
-                if state.step < training.last:
+                if state.step < training.steps:
                     _write(state, checkpoint)
             if _due(state.step, 100):
                 last = float(state.losses[-1].reshape(-1)[-1])

@@ -142,7 +142,7 @@ def autocorrelation(
     top: int,  # the longest lag
 ) -> np.ndarray | None:  # (top + 1,) 1 at lag 0; None: too short, or constant
     "How a series, less its straight line, repeats itself at each lag."
-    if len(y) <= 2 * top:
+    if len(y) <= max(2 * top, 1):
         return None
     t = np.arange(len(y)) - (len(y) - 1) / 2
     y = np.nan_to_num(y - np.nanmean(y)).astype(float)

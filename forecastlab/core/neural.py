@@ -174,7 +174,7 @@ class NeuralForecaster(Forecaster):
         horizon: int = 8,  # steps ahead that can be asked for
         context: int | None = None,  # rows read; None: `context_for`
         # training steps; None: as many of `LADDER` as help on rows held out
-        steps: int | None = 600,
+        steps: int | None = None,
         batch: int | None = 64,  # windows a step; None: `batch_for`
         # networks trained from different seeds; their answers are averaged
         members: int = 1,
@@ -198,7 +198,7 @@ class NeuralForecaster(Forecaster):
             path_of(checkpoint)
         # do the data say how many steps?
         self.adaptive = steps is None and not training.get("validate_every")
-        steps = LADDER[-1] if steps is None else steps
+        steps = LADDER[-1] if steps is None else whole("steps", steps)
         options = self.defaults | dict(steps=steps) | training
         check_names("training fields", options, Training)
         if options.get("patience") and not options.get("validate_every"):
@@ -354,15 +354,14 @@ class NeuralForecaster(Forecaster):
         # they may have been changed since
         self.check_early(self.options | dict(horizon=self.horizon), self.context)
         self.networks, self.fitted, self.reasons = [], [], {}
-        self.settings, self.panel = self.settings_for(panel), panel
+        kept, self.panel = panel, panel
+        if self.training.validate_every:
+            kept = held_back(panel, self.horizon, self.defaults_for(panel)["least"])
+        self.settings = self.settings_for(kept)
         enough_targets(panel, self.settings.least)
         if self.adaptive:
             self._fit_as_long_as_it_helps(panel)
             return self
-        kept = panel
-        if self.training.validate_every:
-            kept = held_back(panel, self.settings.horizon, self.settings.least)
-            self.settings = self.settings_for(kept)
         task = self._task(kept)
         score = None if kept is panel else HeldOut(task, panel, kept).score
         for k in range(self.members):
@@ -415,14 +414,9 @@ class NeuralForecaster(Forecaster):
         "Train every member on all rows for so many steps."
         self.networks, self.fitted = [], []
         task = self._task(panel)
+        training = replace(self.training, steps=steps)
         for k in range(self.members):
-            self._train(k, panel, task, self._training(steps), None)
-
-    def _training(self, steps: int) -> Training:
-        "So many steps, the rate falling to its end; 0 leaves the start as it is."
-        if steps == 0:
-            return replace(self.training, stop=0)
-        return replace(self.training, steps=min(steps, self.training.steps))
+            self._train(k, panel, task, training, None)
 
     def _pilot(self, panel: Panel, kept: Panel, hidden: int) -> int:
         "Train without the hidden rows; how many steps gave the least loss of them."
@@ -432,7 +426,8 @@ class NeuralForecaster(Forecaster):
         networks: dict[int, nn.Module] = {}
 
         def tried(steps: int) -> float:
-            self._train(0, kept, task, self._training(steps), None)
+            training = replace(self.training, steps=steps)
+            self._train(0, kept, task, training, None)
             networks[steps] = self.networks.pop()
             losses[steps] = score(networks[steps].to(task.windows.device).eval())
             return losses[steps]
@@ -459,7 +454,7 @@ class NeuralForecaster(Forecaster):
         assert self.recipe is not None
         note = [asdict(self.settings), asdict(self.recipe), self._batch]
         if self.adaptive:
-            note += [training.steps, training.stop]
+            note += [training.steps]
         mark = f"{self.name}-{int(panel.last.max())}-{fingerprint(panel, note)}"
         return Path(self.checkpoint) / f"{mark}-{member}.safetensors"
 

@@ -76,7 +76,7 @@ class PooledLinear(MQForecaster):
         checkpoint: str | PathLike | None = None,  # not used
         **settings: Any,  # fields of `MQSettings`
     ):
-        training = dict(progress=False) | (training or {}) | dict(stop=0)
+        training = dict(progress=False) | (training or {}) | dict(steps=0)
         super().__init__(horizon, context, steps, batch, 1, training, None, **settings)
 
     def network(

@@ -393,7 +393,8 @@ class RecurrentForecaster(NeuralForecaster):
         self,
         horizon: int = 8,  # steps ahead that can be asked for
         context: int | None = None,  # rows unrolled; None: `unrolled_of`
-        steps: int = 600,  # training steps
+        # training steps; None: as many as help on rows held out, at most 500
+        steps: int | None = None,
         batch: int = 64,  # windows a step
         # networks trained from different seeds; each draws its share of the paths
         members: int = 1,
