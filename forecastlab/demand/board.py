@@ -513,7 +513,7 @@ PLAIN = (
     "Last",
     "AllHistory",
     "SameSeason",
-    "Pooled",
+    "PooledClimatology",
     "Croston",
     "AutoETS",
     "AutoTheta",
