@@ -607,7 +607,7 @@ def quantiles_of_moments(
     p = np.where(zeros < 1, zeros, 0)[:, None] + 0 * mean
     gaps = (unit == 0)[:, None] & (p > often) & (above > 0)
     if gaps.any():
-        square = (deviation**2 + above**2) / np.maximum(above, 1e-300) ** 2
+        square = (deviation**2 + above**2) / np.maximum(above, 1e-100) ** 2
         variation = np.sqrt(((1 - p) * square - 1).clip(0.01))
         made[gaps] = amount_quantiles(above[gaps], p[gaps], variation[gaps], levels)
     return made
