@@ -193,7 +193,7 @@ def hasty(monkeypatch):
 def test_where_nothing_helps_the_start_is_delivered(hasty, tmp_path):
     panel = noise(rows=80)
     model = MQCNN(training=QUIET, **ADAPTIVE).fit(panel)
-    assert model.explain().splitlines()[-1].startswith("steps: 0, of 0, 10, 20 that")
+    assert model.explain().splitlines()[-1].startswith("steps: 0, of 0, 20, 50 that")
     start = PooledLinear(7, 28, forks=14).fit(panel)
     np.testing.assert_allclose(q(model.predict()), q(start.predict()), atol=0.05)
     # what was settled is kept in the file
@@ -215,6 +215,22 @@ def test_where_training_helps_it_is_taken_as_far_as_it_does(hasty):
         mean_wql(actual, q(m.predict(7, seen)), LEVELS) for m in (model, start)
     )
     assert mine < 0.9 * other
+
+
+def test_half_of_what_was_learned_lies_between_the_start_and_the_end(tmp_path):
+    panel = planted(n=20, rows=60)
+    model = MQCNN(steps=5, training=QUIET | dict(lr=1e-2), **ADAPTIVE).fit(panel)
+    whole = model.networks[0].state_dict()
+    start = model._fresh(0, panel, model._task(panel)).state_dict()
+    model.adaptive, model.stop, model.trust = True, 5, 0.5
+    half = model.fit_again(panel).networks[0].state_dict()
+    for name, value in half.items():
+        head = ".head." in name
+        wanted = (start[name] + whole[name]) / 2 if head else whole[name]
+        torch.testing.assert_close(value, wanted)
+    # a file keeps what was settled
+    model.save(tmp_path / "m")
+    assert load_model(tmp_path / "m").trust == 0.5
 
 
 @pytest.mark.parametrize("dies", [7, 43])

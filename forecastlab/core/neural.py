@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'LADDER', 'LEAST_GAIN', 'HOPE', 'SHORT', 'default_context', 'WindowTask', 'HeldOut', 'device_of',
-           'fingerprint', 'NeuralForecaster', 'batch_for', 'nearly_all', 'hidden_for', 'check_names', 'joined',
-           'with_tuples', 'enough_targets']
+           'fingerprint', 'NeuralForecaster', 'batch_for', 'halfway', 'nearly_all', 'hidden_for', 'check_names',
+           'joined', 'with_tuples', 'enough_targets']
 
 # %% ../../nbs/core/68_neural.ipynb #neural-imports
+import copy
 import hashlib
 from abc import abstractmethod
 from dataclasses import asdict, fields, replace
@@ -216,6 +217,8 @@ class NeuralForecaster(Forecaster):
         self.reasons: dict[str, str] = {}
         # steps that the data settled; None: nothing yet
         self.stop: int | None = None
+        # share of what was learned that is kept: all of it, or half
+        self.trust = 1.0
 
     def __repr__(self) -> str:
         asked = dict(
@@ -260,6 +263,13 @@ class NeuralForecaster(Forecaster):
         panel: Panel,  # trained on
     ) -> None:
         "Give a new network what the panel says before any training; here nothing."
+
+    def last_layer(
+        self,
+        network: nn.Module,  # of `network`
+    ) -> nn.Module | None:  # a part of it
+        "What turns a state into a forecast; None: nothing is known of the network."
+        return None
 
     @staticmethod
     @abstractmethod
@@ -353,7 +363,7 @@ class NeuralForecaster(Forecaster):
         panel = checked_panel(panel)
         # they may have been changed since
         self.check_early(self.options | dict(horizon=self.horizon), self.context)
-        self.networks, self.fitted, self.reasons = [], [], {}
+        self.networks, self.fitted, self.reasons, self.trust = [], [], {}, 1.0
         kept, self.panel = panel, panel
         if self.training.validate_every:
             kept = held_back(panel, self.horizon, self.defaults_for(panel)["least"])
@@ -405,7 +415,7 @@ class NeuralForecaster(Forecaster):
             self.stop = SHORT
         else:
             kept = held_back(panel, hidden, self.settings.least)
-            self.stop = self._pilot(panel, kept, hidden)
+            self.stop, self.trust = self._pilot(panel, kept, hidden)
             if self.stop and nearly_all(kept, panel) and self.members == 1:
                 return
         self._train_all(panel, self.stop)
@@ -417,33 +427,56 @@ class NeuralForecaster(Forecaster):
         training = replace(self.training, steps=steps)
         for k in range(self.members):
             self._train(k, panel, task, training, None)
+            if self.trust < 1:
+                self._halve(k, self._fresh(k, panel, task))
 
-    def _pilot(self, panel: Panel, kept: Panel, hidden: int) -> int:
-        "Train without the hidden rows; how many steps gave the least loss of them."
+    def _halve(self, member: int, fresh: nn.Module) -> None:
+        "Put the network of a member half-way between its start and its end."
+        network = self.networks[member]
+        start = fresh.to(device_of(self.training))
+        halfway(self.last_layer(network), self.last_layer(start))
+
+    def _pilot(self, panel: Panel, kept: Panel, hidden: int) -> tuple[int, float]:
+        """Train without the hidden rows; what gave the least loss of them.
+
+        Returns the number of steps, and the share of what they learned that is kept.
+        """
         task = self._task(kept)
         score = HeldOut(task, panel, kept).score
-        losses: dict[int, float] = {}
-        networks: dict[int, nn.Module] = {}
+        losses: dict[tuple[int, float], float] = {}
+        networks: dict[tuple[int, float], nn.Module] = {}
+
+        def judged(steps: int, trust: float, network: nn.Module) -> float:
+            networks[steps, trust] = network.to(task.windows.device).eval()
+            losses[steps, trust] = score(networks[steps, trust])
+            return losses[steps, trust]
 
         def tried(steps: int) -> float:
             training = replace(self.training, steps=steps)
             self._train(0, kept, task, training, None)
-            networks[steps] = self.networks.pop()
-            losses[steps] = score(networks[steps].to(task.windows.device).eval())
-            return losses[steps]
+            network = self.networks.pop()
+            loss = judged(steps, 1.0, network)
+            if steps and self.last_layer(network) is not None:
+                half = copy.deepcopy(network)
+                halfway(self.last_layer(half), self.last_layer(networks[0, 1.0]))
+                judged(steps, 0.5, half)
+            return loss
 
         few, usual, many = LADDER
         start = tried(0) * (1 - LEAST_GAIN)
         tried(many if tried(usual) < start * (1 + HOPE) else few)
-        best = min(losses, key=lambda steps: losses[steps])
+        best = min(losses, key=lambda which: losses[which])
         if losses[best] >= start:
-            best = 0
+            best = (0, 1.0)
         self.networks = [networks[best]]
-        gain = 1 - losses[best] / max(losses[0], 1e-30)
+        gain = 1 - losses[best] / max(losses[0, 1.0], 1e-30)
+        steps, trust = best
+        half_words = ", and half-way from the start to there" if trust < 1 else ""
         self.reasons["steps"] = (
-            f"{best}, of {', '.join(map(str, sorted(losses)))} that were tried: least"
-            f" loss of the last {hidden} rows, hidden from those trainings"
-            + (f", {gain:.1%} below that of the start" if best else "")
+            f"{steps}{half_words}, of"
+            f" {', '.join(map(str, sorted({k for k, _ in losses})))} that were tried:"
+            f" least loss of the last {hidden} rows, hidden from those trainings"
+            + (f", {gain:.1%} below that of the start" if steps else "")
         )
         return best
 
@@ -515,6 +548,7 @@ class NeuralForecaster(Forecaster):
             training=asdict(self.training),
             adaptive=self.adaptive,
             stop=self.stop,
+            trust=self.trust,
             reasons=self.reasons,
             batch=self.batch,
             members=len(self.networks),
@@ -538,6 +572,7 @@ class NeuralForecaster(Forecaster):
         )
         model.adaptive = note.get("adaptive", False)
         model.stop = note.get("stop")
+        model.trust = note.get("trust", 1.0)
         model.reasons = note.get("reasons", {})
         model.settings = cls.Settings(**with_tuples(note["settings"]))
         cycles = tuple(note["recipe"]["cycles"])
@@ -562,6 +597,17 @@ def batch_for(
 ) -> int:  # 16 to 64
     "Windows a step: fewer where each holds more targets, some 13,000 in all."
     return max(16, min(64, 64 * 208 // (settings.forks * settings.horizon)))
+
+
+@torch.no_grad()
+def halfway(
+    layer: nn.Module | None,  # after training, changed in place
+    start: nn.Module | None,  # the same before
+) -> None:
+    "Take back half of what a layer learned."
+    assert layer is not None and start is not None
+    for new, old in zip(layer.parameters(), start.parameters(), strict=True):
+        new.lerp_(old, 0.5)
 
 
 def nearly_all(

@@ -531,6 +531,15 @@ class MQForecaster(NeuralForecaster):
         if self.settings.start != "classical":
             network.begin(fitted_start(panel, self.settings))
 
+    def last_layer(
+        self,
+        network: Any,  # `MQNetwork`
+    ) -> nn.Module | None:  # None: it did not begin at a start
+        "The head, where the network began at a start."
+        if self.settings.start == "classical":
+            return None
+        return network.local_decoder.head
+
     def network(
         self,
         settings: MQSettings,  # all filled in
