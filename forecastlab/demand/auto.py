@@ -138,3 +138,10 @@ class AutoForecaster(Chooser):
         "Theta and the pooled linear map, which do well on the shortest histories."
         own = ("AutoTheta", "PooledLinear")
         return tuple(n for n in own if n in candidates)
+
+    def steady(
+        self,
+        candidates: Mapping[str, Any],  # those that were tried
+    ) -> tuple[str, ...]:  # names
+        "The learned models and Theta: the best equal shares on the development board."
+        return tuple(n for n in (*LEARNED, "AutoTheta") if n in candidates)
