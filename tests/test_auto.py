@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from forecastlab.core.auto import Chooser, greedy_weights, lead_of, usable_origins
+from forecastlab.core.auto import Choice, Chooser, greedy_weights, lead_of
+from forecastlab.core.auto import usable_origins
 from forecastlab.core.backtest import plant
 from forecastlab.core.basics import refuse
 from forecastlab.core.distributions import DECILES, QuantileGrid
@@ -178,3 +179,108 @@ def test_the_labs_forecaster_delivers_from_its_board():
     assert auto.choice.weights.keys() <= set(simple_methods(steady(rows=40), HORIZON))
     assert auto.predict().quantile([0.5]).shape == (20, HORIZON, 1)
     assert auto.choice.plot().axes
+
+
+# --- panels that nobody tuned for
+
+
+def frame_of(values, freq="W-SUN"):
+    "A panel from (series, time) values."
+    n, rows = values.shape
+    frame = pd.DataFrame(
+        {
+            "unique_id": np.repeat([f"s{i:02d}" for i in range(n)], rows),
+            "ds": np.tile(pd.date_range("2019-01-06", periods=rows, freq=freq), n),
+            "y": values.ravel().astype(float),
+        }
+    )
+    return Panel.from_frame(frame, freq, fill="missing")
+
+
+def auto(panel, horizon=HORIZON, **how):
+    return AutoForecaster(horizon, models=(), progress=False, **how).fit(panel)
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, 5.1])
+def test_a_constant_panel_is_continued_and_called_exact(value):
+    model = auto(frame_of(np.full((4, 40), value)))
+    q = model.predict().quantile([0.1, 0.9]).numpy()
+    np.testing.assert_allclose(q, value, rtol=1e-4, atol=1e-4)
+    said = model.choice.sentence()
+    assert ("are 0" if value == 0 else "exact") in said and "%" not in said[-20:]
+
+
+@pytest.mark.parametrize("rows", range(5, 14))
+def test_every_length_of_history_is_forecast(rows):
+    y = np.random.default_rng(rows).gamma(3, 3, (8, rows))
+    model = auto(frame_of(y, "MS"))
+    assert np.isfinite(model.predict().quantile([0.1, 0.9]).numpy()).all()
+    assert "failed" not in " ".join(model.choice.table.note)
+
+
+def test_what_was_not_observed_lately_is_no_reason_to_refuse():
+    y = np.random.default_rng(0).gamma(3, 3, (8, 60))
+    y[:, -8:] = np.nan
+    model = auto(frame_of(y))
+    assert len(model.choice.origins) == 1
+    assert np.isfinite(model.predict().quantile([0.5]).numpy()).all()
+
+
+def test_ended_series_beside_new_ones():
+    rng = np.random.default_rng(0)
+    dates = pd.date_range("2019-01-06", periods=80, freq="W-SUN")
+    old = [
+        pd.DataFrame(dict(unique_id=f"old {i}", ds=dates[:60], y=rng.gamma(3, 3, 60)))
+        for i in range(8)
+    ]
+    new = [
+        pd.DataFrame(dict(unique_id=f"new {i}", ds=dates[-3:], y=rng.gamma(3, 3, 3)))
+        for i in range(3)
+    ]
+    panel = Panel.from_frame(pd.concat(old + new), "W-SUN")
+    model = auto(panel)
+    assert np.isfinite(model.predict().quantile([0.5]).numpy()).all()
+
+
+def test_an_average_that_is_surely_worse_than_a_simple_method_does_not_deliver():
+    "Equal shares go first, then all shares but those of the best."
+    y = np.random.default_rng(0).poisson(1, (60, 60))
+    y[:, -14:] = 0
+    model = AutoForecaster(4, models=("PooledLinear",), progress=False)
+    choice = model.fit(frame_of(y)).choice
+    assert not choice.high < 0 or set(choice.weights) == {choice.simple}
+
+
+def test_an_interval_points_where_the_sentence_does():
+    table = pd.DataFrame(dict(wql=[0.5]), index=["b"])
+    choice = Choice(table, {"a": 1.0}, "b", ["2020"], 0.6, -0.12, -0.24, -0.01)
+    said = choice.sentence()
+    assert "12.0% above" in said and "interval 1.0% to 24.0%, more than noise" in said
+    one = Choice(table, {"a": 1.0}, "b", ["2020"], 0.6, 0.1, np.nan, np.nan)
+    assert "too few series" in one.sentence() and not one.sure
+    alone = Choice(table, {"a": 1.0}, "", ["2020"], 0.6, *[np.nan] * 3)
+    assert "nan" not in alone.sentence()
+
+
+def test_a_trial_of_other_roles_or_a_damaged_one_is_not_taken(tmp_path):
+    y = np.random.default_rng(0).gamma(3, 3, (8, 60))
+    panel = frame_of(y)
+    auto(panel, checkpoint=tmp_path)
+    files = sorted(tmp_path.glob("trial-*"))
+    # the same numbers on other days
+    auto(frame_of(y, "D"), checkpoint=tmp_path)
+    assert len(list(tmp_path.glob("trial-*"))) > len(files)
+    for file in tmp_path.glob("trial-*"):
+        file.write_bytes(file.read_bytes()[:200])
+    with pytest.warns(UserWarning, match="is tried again"):
+        again = auto(panel, checkpoint=tmp_path)
+    assert again.choice.table.note.eq("").all()
+
+
+def test_a_failed_fit_leaves_nothing_behind():
+    panel = steady()
+    chooser = chosen(panel, dict(near=Level()))
+    with pytest.raises(TypeError):
+        chooser.fit("no panel")
+    with pytest.raises(RuntimeError, match="has not been fitted"):
+        chooser.predict()

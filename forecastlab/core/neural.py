@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from .basics import as_json, has_gpu, named, path_of, refuse, whole
 from .distributions import QuantileFunction
 from .encoders import given_scale
-from .features import Recipe, Sizes
+from .features import Recipe, Sizes, support_of
 from .fit import Fitted, Training, fit as train
 from .forecast import Forecast
 from .forecaster import Forecaster, known_to_the_end
 from .frequency import context_of
 from .panel import Panel, checked_panel
-from .starts import held_back, hidden_rows
+from .starts import can_hide, held_back, hidden_rows
 from .streams import full_groups
 from .windows import Batch, Windows
 
@@ -151,9 +151,12 @@ def fingerprint(
     panel: Panel,  # its numbers count
     note: Any,  # plain values
 ) -> str:  # eight letters
-    "Letters that change with any number of the panel or of the settings."
-    mark = hashlib.sha256(as_json(note).encode())
+    "Letters that change with any number, name or role in the panel or the settings."
     roles = (panel.known, panel.past, panel.static)
+    names = [list(role) for role in roles]
+    begin = str(panel.calendar[0])
+    words = [note, str(panel.freq), begin, names, panel.categories, list(panel.ids)]
+    mark = hashlib.sha256(as_json(words).encode())
     covariates = [column for role in roles for column in role.values()]
     for column in (panel.y, panel.start, panel.length, panel.indptr, *covariates):
         mark.update(np.ascontiguousarray(column).data)
@@ -198,7 +201,10 @@ class NeuralForecaster(Forecaster):
         if checkpoint is not None:
             path_of(checkpoint)
         # do the data say how many steps?
-        self.adaptive = steps is None and not training.get("validate_every")
+        given = steps is not None or "steps" in training
+        self.adaptive = not given and not training.get("validate_every")
+        if steps is not None and "steps" in training:
+            refuse("steps are given twice", mend="Leave them out of `training`")
         steps = LADDER[-1] if steps is None else whole("steps", steps)
         options = self.defaults | dict(steps=steps) | training
         check_names("training fields", options, Training)
@@ -217,7 +223,7 @@ class NeuralForecaster(Forecaster):
         self.reasons: dict[str, str] = {}
         # steps that the data settled; None: nothing yet
         self.stop: int | None = None
-        # share of what was learned that is kept: all of it, or half
+        # share of what the last layer learned that is kept: all of it, or half
         self.trust = 1.0
 
     def __repr__(self) -> str:
@@ -363,7 +369,8 @@ class NeuralForecaster(Forecaster):
         panel = checked_panel(panel)
         # they may have been changed since
         self.check_early(self.options | dict(horizon=self.horizon), self.context)
-        self.networks, self.fitted, self.reasons, self.trust = [], [], {}, 1.0
+        self.networks, self.fitted, self.reasons = [], [], {}
+        self.stop, self.trust = None, 1.0
         kept, self.panel = panel, panel
         if self.training.validate_every:
             kept = held_back(panel, self.horizon, self.defaults_for(panel)["least"])
@@ -382,16 +389,32 @@ class NeuralForecaster(Forecaster):
         self,
         panel: Panel,  # the panel last fitted, with more history
     ) -> Self:
-        "Train on more of the same, with the settings and the steps of the last fit."
-        if not self.adaptive or self.stop is None:
+        """Train on more of the same.
+
+        Where the data settled the number of steps, the settings and the steps of the
+        last fit stay, as long as targets are of the same kind; else it is a fit anew.
+        """
+        checked_panel(panel)
+        if not self.adaptive or self.stop is None or self._other_support(panel):
             return self.fit(panel)
-        self.panel = checked_panel(panel)
+        self.panel, self.fitted = panel, []
         enough_targets(panel, self.settings.least)
         self._train_all(panel, self.stop)
         return self
 
+    def _other_support(self, panel: Panel) -> bool:
+        "Do the targets contradict the support that the last fit found in them?"
+        found = getattr(self.settings, "support", None)
+        asked = self.options.get("support", "auto")
+        return found is not None and asked == "auto" and support_of(panel) != found
+
     def explain(self) -> str:  # one line a setting
-        "What the data settled, and how."
+        """What the data settled, and how.
+
+        Refuses a forecaster that was not fitted.
+        """
+        if not self._ready:
+            refuse(f"{self.name} is not fitted", mend="Call fit(panel) first")
         return "\n".join(f"{name}: {words}" for name, words in self.reasons.items())
 
     @property
@@ -411,7 +434,9 @@ class NeuralForecaster(Forecaster):
         "Find on held-out rows how many steps help, then take them on all rows."
         hidden = hidden_for(panel, self.settings)
         if not hidden:
-            self.reasons["steps"] = f"{SHORT}: the histories are too short to hide rows"
+            self.reasons["steps"] = (
+                f"{SHORT}: no last rows could be hidden and looked at"
+            )
             self.stop = SHORT
         else:
             kept = held_back(panel, hidden, self.settings.least)
@@ -471,13 +496,14 @@ class NeuralForecaster(Forecaster):
         self.networks = [networks[best]]
         gain = 1 - losses[best] / max(losses[0, 1.0], 1e-30)
         steps, trust = best
-        half_words = ", and half-way from the start to there" if trust < 1 else ""
-        self.reasons["steps"] = (
-            f"{steps}{half_words}, of"
-            f" {', '.join(map(str, sorted({k for k, _ in losses})))} that were tried:"
-            f" least loss of the last {hidden} rows, hidden from those trainings"
-            + (f", {gain:.1%} below that of the start" if steps else "")
-        )
+        tried_steps = ", ".join(str(k) for k, share in losses if share == 1)
+        how = ", the last layer half-way back to its start" if trust < 1 else ""
+        won = f"least loss of the last {hidden} rows, hidden from those trainings,"
+        won += f" {gain:.1%} below that of the start"
+        lost = f"none beat the start by more than {LEAST_GAIN:.1%} on the last {hidden}"
+        lost += " rows, hidden from those trainings"
+        words = f"{steps}{how}, of {tried_steps} that were tried: "
+        self.reasons["steps"] = words + (won if steps else lost)
         return best
 
     def _place(self, panel: Panel, member: int, training: Training) -> Path | None:
@@ -623,9 +649,9 @@ def hidden_for(
     panel: Panel,  # trained on
     settings: Any,  # `horizon` and `least`
 ) -> int:  # 0: no series is long enough
-    "How many last rows a first training does not see."
+    "How many last rows a first training does not see; some must be observed."
     for rows in (hidden_rows(panel, settings.horizon), settings.horizon):
-        if (panel.length > rows + settings.least).any():
+        if can_hide(panel, rows, settings.least):
             return rows
     return 0
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STARTS', 'PENALTIES', 'SMOOTHINGS', 'DRIFTS', 'Origins', 'origins_in', 'Start', 'weighted_quantiles', 'started',
-           'loss_of', 'smoothing_map', 'plain_map', 'ridge', 'hidden_rows', 'held_back', 'way_of', 'plain_for',
-           'drawn_origins', 'hidden_origins', 'fitted_start', 'Candidate', 'best_smoothing', 'start_losses']
+           'loss_of', 'smoothing_map', 'plain_map', 'ridge', 'hidden_rows', 'can_hide', 'held_back', 'way_of',
+           'plain_for', 'drawn_origins', 'hidden_origins', 'fitted_start', 'Candidate', 'best_smoothing',
+           'start_losses']
 
 # %% ../../nbs/core/66_starts.ipynb #starts-imports
 from dataclasses import dataclass, replace
@@ -199,6 +200,17 @@ def hidden_rows(
     return max(2 * horizon, min(10 * horizon, usual // 20))
 
 
+def can_hide(
+    panel: Panel,  # full history
+    rows: int,  # at the end of a series
+    least: int,  # observed rows that an origin needs
+) -> bool:
+    "Is a series long enough to hide its last rows, and were any of them observed?"
+    long = panel.length > rows + least
+    last = panel.indptr[:-1][long] + panel.length[long] - 1
+    return any(np.isfinite(panel.y[last - k]).any() for k in range(rows))
+
+
 def held_back(
     panel: Panel,  # all that is known
     rows: int,  # to hide at the end of a series
@@ -328,9 +340,9 @@ def start_losses(
 ) -> dict[Candidate, float]:  # mean pinball loss, in units of the target
     "Every start, judged on hidden rows."
     hidden = hidden_rows(panel, settings.horizon)
-    if not (panel.length > hidden + settings.least).any():
+    if not can_hide(panel, hidden, settings.least):
         hidden = settings.horizon
-    learnable = bool((panel.length > hidden + settings.least).any())
+    learnable = can_hide(panel, hidden, settings.least)
     kept = held_back(panel, hidden, settings.least) if learnable else panel
     room = settings.context - settings.forks + 1
     losses: dict[Candidate, float] = {}

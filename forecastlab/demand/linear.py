@@ -77,7 +77,7 @@ class PooledLinear(MQForecaster):
         **settings: Any,  # fields of `MQSettings`
     ):
         training = dict(progress=False) | (training or {}) | dict(steps=0)
-        super().__init__(horizon, context, steps, batch, 1, training, None, **settings)
+        super().__init__(horizon, context, None, batch, 1, training, None, **settings)
 
     def network(
         self,

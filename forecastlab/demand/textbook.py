@@ -66,6 +66,8 @@ def masked_quantiles(
     levels: ArrayLike,  # (level,)
 ) -> np.ndarray:  # (*batch, level) NaN where the sample is empty
     "Empirical quantiles that ignore NaN."
+    if y.shape[-1] == 0:
+        return np.full((*y.shape[:-1], len(np.asarray(levels))), np.nan, np.float32)
     y = np.sort(y, -1)
     n = np.isfinite(y).sum(-1, keepdims=True)
     at = np.asarray(levels) * (n - 1).clip(0)
