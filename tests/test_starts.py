@@ -161,7 +161,7 @@ def test_an_untrained_network_is_its_start(start):
     same = dict(
         start=start, context=40, forks=13, support="real", levels=(0.1, 0.5, 0.9)
     )
-    network = MQDense(HORIZON, steps=1, training=QUIET | dict(stop=0), **same)
+    network = MQDense(HORIZON, training=QUIET | dict(steps=0), **same)
     found, wanted = (
         q(m.fit(panel).predict(), same["levels"])
         for m in (network, PooledLinear(HORIZON, **same))
@@ -219,9 +219,12 @@ def test_where_training_helps_it_is_taken_as_far_as_it_does(hasty):
 
 def test_half_of_what_was_learned_lies_between_the_start_and_the_end(tmp_path):
     panel = planted(n=20, rows=60)
-    model = MQCNN(steps=5, training=QUIET | dict(lr=1e-2), **ADAPTIVE).fit(panel)
+    untrained, model = (
+        MQCNN(training=QUIET | dict(lr=1e-2, steps=steps), **ADAPTIVE).fit(panel)
+        for steps in (0, 5)
+    )
+    start = untrained.networks[0].state_dict()
     whole = model.networks[0].state_dict()
-    start = model._fresh(0, panel, model._task(panel)).state_dict()
     model.adaptive, model.stop, model.trust = True, 5, 0.5
     half = model.fit_again(panel).networks[0].state_dict()
     for name, value in half.items():

@@ -146,9 +146,7 @@ def equal_weights(
     loss: Mapping[str, float],  # candidate -> loss
     steady: tuple[str, ...],  # candidates that have a share
     bound: float = 2.0,  # times the least loss; who loses more has none
-) -> dict[
-    str, float
-]:  # candidate -> weight above 0; they add up to 1, or none is there
+) -> dict[str, float]:  # candidate -> equal weights; empty where all failed
     "Equal shares for those that did not fail."
     best = max(min(loss.values()), np.finfo(float).tiny)
     names = [n for n in steady if n in loss and loss[n] <= bound * best]
