@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['EXACT', 'Trial', 'try_candidate', 'folds_of', 'cell_losses', 'greedy_weights', 'soft_weights', 'equal_weights',
-           'as_shares', 'averaged_weights', 'lead_of', 'Choice', 'Chooser', 'usable_origins', 'trial_origins',
-           'some_series', 'scorable_origins', 'local_cost', 'curve_of_average', 'correction_of', 'table_of',
-           'choice_note', 'noted_table', 'trial_mark', 'write_trial', 'kept_trial', 'read_trial']
+           'as_shares', 'averaged_weights', 'combined', 'lead_of', 'Choice', 'Chooser', 'usable_origins',
+           'trial_origins', 'some_series', 'scorable_origins', 'local_cost', 'curve_of_average', 'quantiles_of',
+           'tail_shares', 'correction_of', 'table_of', 'choice_note', 'noted_table', 'trial_mark', 'write_trial',
+           'kept_trial', 'read_trial']
 
 # %% ../../nbs/core/72_auto.ipynb #auto-imports
 import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -170,6 +171,33 @@ def averaged_weights(
     mean = {n: sum(p.get(n, 0.0) for p in parts) / len(parts) for n in names}
     return as_shares({n: w for n, w in mean.items() if w >= least})
 
+# %% ../../nbs/core/72_auto.ipynb #combined
+def combined(
+    quantiles: Mapping[str, np.ndarray],  # candidate -> (*batch, level) in order
+    levels: tuple[float, ...],  # (level,) increasing, with the deciles
+    weights: Mapping[str, float],  # candidate -> share
+    tails: Mapping[str, float],  # candidate -> share beyond the outer deciles; or empty
+) -> np.ndarray:  # (*batch, level) float64
+    "The average of quantile functions, level by level, with tails of their own."
+
+    def average(shares, which):
+        return sum(
+            w * quantiles[n][..., which].astype(float) for n, w in shares.items()
+        )
+
+    made = average(weights, slice(None))
+    if not tails:
+        return made
+    at = np.asarray(levels).round(6)
+    low, high = np.searchsorted(at, [DECILES[0], DECILES[-1]])
+    below, above = slice(None, low), slice(high + 1, None)
+    for end, rest in ((low, below), (high, above)):
+        edge = slice(end, end + 1)
+        made[..., rest] = made[..., edge] + (
+            average(tails, rest) - average(tails, edge)
+        )
+    return made
+
 # %% ../../nbs/core/72_auto.ipynb #lead_of
 def lead_of(
     loss: np.ndarray,  # (series,) of the winner
@@ -210,6 +238,8 @@ class Choice:
     lead: float  # share of the best simple method's loss that is saved
     low: float  # lower end of the lead's 90 % interval; NaN with too few series
     high: float  # upper end
+    # candidate -> share beyond the outer deciles; empty: as everywhere
+    tails: dict[str, float] = field(default_factory=dict)
 
     @property
     def sure(self) -> bool:
@@ -352,6 +382,13 @@ class Chooser(Forecaster):
         "Who has a share of the average unless the trials say it failed; here nobody."
         return ()
 
+    def tailed(
+        self,
+        candidates: Mapping[str, Any],  # those that deliver
+    ) -> tuple[str, ...]:  # names
+        "Whose tails were learned from all series together; here nobody's."
+        return ()
+
     def fit(
         self,
         panel: Panel,  # histories, and covariates in their roles
@@ -403,7 +440,8 @@ class Chooser(Forecaster):
         weights = {n: 1 / len(names) for n in names}
         notes = {n: "unchecked" if n in names else "not tried" for n in candidates}
         table = table_of({}, weights, notes, simple)
-        self.choice = Choice(table, weights, "", [], *[float("nan")] * 4)
+        nan = float("nan")
+        self.choice = Choice(table, weights, "", [], nan, nan, nan, nan)
         return self
 
     def _trials(self, panel, candidates, at, rows, begun):
@@ -480,6 +518,8 @@ class Chooser(Forecaster):
             lead = lead_of(own, loss[best]) if best else (np.nan,) * 3
             if not lead[2] < 0:
                 break
+        tails = tail_shares(trials, y, self.levels, weights, self.tailed(weights))
+        average = combined(quantiles_of(trials), self.levels, weights, tails)
         # a loss means nothing where all targets are 0
         size = float(np.nansum(np.abs(y))) or float("nan")
         total = {n: (x / size, trials[n].cpu) for n, x in sums.items()}
@@ -490,6 +530,7 @@ class Chooser(Forecaster):
             [str(panel.calendar[o])[:16] for o in at],
             float(own.sum()) / size,
             *lead,
+            tails,
         )
         self.correction = None
         if self.calibrate:
@@ -525,13 +566,13 @@ class Chooser(Forecaster):
 
     def _predict(self, panel: Panel, h: int, seed: int) -> Forecast:
         assert self.choice is not None
-        total: Tensor | None = None
+        parts = {}
         for name, model in self.members.items():
-            q = model.predict(h, panel, seed=seed).quantile(self.levels).detach()
-            part = self.choice.weights[name] * q.double().cpu()
-            total = part if total is None else total + part
-        assert total is not None
-        curve = curve_of_average(total.float(), self.levels, self.support)
+            q = model.predict(h, panel, seed=seed).quantile(self.levels)
+            parts[name] = q.detach().cpu().numpy()
+        shares = self.choice.weights, self.choice.tails
+        made = torch.from_numpy(combined(parts, self.levels, *shares))
+        curve = curve_of_average(made.float(), self.levels, self.support)
         forecast = Forecast(panel, curve, self.name, self.choice)
         if self.correction is None:
             return forecast
@@ -668,8 +709,43 @@ def curve_of_average(
 ) -> QuantileFunction:
     "The quantile function through averaged quantiles."
     domain = "real" if support == "real" else "nonnegative"
+    if domain == "nonnegative":
+        values = values.clamp(min=0)
     grid = QuantileGrid(levels, values, support=domain).refine(FINE)
     return Counts(grid) if support == "count" else grid
+
+
+def quantiles_of(
+    trials: Mapping[str, Trial],  # by candidate
+) -> dict[str, np.ndarray]:  # candidate -> (series, origin, step, level)
+    "What the candidates forecast in their trials."
+    return {name: trial.quantiles for name, trial in trials.items()}
+
+
+def tail_shares(
+    trials: Mapping[str, Trial],  # by candidate
+    y: np.ndarray,  # (series, origin, step) targets, NaN where there are none
+    levels: tuple[float, ...],  # (level,)
+    weights: Mapping[str, float],  # candidate -> share of the average
+    tailed: tuple[str, ...],  # whose tails were learned from all series
+    worse: float = 1.01,  # times the loss of the plain average that is borne
+) -> dict[str, float]:  # candidate -> share; empty: no shares of their own
+    "Equal shares of the tails, unless the trials say that they lose there."
+    names = [n for n in tailed if n in weights]
+    at = np.asarray(levels)
+    outer = (at < DECILES[0] - 1e-6) | (at > DECILES[-1] + 1e-6)
+    if not names or not outer.any():
+        return {}
+    shares = {n: 1 / len(names) for n in names}
+    plain, own = (
+        cell_losses(
+            y,
+            combined(quantiles_of(trials), levels, weights, tails)[..., outer],
+            at[outer],
+        ).sum()
+        for tails in ({}, shares)
+    )
+    return shares if own <= worse * plain else {}
 
 
 def correction_of(

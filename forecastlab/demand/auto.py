@@ -147,3 +147,10 @@ class AutoForecaster(Chooser):
     ) -> tuple[str, ...]:  # names
         "The learned models and Theta: the best equal shares on the development board."
         return tuple(n for n in (*LEARNED, "AutoTheta") if n in candidates)
+
+    def tailed(
+        self,
+        candidates: Mapping[str, Any],  # those that deliver
+    ) -> tuple[str, ...]:  # names
+        "The linear map and MQ-CNN: quantiles of the errors of all series."
+        return tuple(n for n in ("PooledLinear", "MQCNN") if n in candidates)
