@@ -246,7 +246,7 @@ def test_the_seed_decides_the_losses():
 @pytest.mark.parametrize(
     "wrong",
     [
-        dict(steps=0),
+        dict(steps=-1),
         dict(steps=1.5),
         dict(checkpoint_every=0),
         dict(lr=0.0),
