@@ -513,8 +513,8 @@ class Chooser(Forecaster):
             ways = [averaged_weights(parts), *ways]
             ways = [averaged_weights([*parts, equal]), *ways] if equal else ways
         for weights in ways:
-            average = sum(w * trials[n].quantiles for n, w in weights.items())
-            own = cell_losses(y, average[..., deciles], levels[deciles])
+            average = combined(scored, DECILES, weights, {})
+            own = cell_losses(y, average, levels[deciles])
             lead = lead_of(own, loss[best]) if best else (np.nan,) * 3
             if not lead[2] < 0:
                 break

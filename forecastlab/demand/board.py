@@ -418,8 +418,11 @@ def plot_board(
             at = line + 0.22 * ((len(models) - 1) / 2 - k)
             ratio, low, high = (table[model + end] for end in ("", "_low", "_high"))
             ax.hlines(at, low, high, color=f"C{k}", lw=1.5)
-            mean = geometric_mean(ratio)
-            ax.plot(ratio, at, "o", color=f"C{k}", ms=4, label=f"{model} ({mean:.3f})")
+            there = ratio[np.isfinite(ratio)]
+            words = f"{model} ({geometric_mean(there):.3f}"
+            if len(there) < len(ratio):
+                words += f", {len(there)} of {len(ratio)} sets"
+            ax.plot(ratio, at, "o", color=f"C{k}", ms=4, label=words + ")")
         ax.set_yticks(line, table.index)
         ax.set_ylim(-0.6, len(table) - 0.4)
         ax.set_xlabel("wQL / best simple method in hindsight (geometric mean)")
