@@ -539,6 +539,7 @@ class Numbers:
     unclear: list[str] = field(default_factory=list)  # cells with two readings
     note: str = ""  # what was noticed
     share: float = 1.0  # of the distinct cells that are numbers
+    mark: str = ""  # the decimal mark; "": there is none
 
 
 def read_numbers(
@@ -597,7 +598,12 @@ def read_numbers(
         note = "percent signs dropped"
     filled = max(int((~empty).sum()), 1)
     return Numbers(
-        _spread(values, places, np.nan), odd, unclear, note, good.sum() / filled
+        _spread(values, places, np.nan),
+        odd,
+        unclear,
+        note,
+        good.sum() / filled,
+        own,
     )
 
 
