@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'NOTHING', 'YES', 'NO', 'KINDS', 'COARSE', 'MONTHS', 'Fault', 'refuse_all', 'Opened', 'letters',
-           'shape_of', 'read_text', 'read_frame', 'period_stamps', 'read_workbook', 'open_table', 'distinct',
-           'bare_numbers', 'mark_of', 'Numbers', 'read_numbers', 'days_of', 'Dates', 'order_of', 'read_dates']
+           'shape_of', 'read_text', 'read_frame', 'read_workbook', 'open_table', 'distinct', 'bare_numbers', 'mark_of',
+           'Numbers', 'read_numbers', 'days_of', 'Dates', 'order_of', 'read_dates']
 
 # %% ../../nbs/core/14_tables.ipynb #tables_imports
 import bz2
@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.feather as feather
 from .basics import LabError, named, refuse
-from .packing import as_arrow, parquet_files
+from .packing import as_arrow, parquet_files, period_stamps
 
 # %% ../../nbs/core/14_tables.ipynb #Fault
 @dataclass
@@ -296,16 +296,6 @@ def read_frame(
             column = period_stamps(column)
         columns[n] = _arrow_column(column)
     return Opened(_flat(pa.table(columns)), notes=notes, faults=faults, periods=periods)
-
-
-def period_stamps(
-    column: pd.Series,  # of periods
-) -> pd.Series:  # time stamps
-    "The first day of each period; of a week the last, which names it."
-    week = column.dtype.freq.freqstr.startswith("W")
-    if week:
-        return column.dt.end_time.dt.normalize()
-    return column.dt.to_timestamp()
 
 
 def _arrow_column(column: pd.Series) -> pa.Array:
