@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEPARATORS', 'NOTHING', 'YES', 'NO', 'KINDS', 'COARSE', 'MONTHS', 'Fault', 'refuse_all', 'Opened', 'letters',
-           'shape_of', 'read_text', 'read_frame', 'read_workbook', 'open_table', 'distinct', 'bare_numbers', 'mark_of',
-           'Numbers', 'read_numbers', 'days_of', 'Dates', 'order_of', 'read_dates']
+           'shape_of', 'read_text', 'read_frame', 'read_workbook', 'long_form', 'open_table', 'distinct',
+           'bare_numbers', 'mark_of', 'Numbers', 'read_numbers', 'days_of', 'Dates', 'order_of', 'read_dates']
 
 # %% ../../nbs/core/14_tables.ipynb #tables_imports
 import bz2
@@ -230,7 +230,10 @@ def _names_of(
     return _unique(stripped), False
 
 
-_DATE_LIKE = re.compile(r"^\d{4}[-/.]\d|^\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}")
+_DATE_LIKE = re.compile(
+    r"^\d{4}([-/.])\d{1,2}\1\d|^\d{4}-\d{2}$|^\d{1,2}([-/.])\d{1,2}\2\d{2,4}"
+    r"|^\d{4}-?[WQM]\d{1,2}$|^(?:19|20)\d\d$"
+)
 
 
 def _looks_measured(cell: str) -> bool:
@@ -370,6 +373,27 @@ def read_workbook(
     columns = {n: _arrow_column(body[n]) for n in body}
     return _tidy(Opened(_flat(pa.table(columns)), name, notes))
 
+# %% ../../nbs/core/14_tables.ipynb #long_form
+def long_form(
+    opened: Opened,  # any table
+) -> Opened:  # the same, or turned
+    "A table with a column for each date as one with a row for each."
+    names = opened.table.column_names
+    dated = [n for n in names if _DATE_LIKE.search(n)]
+    others = [n for n in names if n not in dated]
+    if len(dated) < 3 or len(dated) < len(others) or {"date", "value"} & set(others):
+        return opened
+    rows = len(opened.table)
+    at = pa.array(np.tile(np.arange(rows), len(dated)))
+    turned = {n: opened.table[n].take(at) for n in others}
+    turned["date"] = pa.chunked_array([pa.array(np.repeat(dated, rows))])
+    cells = [pc.cast(opened.table[n], pa.string()) for n in dated]
+    turned["value"] = pa.chunked_array([c for cell in cells for c in cell.chunks])
+    table = pa.table(turned)
+    opened.table = table.filter(pc.is_valid(table["value"]))
+    opened.notes.append("one column for each date: read as rows, `date` and `value`")
+    return opened
+
 # %% ../../nbs/core/14_tables.ipynb #open_table
 def open_table(
     # path of a CSV, TSV, semicolon, Excel, parquet or Arrow file (text may be packed),
@@ -378,14 +402,14 @@ def open_table(
 ) -> Opened:
     "Any table, cells as they are. Refuses what is missing, damaged or none."
     if not isinstance(source, (str, os.PathLike)):
-        return read_frame(source)
+        return long_form(read_frame(source))
     path = Path(source)
     if path.is_dir() or (not path.exists() and glob.glob(str(path))):
         return Opened(_flat(_parquet(parquet_files(path))), str(path))
     if not path.is_file():
         refuse("no such file", [path], "Check the path", FileNotFoundError)
     try:
-        return _by_content(path)
+        return long_form(_by_content(path))
     except LabError:
         raise
     except (OSError, EOFError, ValueError, lzma.LZMAError, zipfile.BadZipFile) as e:
@@ -552,6 +576,9 @@ def read_numbers(
             return Numbers(_floats(column))
         except pa.ArrowInvalid:
             pass
+    quick = _quick(column, mark)
+    if quick is not None:
+        return quick
     cells, places = distinct(column)
     lower = cells.str.lower()
     empty = lower.isin(NOTHING)
@@ -595,6 +622,26 @@ def read_numbers(
         good.sum() / filled,
         own,
     )
+
+
+def _quick(column: pa.ChunkedArray, mark: str) -> Numbers | None:
+    "Digits and one mark that can only be the decimal one, read without a look at cells."
+    for sign in (",", "."):
+        plain = rf"^[-+]?\d+(?:[{sign}]\d+)?$"
+        groups = rf"^[-+]?[1-9]\d{{0,2}}[{sign}]\d{{3}}$"
+        if not pc.all(pc.match_substring_regex(column, plain)).as_py():
+            continue
+        marked = pc.match_substring_regex(column, rf"[{sign}]")
+        thousands = pc.match_substring_regex(column, groups)
+        sure = pc.any(pc.and_not(marked, thousands)).as_py() or mark == sign
+        if not sure and pc.any(marked).as_py():
+            return None
+        found = sign if sure else ""
+        if sign == ",":
+            column = pc.replace_substring(column, ",", ".")
+        note = "decimal comma" if found == "," else ""
+        return Numbers(_floats(column), note=note, mark=found)
+    return None
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:
