@@ -1,5 +1,6 @@
-"""Files of one's own: read rightly, or refused with a mend that works; what `look` says;
-what a filled row may hold.
+"""Files of one's own: read rightly, or refused with a mend that works.
+
+What `look` says of them; what a filled row may hold.
 """
 
 import shlex

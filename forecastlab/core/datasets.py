@@ -689,7 +689,7 @@ def read_panel(
     path: Any,
     # column of names; several, as a list or "store,item", are joined; "": one series
     id: str | Iterable[str] = "unique_id",
-    # column of dates, or of integers where freq is one; several (year, month) are joined
+    # column of dates, or of integers where freq is one; several (year, month) are one
     time: str | Iterable[str] = "ds",
     target: str = "y",  # column to forecast
     # pandas offset alias, an integer for counted steps, None infers
@@ -739,13 +739,14 @@ def read_panel(
     )
     if isinstance(path, (str, Path)):
         _check_place(path)
-        if _many_rows(path) and not (repeated or by_date):
+        plain = isinstance(id, str) and isinstance(time, str)
+        if plain and not (repeated or by_date) and _many_rows(path):
             return Panel.from_parquet(
                 path,
                 future=future,
                 static=static,
-                id=id,
-                time=time,
+                id=str(id),
+                time=str(time),
                 target=target,
                 freq=freq,
                 known=known,

@@ -173,9 +173,9 @@ def usual_by_date(
         there = ~hole[rows]
         place = np.searchsorted(words, np.asarray(column[rows])[there])
         count += np.bincount(step[there] * k + place, minlength=n * k)
-    count = count.reshape(n, k)
-    best = count.argmax(1)
-    best[count.sum(1) == 0] = count.sum(0).argmax()
+    table = count.reshape(n, k)
+    best = table.argmax(1)
+    best[table.sum(1) == 0] = table.sum(0).argmax()
     return words[best]
 
 # %% ../../nbs/core/11_filling.ipynb #fill_from_dates

@@ -8,7 +8,6 @@ __all__ = ['ZONES', 'Settings', 'listed', 'columns_meant', 'Calendar', 'calendar
 
 # %% ../../nbs/core/16_reader.ipynb #reader_imports
 import json
-import math
 import os
 import re
 import shlex
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from .basics import one_of, refuse
+from .basics import one_of
 from .packing import canonical_freq
 from .panel import Panel
 from .tables import NOTHING, Fault, Opened, distinct, open_table
@@ -209,7 +208,7 @@ def _one_a_month(month: np.ndarray, day: np.ndarray) -> bool:
     steady = day.max() - day.min() <= 8 or (day >= 20).all()
     step = int(np.gcd.reduce(np.diff(month)))
     full = len(month) / ((month[-1] - month[0]) / step + 1)
-    return steady and full >= 0.6
+    return bool(steady and full >= 0.6)
 
 
 def _mostly(
@@ -312,8 +311,8 @@ def _off_calendar(
     return Fault(what, dates_in_words(stamps[off][:5]), python, command)
 
 # %% ../../nbs/core/16_reader.ipynb #winter_time
-ZONES = ("Europe/Berlin", "Europe/London", "America/New_York", "Europe/Helsinki")
-ZONES += ("Australia/Sydney", "America/Santiago", "Pacific/Auckland", "Asia/Jerusalem")
+ZONES = """Europe/Berlin Europe/London America/New_York Europe/Helsinki
+    Australia/Sydney America/Santiago Pacific/Auckland Asia/Jerusalem""".split()
 
 
 def winter_time(
@@ -714,6 +713,7 @@ class _Rows:
         self.columns: dict[str, Any] = {}  # (row,) numbers, or text as objects
         self.mark = ""  # decimal mark that some column of the file shows
         self.broken: set[str] = set()  # columns that could not be read
+        self.first = 0  # time stamp of step 0
 
     def fault(self, what: str, culprits: Any, python: str, command: str = "") -> None:
         "Add a fault."
@@ -743,18 +743,21 @@ class _Rows:
 
     def grid_at(self, steps: np.ndarray) -> np.ndarray:
         "Time stamps of steps of the calendar."
-        freq, first = self.settings.freq, self.stamps.min() if len(self.stamps) else 0
-        first = getattr(self, "first", first)
+        freq = self.settings.freq
         if isinstance(freq, int):
-            return first + steps * freq
+            return self.first + steps * freq
         last = int(steps.max()) if len(steps) else 0
-        return _grid(first, last + 1, freq)[steps]
+        return _grid(self.first, last + 1, freq)[steps]
+
+
+def _moment(micro: int) -> np.datetime64:
+    "Microseconds since 1970 as a time stamp."
+    return np.asarray([micro], np.int64).astype("datetime64[us]")[0]
 
 
 def _grid(first: int, steps: int, freq: str) -> np.ndarray:
     "(step,) datetime64[us] of a calendar."
-    start = pd.Timestamp(np.datetime64(int(first), "us"))
-    made = pd.date_range(start, periods=steps, freq=freq, unit="us")
+    made = pd.date_range(_moment(first), periods=steps, freq=freq, unit="us")
     return made.to_numpy()
 
 
@@ -950,7 +953,7 @@ def _counted_steps(rows: _Rows) -> bool:
     if s.freq is None:
         s.freq = int(np.gcd.reduce(gaps)) if len(gaps) else 1
         rows.note(f"time is counted in whole numbers, in steps of {s.freq}")
-    rows.first = unique[0]
+    rows.first = int(unique[0])
     off = np.unique(rows.stamps[(rows.stamps - rows.first) % s.freq != 0])
     if len(off):
         rows.fault(
@@ -984,9 +987,8 @@ def _calendar_steps(rows: _Rows, coarse: str) -> bool:
     s.freq = canonical_freq(found.freq)
     moved = found.stamps.astype("datetime64[us]").astype(np.int64)
     rows.stamps = moved[place]
-    rows.first = moved.min()
-    last = pd.Timestamp(np.datetime64(int(moved.max()), "us"))
-    first = pd.Timestamp(np.datetime64(int(rows.first), "us"))
+    rows.first = int(moved.min())
+    first, last = _moment(rows.first), _moment(moved.max())
     grid = pd.date_range(first, last, freq=s.freq, unit="us").asi8
     at = np.searchsorted(grid, moved).clip(max=max(len(grid) - 1, 0))
     if not len(grid) or (grid[at] != moved).any():
@@ -1308,7 +1310,7 @@ def _steps_of(rows: _Rows, found: Any) -> np.ndarray | None:
     on = on_calendar(
         unique.astype("datetime64[us]"), count, str(s.freq), found.coarse, False
     )
-    first = np.datetime64(int(rows.first), "us")
+    first = _moment(rows.first)
     moved = on.stamps.astype("datetime64[us]")
     low, high = min(first, moved.min()), max(first, moved.max())
     grid = pd.date_range(low, high, freq=s.freq, unit="us").to_numpy()
@@ -1689,8 +1691,8 @@ def _finish(rows: _Rows, plan: _Plan | None) -> None:
         series = len(np.unique(plan.series))
         reach = int(plan.step.max()) - int(rows.step.max())
         made.facts["plan"] = (
-            f"{len(plan.step):,} rows of {series:,} series, {reach} steps after the last"
-            f" date ({', '.join(s.known)})"
+            f"{len(plan.step):,} rows of {series:,} series, {reach} steps after the"
+            f" last date ({', '.join(s.known)})"
         )
     static = s.static if isinstance(s.static, (list, tuple)) else []
     made.static = list(static) or None

@@ -469,9 +469,7 @@ def _unpacked(content: bytes, head: bytes) -> bytes:
 # %% ../../nbs/core/14_tables.ipynb #distinct
 def distinct(
     column: pa.ChunkedArray,  # of text
-) -> tuple[
-    pd.Series, np.ndarray
-]:  # cells without blanks around; (row,) place, -1: none
+) -> tuple[pd.Series, np.ndarray]:  # (cell,) trimmed; (row,) place of each, -1: none
     "The distinct cells of a column of text."
     coded = column.combine_chunks().dictionary_encode()
     if isinstance(coded, pa.ChunkedArray):
@@ -487,8 +485,9 @@ def _spread(values: np.ndarray, places: np.ndarray, nothing: Any) -> np.ndarray:
     return np.r_[values, np.array([nothing], values.dtype)][places]
 
 # %% ../../nbs/core/14_tables.ipynb #mark_of
-NOTHING = ("", "na", "n/a", "nan", "null", "none", "nil", "-", "--", "?", "#n/a", "nat")
-NOTHING += ("missing", "k.a.", "#div/0!", "#value!", "inf?")
+NOTHING = tuple(
+    "na n/a nan null none nil nat missing k.a. - -- ? #n/a #div/0! #value!".split()
+) + ("",)
 YES = ("true", "yes", "ja", "oui", "si", "sí", "vrai", "wahr", "t", "y")
 NO = ("false", "no", "nein", "non", "faux", "falsch", "f", "n")
 _CURRENCY = r"(?:[€$£¥₹]|\b(?:EUR|USD|GBP|CHF|JPY|SEK|NOK|DKK|PLN|kr|zł)\b\.?)"
@@ -625,7 +624,7 @@ def read_numbers(
 
 
 def _quick(column: pa.ChunkedArray, mark: str) -> Numbers | None:
-    "Digits and one mark that can only be the decimal one, read without a look at cells."
+    "Digits and one mark that can only be the decimal one, read without a look."
     for sign in (",", "."):
         plain = rf"^[-+]?\d+(?:[{sign}]\d+)?$"
         groups = rf"^[-+]?[1-9]\d{{0,2}}[{sign}]\d{{3}}$"
@@ -652,7 +651,8 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray:
 
 # %% ../../nbs/core/14_tables.ipynb #KINDS
 _TIME = (
-    r"(?:[T ,_]+(?P<H>\d{1,2})[:.h](?P<M>\d{2})(?:[:.](?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
+    r"(?:[T ,_]+(?P<H>\d{1,2})[:.h](?P<M>\d{2})"
+    r"(?:[:.](?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
     r"\s*(?P<p>[AaPp]\.?[Mm]\.?)?)?\s*"
     r"(?P<z>Z|UTC|GMT|CES?T|MES?Z|BST|E[SD]T|C[SD]T|M[SD]T|P[SD]T"
     r"|[+-]\d{2}:?\d{2}|[+-]\d{2})?(?:\[.*\])?"
@@ -663,8 +663,8 @@ KINDS = {
     "day": rf"(?P<y>\d{{4}})([-/. ])(?P<m>\d{{1,2}})\2(?P<d>\d{{1,2}}){_TIME}",
     "compact": r"(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})"
     r"(?:[T ]?(?P<H>\d{2}):?(?P<M>\d{2})(?::?(?P<S>\d{2}))?)?(?P<z>Z)?",
-    "pair": rf"(?P<a>\d{{1,2}})(?P<s>[-/. ])(?P<b>\d{{1,2}})(?P=s)(?P<y>\d{{4}}|\d{{2}})"
-    rf"{_TIME}",
+    "pair": r"(?P<a>\d{1,2})(?P<s>[-/. ])(?P<b>\d{1,2})(?P=s)"
+    rf"(?P<y>\d{{4}}|\d{{2}}){_TIME}",
     "day name": rf"(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[-. ]*{_NAME}[-., ]*"
     rf"(?P<y>\d{{4}}|\d{{2}}){_TIME}",
     "name day": rf"{_NAME}[-. ]+(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?:,\s*|\s+)"
