@@ -288,6 +288,12 @@ MESSY = {
     "periods of quarters": Messy(
         QUARTERS.assign(ds=QUARTERS.ds.dt.to_period("Q")), QUARTERS, "QS-JAN"
     ),
+    "periods in parquet": Messy(
+        packed(MONTHS.assign(ds=MONTHS.ds.dt.to_period("M")), "parquet"),
+        MONTHS,
+        "MS",
+        suffix="parquet",
+    ),
     "Mondays asked as Sundays": Messy(
         csv(MONDAYS), MONDAYS, mend="-p freq W-MON", said=dict(freq="W-SUN")
     ),

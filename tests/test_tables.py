@@ -17,7 +17,8 @@ from forecastlab.core.cli import main
 from forecastlab.core.datasets import read_panel
 from forecastlab.core.reader import Settings, understand
 from forecastlab.core.tables import open_table, read_dates, read_numbers
-from messy_files import MESSY, WEEKS, compared, csv, holes, named, outcome, planned
+from messy_files import MESSY, WEEKS, compared, csv, holes, local, named
+from messy_files import outcome, planned
 
 
 @pytest.mark.parametrize("kind", MESSY)
@@ -261,6 +262,16 @@ def test_a_plan_in_a_file_is_read_like_the_data(tmp_path):
         read_panel(tmp_path / "a.csv", future=late, **said)
     with pytest.raises(LabError, match=r"no column is known ahead.*-p known"):
         read_panel(tmp_path / "a.csv", future=plan, door="command")
+
+
+def test_a_plan_follows_the_clock_of_its_history():
+    # it ends in summer, after an autumn and a spring
+    wall, right = local("Europe/Berlin", "2023-10-01")
+    cut = len(wall) - 100
+    plan = wall[cut:].drop(columns="y").assign(price=1.0)
+    panel = read_panel(wall[:cut].assign(price=2.0), known="price", future=plan)
+    assert panel.ahead.tolist() == [100]
+    assert (panel.to_frame().ds.values == right.ds.values[:cut]).all()
 
 
 def test_a_workbook_is_read_or_refused_in_words(tmp_path):

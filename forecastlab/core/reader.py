@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ZONES', 'Settings', 'listed', 'columns_meant', 'Calendar', 'calendar_of', 'dates_in_words', 'on_calendar',
-           'winter_time', 'Understood', 'guess_roles', 'understand', 'read_rows', 'id_column']
+           'winter_time', 'in_winter', 'Understood', 'guess_roles', 'understand', 'read_rows', 'id_column']
 
 # %% ../../nbs/core/16_reader.ipynb #reader_imports
 import json
@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from .basics import one_of
-from .packing import canonical_freq
+from .basics import one_of, refuse, whole
+from .packing import Roles, canonical_freq
 from .panel import Panel
 from .tables import NOTHING, Fault, Opened, distinct, open_table
 from .tables import read_dates, read_numbers, refuse_all
@@ -53,8 +53,24 @@ class Settings:
         one_of("dates", self.dates, ("", "day", "month"))
         one_of("decimal", self.decimal, ("", ".", ","))
         self.freq = canonical_freq(self.freq)
-        self.known = listed(self.known)
-        self.past = listed(self.past)
+        _check_freq(self.freq)
+        whole("ahead", self.ahead, 0)
+        self.known = listed(self.known, "known")
+        self.past = listed(self.past, "past")
+        self.available = self.available or None
+        if isinstance(self.static, (list, tuple)):
+            self.static = listed(self.static, "static")
+        # what a panel refuses is refused before anything is read
+        Roles(
+            known=self.known,
+            past=self.past,
+            available=self.available,
+            fill=self.fill,
+            align_end=self.align_end,
+            id="|".join(listed(self.id, "id")),
+            time="-".join(listed(self.time, "time")) + "\0",
+            target=self.target,
+        )
 
     @property
     def counted(self) -> bool:
@@ -64,11 +80,24 @@ class Settings:
 
 def listed(
     names: Any,  # one name, or several
+    role: str = "columns",  # what they are, for the error
 ) -> list[str]:
-    "Names of columns as a list."
+    "Names of columns as a list. Refuses what is no text."
     if names is None:
         return []
-    return [names] if isinstance(names, str) else list(names)
+    found = [names] if isinstance(names, str) or not np.iterable(names) else list(names)
+    wrong = [n for n in found if not isinstance(n, str)]
+    if wrong:
+        refuse(f"{role} must be names of columns", wrong, kind=TypeError)
+    return found
+
+
+def _check_freq(freq: Any) -> None:
+    "Refuse steps of no length, and of more than time has."
+    if isinstance(freq, int):
+        whole("freq", freq, 1, 2**53)
+    elif freq is not None and pd.tseries.frequencies.to_offset(freq).n < 1:
+        refuse("a frequency must go forwards", [freq], "Use one such as 'D' or 'W-SUN'")
 
 
 def columns_meant(
@@ -367,10 +396,7 @@ def _explained(
         gone = after.tz_localize(zone, ambiguous=True, nonexistent="NaT")
         if not np.asarray(gone.isna()).all():
             return None
-    winter = min(
-        pd.Timestamp(2023, m, 1, tz=zone).utcoffset().total_seconds() for m in (1, 7)
-    )
-    shift = np.timedelta64(int(winter), "s")
+    shift = _winter_offset(zone)
 
     def told(summer: bool) -> np.ndarray:
         local = index.tz_localize(zone, ambiguous=np.full(len(index), summer))
@@ -378,6 +404,25 @@ def _explained(
         return plain.to_numpy().astype("datetime64[us]") + shift
 
     return told(True), told(False)
+
+# %% ../../nbs/core/16_reader.ipynb #in_winter
+def _winter_offset(zone: str) -> np.timedelta64:
+    "How far a zone's winter is ahead of UTC."
+    offsets = [pd.Timestamp(2023, m, 1, tz=zone).utcoffset() for m in (1, 7)]
+    return np.timedelta64(int(min(offsets).total_seconds()), "s")
+
+
+def in_winter(
+    stamps: np.ndarray,  # (row,) datetime64[us] of a clock on the wall
+    zone: str,  # whose clock it is
+) -> np.ndarray:  # (row,) of the winter
+    "Time stamps of a known zone without the jumps of daylight saving."
+    late = np.zeros(len(stamps), bool)
+    local = pd.DatetimeIndex(stamps).tz_localize(
+        zone, ambiguous=late, nonexistent="shift_forward"
+    )
+    plain = local.tz_convert("UTC").tz_localize(None)
+    return plain.to_numpy().astype("datetime64[us]") + _winter_offset(zone)
 
 # %% ../../nbs/core/16_reader.ipynb #Understood
 @dataclass
@@ -714,6 +759,7 @@ class _Rows:
         self.mark = ""  # decimal mark that some column of the file shows
         self.broken: set[str] = set()  # columns that could not be read
         self.first = 0  # time stamp of step 0
+        self.zone = ""  # zone whose clock was straightened
 
     def fault(self, what: str, culprits: Any, python: str, command: str = "") -> None:
         "Add a fault."
@@ -768,7 +814,7 @@ def read_rows(
     _read_series(rows)
     timed = _read_time(rows)
     _read_columns(rows)
-    if not timed:
+    if not timed or not len(rows.names):
         return
     _gather(rows)
     plan = _take_plan(rows)
@@ -927,6 +973,7 @@ def _straighten(rows: _Rows) -> None:
     told = winter_time(rows.stamps.astype("datetime64[us]"), rows.series)
     if told is not None:
         rows.stamps = told[0].astype(np.int64)
+        rows.zone = told[1]
         rows.note(
             f"the clock jumps with daylight saving (as in {told[1]}): all times are"
             " those of its winter"
@@ -1004,10 +1051,10 @@ def _too_long(rows: _Rows, stamps: np.ndarray) -> bool:
     "Refuse a calendar of dates that can hardly be meant."
     years = stamps.astype("datetime64[Y]").astype(int) + 1970
     middle = int(np.median(years))
-    far = np.abs(years - middle) > 200
+    far = (np.abs(years - middle) > 200) | (years < 1678) | (years > 2261)
     if far.any():
         rows.fault(
-            f"{far.sum():,} dates are centuries away from the others",
+            f"{far.sum():,} dates are centuries away from the others, or from us",
             dates_in_words(stamps[far][:5]),
             "Mend or remove their rows",
         )
@@ -1238,6 +1285,8 @@ def _with_file(rows: _Rows, plan: _Plan | None, source: Any) -> _Plan | None:
         here = f"It has: {', '.join(table.column_names[:12])}"
         rows.fault(f"unknown column in the plan {opened.name}", absent, here)
         return plan
+    if not len(table):
+        return plan
     if not s.known:
         rows.fault(
             "a plan was given, and no column is known ahead",
@@ -1306,6 +1355,8 @@ def _steps_of(rows: _Rows, found: Any) -> np.ndarray | None:
     if np.isnat(stamps).any():
         rows.fault("rows of the plan have no time stamp", [], "Give them one")
         return None
+    if rows.zone and found.utc is None:
+        stamps = in_winter(stamps, rows.zone)
     unique, place, count = np.unique(stamps, return_inverse=True, return_counts=True)
     on = on_calendar(
         unique.astype("datetime64[us]"), count, str(s.freq), found.coarse, False
@@ -1441,11 +1492,34 @@ def _describe_rows(rows: _Rows) -> None:
     others = [f"{n} ({k})" for n, k in kinds.items() if n not in roles]
     if others:
         facts["others"] = ", ".join(others[:12])
-        rows.note(
-            "other columns are not used; known ahead they help: `-p known"
-            f" '{_flow([n for n in kinds if n not in roles][:3])}'` and a plan, or"
-            " `-p past`"
+        _suggest_roles(rows, [n for n in kinds if n not in roles])
+
+
+def _suggest_roles(rows: _Rows, names: list[str]) -> None:
+    "What columns that nobody declared could be used for."
+    fixed = [n for n in names[:12] if _is_fixed(rows, n)]
+    free = [n for n in names[:12] if n not in fixed]
+    words = []
+    if fixed:
+        words.append(f"never change within a series: `-p static '{_flow(fixed)}'`")
+    if free:
+        words.append(
+            f"known ahead, with a plan: `-p known '{_flow(free)}'`; known only"
+            f" afterwards: `-p past '{_flow(free)}'`"
         )
+    rows.note(f"columns that are not used, and could be: {'; '.join(words)}")
+
+
+def _is_fixed(rows: _Rows, name: str) -> bool:
+    "Does a column never change within a series? Most that do show it early."
+    ids, _ = id_column(rows.table, rows.settings.id)
+    for count in (20_000, len(rows.table)):
+        series = _codes(pa.chunked_array([ids.slice(0, count)]))
+        codes = _codes(rows.table[name].slice(0, count))
+        pairs = len(np.unique(series * (codes.max(initial=0) + 1) + codes))
+        if pairs > len(np.unique(series)):
+            return False
+    return True
 
 # %% ../../nbs/core/16_reader.ipynb #_find_holes
 _MOST_FILLED = 100_000_000  # rows

@@ -281,11 +281,11 @@ def read_frame(
 ) -> Opened:
     "A frame as a table. Refuses what is no frame."
     if not isinstance(frame, pd.DataFrame):
-        return Opened(_flat(as_arrow(frame)))
+        return _read_arrow(as_arrow(frame))
     notes, faults, periods = [], [], {}
-    plain = isinstance(frame.index, pd.RangeIndex)
-    if not plain and any(n is not None for n in frame.index.names):
-        frame = frame.reset_index()
+    kept = [n for n in frame.index.names if n is not None and n not in frame]
+    if kept and not isinstance(frame.index, pd.RangeIndex):
+        frame = frame.reset_index(kept)
         notes.append("the index was read as columns")
     names = ["" if n is None else str(n) for n in frame.columns]
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -301,13 +301,26 @@ def read_frame(
     return Opened(_flat(pa.table(columns)), notes=notes, faults=faults, periods=periods)
 
 
+def _read_arrow(table: pa.Table) -> Opened:
+    "An Arrow table, in which pandas may have left periods."
+    periods = {}
+    for i, f in enumerate(table.schema):
+        if isinstance(f.type, pa.BaseExtensionType):
+            column = pd.Series(table.column(i).combine_chunks().to_pandas())
+            if isinstance(column.dtype, pd.PeriodDtype):
+                periods[f.name] = column.dtype.freq.freqstr
+                stamps = period_stamps(column).astype("datetime64[us]")
+                table = table.set_column(i, f.name, pa.array(stamps))
+    return Opened(_flat(table), periods=periods)
+
+
 def _arrow_column(column: pd.Series) -> pa.Array:
     "A column of pandas; what mixes types becomes text."
     try:
         made = pa.Array.from_pandas(column)
-        if not pa.types.is_nested(made.type):
+        if not _is_odd(made.type):
             return made
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+    except (pa.ArrowException, OverflowError, ValueError, TypeError):
         pass
     missing = column.isna().to_numpy()
     words = [None if gone else _cell(v) for v, gone in zip(column, missing)]
@@ -320,18 +333,35 @@ def _cell(value: Any) -> str:
         return str(int(value))
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    return str(value)
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def _is_odd(kind: pa.DataType) -> bool:
+    "Is an Arrow type neither text, number nor time: bytes, lists, intervals ...?"
+    t = pa.types
+    kind = kind.value_type if t.is_dictionary(kind) else kind
+    bytes_like = (t.is_binary, t.is_large_binary, t.is_fixed_size_binary)
+    tests = (t.is_nested, t.is_binary_view, *bytes_like)
+    return isinstance(kind, pa.BaseExtensionType) or any(test(kind) for test in tests)
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    "Text of every Arrow kind as one kind."
+    "Text of every Arrow kind as one kind; what is neither text nor number is text too."
     t = pa.types
     for i, f in enumerate(table.schema):
+        column = table.column(i)
         kind = f.type.value_type if t.is_dictionary(f.type) else f.type
-        if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
-            if f.type != pa.string():
-                column = pc.cast(table.column(i), pa.string())
-                table = table.set_column(i, f.name, column)
+        text = t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind)
+        if _is_odd(f.type):
+            words = [None if c is None else _cell(c) for c in column.to_pylist()]
+            column = pa.chunked_array([pa.array(words, pa.string())])
+        elif text and f.type != pa.string():
+            column = pc.cast(column, pa.string())
+        elif t.is_dictionary(f.type):
+            column = pc.cast(column, kind)
+        else:
+            continue
+        table = table.set_column(i, f.name, column)
     return table
 
 # %% ../../nbs/core/14_tables.ipynb #read_workbook
@@ -405,7 +435,9 @@ def open_table(
         return long_form(read_frame(source))
     path = Path(source)
     if path.is_dir() or (not path.exists() and glob.glob(str(path))):
-        return Opened(_flat(_parquet(parquet_files(path))), str(path))
+        opened = _read_arrow(_parquet(parquet_files(path)))
+        opened.name = str(path)
+        return long_form(opened)
     if not path.is_file():
         refuse("no such file", [path], "Check the path", FileNotFoundError)
     try:
@@ -437,9 +469,13 @@ def _by_content(path: Path) -> Opened:
         head = f.read(8)
     name = path.name
     if head[:4] == b"PAR1" or path.suffix in (".parquet", ".pq"):
-        return Opened(_flat(_parquet(parquet_files(path))), name)
+        opened = _read_arrow(_parquet(parquet_files(path)))
+        opened.name = name
+        return opened
     if head[:6] == b"ARROW1" or head[:4] == b"FEA1":
-        return Opened(_flat(feather.read_table(path)), name)
+        opened = _read_arrow(feather.read_table(path))
+        opened.name = name
+        return opened
     content = path.read_bytes()
     if head[:4] == b"PK\x03\x04":
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
@@ -568,8 +604,8 @@ def read_numbers(
     if t.is_decimal(kind) or t.is_null(kind):
         return Numbers(_floats(column))
     if not t.is_string(kind):
-        cells, _ = distinct(pc.cast(column.slice(0, 1000), pa.string()))
-        return Numbers(np.full(len(column), np.nan), cells.tolist(), share=0.0)
+        some = [str(v) for v in column.slice(0, 5).to_pylist()]
+        return Numbers(np.full(len(column), np.nan), some, share=0.0)
     if not european and mark != ",":
         try:
             return Numbers(_floats(column))
@@ -635,7 +671,7 @@ def _quick(column: pa.ChunkedArray, mark: str) -> Numbers | None:
         sure = pc.any(pc.and_not(marked, thousands)).as_py() or mark == sign
         if not sure and pc.any(marked).as_py():
             return None
-        found = sign if sure else ""
+        found = sign if sure and pc.any(marked).as_py() else ""
         if sign == ",":
             column = pc.replace_substring(column, ",", ".")
         note = "decimal comma" if found == "," else ""
@@ -865,6 +901,9 @@ def read_dates(
 ) -> Dates:
     "Time stamps of any common kind, or integers that count."
     t, kind = pa.types, column.type
+    dated = t.is_timestamp(kind) or t.is_date(kind)
+    if dated and counted:
+        return _no_dates(column, name, [f"values of type {kind}"], counted=True)
     if t.is_timestamp(kind):
         return _typed_stamps(column)
     if t.is_date(kind):
@@ -873,6 +912,8 @@ def read_dates(
         t.is_string(kind) or t.is_integer(kind) or t.is_floating(kind)
     ):
         return _no_dates(column, name, [f"values of type {kind}"])
+    if counted and not (t.is_integer(kind) or t.is_floating(kind) or t.is_string(kind)):
+        return _no_dates(column, name, [f"values of type {kind}"], counted=True)
     if not t.is_string(kind):
         numbers = read_numbers(column).values
         return _from_numbers(numbers, name, counted, calendar)
