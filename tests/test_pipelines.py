@@ -305,7 +305,7 @@ def test_by_default_the_main_job_delivers_the_winner_of_a_competition(tmp_path):
         (dict(id="sku"), "unknown column: sku. The data has"),
         (
             dict(time_column="week"),
-            "unknown time column: week. The file has: sku code, week of",
+            "unknown column: week. The data has: sku code, week of",
         ),
         (dict(known=["on sale", "prise"]), "unknown column: prise"),
         (
@@ -334,9 +334,9 @@ def test_by_default_the_main_job_delivers_the_winner_of_a_competition(tmp_path):
         (dict(refit=-1), "refit must be False, True or a number"),
         (dict(steps=-1), "steps must be a whole number, at least 1, got -1"),
         (dict(model="auto", budget=0.0), "budget must"),
-        (dict(freq="D"), "time stamps are missing: 10-000 at 2023-01-02"),
+        (dict(freq="D"), "1,764 rows are missing .* `-p freq W-SUN`"),
         (dict(freq="fortnight"), "unknown freq 'fortnight'"),
-        (dict(freq="1"), "freq is an integer, but time is of type"),
+        (dict(freq="1"), "are no whole numbers: 2023-01-01"),
         (
             dict(data="online_retial"),
             (
@@ -406,15 +406,15 @@ def damage(df, what):
         (
             "duplicate",
             (
-                r"2 duplicate \(unique_id, ds\) pairs: 10-000 at 2023-02-19, 10-000 at"
-                r" 2023-02-26. Sum or drop"
+                r"2 rows repeat a series and date: 10-000 at 2023-02-19, 10-000 at"
+                r" 2023-02-26. Say what they are: `-p repeated sum`"
             ),
         ),
-        ("infinite", "1 targets are infinite: 10-000 at 2023-01-22"),
-        ("empty", "1 targets are NaN: 10-000 at 2023-01-22. Pass fill"),
-        ("irregular", "1 time stamps are not on the calendar 'W-SUN': 2023-01-23"),
-        ("text", "target column 'units.sold' is of type"),
-        ("dates", "does not hold dates"),
+        ("infinite", "1 values of 'units.sold' are infinite: row 4"),
+        ("empty", "1 values of 'units.sold' are empty: 10-000 at 2023-01-22. Say"),
+        ("irregular", "1 dates are not on the calendar 'W-SUN': 2023-01-23. Add"),
+        ("text", "1 different cells of 'units.sold' are no numbers: many"),
+        ("dates", "1 cells of the time column 'week of' are no dates: soon"),
     ],
 )
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -35,7 +35,7 @@ from .conformal import Correction, Widths, restored
 from .distributions import DECILES, FINE, LEVELS, Counts
 from .distributions import QuantileGrid
 from .distributions import QuantileFunction
-from .features import support_of
+from .features import SUPPORTS, support_of
 from .forecast import Forecast
 from .forecaster import Forecaster, checked_panel, packed
 from .forecaster import observed_series, refuse_unobserved, unpacked
@@ -343,8 +343,11 @@ class Chooser(Forecaster):
         levels: tuple[float, ...] = LEVELS,
         checkpoint: str | PathLike | None = None,  # folder for finished trials
         progress: bool = True,  # show a bar
+        # the target is "real", "nonnegative" or "count"; "auto": as the history says
+        support: str = "auto",
     ):
         self.candidates = dict(candidates or {})
+        self.declared = one_of("support", support, SUPPORTS)
         self.horizon = whole("horizon", horizon)
         self.simple = tuple(simple)
         self.origins = whole("origins", origins)
@@ -402,7 +405,7 @@ class Chooser(Forecaster):
         self.panel = checked_panel(panel)
         refuse_unobserved(panel)
         begun = time.process_time()
-        self.support = support_of(panel)
+        self.support = support_of(panel, self.declared)
         candidates, simple = self.candidates_for(panel)
         if not candidates:
             refuse("there is no candidate to choose from")
@@ -581,7 +584,7 @@ class Chooser(Forecaster):
     def settings(self) -> dict[str, Any]:  # by name, plain values
         "What the chooser was built with, without candidates and places of files."
         names = ("horizon", "origins", "budget", "combine", "calibrate", "most")
-        return {n: getattr(self, n) for n in names}
+        return {n: getattr(self, n) for n in names} | dict(support=self.declared)
 
     def _state(self) -> tuple[dict, dict[str, Tensor]]:
         assert self.choice is not None

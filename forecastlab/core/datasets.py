@@ -30,10 +30,12 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from .basics import atomic, cache_dir, data_dir, embedded_dir, named
 from .basics import refuse, whole
-from .packing import carry_forward
+from .packing import carry_forward, parquet_files
 from .panel import Panel
+from .reader import Settings, understand
 
 # %% ../../nbs/core/80_datasets.ipynb #registry
 @cache
@@ -682,13 +684,17 @@ def tsibble(
 
 # %% ../../nbs/core/80_datasets.ipynb #read_panel
 def read_panel(
-    path: str | Path,  # csv (also packed) or parquet file, folder or glob
-    id: str = "unique_id",  # column of names
-    time: str = "ds",  # column of dates, or of integers where freq is one
+    # path of a CSV (semicolons, tabs, packed ...), Excel, parquet or Arrow file, a
+    # folder or pattern of parquet files, or a frame of pandas, polars or Arrow
+    path: Any,
+    # column of names; several, as a list or "store,item", are joined; "": one series
+    id: str | Iterable[str] = "unique_id",
+    # column of dates, or of integers where freq is one; several (year, month) are one
+    time: str | Iterable[str] = "ds",
     target: str = "y",  # column to forecast
     # pandas offset alias, an integer for counted steps, None infers
     freq: str | int | pd.DateOffset | None = None,
-    future: str | Path | None = None,  # file with the known columns after the history
+    future: Any = None,  # file or frame with the known columns after the history
     *,
     known: str | Iterable[str] = (),  # columns known ahead of time
     past: str | Iterable[str] = (),  # columns known only afterwards
@@ -701,54 +707,79 @@ def read_panel(
     fill: float | str | None = None,
     # extend every series to the panel's last date (needs `fill`)
     align_end: bool = False,
+    # file or frame of columns by date that are known ahead, the same for every series
+    by_date: Any = None,
+    # rows of the same series and date: "" refuses; "sum", "mean", "first", "last"
+    repeated: str = "",
+    dates: str = "",  # what 03/04/2024 begins with: "day" or "month"; "": noticed
+    decimal: str = "",  # the decimal mark: "." or ","; "": noticed
+    ahead: int = 0,  # steps after the history that `by_date` shall reach
+    door: str = "python",  # where a refusal is read: "python" or "command"
+    # told in words what was understood; None: nobody
+    say: Callable[[str], Any] | None = None,
 ) -> Panel:
-    "A panel from your own file. Refuses what `Panel.from_frame` refuses."
-    if isinstance(path, str) and not set(path) & set("/.*") and not Path(path).exists():
-        refuse(
-            f"neither a file nor a data set: {path!r}",
-            mend=_nearest(path),
-            kind=FileNotFoundError,
-        )
-    settings: dict[str, Any] = dict(
-        known=known, past=past, available=available, fill=fill, align_end=align_end
+    "A panel from your own file. Refuses all that is wrong with it at once."
+    settings = Settings(
+        id=id,
+        time=time,
+        target=target,
+        freq=freq,
+        known=known,
+        past=past,
+        static=static if static is not None else (),
+        available=available,
+        fill=fill,
+        align_end=align_end,
+        future=future,
+        by_date=by_date,
+        repeated=repeated,
+        dates=dates,
+        decimal=decimal,
+        ahead=ahead,
     )
-    columns: dict[str, Any] = dict(id=id, time=time, target=target, freq=freq)
-    if ".csv" not in Path(path).name:
-        return Panel.from_parquet(
-            path, future=future, static=static, **columns, **settings
-        )
-    if isinstance(static, (str, Path)):
-        static = read_table(_present(static))
-    return Panel.from_frame(
-        _long_csv(path, time, freq),
-        future=None if future is None else _long_csv(future, time, freq),
-        static=static,
-        **columns,
-        **settings,
+    if isinstance(path, (str, Path)):
+        _check_place(path)
+        plain = isinstance(id, str) and isinstance(time, str)
+        if plain and not (repeated or by_date) and _many_rows(path):
+            return Panel.from_parquet(
+                path,
+                future=future,
+                static=static,
+                id=str(id),
+                time=str(time),
+                target=target,
+                freq=freq,
+                known=known,
+                past=past,
+                available=available,
+                fill=fill,
+                align_end=align_end,
+            )
+    understood = understand(path, settings)
+    if say is not None:
+        say(understood.words())
+    return understood.panel(door)
+
+# %% ../../nbs/core/80_datasets.ipynb #_check_place
+_STREAMED = 20_000_000  # rows of parquet that are packed batch by batch
+
+
+def _check_place(path: str | Path) -> None:
+    "Refuse a word that was meant as the name of a data set, and a path to nothing."
+    if isinstance(path, Path) or set(path) & set("/.*") or Path(path).exists():
+        return
+    refuse(
+        f"neither a file nor a data set: {path!r}",
+        mend=_nearest(path),
+        kind=FileNotFoundError,
     )
 
-# %% ../../nbs/core/80_datasets.ipynb #_long_csv
-def _present(path: str | Path) -> Path:
-    "A path that leads to a file."
-    if not Path(path).exists():
-        refuse("no such file", [path], "Check the path", FileNotFoundError)
-    return Path(path)
 
-
-def _long_csv(path: str | Path, time: str, freq: Any) -> pd.DataFrame:
-    "One CSV with its time column as dates, or as integers where time is counted."
-    frame = read_table(_present(path))
-    if time not in frame:
-        refuse(
-            "unknown time column", [time], f"The file has: {named(frame.columns, 12)}"
-        )
-    if isinstance(freq, int):
-        return frame
-    try:
-        frame[time] = pd.to_datetime(frame[time])
-    except (ValueError, TypeError) as e:
-        refuse(
-            f"the time column {time!r} of {path} does not hold dates",
-            mend=f"Write them as 2024-12-31, or pass freq=1 for counted steps ({e})",
-        )
-    return frame
+def _many_rows(path: str | Path) -> bool:
+    "Are these parquet files with more rows than are read at once?"
+    if not (Path(path).is_dir() or ".parquet" in Path(path).name):
+        return False
+    files = parquet_files(path)
+    if sum(Path(f).stat().st_size for f in files) < _STREAMED:
+        return False
+    return sum(pq.ParquetFile(f).metadata.num_rows for f in files) > _STREAMED

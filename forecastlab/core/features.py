@@ -268,7 +268,8 @@ class Recipe:
         that training never saw.
         """
         self._check(panel)
-        panel = panel.recode(self.categories)
+        columns = [n for r in ROLES for n in self.roles[r]]
+        panel = panel.recode(self.categories, columns)
         texts = [n for r in ROLES for n in self.roles[r] if n in self.categories]
         categories = {n: panel.categories[n] for n in texts}
         static = {n: self._static(n, panel.static[n]) for n in self.roles["static"]}

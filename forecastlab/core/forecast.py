@@ -176,7 +176,7 @@ class Forecast:
         rows = q.reshape(-1, len(asked)).detach().cpu().numpy()
         frame = pd.DataFrame(
             {
-                "unique_id": np.repeat(self.ids, self.horizon),
+                "unique_id": np.repeat(self.panel.names, self.horizon),
                 "ds": self.dates.reshape(-1),
             }
         )

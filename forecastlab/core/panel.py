@@ -64,6 +64,8 @@ class Panel:
     static: dict[str, np.ndarray] = field(default_factory=dict)
     # name -> names behind the codes, code 0 is "<unknown>"
     categories: dict[str, list[str]] = field(default_factory=dict)
+    # were the names whole numbers in the data? Frames then have them so again
+    whole_ids: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,6 +77,11 @@ class Panel:
     def rows(self) -> int:
         "Rows of all series, future rows included."
         return int(self.indptr[-1])
+
+    @property
+    def names(self) -> np.ndarray:  # (series,) text, or int64
+        "The names of the series as the data had them."
+        return self.ids.astype(np.int64) if self.whole_ids else self.ids
 
     @property
     def last(self) -> np.ndarray:  # (series,)
@@ -170,19 +177,27 @@ class Panel:
     def recode(
         self,
         categories: dict[str, list[str]],  # of another panel, such as the training's
+        numbers: Iterable[str] = (),  # columns that are numbers there
     ) -> "Panel":
         """The panel with codes that follow the `categories` of another one.
 
         Names that are not among them become `<unknown>`, with a warning. Refuses a
-        column that is text there and numbers here.
+        column that is text in one of the two and numbers in the other.
         """
+        worded = [n for n in numbers if n in self.categories and n not in categories]
+        if worded:
+            refuse(
+                "columns were numbers in training and are text now",
+                worded,
+                "Give both the same types; a decimal comma makes text of a price",
+            )
         roles = {r: dict(getattr(self, r)) for r in ("known", "past", "static")}
         names = [n for columns in roles.values() for n in columns if n in categories]
-        numbers = [n for n in names if n not in self.categories]
-        if numbers:
+        bare = [n for n in names if n not in self.categories]
+        if bare:
             refuse(
                 "columns were text in training and are numbers now",
-                numbers,
+                bare,
                 "Give both the same types",
             )
         for columns in roles.values():
@@ -206,7 +221,7 @@ class Panel:
         at = ranges(self.indptr[:-1], self.length)
         step = ranges(self.start, self.length)
         frame = {
-            "unique_id": self.ids[series],
+            "unique_id": self.names[series],
             "ds": self.calendar[step],
             "y": self.y[at],
         }
@@ -528,6 +543,7 @@ def write_panel(
         "static": list(panel.static),
         "categories": panel.categories,
         "ids": panel.ids.tolist(),
+        "whole_ids": panel.whole_ids,
         "source": source,
     }
     (folder / "panel.json").write_text(json.dumps(note))
@@ -582,6 +598,7 @@ def _opened(note: dict, folder: Path) -> Panel:
         y=mapped("y.npy"),
         **roles,
         categories=note["categories"],
+        whole_ids=note.get("whole_ids", False),
     )
 
 # %% ../../nbs/core/10_panel.ipynb #checked_panel

@@ -88,6 +88,8 @@ class AutoForecaster(Chooser):
         seed: int = 0,  # of the models that are trained
         checkpoint: str | PathLike | None = None,  # folder for finished trials
         progress: bool = True,  # show a bar
+        # the target is "real", "nonnegative" or "count"; "auto": as the history says
+        support: str = "auto",
     ):
         super().__init__(
             None,
@@ -99,6 +101,7 @@ class AutoForecaster(Chooser):
             most=most,
             checkpoint=checkpoint,
             progress=progress,
+            support=support,
         )
         self.season = None if season is None else whole("season", season)
         if isinstance(models, str):
@@ -129,7 +132,9 @@ class AutoForecaster(Chooser):
             board["BoostedTrees"] = BoostedTrees(self.horizon, season, seed=self.seed)
         if "MQCNN" in self.models:
             quiet = dict(progress=False, seed=self.seed)
-            board["MQCNN"] = MQCNN(self.horizon, season=season, training=quiet)
+            board["MQCNN"] = MQCNN(
+                self.horizon, season=season, support=self.declared, training=quiet
+            )
         return board | dict(AutoETS=last), simple
 
     def trusted(

@@ -366,7 +366,8 @@ class BoostedTrees(Forecaster):
 
     def _predict(self, panel: Panel, h: int, seed: int) -> Forecast:
         known_to_the_end(panel, h, list(panel.known))
-        panel = panel.recode(self._categories)
+        columns = [*panel.known, *panel.past, *panel.static]
+        panel = panel.recode(self._categories, columns)
         samples = latest_samples(panel, h)
         table = table_of(panel, samples, self._season(panel))
         missing = [c for c in self._columns if c not in table.columns]
