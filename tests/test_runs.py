@@ -138,6 +138,36 @@ def test_values_reach_the_notebook_as_they_are(tmp_path):
     assert found["metrics"] == given | read_as
 
 
+FEW = """\
+as_declared(globals())
+record(out, levels=levels, steps=steps)"""
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        (dict(levels="[.1, 1e-3]", steps="5"), {"levels": [0.1, 0.001], "steps": 5}),
+        (dict(levels="low", steps=1), "levels='low' is not list[float]"),
+        (dict(levels=[0.1], steps=2.5), "steps=2.5 is not int"),
+    ],
+)
+def test_a_notebook_checks_its_parameters_under_plain_papermill(tmp_path, given, told):
+    from papermill import PapermillExecutionError, execute_notebook
+
+    imports = "from forecastlab.core.parameters import as_declared\n"
+    imports += "from forecastlab.core.runs import record\n"
+    declared = 'out: str = ""\nlevels: list[float] = [.5]\nsteps: int = 3'
+    nb = notebook(tmp_path / "few.ipynb", imports + FEW, declared=declared)
+    words = dict(kernel_name="python3", language="python", progress_bar=False)
+    out = dict(out=str(tmp_path), **given)
+    if isinstance(told, dict):
+        execute_notebook(nb, tmp_path / "done.ipynb", out, **words)
+        assert load_json(tmp_path / "metrics.json") == told
+    else:
+        with pytest.raises(PapermillExecutionError, match=re.escape(told)):
+            execute_notebook(nb, tmp_path / "done.ipynb", out, **words)
+
+
 @pytest.mark.parametrize(
     "given, message",
     [
