@@ -24,10 +24,10 @@ from .basics import LabError, named, number, one_of, refuse
 from .basics import read_tensors, whole, write_tensors, yes_or_no
 from .conformal import Correction, Widths, restored
 from .distributions import DECILES, FINE, LEVELS, Counts
-from .distributions import QuantileGrid
+from .distributions import QuantileGrid, check_levels
 from .distributions import QuantileFunction
 from .features import support_of
-from .forecast import Forecast
+from .forecast import Forecast, listed
 from .forecaster import Forecaster, checked_panel, packed
 from .forecaster import refuse_unobserved, unpacked
 from .metrics import pinball
@@ -280,15 +280,21 @@ class Chooser(Forecaster):
         checkpoint: str | PathLike | None = None,  # folder for finished trials
         progress: bool = True,  # show a bar
     ):
+        if not isinstance(candidates, Mapping | None):
+            refuse(
+                f"candidates must be named, got {candidates!r:.80}",
+                mend='Write {"naive": SeasonalNaive(8)}',
+                kind=TypeError,
+            )
         self.candidates = dict(candidates or {})
         self.horizon = whole("horizon", horizon)
-        self.simple = tuple(simple)
+        self.simple = tuple(listed("simple", simple, '("naive",)'))
         self.origins = whole("origins", origins)
         self.budget = number("budget", budget, 0, ends="(]")
         self.combine = one_of("combine", combine, ("average", "best"))
         self.calibrate = yes_or_no("calibrate", calibrate)
         self.most = whole("most", most)
-        self.levels = tuple(levels)
+        self.levels = tuple(check_levels(levels, increasing=True).tolist())
         self.checkpoint = checkpoint
         self.progress = yes_or_no("progress", progress)
         self.members: dict[str, Forecaster] = {}

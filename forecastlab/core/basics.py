@@ -168,7 +168,10 @@ def number(
     "A setting that must be a finite number in a range. Refuses everything else."
     fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if fits:
-        x = float(value)
+        try:
+            x = float(value)
+        except OverflowError:
+            x = math.inf
         above = x >= low if ends[0] == "[" else x > low
         below = x <= high if ends[1] == "]" else x < high
         if above and below and math.isfinite(x):

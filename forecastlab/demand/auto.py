@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from ..core.auto import Chooser
 from ..core.basics import one_of, whole
+from ..core.forecast import listed
 from ..core.forecaster import Forecaster
 from ..core.frequency import recent_of, season_for
 from ..core.panel import Panel
@@ -101,7 +102,7 @@ class AutoForecaster(Chooser):
             progress=progress,
         )
         self.season = None if season is None else whole("season", season)
-        for model in models:
+        for model in listed("models", models, '("MQCNN",)'):
             one_of("model", model, LEARNED)
         self.models = tuple(models)
         self.seed = whole("seed", seed, 0)

@@ -374,7 +374,16 @@ class LaunchForecaster(Forecaster):
         self.since = whole("since", self.since, 0)
         self.holdout = number("holdout", self.holdout, 0, 1, "()")
         if self.size is not None:
-            self.size = {str(k): float(v) for k, v in self.size.items()}
+            if not isinstance(self.size, Mapping):
+                refuse(
+                    f"size must name expected sales, got {self.size!r:.80}",
+                    mend="Write {'mug': 120.0}",
+                    kind=TypeError,
+                )
+            self.size = {
+                str(k): number(f"the size of {k}", v, 0, ends="(]")
+                for k, v in self.size.items()
+            }
         self.levels = tuple(check_levels(self.levels, increasing=True).tolist())
         self.catalogue: Catalogue | None = None  # once fitted
         self.chosen: dict[str, Any] = {}  # neighbours and shrink, once fitted
