@@ -358,6 +358,18 @@ def as_json(
     "One line of JSON; NumPy's numbers and arrays become plain ones."
     return json.dumps(note, default=lambda x: x.tolist(), sort_keys=ordered)
 
+# %% ../../nbs/core/00_basics.ipynb #in_order
+def _in_order(data: bytes) -> bytes:
+    "A safetensors file whose notes stand in the order of their names."
+    end = 8 + int.from_bytes(data[:8], "little")
+    head = json.loads(data[8:end])
+    notes = head.pop("__metadata__", {})
+    head = dict(__metadata__=dict(sorted(notes.items()))) | head
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    # tensors begin at a multiple of eight bytes
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
 # %% ../../nbs/core/00_basics.ipynb #write_tensors
 def write_tensors(
     path: str | os.PathLike,  # file to appear
@@ -378,7 +390,7 @@ def write_tensors(
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     # a reader finds names in the order in which they were written
     words = as_json(note, ordered=False)
-    data = save(ready, {"forecastlab": words, "sha256": _digest(ready, words)})
+    data = _in_order(save(ready, dict(forecastlab=words, sha256=_digest(ready, words))))
     with atomic(path) as tmp:
         tmp.write_bytes(data)
 
