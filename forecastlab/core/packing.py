@@ -534,8 +534,7 @@ def _refuse_emptiness(
 ) -> None:
     "Refuse a grid that would be nearly empty, before it takes memory."
     rows = int((end - start + 1).sum())
-    wide = len(calendar) > _MOST + 100 * len(steps)
-    if not wide and not (fill is None and rows > _MOST + 2 * seen):
+    if rows <= _MOST + (2 if fill is None else 100) * seen:
         return
     gap = np.flatnonzero(np.diff(steps) > 1)
     at = steps[gap[0]] + 1 if len(gap) else start[np.argmax(end - start)] + 1
