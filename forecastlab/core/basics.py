@@ -129,15 +129,17 @@ def whole(
     name: str,  # of the setting
     value: Any,  # as it was given; NumPy's integers count too
     least: int = 1,  # smallest value allowed
-    most: float = math.inf,  # largest value allowed
+    most: float = 2**53,  # largest value allowed; beyond 2**53 nothing counts exactly
 ) -> int:  # the same number
     "A setting that must be a whole number. Refuses everything else."
     fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if fits and least <= int(value) <= most:
         return int(value)
-    bound = f"at least {least}" if most == math.inf else f"{least} to {most}"
+    bound = f"{least} to {most}"
+    if most == 2**53 and not (fits and value > most):
+        bound = f"at least {least}"
     kind = ValueError if fits else TypeError
-    refuse(f"{name} must be a whole number, {bound}, got {value!r}", kind=kind)
+    refuse(f"{name} must be a whole number, {bound}, got {value!r:.80}", kind=kind)
 
 
 def whole_numbers(

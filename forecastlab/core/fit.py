@@ -67,7 +67,7 @@ class Training:
         for name in ("steps", "validate_every", "patience"):
             whole(name, getattr(self, name), 0, MOST)
         whole("devices", self.devices, 1, 4096)
-        whole("seed", self.seed, 0, 2**32 - 1)
+        whole("seed", self.seed, 0, 2**33)
         number("lr", self.lr, 0, ends="(]")
         self._check_rates()
         for name in ("weight_decay", "clip"):

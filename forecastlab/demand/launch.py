@@ -373,8 +373,15 @@ class LaunchForecaster(Forecaster):
         self.shrink = tuple(number("shrink", share, 0, 1) for share in shares)
         self.since = whole("since", self.since, 0)
         self.holdout = number("holdout", self.holdout, 0, 1, "()")
+        if self.similar is not None and not hasattr(self.similar, "score"):
+            refuse(
+                f"similar must have a method `score`, got {self.similar!r:.80}",
+                mend="See `Scorer`",
+                kind=TypeError,
+            )
         if self.size is not None:
-            if not isinstance(self.size, Mapping):
+            # a frame's column is as good as a dict
+            if not hasattr(self.size, "items"):
                 refuse(
                     f"size must name expected sales, got {self.size!r:.80}",
                     mend="Write {'mug': 120.0}",
