@@ -315,6 +315,17 @@ def _loader():
     import yaml
 
     class Loader(yaml.BaseLoader):
+        depth = 0
+
+        def compose_node(self, parent, index):
+            # at once: PyYAML takes minutes over a hundred thousand brackets
+            if self.depth > _DEEPEST:
+                raise yaml.YAMLError("It is nested too deeply")
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
         def resolve(self, kind, value, implicit):
             if kind is not yaml.ScalarNode:
                 return kind.id
