@@ -641,3 +641,20 @@ def test_other_frames_get_the_same_words(make):
         df, arguments, error, message = FRAMES[n]
         with pytest.raises(error, match=message):
             Panel.from_frame(make(df.reset_index(drop=True)), **arguments)
+
+
+@pytest.mark.parametrize(
+    "ds, freq, fill, message",
+    [
+        ([0, 1, 2 * 10**9], 1, None, r"1,999,999,998 time stamps are missing: a at 2 "),
+        ([0, 1, 2 * 10**9], 1, 0, r"a at 2 and on. Look for a mistyped time"),
+        ([-(2**62), 1, 2**62], 1, 0, r"integer times lie too far apart"),
+        (["1990-01-01", "1990-01-02", "2050-01-01"], "s", 0, r"1,893,456,000 steps of"),
+        (["1990-01-01", "1990-01-02", "2050-01-01"], "us", None, r"a mistyped date"),
+    ],
+)
+def test_a_mistyped_time_is_named_before_it_takes_the_memory(ds, freq, fill, message):
+    ds = ds if isinstance(freq, int) else pd.to_datetime(ds)
+    df = pd.DataFrame(dict(unique_id="a", ds=ds, y=1.0))
+    with pytest.raises(LabError, match=message):
+        Panel.from_frame(df, freq=freq, fill=fill)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import toys
+from forecastlab.core.basics import LabError
 from forecastlab.core.fit import Training, fit, rate
 from tiny_task import draw, loss, net
 
@@ -248,6 +249,13 @@ def test_the_seed_decides_the_losses():
     [
         dict(steps=-1),
         dict(steps=1.5),
+        dict(lr="1e-3"),
+        dict(lr=10**400),
+        dict(clip=None),
+        dict(rates=None),
+        dict(rates={1: 0.1}),
+        dict(seed=2**70),
+        dict(accelerator="quantum"),
         dict(checkpoint_every=0),
         dict(lr=0.0),
         dict(average=2.0),
@@ -258,6 +266,32 @@ def test_the_seed_decides_the_losses():
 def test_settings_that_cannot_train_are_refused(wrong):
     with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
         Training(**wrong)
+
+
+def test_a_peak_without_end_is_refused_by_its_name():
+    with pytest.raises(LabError, match="rate of 'encoder' must be a number above 0"):
+        Training(rates={"encoder": float("inf")})
+
+
+def test_a_machine_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(LabError, match='cannot train so.*accelerator="cpu" always'):
+        fit(net(0.0), draw, loss, Training(steps=1, progress=False, accelerator="cuda"))
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_a_model_comes_back_in_its_own_kind_of_number(precision):
+    kinds = []
+
+    def score(model):
+        kinds.append(next(model.parameters()).dtype)
+        return 1.0
+
+    model = net(0.0)
+    training = Training(steps=2, validate_every=1, precision=precision, **QUIET)
+    fit(model, draw, loss, training, validate=score)
+    assert {p.dtype for p in model.parameters()} == {*kinds} == {torch.float32}
 
 
 def test_early_stopping_without_a_score_is_refused():

@@ -245,8 +245,16 @@ def test_a_planted_notebook_tool_is_found(line):
 
 
 def unlike_a_pipeline(nb):
-    "A pipeline has one cell of parameters, which the formatter leaves alone."
+    """A pipeline has one cell of parameters, which the formatter leaves alone.
+
+    The next thing it does is to check their types, however it is run.
+    """
     wrong, tagged = [], [c for c in code(nb) if declares(c)]
+    after = [source(c) for c in code(nb)][
+        1 + [*map(declares, code(nb)), True].index(True) :
+    ]
+    if not after or not after[0].startswith("as_declared(globals())\n"):
+        wrong.append(f"{where(nb)}: call as_declared(globals()) below the parameters")
     if len(tagged) != 1:
         wrong.append(f"{where(nb)}: {len(tagged)} cells tagged `parameters`, not one")
     if not all(source(c).startswith("# fmt: off\n") for c in tagged):
@@ -262,12 +270,14 @@ def test_each_pipeline_has_one_parameters_cell_and_defines_no_module():
 
 
 DECLARED = "# fmt: off\nseed: int = 0  # Of all draws\nout: str = ''  # Run folder"
+CHECKED = cell("as_declared(globals())\nseed += 1")
 
 
 @pytest.mark.parametrize(
     "cells, fault",
     [
-        ([cell(DECLARED, tags=["parameters"])], None),
+        ([cell(DECLARED, tags=["parameters"]), CHECKED], None),
+        ([cell(DECLARED, tags=["parameters"])], "as_declared"),
         ([cell(DECLARED)], "0 cells"),
         ([cell(DECLARED, tags=["parameters"])] * 2, "2 cells"),
         ([cell("seed: int = 0  # Of draws", tags=["parameters"])], "fmt: off"),

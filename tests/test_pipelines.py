@@ -503,6 +503,11 @@ def test_every_pipeline_declares_what_it_takes(name):
             {"tasks", "naive", "naive_cpu_seconds"},
         ),
         (
+            "bench_kills",
+            dict(kills=3, trained=False),
+            {"kills", "told", "tried", "never_began"},
+        ),
+        (
             "bench_tests",
             dict(command=f"{sys.executable} -c 'print(\"3 passed\")'", setup=""),
             {"minutes", "exit_code", "passed"},

@@ -3,7 +3,9 @@
 Strict parameters, folders that tell the truth, killed processes, full disks.
 """
 
+import contextlib
 import errno
+import io
 import json
 import os
 import re
@@ -19,7 +21,9 @@ import pytest
 pytest.importorskip("papermill", reason="papermill is in the `run` extra")
 
 from forecastlab.core import basics, runs
-from forecastlab.core.runs import RunFailed, load_json, locked, read, run, save_json
+from forecastlab.core.basics import LabError
+from forecastlab.core.runs import Echo, RunFailed, load_json, locked, read, run
+from forecastlab.core.runs import save_json
 from forecastlab.core.sweep import folders, job_folder, plan, sweep, table
 from toys import COUNT, alive, notebook, start, until
 
@@ -136,6 +140,36 @@ def test_values_reach_the_notebook_as_they_are(tmp_path):
     found = read(run(nb, given, out=tmp_path / "a {b} c", terminal=None))
     read_as = {"levels": [0.1, 1.0], "limit": None, "flag": False}
     assert found["metrics"] == given | read_as
+
+
+FEW = """\
+as_declared(globals())
+record(out, levels=levels, steps=steps)"""
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        (dict(levels="[.1, 1e-3]", steps="5"), {"levels": [0.1, 0.001], "steps": 5}),
+        (dict(levels="low", steps=1), "levels='low' is not list[float]"),
+        (dict(levels=[0.1], steps=2.5), "steps=2.5 is not int"),
+    ],
+)
+def test_a_notebook_checks_its_parameters_under_plain_papermill(tmp_path, given, told):
+    from papermill import PapermillExecutionError, execute_notebook
+
+    imports = "from forecastlab.core.parameters import as_declared\n"
+    imports += "from forecastlab.core.runs import record\n"
+    declared = 'out: str = ""\nlevels: list[float] = [.5]\nsteps: int = 3'
+    nb = notebook(tmp_path / "few.ipynb", imports + FEW, declared=declared)
+    words = dict(kernel_name="python3", language="python", progress_bar=False)
+    out = dict(out=str(tmp_path), **given)
+    if isinstance(told, dict):
+        execute_notebook(nb, tmp_path / "done.ipynb", out, **words)
+        assert load_json(tmp_path / "metrics.json") == told
+    else:
+        with pytest.raises(PapermillExecutionError, match=re.escape(told)):
+            execute_notebook(nb, tmp_path / "done.ipynb", out, **words)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +398,7 @@ def test_a_full_disk_at_the_start_leaves_nothing(toy, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(basics.os, "replace", full)
-    told = "could not write .*parameters.json: No space left on device. Free some space"
+    told = "could not write .*status.json: No space left on device. Free some space"
     with pytest.raises(OSError, match=told):
         run(toy, out=tmp_path / "run", terminal=None)
     assert names(tmp_path) == ["10_toy.ipynb"]
@@ -391,6 +425,209 @@ def test_a_full_disk_in_the_middle_leaves_whole_files_and_a_run_to_resume(
         json.loads(file.read_text())
     assert read(here)["status"] in ("failed", "killed")
     assert read(run(toy, out=here, resume=True, terminal=None))["status"] == "done"
+
+
+def test_a_read_only_disk_is_named_and_its_message_is_not_hidden(
+    toy, tmp_path, monkeypatch
+):
+    def read_only(*a, **k):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(basics.os, "replace", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(LabError, match="could not write .*status.json: Read-only file"):
+        run(toy, out=tmp_path / "run", terminal=None)
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    for where in (dict(out=tmp_path / "other" / "run"), dict(runs=tmp_path / "runs")):
+        path = str(next(iter(where.values())))
+        with pytest.raises(LabError, match=f"{path}.*: Read-only file system"):
+            run(toy, **where, terminal=None)
+
+
+class FullDevice(io.StringIO):
+    "What a full disk, or a terminal that was closed, does to a stream."
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_or_a_terminal_that_takes_no_more_ends_no_run():
+    echo = Echo(FullDevice(), FullDevice())
+    echo.write("step 1\rstep 2\nover")
+    echo.say("done")
+
+
+def test_a_notebook_s_own_error_is_told_where_the_status_cannot_be_written(
+    tmp_path, monkeypatch
+):
+    nb = notebook(tmp_path / "toy.ipynb", "raise KeyError('price')")
+    real, here = os.replace, tmp_path / "run"
+
+    def full_at_the_end(a, b):
+        if Path(b).name == "status.json" and (here / "notebook.html").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(a, b)
+
+    monkeypatch.setattr(basics.os, "replace", full_at_the_end)
+    with pytest.raises(RunFailed, match="KeyError: 'price'"):
+        run(nb, out=here, terminal=None)
+    monkeypatch.undo()
+    assert read(here)["status"] == "killed"
+
+
+# --- kills, races and whatever else a folder may hold
+
+
+class Kernelless:
+    "papermill without a kernel: what it reads, tells and writes, in milliseconds."
+
+    def __call__(self, nb, target, on_cell_start, **settings):
+        from papermill.iorw import write_ipynb
+
+        on_cell_start(nb.cells[-1], len(nb.cells) - 1)
+        values = next(c.source for c in nb.cells if "out = " in c.source)
+        names = {}
+        exec(values, names)
+        with basics.atomic(Path(names["out"]) / "artifacts" / "steps.txt") as tmp:
+            tmp.write_text(str(names["steps"]))
+        runs.record(names["out"], steps=names["steps"])
+        write_ipynb(nb, target)
+
+
+TOUCHING = {"open", "os.mkdir", "os.rename", "os.remove", "os.truncate", "os.utime"}
+
+
+def killed_at(step, folder, work):
+    "Do some work in a process that is killed when it touches a folder once more."
+    child = os.fork()
+    if child == 0:
+        left = [step]
+
+        def hook(event, args):
+            if event in TOUCHING and str(folder) in str(args):
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        with contextlib.suppress(BaseException):
+            work()
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.parametrize("again, stride", [(False, 1), (True, 5)])
+def test_a_kill_at_any_touch_of_the_folder_leaves_a_run_that_goes_on(
+    toy, tmp_path, monkeypatch, again, stride
+):
+    import nbconvert
+    import papermill
+
+    monkeypatch.setattr(papermill, "execute_notebook", Kernelless())
+    monkeypatch.setattr(nbconvert, "HTMLExporter", None)
+    go = lambda here, **how: run(toy, {"steps": 5}, out=here, terminal=None, **how)
+    # all that is imported on the way is imported now
+    want = read(go(tmp_path / "whole"))
+    seen, step, died = set(), 0, True
+    while died:
+        here = tmp_path / f"{step}"
+        if again:
+            save_json(here / "status.json", dict(name="toy", status="failed"))
+            save_json(here / "parameters.json", want["parameters"])
+        died = killed_at(step, here, lambda: go(here, resume=again))
+        found = read(here)["status"]
+        seen.add(found)
+        assert list(table(here).status) == ([] if found == "none" else [found])
+        if found == "none":
+            # as if there was nothing: with and without the word
+            go(here, resume=bool(step % 2))
+        elif found != "done":
+            run(toy, out=here, resume=True, terminal=None)
+        ended = read(here)
+        for key in ("parameters", "metrics"):
+            assert ended[key] == want[key]
+        assert ended["status"] == "done"
+        assert names(here / "artifacts") == ["steps.txt"]
+        assert not [n for n in names(here) if n.endswith(".tmp")]
+        step += stride
+    assert seen == {"failed" if again else "none", "killed", "done"}
+
+
+def test_the_loser_of_a_race_is_told_who_won(toy, tmp_path):
+    here = tmp_path / "run"
+    here.mkdir()
+    (here / ".status.json.77.tmp").touch()
+    (here / ".parameters.json.77.tmp").touch()
+    with locked(here):
+        with pytest.raises(RuntimeError, match=f"in use: process {os.getpid()}"):
+            run(toy, out=here, terminal=None)
+
+
+def test_who_waited_for_the_lock_of_a_folder_that_is_gone_gets_a_new_one(tmp_path):
+    import shutil
+
+    here, got = tmp_path / "run", []
+
+    def wait():
+        with locked(here, patience=20):
+            got.append((here / ".lock").exists())
+
+    with locked(here):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(0.1)
+        shutil.rmtree(here)
+    waiting.join(20)
+    assert got == [True]
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {},
+        dict(pid="x", host=3, attempt="two", kernel="k", cell=[], seconds="long"),
+        dict(kernel=[1], attempt=None, error=None, parameters=[]),
+    ],
+)
+def test_a_status_of_other_fields_is_a_run_to_resume(toy, tmp_path, status):
+    folder = tmp_path / "runs" / "toy" / "a"
+    save_json(folder / "status.json", dict(status="running") | status)
+    save_json(folder / "parameters.json", {"seed": 0, "steps": 1, "wait": 0.0})
+    assert list(table(tmp_path / "runs").status) == ["killed"]
+    with pytest.raises(FileExistsError, match="is killed.*--resume"):
+        run(toy, out=folder, terminal=None)
+    with locked(folder):
+        with pytest.raises(RuntimeError, match="is in use"):
+            run(toy, out=folder, resume=True, terminal=None)
+    assert read(run(toy, out=folder, resume=True, terminal=None))["status"] == "done"
+
+
+def test_a_run_without_parameters_goes_on(tmp_path):
+    nb = notebook(tmp_path / "toy.ipynb", "1/0", declared="out: str = ''")
+    with pytest.raises(RunFailed):
+        run(nb, out=tmp_path / "run", terminal=None)
+    with pytest.raises(RunFailed, match="ZeroDivision"):
+        run(nb, out=tmp_path / "run", resume=True, terminal=None)
+
+
+HELPER = """
+import subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+Path(out, "worker").write_text(str(worker.pid))
+"""
+
+
+def test_resume_ends_what_the_killed_notebook_had_started(tmp_path):
+    nb = notebook(tmp_path / "toy.ipynb", COUNT.replace("here =", HELPER + "here =", 1))
+    here = tmp_path / "run"
+    runner = start("run", nb, *"-p steps 1 -p wait 1 --out".split(), here)
+    until(lambda: (here / "worker").exists() and (here / "worker").read_text())
+    worker = int((here / "worker").read_text())
+    runner.kill()
+    runner.wait()
+    assert alive(worker)
+    run(nb, out=here, resume=True, terminal=None)
+    assert not alive(worker)
 
 
 def test_a_kernel_that_does_not_start_is_tried_once_more(toy, tmp_path, monkeypatch):

@@ -33,10 +33,10 @@ from forecastlab.core.basics import (
 )
 from .conformal import Correction, Widths, restored
 from .distributions import DECILES, FINE, LEVELS, Counts
-from .distributions import QuantileGrid
+from .distributions import QuantileGrid, check_levels
 from .distributions import QuantileFunction
 from .features import SUPPORTS, support_of
-from .forecast import Forecast
+from .forecast import Forecast, listed
 from .forecaster import Forecaster, checked_panel, packed
 from .forecaster import observed_series, refuse_unobserved, unpacked
 from .metrics import pinball
@@ -346,16 +346,22 @@ class Chooser(Forecaster):
         # the target is "real", "nonnegative" or "count"; "auto": as the history says
         support: str = "auto",
     ):
+        if not isinstance(candidates, Mapping | None):
+            refuse(
+                f"candidates must be named, got {candidates!r:.80}",
+                mend='Write {"naive": SeasonalNaive(8)}',
+                kind=TypeError,
+            )
         self.candidates = dict(candidates or {})
         self.declared = one_of("support", support, SUPPORTS)
         self.horizon = whole("horizon", horizon)
-        self.simple = tuple(simple)
+        self.simple = tuple(listed("simple", simple, '("naive",)'))
         self.origins = whole("origins", origins)
         self.budget = number("budget", budget, 0, ends="(]")
         self.combine = one_of("combine", combine, ("average", "best"))
         self.calibrate = yes_or_no("calibrate", calibrate)
         self.most = whole("most", most)
-        self.levels = tuple(levels)
+        self.levels = tuple(check_levels(levels, increasing=True).tolist())
         self.checkpoint = None if checkpoint is None else path_of(checkpoint)
         self.progress = yes_or_no("progress", progress)
         self.members: dict[str, Forecaster] = {}

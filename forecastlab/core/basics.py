@@ -6,9 +6,9 @@
 __all__ = ['named', 'LabError', 'LabValueError', 'LabTypeError', 'LabKeyError', 'LabIndexError', 'LabImportError',
            'LabRuntimeError', 'LabArithmeticError', 'LabFloatingPointError', 'LabOSError', 'LabFileNotFoundError',
            'LabFileExistsError', 'refuse', 'sister_of', 'refuse_to_replace', 'whole', 'whole_numbers', 'number',
-           'one_of', 'yes_or_no', 'path_of', 'atomic', 'check_place', 'atomic_folder', 'as_json', 'write_tensors',
-           'read_tensors', 'home', 'pipelines_dir', 'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'has_gpu',
-           'machine', 'versions']
+           'one_of', 'yes_or_no', 'path_of', 'atomic', 'check_place', 'atomic_folder', 'clear_leftovers', 'as_json',
+           'write_tensors', 'read_tensors', 'home', 'pipelines_dir', 'embedded_dir', 'data_dir', 'cache_dir',
+           'runs_dir', 'has_gpu', 'machine', 'versions']
 
 # %% ../../nbs/core/00_basics.ipynb #5852214d
 import contextlib
@@ -19,6 +19,7 @@ import math
 import numbers
 import os
 import platform
+import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from importlib import metadata
@@ -128,15 +129,17 @@ def whole(
     name: str,  # of the setting
     value: Any,  # as it was given; NumPy's integers count too
     least: int = 1,  # smallest value allowed
-    most: float = math.inf,  # largest value allowed
+    most: float = 2**53,  # largest value allowed; beyond 2**53 nothing counts exactly
 ) -> int:  # the same number
     "A setting that must be a whole number. Refuses everything else."
     fits = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if fits and least <= int(value) <= most:
         return int(value)
-    bound = f"at least {least}" if most == math.inf else f"{least} to {most}"
+    bound = f"{least} to {most}"
+    if most == 2**53 and not (fits and value > most):
+        bound = f"at least {least}"
     kind = ValueError if fits else TypeError
-    refuse(f"{name} must be a whole number, {bound}, got {value!r}", kind=kind)
+    refuse(f"{name} must be a whole number, {bound}, got {value!r:.80}", kind=kind)
 
 
 def whole_numbers(
@@ -168,7 +171,10 @@ def number(
     "A setting that must be a finite number in a range. Refuses everything else."
     fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if fits:
-        x = float(value)
+        try:
+            x = float(value)
+        except OverflowError:
+            x = math.inf
         above = x >= low if ends[0] == "[" else x > low
         below = x <= high if ends[1] == "]" else x < high
         if above and below and math.isfinite(x):
@@ -218,6 +224,16 @@ def path_of(
     return Path(path)
 
 # %% ../../nbs/core/00_basics.ipynb #atomic
+def _unwritten(path: Path, e: OSError) -> LabOSError:
+    "What to raise where a disk would not take a file: an error that names it."
+    error = LabOSError(
+        f"could not write {path}: {e.strerror or e}. Free some space or choose another"
+        " folder; what was there before is untouched"
+    )
+    error.errno, error.strerror, error.filename = e.errno, e.strerror, str(path)
+    return error
+
+
 @contextlib.contextmanager
 def atomic(
     path: str | os.PathLike,  # file to appear or to be replaced
@@ -226,9 +242,9 @@ def atomic(
     path = path_of(path)
     if path.is_dir():
         refuse("a folder is no file", [path], "Name a file in it", IsADirectoryError)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield tmp
         with open(tmp, "rb+") as f:
             os.fsync(f.fileno())
@@ -236,14 +252,11 @@ def atomic(
     except OSError as e:
         if isinstance(e, LabError):
             raise
-        error = LabOSError(
-            f"could not write {path}: {e.strerror or e}. Free some space or choose"
-            " another folder; what was there before is untouched"
-        )
-        error.errno, error.strerror, error.filename = e.errno, e.strerror, str(path)
-        raise error from e
+        raise _unwritten(path, e) from e
     finally:
-        tmp.unlink(missing_ok=True)
+        # on a read-only disk even this fails; the first error is the one to tell
+        with contextlib.suppress(OSError):
+            tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/core/00_basics.ipynb #atomic_folder
 def check_place(
@@ -281,8 +294,8 @@ def atomic_folder(
     new, old = folder.with_name(f"{beside}.tmp"), folder.with_name(f"{beside}.old")
     check_place(folder, mark, overwrite)
     shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
     try:
+        new.mkdir(parents=True)
         yield new
         if folder.exists():
             os.replace(folder, old)
@@ -292,9 +305,39 @@ def atomic_folder(
             if old.exists():
                 os.replace(old, folder)
             raise
+    except OSError as e:
+        if isinstance(e, LabError):
+            raise
+        raise _unwritten(folder, e) from e
     finally:
         for x in (new, old):
             shutil.rmtree(x, ignore_errors=True)
+
+# %% ../../nbs/core/00_basics.ipynb #clear_leftovers
+_LEFT = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<kind>tmp|old)")
+
+
+def _put_right(path: Path, name: str, kind: str) -> None:
+    "One leftover: back to its place if that is empty and it was whole, else away."
+    place = path.with_name(name)
+    if kind == "old" and not os.path.lexists(place):
+        os.replace(path, place)
+    elif path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def clear_leftovers(
+    folder: str | os.PathLike,  # of which this process is the only owner
+) -> None:
+    "Remove, at any depth, what killed processes left of `atomic` and `atomic_folder`."
+    for here, folders, files in os.walk(path_of(folder)):
+        left = [found for x in [*folders, *files] if (found := _LEFT.fullmatch(x))]
+        for found in left:
+            with contextlib.suppress(OSError):
+                _put_right(Path(here) / found[0], found["name"], found["kind"])
+        folders[:] = [x for x in folders if not _LEFT.fullmatch(x)]
 
 # %% ../../nbs/core/00_basics.ipynb #_digest
 def _digest(tensors: dict, note: str) -> str:
@@ -317,6 +360,18 @@ def as_json(
     "One line of JSON; NumPy's numbers and arrays become plain ones."
     return json.dumps(note, default=lambda x: x.tolist(), sort_keys=ordered)
 
+# %% ../../nbs/core/00_basics.ipynb #in_order
+def _in_order(data: bytes) -> bytes:
+    "A safetensors file whose notes stand in the order of their names."
+    end = 8 + int.from_bytes(data[:8], "little")
+    head = json.loads(data[8:end])
+    notes = head.pop("__metadata__", {})
+    head = dict(__metadata__=dict(sorted(notes.items()))) | head
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    # tensors begin at a multiple of eight bytes
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
 # %% ../../nbs/core/00_basics.ipynb #write_tensors
 def write_tensors(
     path: str | os.PathLike,  # file to appear
@@ -337,7 +392,7 @@ def write_tensors(
     ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     # a reader finds names in the order in which they were written
     words = as_json(note, ordered=False)
-    data = save(ready, {"forecastlab": words, "sha256": _digest(ready, words)})
+    data = _in_order(save(ready, dict(forecastlab=words, sha256=_digest(ready, words))))
     with atomic(path) as tmp:
         tmp.write_bytes(data)
 

@@ -39,7 +39,7 @@ def as_numbers(
     "Numbers as a tensor. Refuses what is none."
     try:
         return torch.as_tensor(values, dtype=dtype)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         refuse(f"{name} must be numbers, got {values!r:.80}", kind=TypeError)
 
 

@@ -200,21 +200,27 @@ class NeuralForecaster(Forecaster):
             )
         if checkpoint is not None:
             path_of(checkpoint)
-        # do the data say how many steps?
         given = steps is not None or "steps" in training
-        self.adaptive = not given and not training.get("validate_every")
         if steps is not None and "steps" in training:
             refuse("steps are given twice", mend="Leave them out of `training`")
-        steps = LADDER[-1] if steps is None else whole("steps", steps)
-        options = self.defaults | dict(steps=steps) | training
+        most = LADDER[-1] if steps is None else whole("steps", steps)
+        options = self.defaults | dict(steps=most) | training
         check_names("training fields", options, Training)
-        if options.get("patience") and not options.get("validate_every"):
+        self.training = Training(**options)
+        # do the data say how many steps?
+        self.adaptive = not given and not self.training.validate_every
+        if self.training.patience and not self.training.validate_every:
             refuse("patience needs validate_every", mend="Pass it in `training`, too")
         self.horizon, self.context = horizon, context
         self.batch = None if batch is None else whole("batch", batch)
         self.members = whole("members", members)
         self.options, self.checkpoint = settings, checkpoint
-        self.training = Training(**options)
+        if self.training.precision in ("16-true", "bf16-true"):
+            refuse(
+                "half precision is too coarse for weights and sums",
+                [self.training.precision],
+                'Choose "bf16-mixed" or "16-mixed"',
+            )
         self.networks: list[nn.Module] = []
         self.fitted: list[Fitted] = []
         self.recipe: Recipe | None = None
@@ -663,7 +669,7 @@ def check_names(
 ) -> None:
     "Refuse names that are no fields."
     names = sorted(f.name for f in fields(known))
-    if wrong := sorted(set(given) - set(names)):
+    if wrong := sorted(set(given) - set(names), key=str):
         refuse(f"unknown {what}", wrong, f"Known: {named(names, 40)}", TypeError)
 
 # %% ../../nbs/core/68_neural.ipynb #with_tuples

@@ -143,6 +143,9 @@ def _one_role_each(roles: Roles) -> None:
             seen[n] = role
 
 # %% ../../nbs/core/12_packing.ipynb #_calendar
+_MOST = 10_000_000  # steps or rows that may be empty before anybody asks why
+
+
 def _calendar(
     # (step,) sorted distinct int64 microseconds, or integers where freq is an int
     stamps: np.ndarray,
@@ -150,11 +153,14 @@ def _calendar(
 ) -> tuple[pd.Index, str | int]:  # all steps, and the frequency
     "The regular grid from the first to the last time stamp."
     if isinstance(freq, int):
+        if int(stamps[-1]) - int(stamps[0]) >= 2**62:
+            refuse("integer times lie too far apart", [stamps[0], stamps[-1]])
         grid = pd.RangeIndex(stamps[0], stamps[-1] + 1, freq)
         off = stamps[(stamps - stamps[0]) % freq != 0]
     else:
         times = pd.DatetimeIndex(stamps.astype("datetime64[us]"))
         freq = freq or _inferred(times)
+        _refuse_long_calendar(times, freq)
         grid = pd.date_range(times[0], times[-1], freq=freq, unit="us")
         off = times[~times.isin(grid)]
     if len(off):
@@ -164,6 +170,19 @@ def _calendar(
             "Round them to the calendar, or pass the freq they follow",
         )
     return grid, freq
+
+
+def _refuse_long_calendar(times: pd.DatetimeIndex, freq: str) -> None:
+    "A frequency of seconds over decades would fill the memory before it is looked at."
+    step = pd.tseries.frequencies.to_offset(freq)
+    fixed = isinstance(step, pd.tseries.offsets.Tick)
+    length = (times[-1] - times[0]) / pd.Timedelta(step) if fixed else 0
+    if length > _MOST + 100 * len(times):
+        refuse(
+            f"{length:,.0f} steps of {freq!r} lie between the first and the last time"
+            f" stamp, {times[0]} and {times[-1]}",
+            mend="Correct a mistyped date, or pass the freq that the rows have",
+        )
 
 
 def _inferred(times: pd.DatetimeIndex) -> str:
@@ -467,6 +486,7 @@ class _Scan:
     codes: _Codes = field(default_factory=_Codes)  # of the ids, shared by the parts
     # (time,) distinct time stamps
     stamps: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    rows: int = 0
     # (series,) first and last time stamp
     first: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     last: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -488,6 +508,7 @@ class _Scan:
             self.last = np.r_[self.last, np.full(grown, extremes.min)]
         np.minimum.at(self.first, series, stamps)
         np.maximum.at(self.last, series, stamps)
+        self.rows += len(stamps)
         # hashing beats a sort
         self.stamps = np.union1d(self.stamps, pc.unique(pa.array(stamps)).to_numpy())
 
@@ -508,6 +529,30 @@ def _scan(parts: list[_Part], roles: Roles) -> list[_Scan]:  # one a part
     if not len(scans[0].stamps):
         refuse("the data holds no rows", mend="Check the file or the filter before it")
     return scans
+
+# %% ../../nbs/core/12_packing.ipynb #emptiness
+def _refuse_emptiness(
+    calendar: pd.Index,  # (step,) all steps
+    steps: np.ndarray,  # (time,) sorted steps at which anybody has a row
+    seen: int,  # rows read
+    names: np.ndarray,  # (series,) ids
+    start: np.ndarray,  # (series,) first step
+    end: np.ndarray,  # (series,) last step
+    fill: float | str | None,  # what a hole means; None refuses it
+) -> None:
+    "Refuse a grid that would be nearly empty, before it takes memory."
+    rows = int((end - start + 1).sum())
+    if rows <= _MOST + (2 if fill is None else 100) * seen:
+        return
+    gap = np.flatnonzero(np.diff(steps) > 1)
+    at = steps[gap[0]] + 1 if len(gap) else start[np.argmax(end - start)] + 1
+    inside = (start < at) & (at < end)
+    who = names[np.argmax(np.where(inside, end - start, -1))]
+    refuse(
+        f"{rows - seen:,} time stamps are missing",
+        [f"{who} at {calendar[at]} and on"],
+        "Look for a mistyped time, or pass the freq that the rows have",
+    )
 
 # %% ../../nbs/core/12_packing.ipynb #_layout
 def _layout(scans: list[_Scan], roles: Roles) -> Panel:  # without any column
@@ -541,6 +586,8 @@ def _layout(scans: list[_Scan], roles: Roles) -> Panel:  # without any column
                 "Cut the overlap, or add the missing steps",
             )
         end[has] = clock(future.last[has])
+    steps, seen = clock(stamps), sum(scan.rows for scan in scans)
+    _refuse_emptiness(calendar, steps, seen, names, start, end, roles.fill)
     return Panel(
         ids=names.astype(str),
         freq=freq,

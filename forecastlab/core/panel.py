@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from .basics import LabError, atomic_folder, named, path_of, refuse
+from .basics import atomic_folder, named, path_of, refuse
 
 # %% ../../nbs/core/10_panel.ipynb #ranges
 def ranges(
@@ -496,18 +496,8 @@ def panel_folder(
     overwrite: bool = False,  # replace a panel that is there
 ) -> Iterator[Path]:  # the folder to fill
     "A folder for a panel, whole or absent; a failed write is one clear error."
-    try:
-        with atomic_folder(folder, "panel.json", overwrite) as new:
-            yield new
-    except OSError as e:
-        if isinstance(e, LabError):
-            raise
-        refuse(
-            f"could not write the panel: {e.strerror or e}",
-            [folder],
-            "Free some space, or choose another folder; nothing was left behind",
-            OSError,
-        )
+    with atomic_folder(folder, "panel.json", overwrite) as new:
+        yield new
 
 
 def column_files(

@@ -4,17 +4,23 @@
 
 # %% auto #0
 __all__ = ['pipeline_name', 'pipelines', 'near', 'find', 'cells', 'about', 'Parameter', 'declared', 'convert', 'resolve',
-           'named_values', 'from_file']
+           'as_declared', 'named_values', 'from_file']
 
 # %% ../../nbs/core/87_parameters.ipynb #de2aedc2
 import ast
 import datetime
 import difflib
+import functools
+import inspect
 import io
 import json
+import math
+import numbers
+import operator
 import os
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,13 +52,21 @@ def near(
     return f"did you mean '{hits[0]}'? " if hits else ""
 
 # %% ../../nbs/core/87_parameters.ipynb #find
+def _is_file(path):
+    "Is there a file? There is none under a name that no disk can hold."
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False
+
+
 def find(
     name: str | os.PathLike,  # name of a pipeline, or path of a notebook
 ) -> Path:  # the notebook
     "Look a pipeline up by name or path."
     text = str(name)
     if text.endswith(".ipynb") or "/" in text:
-        if not Path(name).is_file():
+        if not _is_file(name):
             refuse("no such notebook", [text], kind=FileNotFoundError)
         return Path(name)
     known = pipelines()
@@ -63,21 +77,26 @@ def find(
     return known[text]
 
 # %% ../../nbs/core/87_parameters.ipynb #cells
+def _cell(raw):
+    "One cell of a notebook's JSON: kind, source, tags."
+    tags = raw.get("metadata", {}).get("tags", [])
+    return dict(
+        kind=raw["cell_type"],
+        source="".join(raw["source"]),
+        tags=[tag for tag in tags if isinstance(tag, str)],
+    )
+
+
 def cells(
     path: str | os.PathLike,  # notebook
 ) -> list[dict]:  # one a cell: kind, source, tags
     "Cells of a notebook, read as plain JSON."
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-        return [
-            dict(
-                kind=c["cell_type"],
-                source="".join(c["source"]),
-                tags=c.get("metadata", {}).get("tags", []),
-            )
-            for c in raw
-        ]
-    except (ValueError, KeyError, TypeError) as e:
+        return [_cell(c) for c in raw]
+    except OSError as e:
+        refuse("the notebook cannot be read", [path], e.strerror or "", type(e))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
         refuse(
             "not a notebook in format 4",
             [path],
@@ -107,14 +126,40 @@ class Parameter(NamedTuple):
     def __str__(self):
         return f"{self.name}: {self.hint} = {self.default!r}"
 
+# %% ../../nbs/core/87_parameters.ipynb #arithmetic
+_SIGNS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: operator.pow,
+}
+
+
+class _Arithmetic(ast.NodeTransformer):
+    "Puts the result of two numbers in the place of their sum."
+
+    def visit_BinOp(self, node):
+        self.generic_visit(node)
+        pair = [ast.literal_eval(side) for side in (node.left, node.right)]
+        if type(node.op) not in _SIGNS or not all(map(_is_number, pair)):
+            raise ValueError("not a literal")
+        if isinstance(node.op, ast.Pow) and max(map(abs, pair)) > 1000:
+            raise ValueError("too large a power")
+        return ast.Constant(_SIGNS[type(node.op)](*pair))
+
+
+def _is_number(x):
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
 
 def _constant(node):
     "Value of a literal; plain arithmetic such as 24*7 is allowed."
     foreign = (ast.Name, ast.Call, ast.Attribute, ast.Lambda)
     if any(isinstance(n, foreign) for n in ast.walk(node)):
         raise ValueError("not a literal")
-    code = compile(ast.Expression(node), "<parameters>", "eval")
-    return eval(code, {"__builtins__": {}})
+    return ast.literal_eval(_Arithmetic().visit(node))
 
 # %% ../../nbs/core/87_parameters.ipynb #_comments
 def _comments(source):
@@ -183,30 +228,28 @@ def declared(
             f"the parameters cell of {Path(path).name} is not Python",
             [f"line {e.lineno}: {e.msg}"],
         )
+    except (ValueError, MemoryError, RecursionError, tokenize.TokenError) as e:
+        refuse(
+            f"the parameters cell of {Path(path).name} is not Python",
+            [str(e) or "nested too deeply"],
+        )
     for s in body:
         if isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant):
             continue
         try:
             p = _declaration(s, comments)
             convert(p.default, p.hint)
-        except (ValueError, TypeError) as e:
+        except (ValueError, TypeError, ArithmeticError, RecursionError) as e:
             refuse(
                 f"the parameters cell of {Path(path).name} may hold only `name: type ="
                 " literal`",
-                [f"line {s.lineno}: {ast.unparse(s)} ({e})"],
+                [f"line {s.lineno}: {_shortened(ast.unparse(s))} ({e})"],
                 "Derive values in the next cell.",
             )
         found[p.name] = p
     return found
 
-# %% ../../nbs/core/87_parameters.ipynb #_yaml
-def _yaml(text, typed=True):
-    "YAML text as Python values; with typed=False every scalar stays text."
-    import yaml
-
-    return yaml.load(text, Loader=yaml.SafeLoader if typed else yaml.BaseLoader)
-
-
+# %% ../../nbs/core/87_parameters.ipynb #scalars
 _WORDS = dict(true=True, yes=True, on=True, false=False, no=False, off=False)
 _WORDS |= {"1": True, "0": False}
 
@@ -215,14 +258,19 @@ def _bool(v):
     return v if isinstance(v, bool) else _WORDS[v.strip().lower()]
 
 
+def _is_kind(v, kind):
+    "Text, or a number of a kind; a flag is none."
+    return isinstance(v, (str, kind)) and not isinstance(v, bool)
+
+
 def _int(v):
-    if isinstance(v, (bool, float)):
+    if not _is_kind(v, numbers.Integral):
         raise ValueError
     return int(v)
 
 
 def _float(v):
-    if isinstance(v, bool):
+    if not _is_kind(v, numbers.Real):
         raise ValueError
     return float(v)
 
@@ -234,6 +282,106 @@ def _str(v):
         raise ValueError
     return v
 
+# %% ../../nbs/core/87_parameters.ipynb #word
+_NUMBER = re.compile(
+    r"[-+]?(0|[1-9](_?\d)*)?(\.(\d(_?\d)*)?)?(e[-+]?\d+)?", re.I | re.A
+)
+_NOTHING = ("", "~", "null", "none")
+
+
+def _word(text):
+    "What a plain word means: a number, true, false, nothing, or itself."
+    low = text.lower()
+    if low in _NOTHING:
+        return None
+    if low in ("true", "false"):
+        return low == "true"
+    if not _NUMBER.fullmatch(text) or not re.search(r"\d", text) or len(text) > 400:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        return float(text) if re.match(r"[-+]?\.?\d", text) else text
+
+# %% ../../nbs/core/87_parameters.ipynb #yaml-value
+_DEEPEST = 20  # lists in lists
+_MOST = 100_000  # values in a file, references counted each time
+_TEXT = "tag:yaml.org,2002:str"
+
+
+@functools.cache
+def _loader():
+    "YAML's grammar without its guesses: a scalar is plain, or it is text."
+    import yaml
+
+    class Loader(yaml.BaseLoader):
+        depth = 0
+
+        def compose_node(self, parent, index):
+            # at once: PyYAML takes minutes over a hundred thousand brackets
+            if self.depth > _DEEPEST:
+                raise yaml.YAMLError("It is nested too deeply")
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+        def resolve(self, kind, value, implicit):
+            if kind is not yaml.ScalarNode:
+                return kind.id
+            return "plain" if implicit[0] else _TEXT
+
+    return Loader
+
+
+def _pairs(node):
+    "Names and values of a mapping."
+    names = [key.value for key, _ in node.value]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("A name must be a word")
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is given twice. Keep one line each")
+    return zip(names, [value for _, value in node.value])
+
+
+def _value(node, typed, left, depth=0):
+    "What a node of YAML stands for; `left` counts what may still come."
+    if depth > _DEEPEST or next(left, None) is None:
+        raise ValueError("It is nested too deeply, or too long")
+    if node.tag == "sequence":
+        return [_value(x, typed, left, depth + 1) for x in node.value]
+    if node.tag == "mapping":
+        return {k: _value(x, typed, left, depth + 1) for k, x in _pairs(node)}
+    if node.tag == _TEXT:
+        return node.value
+    if node.tag != "plain":
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise ValueError(f"Tags are not read: {_shortened(tag)}. Write plain values")
+    found = _word(node.value)
+    return found if typed or found is None else node.value
+
+# %% ../../nbs/core/87_parameters.ipynb #yaml
+def _shortened(text):
+    "Text for a message."
+    return text if len(text) <= 200 else text[:200] + " ..."
+
+
+def _yaml(text, typed=True):
+    """YAML text or bytes as Python values; with typed=False a number stays text.
+
+    Whatever is wrong with it is a ValueError.
+    """
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=_loader())
+        return None if node is None else _value(node, typed, iter(range(_MOST)))
+    except yaml.YAMLError as e:
+        raise ValueError(_shortened(" ".join(str(e).split()))) from e
+    except RecursionError:
+        raise ValueError("It is nested too deeply") from None
+
 # %% ../../nbs/core/87_parameters.ipynb #_items
 def _bracketed(text, kind):
     "Text of a list or dict with its brackets, which may be left out."
@@ -244,6 +392,8 @@ def _bracketed(text, kind):
 def _items(v, kind, inner):
     "A list or dict, given as such or as text (`1, 2` or `[1, 2]` or `{a: 1}`)."
     if isinstance(v, str):
+        if v.strip() and v.strip().lower() in _NOTHING:
+            raise ValueError
         v = _yaml(_bracketed(v, kind), typed=not inner)
     if isinstance(v, tuple):
         v = list(v)
@@ -263,7 +413,7 @@ def _is_none(node):
 
 def _none(v):
     "None, or a word for it."
-    if v is None or isinstance(v, str) and v.strip().lower() in ("", "none", "null"):
+    if v is None or isinstance(v, str) and v.strip().lower() in _NOTHING:
         return None
     raise ValueError
 
@@ -297,7 +447,8 @@ def _convert(v, node):
     return _yaml(v) if isinstance(v, str) else v
 
 # %% ../../nbs/core/87_parameters.ipynb #convert
-_MISFITS = (ValueError, KeyError, TypeError, StopIteration, AttributeError)
+_MISFITS: tuple = (ValueError, LookupError, TypeError, StopIteration, AttributeError)
+_MISFITS += (ArithmeticError, RecursionError, SyntaxError)
 
 
 def _first(v, nodes):
@@ -310,20 +461,43 @@ def _first(v, nodes):
     raise ValueError
 
 
+def _plain(v):
+    "The same in plain Python; refuses what JSON cannot hold."
+    if v is None or isinstance(v, bool):
+        return v
+    if isinstance(v, str):
+        v.encode()
+        return str(v)
+    if isinstance(v, numbers.Integral):
+        return int(v)
+    if isinstance(v, numbers.Real) and math.isfinite(v):
+        return float(v)
+    if isinstance(v, (list, tuple)):
+        return [_plain(x) for x in v]
+    if isinstance(v, dict):
+        return {str(k): _plain(x) for k, x in v.items()}
+    raise ValueError
+
+
 def convert(
     value: Any,  # from YAML (typed) or from the command line (text)
     hint: str,  # the declared type
 ) -> Any:  # the value in that type
     "Fit a value to a declared type, or raise ValueError."
-    import yaml
-
     try:
-        return _convert(value, ast.parse(hint, mode="eval").body)
-    except (*_MISFITS, SyntaxError, yaml.YAMLError):
+        return _plain(_convert(value, ast.parse(hint, mode="eval").body))
+    except _MISFITS:
         pass
-    raise ValueError(f"{value!r} is not {hint}")
+    raise ValueError(f"{_shortened(repr(value))} is not {hint}")
 
 # %% ../../nbs/core/87_parameters.ipynb #resolve
+def _all_fit(what, known, wrong):
+    "Refuse what does not fit, all of it at once."
+    if wrong:
+        declared_here = "; ".join(map(_shortened, map(str, known)))
+        refuse(what, wrong, f"Known: {declared_here or 'none'}.")
+
+
 def resolve(
     path: str | os.PathLike,  # notebook
     given: dict[str, Any] | None = None,  # name -> value; text is converted
@@ -332,6 +506,8 @@ def resolve(
 
     The given ones are checked and converted, the rest have their defaults.
     """
+    if not isinstance(given, (dict, type(None))):
+        refuse(f"parameters must be a dict, got {given!r}", kind=TypeError)
     known, wrong = declared(path), []
     values = {p.name: p.default for p in known.values()}
     for name, value in (given or {}).items():
@@ -343,35 +519,42 @@ def resolve(
             values[name] = convert(value, known[name].hint)
         except ValueError as e:
             wrong.append(f"{name}={e}")
-    if wrong:
-        refuse(
-            f"parameters do not fit {pipeline_name(path)}",
-            wrong,
-            f"Known: {'; '.join(map(str, known.values())) or 'none'}.",
-        )
+    what = f"parameters do not fit {pipeline_name(path)}"
+    _all_fit(what, known.values(), wrong)
     return values
+
+# %% ../../nbs/core/87_parameters.ipynb #as_declared
+def as_declared(
+    names: dict[str, Any],  # the notebook's names: `globals()`; changed in place
+) -> None:
+    """Bring a notebook's parameters to their declared types, however it is run.
+
+    What does not fit is refused, all at once. Only lines with a type count.
+    """
+    wrong, known = [], []
+    for name, kind in names.get("__annotations__", {}).items():
+        hint = kind if isinstance(kind, str) else inspect.formatannotation(kind)
+        known.append(f"{name}: {hint}")
+        try:
+            names[name] = convert(names[name], hint)
+        except ValueError as e:
+            wrong.append(f"{name}={e}")
+    _all_fit("parameters do not fit their types", known, wrong)
 
 # %% ../../nbs/core/87_parameters.ipynb #named_values
 def named_values(
     path: str | os.PathLike,  # YAML file
 ) -> dict[str, Any]:  # name -> value, in order
-    "Top-level pairs of a YAML file; a name given twice is refused."
-    import yaml
-
+    "Top-level pairs of a YAML file; tags, and a name given twice, are refused."
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        refuse("not YAML", [path], " ".join(str(e).split()))
-    if node is None:
-        return {}
-    if not isinstance(node, yaml.MappingNode):
+        found = _yaml(Path(path).read_bytes())
+    except OSError as e:
+        refuse("the file cannot be read", [path], e.strerror or "", type(e))
+    except ValueError as e:
+        refuse("not YAML that is understood", [path], f"{e}.")
+    if not isinstance(found, (dict, type(None))):
         refuse("a parameter file holds `name: value` lines", [path])
-    names = [k.value for k, _ in node.value]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        refuse(f"given twice in {path}", twice, "Keep one line each.")
-    return {str(k): v for k, v in _yaml(text).items()}
+    return found or {}
 
 # %% ../../nbs/core/87_parameters.ipynb #from_file
 def from_file(
@@ -380,7 +563,7 @@ def from_file(
     "Parameters from a YAML file."
     beside = pipelines_dir()
     for place in (Path(path), beside / path, beside / f"{path}.yaml"):
-        if place.is_file():
+        if _is_file(place):
             return named_values(place)
     refuse(
         "no such parameter file",

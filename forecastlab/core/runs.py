@@ -11,6 +11,7 @@ import datetime
 import fcntl
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
-from .basics import atomic, refuse, runs_dir, versions
+from .basics import LabError, LabOSError, atomic, clear_leftovers
+from .basics import refuse, runs_dir, versions
 from .parameters import cells, declared, find, pipeline_name, resolve
 
 # %% ../../nbs/core/90_runs.ipynb #load_json
@@ -35,7 +37,7 @@ def load_json(
     "Read JSON without trusting it."
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -61,13 +63,26 @@ def save_json(
     with atomic(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
 
+# %% ../../nbs/core/90_runs.ipynb #told
+@contextlib.contextmanager
+def _told(what, path):
+    "An error of the disk becomes the lab's own, and names the path."
+    try:
+        yield
+    except OSError as e:
+        if isinstance(e, LabError):
+            raise
+        mend = "Free some space, or choose a folder that can be written."
+        refuse(f"{what} {path}", [e.strerror or e], mend, type(e))
+
 # %% ../../nbs/core/90_runs.ipynb #folder
 def folder(
     out: str | os.PathLike = "",  # the pipeline's `out` parameter; empty: a new one
 ) -> Path:  # run folder with `artifacts/` in it
     "Where a pipeline writes; a temporary folder where none is given."
     path = Path(out) if out else Path(tempfile.mkdtemp(prefix="forecastlab-"))
-    (path / "artifacts").mkdir(parents=True, exist_ok=True)
+    with _told("cannot make the folder", path):
+        (path / "artifacts").mkdir(parents=True, exist_ok=True)
     return path
 
 # %% ../../nbs/core/90_runs.ipynb #record
@@ -97,6 +112,33 @@ def _flock(f, kind, patience):
             time.sleep(0.02)
 
 # %% ../../nbs/core/90_runs.ipynb #locked
+def _same_file(f, path):
+    "Is an open file still the one at its path?"
+    try:
+        return os.path.samestat(os.fstat(f.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _locked_file(file, patience):
+    "The open file that carries the lock, and whether it is ours."
+    end = time.monotonic() + patience
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            f = open(file, "a+b", buffering=0)
+        except FileNotFoundError:
+            if time.monotonic() > end:
+                raise
+            continue
+        if not _flock(f, fcntl.LOCK_EX, max(0, end - time.monotonic())):
+            return f, False
+        # who waited may have got the lock of a folder that was removed meanwhile
+        if _same_file(f, file):
+            return f, True
+        f.close()
+
+
 @contextlib.contextmanager
 def locked(
     path: str | os.PathLike,  # folder to own, made if needed
@@ -105,19 +147,21 @@ def locked(
 ) -> Iterator[None]:
     "Own a folder, or refuse and name the owner."
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / name, "a+") as f:
-        if not _flock(f, fcntl.LOCK_EX, patience):
+    with _told("cannot work in", path):
+        f, ours = _locked_file(path / name, patience)
+    with f:
+        if not ours:
             f.seek(0)
             refuse(
                 f"{path} is in use",
-                [f.read().strip() or "another process"],
+                [f.read(200).decode(errors="replace").strip() or "another process"],
                 "Wait for it, or choose another folder.",
                 RuntimeError,
             )
-        f.truncate(0)
-        f.write(f"process {os.getpid()} on {socket.gethostname()}")
-        f.flush()
+        # a full disk takes no name; the lock holds all the same
+        with contextlib.suppress(OSError):
+            f.truncate(0)
+            f.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 # %% ../../nbs/core/90_runs.ipynb #_owned
@@ -128,7 +172,7 @@ def _owned(path, host):
     """
     lock = Path(path) / ".lock"
     try:
-        if host != socket.gethostname():
+        if host not in (None, socket.gethostname()):
             return time.time() - lock.stat().st_mtime < _SILENT
         with open(lock) as f:
             return not _flock(f, fcntl.LOCK_SH, 0)
@@ -136,13 +180,39 @@ def _owned(path, host):
         return False
 
 # %% ../../nbs/core/90_runs.ipynb #read
+_STATES = ("running", "failed", "killed", "done")
+_KINDS: dict[str, Any] = dict(
+    name=str,
+    notebook=str,
+    status=str,
+    pid=int,
+    host=str,
+    started=str,
+    ended=str,
+    attempt=int,
+    cell=str,
+    kernel=list,
+    seconds=(int, float),
+    error=str,
+    parameters=dict,
+)
+
+
 def _status(path):
     "What the run last said about itself; *none* where it never did."
-    status = load_json(path / "status.json")
-    if isinstance(status, dict) and "status" in status:
-        return status
-    state = "damaged" if (path / "status.json").exists() else "none"
+    found = load_json(path / "status.json")
+    known = found if isinstance(found, dict) else {}
+    status = {k: v for k, v in known.items() if isinstance(v, _KINDS.get(k, object))}
+    if status.get("status") in _STATES:
+        return dict(name=path.parent.name) | status
+    state = "damaged" if os.path.lexists(path / "status.json") else "none"
     return dict(name=path.parent.name, status=state, error="status.json cannot be read")
+
+
+def _parameters(path, status):
+    "Parameters of a run, or None where they cannot be read."
+    known = load_json(path / "parameters.json")
+    return known if isinstance(known, dict) else status.get("parameters")
 
 
 def read(
@@ -154,18 +224,17 @@ def read(
     status = _status(path)
     if status["status"] == "running":
         host = status.get("host")
-        left_behind = mine and host == socket.gethostname()
+        left_behind = mine and host in (None, socket.gethostname())
         if left_behind or not _owned(path, host):
-            cell = status.get("cell", "?")
+            cell = status.get("cell", "0")
             status["status"] = "killed"
             status["error"] = f"its process ended without a word in cell {cell}"
-    given = load_json(path / "parameters.json")
     metrics = load_json(path / "metrics.json")
     return {
         **status,
         "id": path.name,
         "folder": str(path),
-        "parameters": given if isinstance(given, dict) else {},
+        "parameters": _parameters(path, status) or {},
         "metrics": metrics if isinstance(metrics, dict) else {},
     }
 
@@ -197,8 +266,7 @@ class Echo:
                 self._take(piece)
             if self._line and self.live:
                 room = shutil.get_terminal_size().columns - 4
-                line = f"\r  {self._line[:room]}\x1b[K"
-                print(line, end="", file=self.terminal, flush=True)
+                self._print(self.terminal, f"\r  {self._line[:room]}\x1b[K", "")
             elif self._line and "\r" in text and time.monotonic() - self._shown > 10:
                 self._put(self._line)
                 self._shown = time.monotonic()
@@ -212,9 +280,8 @@ class Echo:
         with self._guard:
             if self._line:
                 self._end()
-            print(line, file=self.log, flush=True)
-            if self.terminal:
-                print(line, file=self.terminal, flush=True)
+            self._print(self.log, line)
+            self._print(self.terminal, line)
             self.heard = time.monotonic()
 
     def flush(self) -> None:
@@ -237,14 +304,23 @@ class Echo:
 
     def _put(self, line, start=""):
         "A line of the notebook, indented, to both."
-        print("  " + line, file=self.log, flush=True)
-        if self.terminal:
-            rest = "\x1b[K" if start else ""
-            print(f"{start}  {line}{rest}", file=self.terminal, flush=True)
+        rest = "\x1b[K" if start else ""
+        self._print(self.log, "  " + line)
+        self._print(self.terminal, f"{start}  {line}{rest}")
+
+    def _print(self, stream, line, end="\n"):
+        "A full disk or a closed terminal ends what is shown, not the run."
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                print(line, end=end, file=stream, flush=True)
 
 # %% ../../nbs/core/90_runs.ipynb #_kernel_class
+_MARK = "FORECASTLAB_RUN_FOLDER"  # in the environment of all that a run starts
+
+
 def _kernel_class(
     log,  # open file for raw output
+    folder,  # of the run
     born: list,  # kernels started so far, appended to
 ):  # subclass of AsyncKernelManager
     "A kernel manager that knows one kernel: this interpreter."
@@ -264,9 +340,9 @@ def _kernel_class(
             return KernelSpec(argv=argv, display_name="forecastlab", language="python")
 
         async def _async_launch_kernel(self, command, **settings):
-            await super()._async_launch_kernel(
-                command, **{**settings, "stdout": log, "stderr": log}
-            )
+            env = {**(settings.get("env") or os.environ), _MARK: str(folder)}
+            streams = dict(stdout=log, stderr=log, env=env)
+            await super()._async_launch_kernel(command, **{**settings, **streams})
 
     return Kernel
 
@@ -296,6 +372,23 @@ def _kill(process):
     if process and _process(process[0]) == process:
         with contextlib.suppress(OSError):
             os.killpg(process[0], signal.SIGKILL)
+
+
+def _end_what_is_left(folder):
+    "Kill what an earlier attempt left running on this machine, and wait for its end."
+    import psutil
+
+    ours = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
+    end = time.monotonic() + 10
+    left = True
+    while left and time.monotonic() < end:
+        left = False
+        for p in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if p.pid not in ours and p.environ().get(_MARK) == str(folder):
+                    p.kill()
+                    left = True
+        time.sleep(0.02 if left else 0)
 
 # %% ../../nbs/core/90_runs.ipynb #Stopped
 class Stopped(KeyboardInterrupt):
@@ -381,7 +474,7 @@ def _execute(nb, path, echo, cell_started, kernels):
         stdout_file=echo,
         stderr_file=echo,
         start_timeout=120,
-        kernel_manager_class=_kernel_class(echo.log, kernels),
+        kernel_manager_class=_kernel_class(echo.log, path.parent, kernels),
     )
     target = "whole:" + str(path).replace("{", "{{").replace("}", "}}")
     for attempt in (1, 2):
@@ -453,11 +546,21 @@ _OURS = {
 }
 
 
+def _is_ours(name):
+    "A file of a run, or what a kill left of one."
+    half = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
+    return name in _OURS or (half is not None and half[1] in _OURS)
+
+
 def _refuse_foreign(path):
     "Refuse a folder that holds anything but a run."
-    if not path.exists() or (path / "status.json").exists():
+    if not os.path.lexists(path) or (path / "status.json").exists():
         return
-    found = sorted(p.name for p in path.iterdir() if p.name not in _OURS)
+    if not path.is_dir():
+        refuse(
+            "a run needs a folder, and this is none", [path], kind=NotADirectoryError
+        )
+    found = sorted(name for name in os.listdir(path) if not _is_ours(name))
     if found:
         refuse(
             f"{path} holds other files",
@@ -482,7 +585,7 @@ def _claim(path, resume):
         case "running", _:
             refuse(
                 f"{path} is in use",
-                [f"process {before['pid']} on {before['host']}"],
+                [f"process {before.get('pid', '?')} on {before.get('host', '?')}"],
                 "Wait for it, or choose another folder.",
                 RuntimeError,
             )
@@ -503,9 +606,11 @@ def _agree(path, before, given):
             "parameter 'out' belongs to the runner",
             mend="Name the run folder with --out.",
         )
-    resumed = before["status"] != "none"
-    old = before["parameters"] if resumed else {}
-    if resumed and not old:
+    old: dict | None = {}
+    if before["status"] != "none":
+        folder = Path(before["folder"])
+        old = _parameters(folder, _status(folder))
+    if old is None:
         refuse(
             f"{before['folder']} cannot be resumed: parameters.json cannot be read",
             mend="Start a new run.",
@@ -530,10 +635,17 @@ def _need():
             raise ModuleNotFoundError(f"{name} is not installed", name=name)
 
 # %% ../../nbs/core/90_runs.ipynb #_place
+def _written(status):
+    "When a status was last written; long ago, if it is gone."
+    try:
+        return status.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _unfinished(base):
     "The last run below `base` that failed or was killed."
-    known = sorted(base.glob("*/status.json"), key=lambda p: p.stat().st_mtime)
-    for status in reversed(known):
+    for status in sorted(base.glob("*/status.json"), key=_written, reverse=True):
         if read(status.parent)["status"] in ("failed", "killed"):
             return status.parent
     refuse(f"no failed or killed run in {base}", mend="Name the folder with --out.")
@@ -542,20 +654,30 @@ def _unfinished(base):
 def _new(base):
     "A new folder below `base`, named after the time."
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    for i in range(1, 1000):
+    for i in itertools.count(1):
         path = base / (stamp if i == 1 else f"{stamp}-{i}")
         try:
-            path.mkdir(parents=True)
+            with _told("cannot make a run's folder in", base):
+                path.mkdir(parents=True)
             return path
         except FileExistsError:
-            pass
+            if not os.path.lexists(path):
+                raise
+
+
+def _full(path):
+    "A folder's whole path. Refuses what can be none."
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError, TypeError) as e:
+        refuse("not a folder's path", [repr(path)], str(e))
 
 
 def _place(name, out, resume, runs):
     "The folder of this run."
     if out:
-        return Path(out).expanduser().resolve()
-    base = Path(runs or runs_dir()).resolve() / name
+        return _full(out)
+    base = _full(runs or runs_dir()) / name
     return _unfinished(base) if resume else _new(base)
 
 # %% ../../nbs/core/90_runs.ipynb #_pulse
@@ -604,7 +726,7 @@ def _state(problem):
     return "killed" if isinstance(problem, KeyboardInterrupt) else "failed"
 
 # %% ../../nbs/core/90_runs.ipynb #_attempt
-def _attempt(notebook, path, values, status, terminal):
+def _attempt(notebook, path, values, status, log, terminal):
     "One execution in a folder that is ours; returns what ended it early, or None."
     begin, kernels, problem = time.monotonic(), [], None
     running = lambda: _process_of(kernels)
@@ -616,7 +738,7 @@ def _attempt(notebook, path, values, status, terminal):
     def where():
         return status.get("cell", "0")
 
-    with open(path / "log.txt", "a", encoding="utf-8") as log, _stoppable(running):
+    with _stoppable(running):
         echo = Echo(terminal, log)
         echo.say(f"{status['name']}: {path}")
         try:
@@ -629,14 +751,19 @@ def _attempt(notebook, path, values, status, terminal):
         state = _state(problem)
         if (path / "notebook.ipynb").exists() and state != "killed":
             _page(path / "notebook.ipynb", echo)
-        update(
-            status=state,
-            ended=_now(),
-            seconds=round(time.monotonic() - begin, 3),
-            cell=where(),
-            kernel=None,
-            error=_summary(problem, where()) if problem else "",
-        )
+        try:
+            update(
+                status=state,
+                ended=_now(),
+                seconds=round(time.monotonic() - begin, 3),
+                cell=where(),
+                kernel=None,
+                error=_summary(problem, where()) if problem else "",
+            )
+        except OSError as e:
+            # the first problem is the one to tell; the folder will say *killed*
+            echo.say(str(e))
+            return problem or e
         echo.say(f"{state} after {status['seconds']:.1f} s: {path}")
     return problem
 
@@ -651,7 +778,7 @@ def _removed_if_unborn(path):
     try:
         yield
     except BaseException:
-        if fresh and not (path / "status.json").exists():
+        if fresh:
             shutil.rmtree(path, ignore_errors=True)
         raise
 
@@ -668,12 +795,20 @@ def _first_files(notebook, path, values, attempt):
         attempt=attempt,
     )
     checksum = hashlib.sha256(notebook.read_bytes()).hexdigest()
-    (path / "metrics.json").unlink(missing_ok=True)
-    (path / "artifacts").mkdir(exist_ok=True)
+    save_json(path / "status.json", status | dict(parameters=values))
+    clear_leftovers(path)
+    with _told("cannot write in", path):
+        (path / "metrics.json").unlink(missing_ok=True)
+        (path / "artifacts").mkdir(exist_ok=True)
     save_json(path / "parameters.json", values)
     save_json(path / "versions.json", versions() | dict(notebook_sha256=checksum))
-    save_json(path / "status.json", status)
     return status
+
+
+def _opened_log(path):
+    "The log of a run, at its end."
+    with _told("cannot write", path / "log.txt"):
+        return open(path / "log.txt", "a", encoding="utf-8")
 
 # %% ../../nbs/core/90_runs.ipynb #run
 def run(
@@ -697,19 +832,29 @@ def run(
         _agree(notebook, dict(status="none"), given)
     path = _place(name, out, resume, runs)
     _refuse_foreign(path)
-    with locked(path), _removed_if_unborn(path):
-        before = _claim(path, resume)
-        values = _agree(notebook, before, given)
-        _kill(before.get("kernel"))
-        status = _first_files(notebook, path, values, before.get("attempt", 0) + 1)
+    with locked(path):
+        with _removed_if_unborn(path):
+            before = _claim(path, resume)
+            values = _agree(notebook, before, given)
+            if before["status"] != "none":
+                _end_what_is_left(path)
+            attempt = before.get("attempt", 0) + 1
+            status = _first_files(notebook, path, values, attempt)
+            log = _opened_log(path)
         told = {"out": str(path)} if "out" in declared(notebook) else {}
-        problem = _attempt(notebook, path, values | told, status, terminal)
-    if isinstance(problem, KeyboardInterrupt):
+        try:
+            problem = _attempt(notebook, path, values | told, status, log, terminal)
+        finally:
+            # on a full disk what is not written yet never will be
+            with contextlib.suppress(OSError):
+                log.close()
+    # Ctrl-C and a full disk speak for themselves
+    if isinstance(problem, (KeyboardInterrupt, LabOSError)):
         raise problem
     if problem:
         raise RunFailed(
-            f"{name} failed: {read(path)['error']}. Read {path / 'notebook.html'}. With"
-            " other parameters, run it again; with the same, add"
-            f" --resume --out {path} to go on."
+            f"{name} failed: {_summary(problem, status.get('cell', '0'))}. Read"
+            f" {path / 'notebook.html'}. With other parameters, run it again; with the"
+            f" same, add --resume --out {path} to go on."
         ) from problem
     return path

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 import pandas as pd
-from .basics import refuse, runs_dir
+from .basics import number, refuse, runs_dir
 from .parameters import find, named_values, near, pipeline_name
 from .parameters import resolve
 from .runs import RunFailed, read, run
@@ -171,7 +171,10 @@ def plan(
     ]
     for job in jobs:
         resolve(notebook, job)
-    resources = dict(num_cpus=spec.get("cpus", 1), num_gpus=spec.get("gpus", 0))
+    resources = dict(
+        num_cpus=number(f"cpus in {file}", spec.get("cpus", 1), 0),
+        num_gpus=number(f"gpus in {file}", spec.get("gpus", 0), 0),
+    )
     return Plan(notebook, jobs, resources)
 
 # %% ../../nbs/core/93_sweep.ipynb #job_folder

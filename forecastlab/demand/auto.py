@@ -11,7 +11,8 @@ from os import PathLike
 from typing import Any
 import numpy as np
 from ..core.auto import Chooser
-from ..core.basics import one_of, refuse, whole
+from ..core.basics import one_of, whole
+from ..core.forecast import listed
 from ..core.forecaster import Forecaster
 from ..core.frequency import recent_of, season_for
 from ..core.panel import Panel
@@ -104,9 +105,7 @@ class AutoForecaster(Chooser):
             support=support,
         )
         self.season = None if season is None else whole("season", season)
-        if isinstance(models, str):
-            refuse("models must be several names", [models], f"Write ({models!r},)")
-        for model in models:
+        for model in listed("models", models, '("MQCNN",)'):
             one_of("model", model, LEARNED)
         self.models = tuple(models)
         self.seed = whole("seed", seed, 0)

@@ -373,8 +373,24 @@ class LaunchForecaster(Forecaster):
         self.shrink = tuple(number("shrink", share, 0, 1) for share in shares)
         self.since = whole("since", self.since, 0)
         self.holdout = number("holdout", self.holdout, 0, 1, "()")
+        if self.similar is not None and not hasattr(self.similar, "score"):
+            refuse(
+                f"similar must have a method `score`, got {self.similar!r:.80}",
+                mend="See `Scorer`",
+                kind=TypeError,
+            )
         if self.size is not None:
-            self.size = {str(k): float(v) for k, v in self.size.items()}
+            # a frame's column is as good as a dict
+            if not hasattr(self.size, "items"):
+                refuse(
+                    f"size must name expected sales, got {self.size!r:.80}",
+                    mend="Write {'mug': 120.0}",
+                    kind=TypeError,
+                )
+            self.size = {
+                str(k): number(f"the size of {k}", v, 0, ends="(]")
+                for k, v in self.size.items()
+            }
         self.levels = tuple(check_levels(self.levels, increasing=True).tolist())
         self.catalogue: Catalogue | None = None  # once fitted
         self.chosen: dict[str, Any] = {}  # neighbours and shrink, once fitted

@@ -76,7 +76,10 @@ class PooledLinear(MQForecaster):
         checkpoint: str | PathLike | None = None,  # not used
         **settings: Any,  # fields of `MQSettings`
     ):
-        training = dict(progress=False) | (training or {}) | dict(steps=0)
+        training = {} if training is None else training
+        # anything else is refused below
+        if isinstance(training, dict):
+            training = dict(progress=False) | training | dict(steps=0)
         super().__init__(horizon, context, None, batch, 1, training, None, **settings)
 
     def network(
