@@ -22,7 +22,6 @@ import os
 import platform
 import shutil
 import struct
-import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib import metadata
@@ -510,17 +509,19 @@ def read_tensors(
         with safe_open(path, "pt") as f:
             about = f.metadata() or {}
             tensors = {k: f.get_tensor(k) for k in f.keys()}
-        words, mark = about["forecastlab"], about.get("sha256")
-        note = json.loads(words)
+        words, mark = about.get("forecastlab"), about.get("sha256")
+        note = {} if words is None else dict(json.loads(words))
     except Exception as e:
         refuse(f"not a readable {what} file", [path], f"{mend} ({e})", OSError)
-    if mark is None:
-        warnings.warn(
-            f"{path} is of an earlier version and has no checksum: whether it is"
-            " damaged cannot be told",
-            stacklevel=2,
+    if words is None or mark is None:
+        refuse(
+            f"the {what} file has no checksum: another program wrote it, or an"
+            " earlier version",
+            [path],
+            mend,
+            OSError,
         )
-    elif _digest(tensors, words) != mark:
+    if _digest(tensors, words) != mark:
         refuse_damage(what, path, mend)
     return tensors, note
 

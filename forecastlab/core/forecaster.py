@@ -275,14 +275,15 @@ def unpacked(
     source: str | PathLike = "the note",  # where they come from, for the error
 ) -> Forecaster:
     "The forecaster that `packed` took apart."
-    if not isinstance(note.get("family"), str) or "state" not in note:
+    described = isinstance(note, dict) and isinstance(note.get("family"), str)
+    if not described or "state" not in note:
         refuse("no forecaster is described here", [source], "Save it again", OSError)
     cls = _family(note["family"])
     try:
         return cls._restore(note["state"], tensors)
     except LabError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as e:
+    except Exception as e:
         refuse(
             f"{source} was saved by another version of forecastlab",
             mend=f"Train and save it again ({type(e).__name__}: {e})",
