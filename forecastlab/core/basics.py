@@ -399,7 +399,7 @@ def check_seal(
         path = folder / name
         if not path.is_file():
             refuse(
-                f"the {what} {folder} is not whole",
+                f"{folder} holds no whole {what}",
                 [f"{name} is missing"],
                 mend,
                 FileNotFoundError,
@@ -419,7 +419,7 @@ def refuse_damage(
 ) -> NoReturn:
     "Raise the error of a file that is not as it was written."
     refuse(
-        f"the {what} file is damaged: {why or 'its checksum is another'}",
+        f"the {what} is damaged: {why or 'its checksum is another'}",
         [path],
         f"{mend}, or copy it again from where it came",
         OSError,
@@ -455,7 +455,7 @@ def read_note(
     except Exception as e:
         refuse(f"not a readable {what} file", [path], f"{mend} ({e})", OSError)
     if mark is not None and mark != _sum_of(note):
-        refuse_damage(what, path, mend)
+        refuse_damage(f"{what} file", path, mend)
     return note
 
 # %% ../../nbs/core/00_basics.ipynb #_digest
@@ -522,7 +522,7 @@ def read_tensors(
             OSError,
         )
     if _digest(tensors, words) != mark:
-        refuse_damage(what, path, mend)
+        refuse_damage(f"{what} file", path, mend)
     return tensors, note
 
 # %% ../../nbs/core/00_basics.ipynb #home

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from scipy import sparse
-from ..core.basics import atomic, atomic_folder, refuse, whole
+from ..core.basics import atomic, atomic_folder, check_seal, refuse, whole
 from ..core.sparse import as_features, ordered, softmax_rows
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_checked
@@ -244,6 +244,7 @@ class Ensemble:
         forecastlab's rankers.
         """
         folder = Path(folder)
+        check_seal(folder, "ensemble")
         how, k, members = _read_about(folder)
         kinds = [_class_of(name) for name in members]
         models = [kind.load(folder / str(i)) for i, kind in enumerate(kinds)]
