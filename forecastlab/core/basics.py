@@ -294,11 +294,14 @@ def _sum_of(note: Any) -> str:
 
 def seal(
     folder: str | os.PathLike,  # finished
+    # which of its files; None: all, those of folders inside too
+    names: Iterable[str] | None = None,
 ) -> None:
-    "Write `checksums.json` over all files of a folder."
+    "Write `checksums.json` over the files of a folder."
     folder = path_of(folder)
     files = {}
-    for path in _sealed_files(folder, folder):
+    paths = None if names is None else [folder / name for name in names]
+    for path in _sealed_files(folder, folder) if paths is None else paths:
         sums = "".join(f"{s:08x}" for s in block_sums(path))
         name = path.relative_to(folder).as_posix()
         files[name] = dict(bytes=path.stat().st_size, crc32=sums)
@@ -393,6 +396,7 @@ def check_seal(
     "Refuse a folder whose files are not as they were sealed."
     folder = path_of(folder)
     sums = sealed_sums(folder, what, mend)
+    unless = f"{mend}, remove {SEAL} if this was done on purpose"
     for name, (size, expected) in (sums or {}).items():
         if wanted is not None and not wanted(name):
             continue
@@ -405,9 +409,9 @@ def check_seal(
                 FileNotFoundError,
             )
         if path.stat().st_size != size:
-            refuse_damage(what, path, mend, "it has another size")
+            refuse_damage(what, path, unless, "it has another size")
         if block_sums(path) != expected:
-            refuse_damage(what, path, mend)
+            refuse_damage(what, path, unless)
     return sums is not None
 
 

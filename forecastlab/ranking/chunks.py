@@ -440,11 +440,12 @@ class Watch:
         first, last = chunks.row_ptr[new], chunks.row_ptr[new + 1]
         self._compare("row", chunks.row, first, last)
         self._compare("entry_ptr", chunks.entry_ptr, first, last + 1)
+        if self.sums:
+            first, last = chunks.entry_ptr[first], chunks.entry_ptr[last]
+            self._compare("column", chunks.column, first, last)
+            self._compare("value", chunks.value, first, last)
         if fault := _fault_of(chunks, new):
             _refuse_fault(self.folder, fault)
-        first, last = chunks.entry_ptr[first], chunks.entry_ptr[last]
-        self._compare("column", chunks.column, first, last)
-        self._compare("value", chunks.value, first, last)
         self.seen[new] = 1
 
     def _compare(self, name, array, first, last) -> None:
@@ -487,7 +488,7 @@ def write_layer_note(
     about = dict(format=1, features=int(features), bias=float(bias), nodes=int(nodes))
     with atomic(folder / "chunks.json") as tmp:
         tmp.write_text(json.dumps(about))
-    seal(folder)
+    seal(folder, ["chunks.json", *(f"{name}.npy" for name in LAYER_ARRAYS)])
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_read_arrays
 def _mapped(path):
