@@ -567,43 +567,45 @@ DOORS |= every_forecaster()
 # --- the long way
 
 
-def in_a_process(name, count, seed=0):
-    "Outcomes of `count` damages of a door, and the faults; a crash is one of them."
-    found, faults, first = Counter(), [], 0
-    while first < count:
-        words = [sys.executable, __file__, "--one", name, "--first", str(first)]
-        words += ["--count", str(count), "--seed", str(seed)]
-        child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        flight = None
+def in_processes(names, count, seed=0):
+    "Yield (door, number, damage, file, outcome); a crash ends a process, not the list."
+    names, first = list(names), 0
+    while names:
+        words = ["--child", "--count", str(count), "--first", str(first)]
+        command = [sys.executable, __file__, *names, *words, "--seed", str(seed)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        row = None
         for line in child.stdout:
-            i, how, file, what = json.loads(line)
-            flight = (i, how, file) if what is None else None
-            if what is None:
-                continue
-            found[what.split(":")[0]] += 1
-            first = i + 1
-            if what not in GOOD:
-                faults.append([name, i, how, file, what])
+            row = json.loads(line)
+            if row[-1] is not None:
+                yield row
         if child.wait() == 0:
-            break
-        assert flight is not None, f"the door {name} does not work at all"
-        found["crash"] += 1
-        faults.append([name, *flight, f"crash {child.returncode}"])
-        first = flight[0] + 1
-    return found, faults
+            return
+        assert row is not None, f"the door {names[0]} does not work at all"
+        if row[-1] is None:
+            yield [*row[:-1], f"crash {child.returncode}"]
+        else:
+            # it died between two damages: that is a crash of the next
+            yield [row[0], row[1] + 1, "", "", f"crash {child.returncode}"]
+            row[1] += 1
+        names, first = names[names.index(row[0]) :], row[1] + 1
+        if first >= count:
+            names, first = names[1:], 0
 
 
-def one(name, first, count, seed):
-    "Damage one door, and tell the parent line by line."
+def child(names, first, count, seed):
+    "Damage some doors, and tell the parent line by line."
     warnings.simplefilter("ignore")
     out = os.fdopen(os.dup(1), "w")
     # what libraries print is none of the parent's business
     os.dup2(2, 1)
-    with tempfile.TemporaryDirectory() as d:
-        for row in damaged(name, d, first, count, seed):
-            faulthandler.dump_traceback_later(120, exit=True)
-            print(json.dumps(row), file=out, flush=True)
-        faulthandler.cancel_dump_traceback_later()
+    for name in names:
+        with tempfile.TemporaryDirectory() as d:
+            for row in damaged(name, d, first, count, seed):
+                faulthandler.dump_traceback_later(120, exit=True)
+                print(json.dumps([name, *row]), file=out, flush=True)
+            faulthandler.cancel_dump_traceback_later()
+        first = 0
 
 
 def main():
@@ -612,21 +614,25 @@ def main():
     about.add_argument("--count", type=int, default=1000, help="damages a door")
     about.add_argument("--seed", type=int, default=0)
     about.add_argument("--out", help="JSON file for the outcomes")
-    about.add_argument("--one", help=argparse.SUPPRESS)
+    about.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     about.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     asked = about.parse_args()
-    if asked.one:
-        return one(asked.one, asked.first, asked.count, asked.seed)
-    table, faults = {}, []
-    for name in asked.doors or DOORS:
-        found, wrong = in_a_process(name, asked.count, asked.seed)
-        table[name] = dict(found) | dict(bare=DOORS[name].bare)
-        faults += wrong
-        print(f"{name:36}", dict(found), flush=True)
-    for fault in faults[:50]:
-        print(*fault)
+    names = asked.doors or list(DOORS)
+    if asked.child:
+        return child(names, asked.first, asked.count, asked.seed)
+    table = {name: Counter() for name in names}
+    faults = []
+    for name, *where, what in in_processes(names, asked.count, asked.seed):
+        word = what.split()[0]
+        table[name][word] += 1
+        if what not in GOOD:
+            faults.append([name, *where, what])
+            print(*faults[-1], flush=True)
+        if table[name].total() == asked.count:
+            print(f"{name:36}", dict(table[name]), flush=True)
+    doors = {n: dict(found) | dict(bare=DOORS[n].bare) for n, found in table.items()}
     if asked.out:
-        Path(asked.out).write_text(json.dumps(dict(doors=table, faults=faults)))
+        Path(asked.out).write_text(json.dumps(dict(doors=doors, faults=faults)))
 
 
 if __name__ == "__main__":

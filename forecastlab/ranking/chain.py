@@ -184,7 +184,7 @@ def load_chain(
             mend="Pass the folder that save_chain wrote, or one .npz",
             kind=FileNotFoundError,
         )
-    except (ValueError, KeyError, TypeError) as e:
+    except Exception as e:
         refuse(
             f"{head} cannot be read", [e], 'It should hold {"len": number of layers}'
         )

@@ -513,7 +513,7 @@ def _read(
     except FileNotFoundError as e:
         missing = f"{Path(e.filename).name} is missing"
         refuse(f"{folder} holds no whole layer", [missing], again, FileNotFoundError)
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as e:
+    except Exception as e:
         refuse(f"{folder} holds no whole layer", [f"{type(e).__name__}: {e}"], again)
 
 

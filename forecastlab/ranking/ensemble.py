@@ -290,7 +290,7 @@ def _read_about(folder):
     try:
         d = json.loads(about.read_text())
         members, how, k = list(d["members"]), str(d["how"]), int(d["k"])
-    except (ValueError, KeyError, TypeError) as e:
+    except Exception as e:
         refuse(f"ensemble.json cannot be read ({e})", [about], again)
     lost = [i for i in range(len(members)) if not (folder / str(i)).is_dir()]
     if lost:

@@ -869,7 +869,7 @@ def _read(folder):
         about = json.loads(path.read_text())
         lost = [key for key in _KEYS if key not in about]
         strange = set(about["settings"]) - set(ExtremeClassifier().get_params())
-    except (ValueError, KeyError, TypeError) as e:
+    except Exception as e:
         refuse(f"{path} cannot be read ({e})", mend="Save the model again")
     if lost or strange:
         refuse(f"{path} cannot be read", [*lost, *strange], "Save the model again")

@@ -132,7 +132,7 @@ def _read_json(path: Path) -> Any:
             mend="This is no whole text2text model: train it again, or copy it again",
             kind=FileNotFoundError,
         )
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         refuse(f"{path} is damaged", [e], "Copy the folder again")
 
 # %% ../../nbs/ranking/93_text2text.ipynb #answers

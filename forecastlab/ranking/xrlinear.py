@@ -692,7 +692,7 @@ def _read(path):
         )
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         refuse(f"{path} is not JSON ({e})", mend=_AGAIN)
     if not isinstance(about, dict):
         refuse(f"{path} holds no JSON object", [type(about).__name__], _AGAIN)

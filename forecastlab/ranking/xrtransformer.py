@@ -826,7 +826,7 @@ def _read_param(folder):
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         features, weight = int(about["features"]), float(about["weight"])
-    except (ValueError, KeyError, TypeError) as e:
+    except Exception as e:
         refuse(
             f"{path} is no XR-Transformer's",
             [f"{type(e).__name__}: {e}"],
