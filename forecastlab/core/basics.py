@@ -442,7 +442,7 @@ def write_note(
         check_place(path, overwrite=replaced)
     plain = json.loads(as_json(note, ordered=False))
     with atomic(path) as tmp:
-        tmp.write_text(json.dumps(plain | dict(crc32=_sum_of(plain))))
+        tmp.write_text(json.dumps(dict(note=plain, crc32=_sum_of(plain))))
 
 
 def read_note(
@@ -454,13 +454,14 @@ def read_note(
     if not path_of(path).is_file():
         refuse(f"no such {what} file", [path], kind=FileNotFoundError)
     try:
-        note = json.loads(Path(path).read_text(encoding="utf-8"))
-        mark = note.pop("crc32", None)
+        about = dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except Exception as e:
         refuse(f"not a readable {what} file", [path], f"{mend} ({e})", OSError)
-    if mark is not None and mark != _sum_of(note):
+    if not about.keys() & {"note", "crc32"}:
+        return about  # of an earlier version, which kept no checksum
+    if about.keys() != {"note", "crc32"} or about["crc32"] != _sum_of(about["note"]):
         refuse_damage(f"{what} file", path, mend)
-    return note
+    return about["note"]
 
 # %% ../../nbs/core/00_basics.ipynb #_digest
 def _digest(tensors: dict, note: str) -> str:
