@@ -63,6 +63,7 @@ CLAIMED = {
     "ranking.million.gb": ("<= 24", 8),
     "ranking.newlabels.p1": (">= -1", 0),
     "ranking.coldstart": ("> 0", 5),
+    "doors.damage": (">= 1", 1),
 }
 
 
