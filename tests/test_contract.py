@@ -8,18 +8,20 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import json
 import pkgutil
 import threading
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 
 import forecastlab
 from forecastlab.core import neural
 from forecastlab.core.auto import Chooser
-from forecastlab.core.basics import LabError
+from forecastlab.core.basics import LabError, read_tensors, write_tensors
 from forecastlab.core.conformal import Calibrated
 from forecastlab.core.distributions import Counts
 from forecastlab.core.forecast import Forecast
@@ -328,6 +330,42 @@ def test_a_saved_forecaster_forecasts_the_same_bits(name, tmp_path):
         found = q(ask(name, again, HORIZON, sales()))
         assert np.array_equal(found, q(ask(name, model, HORIZON, sales())))
         refuses(ValueError, "no panel to forecast from", again.predict)
+
+
+@every_forecaster
+def test_a_file_that_lacks_a_part_is_one_clear_error(name, tmp_path):
+    "Its checksum is right: another program, or another version, left it so."
+    model, path = fitted(name), tmp_path / "model.safetensors"
+    model.save(path)
+    tensors, note = read_tensors(path)
+
+    def asked(tensors, note):
+        write_tensors(path, tensors, note, overwrite=True)
+        return ask(name, load_model(path), HORIZON, sales())
+
+    for part in list(tensors)[:3]:
+        rest = {n: x for n, x in tensors.items() if n != part}
+        refuses(LabError, ".", lambda: asked(rest, note))
+        other = rest | {part: torch.ones(3, 2, 5)}
+        refuses(LabError, ".", lambda: asked(other, note))
+    for other in ({}, dict(family=note["family"]), dict(state=note["state"])):
+        refuses(
+            OSError, "no forecaster is described here", lambda: asked(tensors, other)
+        )
+    stranger = note | dict(state=[1])
+    refuses(OSError, "saved by another version", lambda: asked(tensors, stranger))
+    safetensors.torch.save_file(tensors, path, {"forecastlab": json.dumps(note)})
+    refuses(OSError, "has no checksum", lambda: load_model(path))
+
+
+@every_network
+def test_weights_that_are_no_numbers_are_refused(name, tmp_path):
+    fitted(name).save(tmp_path / "m")
+    tensors, note = read_tensors(tmp_path / "m")
+    last = list(tensors)[-1]
+    broken = tensors | {last: torch.full_like(tensors[last], torch.nan)}
+    write_tensors(tmp_path / "m", broken, note, overwrite=True)
+    refuses(OSError, f"NaN or infinite: {last}", lambda: load_model(tmp_path / "m"))
 
 
 @every_forecaster

@@ -66,6 +66,7 @@ CLAIMED = {
     "ranking.newlabels.p1": (">= -1", 0),
     "ranking.coldstart": ("> 0", 5),
     "doors.kills": (">= 1", 1),
+    "doors.damage": (">= 1", 1),
 }
 
 

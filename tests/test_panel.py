@@ -346,7 +346,7 @@ def test_a_damaged_save_is_named(tmp_path, name):
     file = tmp_path / "p" / name
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(
-        OSError, match="the saved panel is damaged: .*/p. Save it again"
+        OSError, match=f"the saved panel is damaged: .*/p/{name}. Save it again"
     ):
         Panel.load(tmp_path / "p")
     file.unlink()

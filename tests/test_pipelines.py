@@ -512,6 +512,7 @@ def test_every_pipeline_declares_what_it_takes(name):
             dict(command=f"{sys.executable} -c 'print(\"3 passed\")'", setup=""),
             {"minutes", "exit_code", "passed"},
         ),
+        ("bench_doors", dict(damages=6, doors=["note"]), {"damage", "crashes"}),
     ],
 )
 def test_every_benchmark_runs_small(name, parameters, keys, tmp_path, root):

@@ -304,9 +304,18 @@ def test_round_trip_and_broken_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such calibration"):
         Calibration.load(tmp_path / "none.json")
     d = json.loads(path.read_text())
+    changed = json.dumps(d | dict(note=d["note"] | dict(offset=[0.5])))
     for text, words in [
-        (path.read_text()[:50], "cannot be read"),
-        ("[1]", "cannot be read"),
+        (path.read_text()[:50], "not a readable"),
+        ("[1]", "not a readable"),
+        (changed, "the calibration file is damaged"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(OSError, match=words):
+            Calibration.load(path)
+    # one of an earlier version has no checksum
+    d = d["note"]
+    for text, words in [
         (json.dumps(d | dict(slope=["import os"])), "cannot be read"),
         (json.dumps(d | dict(slope=[1])), "damaged"),
         (json.dumps(d | dict(last=dict(score=[2, 1], value=[0, 1]))), "damaged"),

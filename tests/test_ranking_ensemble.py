@@ -8,6 +8,7 @@ from scipy import sparse
 
 from forecastlab.ranking import ensemble as E
 from forecastlab.ranking.ensemble import COMBINE, Ensemble
+from toys import unsealed
 
 
 def random_predictions(
@@ -185,7 +186,8 @@ def test_a_nested_ensemble_comes_back_and_replaces_nothing_silently(trained, tmp
     with pytest.raises(FileExistsError, match="overwrite=True"):
         e.save(tmp_path / "e")
     Ensemble(trees[:1]).save(tmp_path / "e", overwrite=True)
-    assert sorted(p.name for p in (tmp_path / "e").iterdir()) == ["0", "ensemble.json"]
+    there = sorted(p.name for p in (tmp_path / "e").iterdir())
+    assert there == ["0", "checksums.json", "ensemble.json"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(
@@ -210,7 +212,7 @@ def test_trees_come_back_as_trees(trained, tmp_path):
 
 def test_a_member_is_looked_up_in_this_package_and_nowhere_else(trained, tmp_path):
     Ensemble(trained[2][:1]).save(tmp_path / "e")
-    about = tmp_path / "e" / "ensemble.json"
+    about = unsealed(tmp_path / "e") / "ensemble.json"
     note = json.loads(about.read_text())
     assert note["members"] == ["xrlinear:XRLinear"]
     # as earlier versions wrote it
@@ -247,7 +249,7 @@ def test_a_folder_that_is_no_ensemble_is_refused(trained, tmp_path):
         Ensemble.load(tmp_path)
     e = Ensemble(trained[2][:2])
     e.save(tmp_path / "e")
-    about = tmp_path / "e" / "ensemble.json"
+    about = unsealed(tmp_path / "e") / "ensemble.json"
     text = about.read_text()
     for broken in (text[:20], "[]", json.dumps(dict(how="average"))):
         about.write_text(broken)

@@ -10,6 +10,7 @@ from forecastlab.ranking.growth import place, rename_labels, widened
 from forecastlab.ranking.linear import train_layer
 from forecastlab.ranking.solvers import LinearSettings
 from forecastlab.ranking.xrlinear import XRLinear
+from toys import unsealed
 
 ARRAYS = ("child_ptr", "child", "row_ptr", "row", "entry_ptr", "column", "value")
 
@@ -224,7 +225,13 @@ def test_statistics_survive_the_disk_and_damage_is_named(grown, tmp_path):
     assert all(same(x, y) for x, y in zip(a.layers, b.layers))
     file = tmp_path / "s" / "sample.npy"
     file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(OSError, match="the statistics is damaged: .*sample.npy"):
+        Statistics.load(tmp_path / "s")
+    unsealed(tmp_path / "s")
     with pytest.raises(ValueError, match="holds no statistics"):
+        Statistics.load(tmp_path / "s")
+    np.save(file, statistics.sample + 10**6)
+    with pytest.raises(ValueError, match="holds no statistics: sample"):
         Statistics.load(tmp_path / "s")
     file.unlink()
     with pytest.raises(FileNotFoundError, match="sample.npy is missing"):

@@ -27,6 +27,7 @@ from forecastlab.ranking.metrics import judge, table
 from forecastlab.ranking.natural import unbalanced_kmeans
 from forecastlab.ranking.two_means import hierarchical_kmeans
 from forecastlab.ranking.xrlinear import XRLinear
+from toys import unsealed
 
 rng = np.random.default_rng(0)
 labels, words = 24, 60
@@ -219,14 +220,57 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-@pytest.mark.parametrize("mmap", [True, False])
-def test_a_damaged_layer_is_refused(model, tmp_path, name, mmap):
+@pytest.mark.parametrize("how", [{}, dict(mmap=False), dict(check=False)], ids=str)
+def test_a_damaged_layer_is_refused(model, tmp_path, name, how):
     c = model.layers[-1]
     (tmp_path / "c").mkdir()
     c.save(tmp_path / "c")
     np.save(tmp_path / "c" / f"{name}.npy", DAMAGE[name](getattr(c, name)))
+    with pytest.raises(OSError, match=f"the layer is damaged: .*{name}.npy"):
+        Chunks.load(tmp_path / "c", **how).touch()
+    # one of an earlier version has no checksums
+    unsealed(tmp_path / "c")
     with pytest.raises(ValueError, match="do not fit together|another length"):
-        Chunks.load(tmp_path / "c", mmap=mmap)
+        Chunks.load(tmp_path / "c", **how).touch()
+
+
+def test_a_weight_that_is_no_number_is_refused(model, tmp_path):
+    c = model.layers[-1]
+    c.save(tmp_path / "c")
+    np.save(unsealed(tmp_path / "c") / "value.npy", np.full_like(c.value, np.nan))
+    with pytest.raises(ValueError, match="do not fit together: value"):
+        Chunks.load(tmp_path / "c")
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_what_was_not_looked_at_is_when_it_is_asked_for(model, tmp_path, sealed):
+    "Damage in one cluster: the others answer, and whoever meets it gets one error."
+    model.save(tmp_path / "m", mmap=True)
+    last = model.layers[-1]
+    file = tmp_path / "m" / "ranker" / f"{model.depth - 1}.model" / "chunks" / "row.npy"
+    row = last.row.copy()
+    row[-1] = 10**6
+    np.save(file, row)
+    if not sealed:
+        unsealed(tmp_path / "m")
+    late = XRLinear.load(tmp_path / "m", mmap=True, check=False)
+    wide = dict(k=labels, beam=labels)
+    x = X[0].indices, X[0].data
+    whole = late.layers[-1].clusters - 1
+    for ask in (
+        lambda: late.predict(X, **wide),
+        lambda: late.query(**wide)(*x),
+        lambda: late.predict(X[0], **wide),
+        lambda: late.predict(X, selected=Y),
+        lambda: late.weights,
+        lambda: late.save(tmp_path / "again"),
+    ):
+        with pytest.raises(LabError, match="damaged"):
+            ask()
+    if not sealed:
+        start = sp.csr_matrix(np.eye(1, whole + 1, dtype=np.float32))
+        found = beam_search(X[:1], late.layers[-1:], k=3, start=start)
+        same(found, beam_search(X[:1], [last], k=3, start=start))
 
 
 def test_a_negative_row_and_a_feature_too_many_are_refused(model):
@@ -282,7 +326,7 @@ def test_malformed_json_is_one_error_that_names_the_file(
     model, tmp_path, where, change, text
 ):
     model.save(tmp_path / "m")
-    path = tmp_path / "m" / where
+    path = unsealed(tmp_path / "m") / where
     path.write_text(
         json.dumps(
             json.loads(path.read_text()) | change

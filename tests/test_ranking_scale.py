@@ -16,6 +16,7 @@ pytest.importorskip(
     "numba", reason="ranking needs numba: pip install 'forecastlab[ranking]'"
 )
 
+from forecastlab.core.basics import LabError
 from forecastlab.core.runs import load_json
 from forecastlab.ranking.chunks import Chunks
 from forecastlab.ranking.linear import train_layer
@@ -25,7 +26,7 @@ from forecastlab.ranking.scale import Peak, Trainer, cut_work, join_groups, load
 from forecastlab.ranking.scale import save_group, save_mapped, synthetic, synthetic_rows
 from forecastlab.ranking.scale import train_group
 from forecastlab.ranking.xrlinear import XRLinear
-from toys import walk
+from toys import unsealed, walk
 
 
 def equal(a, b):
@@ -123,6 +124,14 @@ def test_damaged_matrices_are_refused(tmp_path):
 
     def broken(name, damage):
         save_mapped(tmp_path / "A", A)
+        damaged = lambda: load_mapped(tmp_path / "A")
+        whole = (tmp_path / "A" / name).read_bytes()
+        damage(tmp_path / "A" / name)
+        refused = pytest.raises(LabError, damaged)
+        assert "is damaged" in str(refused.value) or "no whole" in str(refused.value)
+        (tmp_path / "A" / name).write_bytes(whole)
+        # one of an earlier version has no checksums
+        unsealed(tmp_path / "A")
         damage(tmp_path / "A" / name)
         with pytest.raises((ValueError, FileNotFoundError)) as e:
             load_mapped(tmp_path / "A")
@@ -139,6 +148,9 @@ def test_damaged_matrices_are_refused(tmp_path):
     )
     assert "no sound matrix" in broken(
         "data.npy", lambda p: np.save(p, np.array([print], object), allow_pickle=True)
+    )
+    assert "two matrices are mixed" in broken(
+        "indices.npy", lambda p: np.save(p, A.indices + 9)
     )
     for what, message in (
         ([A, A[:, :5]], "has 5 columns, those before it 20"),

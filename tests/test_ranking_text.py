@@ -17,7 +17,7 @@ from forecastlab.ranking import ngrams
 from forecastlab.core.sparse import load_matrix, vstack
 from forecastlab.ranking.ngrams import NGrams, Numbers
 from forecastlab.ranking.text import Vectorizer
-from toys import CORPUS, OF_BOTH, OF_PAIRS, OF_WORDS
+from toys import CORPUS, OF_BOTH, OF_PAIRS, OF_WORDS, unsealed
 
 
 def tfidf(*parts, norm=2):
@@ -345,21 +345,24 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path):
     v = Vectorizer(tfidf(SETTINGS[1], SETTINGS[8])).fit(some_texts())
     v.save(tmp_path / "v")
     names = sorted(p.name for p in (tmp_path / "v").iterdir())
-    assert len(names) == 9
+    assert len(names) == 10
+    names.remove("checksums.json")
     for name in names:
         file = tmp_path / "v" / name
         whole = file.read_bytes()
         for broken in (whole[: len(whole) // 2], None, pickle.dumps({})):
             file.unlink() if broken is None else file.write_bytes(broken)
             with pytest.raises(
-                (ValueError, FileNotFoundError),
-                match=(
-                    "cannot be read|no vectorizer in this folder|does not fit together"
-                ),
+                OSError,
+                match="vectorizer is damaged|no whole vectorizer|no vectorizer in this",
             ):
                 Vectorizer.load(tmp_path / "v")
         file.write_bytes(whole)
-    np.save(tmp_path / "v" / "keys0.npy", np.zeros(3, np.int64))
+    (tmp_path / "v" / "checksums.json").write_text("{}")
+    with pytest.raises(OSError, match="vectorizer is damaged: .*checksums.json"):
+        Vectorizer.load(tmp_path / "v")
+    # one of an earlier version has no checksums
+    np.save(unsealed(tmp_path / "v") / "keys0.npy", np.zeros(3, np.int64))
     pytest.raises(ValueError, Vectorizer.load, tmp_path / "v").match(
         "does not fit together"
     )

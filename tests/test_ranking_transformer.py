@@ -28,6 +28,7 @@ from forecastlab.ranking.xrtransformer import Draw, FineTuning, Matcher
 from forecastlab.ranking.xrtransformer import XRTransformer, mix_weights
 from forecastlab.ranking.xrtransformer import node_loss, start_head
 from forecastlab.ranking.xrtransformer import with_label_names
+from toys import unsealed
 
 HERE = Path(__file__).parent
 WORDS = "sun moon star sea hill tree road bird fish wind rain snow".split()
@@ -234,7 +235,7 @@ def test_an_encoder_that_is_not_there_is_named(tmp_path):
 
 def test_pickled_weights_and_code_are_not_read(tmp_path):
     tiny_encoder(TEXTS).save(tmp_path / "e")
-    weights = load_file(tmp_path / "e" / "model.safetensors")
+    weights = load_file(unsealed(tmp_path / "e") / "model.safetensors")
 
     class Bomb:
         def __reduce__(self):
@@ -264,6 +265,9 @@ def test_a_damaged_encoder_folder_is_one_error(tmp_path):
     file = tmp_path / "e" / "model.safetensors"
     weights = load_file(file)
     file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(OSError, match="the encoder is damaged: .*model.safetensors"):
+        TextEncoder.load(tmp_path / "e")
+    unsealed(tmp_path / "e")
     with pytest.raises(OSError, match="no encoder could be loaded"):
         TextEncoder.load(tmp_path / "e")
     save_file(
@@ -277,7 +281,7 @@ def test_a_damaged_encoder_folder_is_one_error(tmp_path):
 
 def test_parts_that_are_not_supported_are_refused(tmp_path):
     tiny_encoder(TEXTS).save(tmp_path / "e")
-    file = tmp_path / "e" / "modules.json"
+    file = unsealed(tmp_path / "e") / "modules.json"
     modules = json.loads(file.read_text())
     file.write_text(
         json.dumps(
@@ -298,7 +302,7 @@ def test_parts_that_are_not_supported_are_refused(tmp_path):
 
 def test_an_unknown_pooling_is_refused_unless_one_is_given(tmp_path):
     tiny_encoder(TEXTS).save(tmp_path / "e")
-    file = tmp_path / "e" / "1_Pooling" / "config.json"
+    file = unsealed(tmp_path / "e") / "1_Pooling" / "config.json"
     file.write_text(json.dumps(dict(pooling_mode_max_tokens=True)))
     with pytest.raises(ValueError, match="not supported: max_tokens"):
         TextEncoder.load(tmp_path / "e")
@@ -517,7 +521,7 @@ def test_a_saved_model_holds_no_code_and_predicts_the_same(model, tmp_path):
     (tmp_path / "m" / "param.json").unlink()
     with pytest.raises(FileNotFoundError, match="param.json is missing"):
         XRTransformer.load(tmp_path / "m")
-    (tmp_path / "m" / "param.json").write_text(
+    (unsealed(tmp_path / "m") / "param.json").write_text(
         '{"__meta__": {"class_fullname":'
         ' "pecos.xmc.xtransformer.model###XTransformer"}}'
     )

@@ -24,7 +24,7 @@ from forecastlab.ranking.labels import pifa
 from forecastlab.ranking.report import pruned, report
 from forecastlab.ranking.solvers import LinearSettings
 from forecastlab.ranking.xrlinear import XRLinear, active
-from toys import grouped
+from toys import grouped, unsealed
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_folders_round_trip_and_refuse(tree, data, tmp_path):
     assert not (tmp_path / "m" / "ranker" / "0.model" / "chunks").exists()
     with pytest.raises(FileNotFoundError, match="memory-mapped"):
         XRLinear.load(tmp_path / "m", mmap=True)
-    part = tmp_path / "m" / "ranker" / "1.model"
+    part = unsealed(tmp_path / "m") / "ranker" / "1.model"
     about = json.loads((part / "param.json").read_text())
     assert about["pred_kwargs"]["only_topk"] == 3
     assert about["__meta__"]["class_fullname"] == "pecos.xmc.base###MLModel"
@@ -427,7 +427,7 @@ def test_active_instances_add_up():
 
 def test_loading_runs_no_code(tree, tmp_path):
     tree.save(tmp_path / "m")
-    W = tmp_path / "m" / "ranker" / "0.model" / "W.npz"
+    W = unsealed(tmp_path / "m") / "ranker" / "0.model" / "W.npz"
     np.savez(
         W,
         data=np.array([print], object),

@@ -869,7 +869,10 @@ def read_trial(
     "A trial that an earlier run finished."
     if place is None or not place.exists():
         return None
-    tensors, note = read_tensors(place)
+    again = "Remove it, and the trial is made again"
+    tensors, note = read_tensors(place, "trial", again)
+    if "quantiles" not in tensors or not {"model", "cpu", "predict_cpu"} <= set(note):
+        refuse("the trial file lacks parts", [place], again, OSError)
     quantiles = tensors.pop("quantiles").numpy()
     if quantiles.shape != (*asked, len(levels)):
         return None

@@ -242,14 +242,20 @@ def _under(tensors: dict[str, Tensor], head: str) -> dict[str, Tensor]:
 def _read(state: _State, path) -> None:
     "Put a checkpoint's state in place."
     t, note = read_tensors(path, "checkpoint", "Remove it to start anew")
-    _check_settings(state.training, note["training"], path)
+    _check_settings(state.training, note.get("training") or {}, path)
     try:
-        state.model.load_state_dict(_under(t, "model."))
-    except RuntimeError as e:
+        _put(state, t, note)
+    except Exception as e:
+        why = f"{type(e).__name__}: {e}".splitlines()[-1].strip()
         refuse(
             f"the checkpoint {path} belongs to another network",
-            mend=f"Remove it, or name another ({str(e).splitlines()[-1].strip()})",
+            mend=f"Remove it, or name another ({why})",
         )
+
+
+def _put(state: _State, t: dict[str, Tensor], note: dict) -> None:
+    "Put what a checkpoint holds in place."
+    state.model.load_state_dict(_under(t, "model."))
     for i, p in enumerate(state.parameters):
         moments = _under(t, f"optimizer.{i}.")
         state.optimizer.state[p] = {k: v.to(p.device) for k, v in moments.items()}

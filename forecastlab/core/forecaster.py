@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['known_to_the_end', 'observed_series', 'refuse_unobserved', 'Forecaster', 'Model', 'checked_model', 'family_of',
-           'packed', 'unpacked', 'load_model']
+           'packed', 'check_shapes', 'unpacked', 'load_model']
 
 # %% ../../nbs/core/67_forecaster.ipynb #edacf09d
 import re
@@ -276,20 +276,38 @@ def packed(
     return dict(family=family_of(type(model)), state=note), tensors
 
 
+def check_shapes(
+    tensors: dict[str, Tensor],  # of a file
+    **shapes: tuple[int | None, ...],  # name -> shape; None: any size
+) -> None:
+    "Refuse tensors that a file lacks, and those of another shape."
+    for name, wanted in shapes.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        sizes = zip(found or (), wanted)
+        fits = found is not None and len(found) == len(wanted)
+        if not fits or any(b is not None and a != b for a, b in sizes):
+            refuse(
+                f"the file's {name} has shape {found}, not {wanted}",
+                mend="Train and save it again",
+                kind=OSError,
+            )
+
+
 def unpacked(
     note: dict,  # of `packed`, also after JSON
     tensors: dict[str, Tensor],  # of `packed`
     source: str | PathLike = "the note",  # where they come from, for the error
 ) -> Forecaster:
     "The forecaster that `packed` took apart."
-    if not isinstance(note.get("family"), str) or "state" not in note:
+    described = isinstance(note, dict) and isinstance(note.get("family"), str)
+    if not described or "state" not in note:
         refuse("no forecaster is described here", [source], "Save it again", OSError)
     cls = _family(note["family"])
     try:
         return cls._restore(note["state"], tensors)
     except LabError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as e:
+    except Exception as e:
         refuse(
             f"{source} was saved by another version of forecastlab",
             mend=f"Train and save it again ({type(e).__name__}: {e})",

@@ -613,6 +613,14 @@ class NeuralForecaster(Forecaster):
             network = model.network(model.settings, model.recipe.sizes())
             head = f"{k}."
             own = {n: v for n, v in tensors.items() if n.startswith(head)}
+            lost = [n for n, v in own.items() if not v.isfinite().all()]
+            if lost:
+                refuse(
+                    "weights of the file are NaN or infinite",
+                    lost,
+                    "Train and save it again",
+                    OSError,
+                )
             network.load_state_dict({n[len(head) :]: v for n, v in own.items()})
             model.networks.append(network.eval())
         return model

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from .basics import named, refuse, yes_or_no
 from .filling import fill_from_dates
 from .panel import Panel, column_files, open_panel, panel_folder
+from .panel import panel_note
 from .panel import series_chunks, write_panel
 
 # %% ../../nbs/core/12_packing.ipynb #canonical_freq
@@ -985,7 +986,7 @@ def pack_parquet(
     cache = Path(cache)
     source = _source(files, ahead_files, static, roles)
     if (cache / "panel.json").exists():
-        note = json.loads((cache / "panel.json").read_text())
+        note = panel_note(cache)
         if note.get("source") == source:
             return open_panel(cache)
         refuse(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ranges', 'series_chunks', 'Panel', 'describe', 'fitting', 'positions', 'one_position', 'step_of', 'hidden_after',
-           'private_pages', 'recoded', 'panel_folder', 'column_files', 'write_panel', 'open_panel', 'checked_panel']
+           'private_pages', 'recoded', 'panel_folder', 'column_files', 'write_panel', 'open_panel', 'panel_note',
+           'checked_panel']
 
 # %% ../../nbs/core/10_panel.ipynb #e6d7122c
 import contextlib
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from .basics import atomic_folder, named, path_of, refuse
+from .basics import atomic_folder, check_seal, named, path_of, refuse
 
 # %% ../../nbs/core/10_panel.ipynb #ranges
 def ranges(
@@ -244,12 +245,15 @@ class Panel:
     @staticmethod
     def load(
         folder: str | os.PathLike,  # written by `save`, or a cache of `from_parquet`
+        # compare every checksum; None: of panels up to 4 GiB, of larger ones only where
+        # the series lie
+        check: bool | None = None,
     ) -> "Panel":
         """Open a saved panel; arrays stay on the disk until they are read.
 
         Refuses a folder without a panel, and one that is damaged.
         """
-        return open_panel(folder)
+        return open_panel(folder, check)
 
     @staticmethod
     def from_frame(
@@ -539,10 +543,38 @@ def write_panel(
     (folder / "panel.json").write_text(json.dumps(note))
 
 # %% ../../nbs/core/10_panel.ipynb #open_panel
+_LARGE = 1 << 32  # bytes of a panel that are looked at without being asked
+_PLACES = ("panel.json", "start.npy", "indptr.npy", "length.npy")
+
+
 def open_panel(
     folder: str | os.PathLike,  # written by `write_panel`
+    check: bool | None = None,  # compare every checksum; None: of panels up to 4 GiB
 ) -> Panel:
     "A saved panel with its arrays mapped. Refuses a missing and a damaged one."
+    folder = path_of(folder)
+    note = panel_note(folder)
+    if check is None:
+        sizes = [f.stat().st_size for f in folder.glob("*.npy")]
+        check = sum(sizes) <= _LARGE
+    small = lambda name: name in _PLACES or name.startswith("static-")
+    check_seal(folder, "saved panel", wanted=None if check else small)
+    try:
+        panel = _opened(note, folder)
+        fault = _fault_of(panel, check)
+    except Exception as e:
+        fault = f"{type(e).__name__}: {e}"
+    if fault:
+        refuse(
+            "the saved panel is damaged", [folder], f"Save it again ({fault})", OSError
+        )
+    return panel
+
+
+def panel_note(
+    folder: str | os.PathLike,  # written by `write_panel`
+) -> dict:  # what panel.json says
+    "The note of a saved panel. Refuses a missing and a damaged one."
     folder = path_of(folder)
     if not (folder / "panel.json").exists():
         refuse(
@@ -551,18 +583,51 @@ def open_panel(
             "Save one with panel.save(folder)",
             FileNotFoundError,
         )
+    check_seal(folder, "saved panel", wanted=lambda name: name == "panel.json")
     try:
-        note = json.loads((folder / "panel.json").read_text())
-        panel = _opened(note, folder)
-        fits = len(panel.y) == panel.rows and len(panel.start) == len(panel)
-        fault = "" if fits else "arrays of different length"
-    except (ValueError, LookupError, TypeError, EOFError, OSError) as e:
-        fault = str(e)
-    if fault:
+        return dict(json.loads((folder / "panel.json").read_text()))
+    except Exception as e:
         refuse(
-            "the saved panel is damaged", [folder], f"Save it again ({fault})", OSError
+            "the saved panel is damaged",
+            [folder / "panel.json"],
+            f"Save it again ({e})",
+            OSError,
         )
-    return panel
+
+
+def _fault_of(
+    panel: Panel,
+    check: bool,  # look at the codes of all rows, too
+) -> str:  # empty: all is well
+    "What of a saved panel does not fit the rest."
+    rows, steps = np.diff(panel.indptr), len(panel.calendar)
+    if not len(panel.start) == len(panel.length) == len(rows) == len(panel):
+        return "arrays of different length"
+    if panel.indptr[0] != 0 or (rows < 0).any():
+        return "indptr.npy"
+    if (panel.length < 0).any() or (panel.length > rows).any():
+        return "length.npy"
+    if (panel.start < 0).any() or (panel.start + panel.length > steps).any():
+        return "start.npy"
+    moving = panel.known | panel.past
+    columns = [panel.y, *moving.values()]
+    if any(c.shape != (panel.rows,) for c in columns):
+        return "arrays of different length"
+    if any(c.shape != (len(panel),) for c in panel.static.values()):
+        return "arrays of different length"
+    looked = moving | panel.static if check else panel.static
+    for name, names in panel.categories.items():
+        codes = looked.get(name)
+        if codes is not None and not _within(codes, len(names)):
+            return f"codes of {name}"
+    return ""
+
+
+def _within(codes: np.ndarray, count: int) -> bool:
+    "Are they whole numbers from 0 on, below the count?"
+    if codes.dtype.kind not in "iu":
+        return False
+    return not len(codes) or (codes.min() >= 0 and codes.max() < count)
 
 
 def _opened(note: dict, folder: Path) -> Panel:

@@ -8,10 +8,12 @@ __all__ = ['arrays', 'canonical', 'is_checked', 'checked', 'as_features', 'as_la
            'inner_products', 'cores', 'product', 'csr_of_blocks', 'save_matrix', 'load_matrix']
 
 # %% ../../nbs/core/15_sparse.ipynb #d1f962b3
+import math
 import os
 import struct
 import weakref
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 from numba import njit
-from .basics import atomic, refuse
+from .basics import BLOCK, atomic, refuse
 
 # %% ../../nbs/core/15_sparse.ipynb #Matrix
 if TYPE_CHECKING:  # SciPy brings no types to check
@@ -602,6 +604,18 @@ def csr_of_blocks(
     return sp.csr_matrix((value, index, start), shape=shape)
 
 # %% ../../nbs/core/15_sparse.ipynb #_aligned
+_FOOTER = b"\nCRC-32\n"  # behind the numbers of a npy, where NumPy does not look
+
+
+def _crc32(f: IO, start: int, size: int) -> int | None:
+    "Checksum of some bytes of a file; None where it ends before."
+    f.seek(start)
+    found = 0
+    while size > 0 and (some := f.read(min(size, BLOCK))):
+        found, size = zlib.crc32(some, found), size - len(some)
+    return None if size else found
+
+
 def _write_aligned(archive: zipfile.ZipFile, file: IO, name: str, values: Any) -> None:
     "Put one array into a zip archive so that its bytes start at a multiple of 64."
     info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
@@ -619,13 +633,18 @@ def save_matrix(
 ) -> None:
     """One matrix, one file, whole or absent.
 
-    SciPy's uncompressed npz, or NumPy's npy where A is dense.
+    SciPy's uncompressed npz, or NumPy's npy where A is dense, with a checksum at its
+    end. Whatever reads npz and npy reads them.
     """
     if sp.issparse(A) and A.format not in ("csr", "csc"):
         A = sp.csr_matrix(A)
     with atomic(path) as tmp, open(tmp, "wb") as f:
         if not sp.issparse(A):
             np.save(f, np.asarray(A), allow_pickle=False)
+            f.flush()
+            with open(tmp, "rb") as written:
+                found = _crc32(written, 0, f.tell())
+            f.write(_FOOTER + struct.pack("<I", found))
             return
         parts = dict(
             indices=A.indices,
@@ -646,16 +665,25 @@ def _in_place(path: Path, f: IO, info: zipfile.ZipInfo) -> np.ndarray | None:
     """
     f.seek(info.header_offset + 26)
     name, extra = struct.unpack("<HH", f.read(4))
-    f.seek(info.header_offset + 30 + name + extra)
+    start = info.header_offset + 30 + name + extra
+    f.seek(start)
     if info.compress_type != zipfile.ZIP_STORED:
         return None
     version = np.lib.format.read_magic(f)
     shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(f)
     if len(shape) != 1 or not shape[0] or f.tell() % 64 or dtype.hasobject:
         return None
-    if f.tell() + shape[0] * dtype.itemsize > path.stat().st_size:
+    at = f.tell()
+    if at + shape[0] * dtype.itemsize > path.stat().st_size:
         raise EOFError(f"{info.filename} is cut off")
-    return np.asarray(np.memmap(path, dtype, "c", f.tell(), shape))
+    _compare(f, start, info)
+    return np.asarray(np.memmap(path, dtype, "c", at, shape))
+
+
+def _compare(f: IO, start: int, info: zipfile.ZipInfo) -> None:
+    "Refuse a part of an archive that has another checksum."
+    if _crc32(f, start, info.file_size) != info.CRC:
+        raise ValueError(f"{info.filename} is damaged: its checksum is another")
 
 
 def _mapped(path: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -701,11 +729,28 @@ def _read_matrix(path: Path, mmap: bool) -> Matrix:
     with open(path, "rb") as f:
         dense = f.read(6) == b"\x93NUMPY"
     if dense:
+        _check_array(path)
         return np.load(path, allow_pickle=False, mmap_mode="c" if mmap else None)
     A = _mapped_matrix(path) if mmap else sp.load_npz(path)
     A = sp.csc_matrix(A) if A.format == "csc" else sp.csr_matrix(A)
-    # a look at every index would read the whole file
-    if not mmap:
-        A.check_format(full_check=True)
+    # compiled code follows indices wherever they lead
+    A.check_format(full_check=True)
     A.sort_indices()
     return A
+
+
+def _check_array(path: Path) -> None:
+    "Refuse a npy that is cut off, or has another checksum; NumPy's own has none."
+    with open(path, "rb") as f:
+        version = np.lib.format.read_magic(f)
+        shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(f)
+        end = f.tell() + math.prod(shape) * dtype.itemsize
+        f.seek(end)
+        footer = f.read(len(_FOOTER) + 5)
+        if not footer and path.stat().st_size == end or dtype.hasobject:
+            return
+        found = struct.pack("<I", _crc32(f, 0, end) or 0)
+    if path.stat().st_size < end:
+        raise EOFError("it is cut off")
+    if footer != _FOOTER + found:
+        raise ValueError("it is damaged: its checksum is another")

@@ -19,7 +19,7 @@ from scipy import sparse
 from ..core.basics import number, refuse, whole
 from ..core.distributions import QuantileGrid, check_levels
 from ..core.forecast import Forecast, dates_of
-from ..core.forecaster import Forecaster
+from ..core.forecaster import Forecaster, check_shapes
 from ..core.metrics import mean_wql
 from ..core.panel import Panel, checked_panel
 from .textbook import LEVELS
@@ -579,11 +579,15 @@ class LaunchForecaster(Forecaster):
 
     @classmethod
     def _restore(cls, note: dict, tensors: dict[str, torch.Tensor]) -> Self:
+        launched, h = len(tensors["position"]), note["settings"]["horizon"]
+        check_shapes(tensors, first=(len(note["ids"]),), position=(launched,))
+        check_shapes(tensors, step=(launched,), sold=(launched, h))
+        check_shapes(tensors, relative=(launched, h))
         numbers = {name: x.numpy() for name, x in tensors.items()}
         similar = _unpacked_scores(note["similar"], numbers)
         model = cls(**note["settings"], similar=similar)
         model.catalogue = _unpacked_catalogue(note, numbers)
-        model.chosen = note["chosen"]
+        model.chosen = dict(note["chosen"])
         model.relative = numbers["relative"]
         return model
 

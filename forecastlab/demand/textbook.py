@@ -21,7 +21,7 @@ from ..core.basics import number, refuse, whole, yes_or_no
 from ..core.distributions import FINE, LEVELS, QuantileGrid, check_levels
 from ..core.frequency import recent_of, season_of
 from ..core.forecast import Forecast
-from ..core.forecaster import Forecaster, refuse_unobserved
+from ..core.forecaster import Forecaster, check_shapes, refuse_unobserved
 from ..core.panel import Panel, checked_panel
 
 # %% ../../nbs/demand/10_textbook.ipynb #_tail
@@ -543,8 +543,9 @@ class PooledClimatology(TextbookForecaster):
 
     @classmethod
     def _restore(cls, note: dict, tensors: dict[str, torch.Tensor]) -> Self:
-        usual = note["usual"]
+        usual = float(note["usual"])
         model = super()._restore({k: v for k, v in note.items() if k != "usual"}, {})
+        check_shapes(tensors, shape=(6, None, len(model.levels)))
         model._shape, model._usual = tensors["shape"].numpy(), usual
         return model
 

@@ -301,7 +301,8 @@ def beam_search(
         for lo, hi, x in _blocks(X, layers, widths, int(np.diff(ptr).max(initial=0))):
             own = slice(ptr[lo], ptr[hi])
             kept = _Kept(ptr[lo : hi + 1] - ptr[lo], cluster[own], key[own])
-            for layer, width in zip(compiled, widths):
+            for chunks, layer, width in zip(layers, compiled, widths):
+                chunks.touch(kept.cluster)
                 kept = _step(layer, x, kept, width, power, threads, pool)
             parts.append(kept)
     return _joined(parts, multiplies, (X.shape[0], layers[-1].nodes))
@@ -384,6 +385,7 @@ def score_selected(
             x = as_queries(X[lo:hi])
             key = np.zeros(len(nodes), np.float32)
             for way in reversed(ways):
+                way.chunks.touch(way.cluster)
                 layer = compiled_layer(way.chunks)
                 margins = layer_margins(layer, x, way.ptr, way.cluster, threads, pool)
                 key = _take(way.pair, way.offset, key, margins, power)
@@ -406,7 +408,7 @@ def _pointer(typing, address):
 @njit(cache=True, nogil=True)
 def _from_addresses(line, bias):
     "A layer from a line of the table: its arrays are where the addresses say."
-    clusters, children, rows, entries, features, _ = line[7:]
+    clusters, children, rows, entries, features = line[7:12]
     return CompiledLayer(
         carray(_pointer(line[0]), clusters + 1, np.int64),
         carray(_pointer(line[1]), children, np.int32),
@@ -444,7 +446,8 @@ def _ask_all(layer, cluster, x, v):
 def _descend(table, bias, x, v, power):
     """Beam search for one query.
 
-    The last value is how many of its features do not exist.
+    The last value is how many of its features do not exist; -1 for clusters of the
+    first layer that nobody has looked at yet, -2 for those of the second, and so on.
     """
     cluster = np.zeros(1, np.int32)
     key = np.zeros(1, np.float32)
@@ -456,6 +459,11 @@ def _descend(table, bias, x, v, power):
         return cluster, key, wrong
     for t in range(len(table)):
         layer = _from_addresses(table[t], bias[t])
+        if table[t, 13]:
+            seen = carray(_pointer(table[t, 13]), table[t, 7], np.uint8)
+            for c in cluster:
+                if not seen[c]:
+                    return cluster, key, -1 - t
         keep = table[t, 12]
         margins = _ask_all(layer, cluster, x, v)
         kept = _Kept(np.array([0, len(cluster)]), cluster, key)
@@ -489,7 +497,9 @@ class Query:
         for layer, chunks, width in zip(self.compiled, layers, widths):
             addresses = [array.ctypes.data for array in layer[:7]]
             sizes = [chunks.clusters, len(layer.child), len(layer.row)]
-            lines.append([*addresses, *sizes, len(layer.value), layer.features, width])
+            watch = 0 if chunks.watch is None else chunks.watch.seen.ctypes.data
+            about = [len(layer.value), layer.features, width, watch]
+            lines.append([*addresses, *sizes, *about])
         self.table = np.array(lines)
         self.bias = np.array([layer.bias for layer in self.compiled])
 
@@ -512,6 +522,9 @@ class Query:
                 "Clean the query, or leave these out",
             )
         node, key, wrong = _descend(self.table, self.bias, x, v, self.power)
+        while wrong < 0:
+            self.layers[-1 - wrong].touch(node)
+            node, key, wrong = _descend(self.table, self.bias, x, v, self.power)
         if wrong:
             d = self.layers[0].features
             refuse(

@@ -8,7 +8,6 @@ __all__ = ['reliability', 'ece', 'brier', 'log_loss', 'plot_reliability', 'fit_s
 
 # %% ../../nbs/ranking/55_calibration.ipynb #7ee18580
 import copy
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from ..core.basics import atomic, check_place, number, one_of, refuse
-from ..core.basics import whole
+from ..core.basics import number, one_of, read_note, refuse, whole
+from ..core.basics import write_note
 from ..core.conformal import isotonic
 from .chunks import Chunks, layer_scores
 from .chain import label_chain
@@ -522,7 +521,6 @@ class Calibration:
         overwrite: bool = False,  # replace a file that is there
     ) -> None:
         "Write the numbers to one JSON file, whole or not at all."
-        check_place(path, overwrite=overwrite)
         about = dict(
             format=1,
             slope=self.slope,
@@ -530,8 +528,7 @@ class Calibration:
             last=None if self.last is None else self.last.as_json(),
             facts=self.facts,
         )
-        with atomic(path) as f:
-            f.write_text(json.dumps(about))
+        write_note(path, about, overwrite)
 
     @classmethod
     def load(
@@ -539,15 +536,13 @@ class Calibration:
         path: str | os.PathLike,  # file of `save`
     ) -> "Calibration":
         "Read what `save` wrote. Refuses a file that is missing or damaged."
-        if not Path(path).is_file():
-            refuse("there is no such calibration", [path], kind=FileNotFoundError)
+        about = read_note(path, "calibration")
         try:
-            about = json.loads(Path(path).read_text())
             slope = [float(a) for a in about["slope"]]
             offset = [float(b) for b in about["offset"]]
             last = about["last"] and Steps.from_json(about["last"])
             facts = dict(about["facts"])
-        except (KeyError, TypeError, ValueError) as e:
+        except Exception as e:
             refuse(f"the calibration cannot be read ({e})", [path], "Save it again")
         if len(slope) != len(offset):
             refuse("the calibration is damaged", [path], "Save it again")

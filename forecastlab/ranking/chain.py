@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from ..core.basics import atomic_folder, one_of, refuse, whole
+from ..core.basics import atomic_folder, check_seal, one_of, refuse, whole
 from ..core.sparse import Matrix, as_features, as_labels, binary
 from ..core.sparse import load_matrix, save_matrix
 
@@ -174,6 +174,7 @@ def load_chain(
     path = Path(path)
     if path.is_file():
         return from_clusters(load_matrix(path), branches)
+    check_seal(path, "chain")
     head = path / "config.json"
     try:
         layers = range(json.loads(head.read_text())["len"])
@@ -183,7 +184,7 @@ def load_chain(
             mend="Pass the folder that save_chain wrote, or one .npz",
             kind=FileNotFoundError,
         )
-    except (ValueError, KeyError, TypeError) as e:
+    except Exception as e:
         refuse(
             f"{head} cannot be read", [e], 'It should hold {"len": number of layers}'
         )

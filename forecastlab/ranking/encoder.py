@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from ..core.basics import atomic, atomic_folder, cache_dir, one_of, refuse
-from ..core.basics import whole
+from ..core.basics import LabError, atomic_folder, cache_dir, check_seal
+from ..core.basics import one_of, refuse, whole
+from ..core.sparse import load_matrix, save_matrix
 from ..kernels.runtime import device as best_device
 
 # %% ../../nbs/ranking/75_encoder.ipynb #Tokens
@@ -282,6 +283,8 @@ class TextEncoder(nn.Module):
         not whole, and parts that are not known here.
         """
         name = default_encoder() if name is None else name
+        if Path(name).is_dir():
+            check_seal(name, "encoder")
         _holds_safetensors(name)
         folder, pooling, longest = _told(name, download, pooling)
         model, tokenizer = _pretrained(name, folder, download, dropout)
@@ -393,7 +396,11 @@ def _file(name, part, download):
         # the name itself is judged when the weights are loaded
         except Exception:
             return {}
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
+        return json.loads(text)
+    except ValueError as e:
+        refuse(f"{path} cannot be read", [e], "Copy the encoder again", OSError)
 
 # %% ../../nbs/ranking/75_encoder.ipynb #_told
 _SPELLINGS = {"mean_tokens": "mean", "cls_token": "cls", "mean": "mean", "cls": "cls"}
@@ -561,9 +568,8 @@ def embed(
         return _embed(encoder, texts, batch, bf16, device, progress)
     folder = cache_dir() / "embeddings" if isinstance(cache, bool) else Path(cache)
     path = folder / f"{_key(texts, encoder, bf16)}.npy"
-    # absent, or cut off: made again
-    with contextlib.suppress(OSError, ValueError):
-        return np.load(path, mmap_mode="c")
-    with atomic(path) as tmp, open(tmp, "wb") as f:
-        np.save(f, _embed(encoder, texts, batch, bf16, device, progress))
-    return np.load(path, mmap_mode="c")
+    # absent, or damaged: made again
+    with contextlib.suppress(LabError):
+        return load_matrix(path, mmap=True)
+    save_matrix(path, _embed(encoder, texts, batch, bf16, device, progress))
+    return load_matrix(path, mmap=True)

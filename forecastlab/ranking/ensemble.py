@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from scipy import sparse
-from ..core.basics import atomic, atomic_folder, refuse, whole
+from ..core.basics import atomic, atomic_folder, check_seal, refuse, whole
 from ..core.sparse import as_features, ordered, softmax_rows
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_checked
@@ -244,6 +244,7 @@ class Ensemble:
         forecastlab's rankers.
         """
         folder = Path(folder)
+        check_seal(folder, "ensemble")
         how, k, members = _read_about(folder)
         kinds = [_class_of(name) for name in members]
         models = [kind.load(folder / str(i)) for i, kind in enumerate(kinds)]
@@ -289,7 +290,7 @@ def _read_about(folder):
     try:
         d = json.loads(about.read_text())
         members, how, k = list(d["members"]), str(d["how"]), int(d["k"])
-    except (ValueError, KeyError, TypeError) as e:
+    except Exception as e:
         refuse(f"ensemble.json cannot be read ({e})", [about], again)
     lost = [i for i in range(len(members)) if not (folder / str(i)).is_dir()]
     if lost:

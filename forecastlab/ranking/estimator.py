@@ -21,8 +21,8 @@ import pandas as pd
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
-from ..core.basics import LabError, atomic_folder, number, one_of, refuse
-from ..core.basics import whole
+from ..core.basics import LabError, atomic_folder, check_seal, number, one_of
+from ..core.basics import refuse, whole
 from ..core.sparse import as_features, as_labels, checked, ordered
 from ..core.sparse import take_rows
 from ..kernels.posts import POSTS
@@ -661,7 +661,19 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
     ) -> "ExtremeClassifier":
         "Read what `save` wrote. Refuses a folder that is missing or damaged."
         folder = Path(folder)
+        check_seal(folder, "ExtremeClassifier")
         about = _read(folder)
+        try:
+            return cls._restored(about, folder)
+        except LabError:
+            raise
+        except Exception as e:
+            why = f"{type(e).__name__}: {e}"
+            refuse(f"{folder} does not fit together", [why], "Save the model again")
+
+    @classmethod
+    def _restored(cls, about, folder):
+        "The model of a folder whose estimator.json was read."
         model = cls(**about["settings"])
         model.names_ = about["names"] is not None
         model.classes_ = np.arange(about["labels"])
@@ -857,7 +869,7 @@ def _read(folder):
         about = json.loads(path.read_text())
         lost = [key for key in _KEYS if key not in about]
         strange = set(about["settings"]) - set(ExtremeClassifier().get_params())
-    except (ValueError, KeyError, TypeError) as e:
+    except Exception as e:
         refuse(f"{path} cannot be read ({e})", mend="Save the model again")
     if lost or strange:
         refuse(f"{path} cannot be read", [*lost, *strange], "Save the model again")

@@ -45,6 +45,7 @@ def ranker(
     "Features (m,), weights (m,) and the bias weight of one node."
     at = np.flatnonzero(layer.child == node)[0]
     chunk = int(np.searchsorted(layer.child_ptr, at, side="right") - 1)
+    layer.touch(np.array([chunk]))
     first, end = layer.row_ptr[chunk], layer.row_ptr[chunk + 1]
     entries = slice(layer.entry_ptr[first], layer.entry_ptr[end])
     per_row = np.diff(layer.entry_ptr[first : end + 1])

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numba import njit
 from scipy import sparse
-from ..core.basics import atomic_folder, number, refuse, whole
+from ..core.basics import atomic_folder, check_seal, number, refuse, whole
 from .beam import beam_search
 from .calibration import clusters_of
 from .chunks import Chunks
@@ -69,6 +69,24 @@ def _leaf_samples(leaves, most, seed):
 
 # %% ../../nbs/ranking/65_growth.ipynb #Statistics
 _SAVED = ("size", "rows", "start", "sample")
+
+
+def _misfit(
+    statistics,  # Statistics that were read
+):  # what is wrong; empty: nothing
+    "What of saved statistics points outside of the rest."
+    start, sample = statistics.start, statistics.sample
+    kept = statistics.instances.shape[0]
+    whole_numbers = all(getattr(statistics, n).dtype.kind in "iu" for n in _SAVED)
+    if not whole_numbers or len(statistics.rows) != kept:
+        return "arrays of another type or length"
+    if len(start) != len(statistics.size) + 1 or (np.diff(start) < 0).any():
+        return "start"
+    if start[0] != 0 or start[-1] != len(sample):
+        return "start"
+    if len(sample) and not 0 <= sample.min() <= sample.max() < kept:
+        return "sample"
+    return ""
 
 
 @dataclass(eq=False)
@@ -136,6 +154,7 @@ class Statistics:
         "Read what `save` wrote. Refuses a folder that is missing or damaged."
         folder = Path(folder)
         mend = "Build them with Statistics.of"
+        check_seal(folder, "statistics", mend)
         try:
             layers = json.loads((folder / "statistics.json").read_text())["layers"]
             files = {name: folder / f"{name}.npy" for name in _SAVED}
@@ -143,11 +162,14 @@ class Statistics:
         except FileNotFoundError as e:
             lost = [f"{Path(e.filename).name} is missing"]
             refuse(f"{folder} holds no statistics", lost, mend, FileNotFoundError)
-        except (OSError, ValueError, KeyError, EOFError) as e:
+        except Exception as e:
             refuse(f"{folder} holds no statistics", [e], mend)
         read = lambda name: sparse.csr_matrix(load_matrix(folder / name))
         curvature = [read(f"curvature{t}.npz") for t in range(layers)]
-        return cls(curvature=curvature, instances=read("X.npz"), **found)
+        loaded = cls(curvature=curvature, instances=read("X.npz"), **found)
+        if fault := _misfit(loaded):
+            refuse(f"{folder} holds no statistics", [fault], mend)
+        return loaded
 
     def __repr__(self) -> str:
         return (
@@ -457,6 +479,7 @@ def exchanged(
     new: dict,  # cluster -> (rows, entries of a row, column, value)
 ) -> Chunks:
     "The layer with other chunks in some places."
+    layer.touch()
     rows, per_row = np.diff(layer.row_ptr), np.diff(layer.entry_ptr)
     pieces, done = [], 0
     for c in [*sorted(new), layer.clusters]:
@@ -484,6 +507,7 @@ def exchanged(
 # %% ../../nbs/ranking/65_growth.ipynb #_teach
 def _chunk_of(layer, c):
     "(row, entry_ptr, column, value) of a cluster's chunk; weights are not copied."
+    layer.touch(np.array([c]))
     lo, hi = layer.row_ptr[c], layer.row_ptr[c + 1]
     return layer.row[lo:hi], layer.entry_ptr[lo : hi + 1], layer.column, layer.value
 
@@ -743,6 +767,7 @@ def widened(
     leaf: np.ndarray,  # (new,) the leaf of each
 ) -> Chunks:
     "The layer with new columns behind those of their leaves."
+    layer.touch()
     n = len(leaf)
     ones = np.ones(n, np.float32)
     C = sparse.csc_matrix((ones, (np.arange(n), leaf)), shape=(n, layer.clusters))

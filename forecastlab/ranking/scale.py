@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from tqdm.auto import tqdm
-from ..core.basics import atomic, number, refuse, whole
+from ..core.basics import SEAL, atomic, check_seal, number, refuse, seal
+from ..core.basics import whole
 from ..core.sparse import l2_rows
 from .chunks import LAYER_ARRAYS, Chunks, write_layer_note
 from .linear import train_layer
@@ -97,7 +98,8 @@ def save_mapped(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "matrix.json").unlink(missing_ok=True)
+    for name in ("matrix.json", SEAL):
+        (folder / name).unlink(missing_ok=True)
     if isinstance(A, np.ndarray):
         kind, shape = "dense", list(A.shape)
         np.save(folder / "data.npy", A, allow_pickle=False)
@@ -117,6 +119,7 @@ def save_mapped(
         np.save(folder / "indptr.npy", start.astype(np.int32) if small else start)
     with atomic(folder / "matrix.json") as tmp:
         tmp.write_text(json.dumps(dict(format=kind, shape=shape)))
+    seal(folder)
 
 # %% ../../nbs/ranking/85_scale.ipynb #load_mapped
 def _opened(
@@ -133,19 +136,28 @@ def _opened(
     except FileNotFoundError as e:
         missing = f"{Path(e.filename).name} is missing"
         refuse(f"{folder} holds no whole matrix", [missing], again, FileNotFoundError)
-    except (OSError, ValueError, KeyError, EOFError) as e:
+    except Exception as e:
         refuse(f"{folder} holds no sound matrix", [e], again)
     return kind, shape, [np.asarray(a) for a in found]
 
 
 def load_mapped(
     folder: str | os.PathLike,  # of `save_mapped`
+    # compare all numbers with their checksums, block by block; False: this process, or
+    # the one that started it, has done so or wrote them
+    check: bool = True,
     # (n, m) on mapped arrays: a change stays in memory and never reaches the files
 ) -> sp.csr_matrix | sp.csc_matrix | np.ndarray:
-    "Open a matrix in place."
+    """Open a matrix in place. Refuses one that is damaged.
+
+    One of an earlier version has no checksums: its indices are looked at.
+    """
     folder = Path(folder)
+    sealed = check and check_seal(folder, "matrix", "Write it again with save_mapped")
     kind, shape, (data, *rest) = _opened(folder)
     if kind == "dense":
+        if data.shape != shape:
+            _refuse_mixed(folder)
         return data
     A = (sp.csr_matrix if kind == "csr" else sp.csc_matrix)(shape, dtype=np.float32)
     A.indices, A.indptr = rest
@@ -155,11 +167,26 @@ def load_mapped(
     lines = shape[1] if kind == "csc" else shape[0]
     sizes = {int(A.indptr[-1]), len(A.indices), len(data)}
     if len(A.indptr) != lines + 1 or len(sizes) > 1:
-        refuse(
-            f"files of two matrices are mixed in {folder}",
-            mend="Write it again with save_mapped",
-        )
+        _refuse_mixed(folder)
+    if check and not sealed and not _inside(A, shape[0] + shape[1] - lines):
+        _refuse_mixed(folder)
     return A
+
+
+def _inside(A, width):
+    "Do all pointers and indices lead inside?"
+    if A.indices.dtype.kind not in "iu" or A.indptr.dtype.kind not in "iu":
+        return False
+    if A.indptr[0] != 0 or (np.diff(A.indptr) < 0).any():
+        return False
+    return not len(A.indices) or 0 <= A.indices.min() <= A.indices.max() < width
+
+
+def _refuse_mixed(folder):
+    refuse(
+        f"files of two matrices are mixed in {folder}",
+        mend="Write it again with save_mapped",
+    )
 
 # %% ../../nbs/ranking/85_scale.ipynb #_hash
 def _hash(*parts):
@@ -311,8 +338,13 @@ def join_groups(
     (folder / "chunks.json").unlink(missing_ok=True)
 
     def read(path, name):
-        with np.load(path, allow_pickle=False) as f:
-            return f[name]
+        try:
+            with np.load(path, allow_pickle=False) as f:
+                return f[name]
+        except Exception as e:
+            why = f"{type(e).__name__}: {e}"
+            mend = "Remove it; the group is then trained again"
+            refuse(f"{path} holds no sound group", [why], mend, OSError)
 
     for name, kind in LAYER_ARRAYS.items():
         with _Growing(folder / f"{name}.npy", kind) as out:
@@ -374,8 +406,8 @@ def _task(X, layer, lo, hi, settings, out):
     """
     begin = time.process_time()
     if out:
-        X = load_mapped(X)
-        layer = [load_mapped(p) if p else None for p in layer]
+        X = load_mapped(X, check=False)
+        layer = [load_mapped(p, check=False) if p else None for p in layer]
     matrices = [_writable(A) for A in layer]
     part = train_group(_writable(X), *matrices, lo, hi, settings)
     if out:

@@ -11,13 +11,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
-from ..core.basics import atomic_folder, refuse
+from ..core.basics import LabError, atomic_folder, check_seal, refuse
 from ..core.sparse import Matrix, as_features, hstack
 from .ngrams import NGrams, Numbers, Terms, fit_terms, normalised
-from .ngrams import term_names, terms_of_ngrams, weigh
+from .ngrams import keys_fit, term_names, terms_of_ngrams, weigh
 
 # %% ../../nbs/ranking/15_text.ipynb #_configured
 _SKLEARN: dict[str, tuple] = {
@@ -297,12 +297,26 @@ def _read_part(folder: Path, i: int, settings: NGrams, sizes: list[int]) -> Term
     columns = _read(folder / f"columns{i}.npy")
     idf = _read(folder / f"idf{i}.npy")
     words = _read(folder / f"words{i}.json")
-    fits = keys.size == columns.size == sum(sizes)
-    if not fits or columns.max(initial=-1) >= idf.size:
-        refuse(f"{folder} does not fit together", mend="Save the vectorizer again")
+    fits = keys.size == columns.size == sum(sizes) and min(sizes, default=0) >= 0
+    flat = keys.ndim == columns.ndim == idf.ndim == 1
+    whole = keys.dtype.kind in "iu" and columns.dtype.kind in "iu"
+    if not (fits and flat and whole and idf.dtype.kind == "f"):
+        _refuse_misfit(folder, "arrays of another type or length")
+    if columns.min(initial=0) < -1 or columns.max(initial=-1) >= idf.size:
+        _refuse_misfit(folder, f"columns{i}.npy")
+    if not np.isfinite(idf).all() or idf.min(initial=0) < 0:
+        _refuse_misfit(folder, f"idf{i}.npy")
     cut = np.cumsum(sizes)[:-1]
     levels = [Numbers(k) for k in np.split(keys, cut)]
-    return Terms(settings, words, levels, np.split(columns, cut), idf)
+    part = Terms(settings, words, levels, np.split(columns, cut), idf)
+    if sum(level.count for level in levels) != keys.size or not keys_fit(part):
+        _refuse_misfit(folder, f"keys{i}.npy")
+    return part
+
+
+def _refuse_misfit(folder: Path, what: str) -> NoReturn:
+    "Refuse files of a folder that do not belong together."
+    refuse(f"{folder} does not fit together", [what], "Save the vectorizer again")
 
 # %% ../../nbs/ranking/15_text.ipynb #_write_vectorizer
 def _write_vectorizer(v: Vectorizer, folder: Path) -> None:
@@ -325,7 +339,18 @@ def _write_vectorizer(v: Vectorizer, folder: Path) -> None:
 
 def _read_vectorizer(folder: Path) -> Vectorizer:
     "The vectorizer of a folder of ours."
+    check_seal(folder, "vectorizer")
     head = _read(folder / "vectorizer.json")
+    try:
+        return _vectorizer_of(head, folder)
+    except LabError:
+        raise
+    except Exception as e:
+        _refuse_misfit(folder, f"{type(e).__name__}: {e}")
+
+
+def _vectorizer_of(head: Config, folder: Path) -> Vectorizer:
+    "The vectorizer that a folder's head describes."
     v = Vectorizer(head["config"])
     if v.kind == "tfidf":
         parts = enumerate(zip(v.settings, head["sizes"]))

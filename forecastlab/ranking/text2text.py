@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 import numpy as np
 from scipy import sparse
-from ..core.basics import atomic_folder, refuse
+from ..core.basics import atomic_folder, check_seal, refuse
 from ..core.sparse import ordered
 from .ensemble import average
 from .text import Vectorizer
@@ -98,6 +98,7 @@ class Text2Text:
     ) -> "Text2Text":
         "Read a folder; nothing in it is ever executed."
         folder = Path(folder)
+        check_seal(folder, "text2text model")
         items = _read_json(folder / "output_items.json")
         ensemble = folder / "xlinear_ensemble"
         count = _read_json(ensemble / "config.json").get("nr_ensembles", 1)
@@ -131,7 +132,7 @@ def _read_json(path: Path) -> Any:
             mend="This is no whole text2text model: train it again, or copy it again",
             kind=FileNotFoundError,
         )
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         refuse(f"{path} is damaged", [e], "Copy the folder again")
 
 # %% ../../nbs/ranking/93_text2text.ipynb #answers

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from scipy import sparse
-from ..core.basics import atomic_folder, one_of, refuse, whole
+from ..core.basics import atomic_folder, check_seal, one_of, refuse, whole
 from ..core.sparse import as_features, as_labels, binary, load_matrix
 from ..core.sparse import save_matrix
 from ..kernels.posts import POSTS, post_name
@@ -282,15 +282,18 @@ class XRLinear:
         folder: str | os.PathLike,  # written by `save` or by libpecos
         # open the layers instead of reading them; the folder must have been saved so
         mmap: bool = False,
-        # look at every number of a mapped layer, once; None: where it is smaller than a
-        # gigabyte
+        # look at every number of a mapped layer now; False: at those of a cluster when
+        # it is first asked for; None: now where it is smaller than a gigabyte
         check: bool | None = None,
     ) -> "XRLinear":
         """Read a folder written by us or by libpecos (checked with 1.2.8).
 
-        Refuses a folder that is not whole, and files that do not fit each other.
+        Refuses a folder that is not whole or is damaged, and files that do not fit each
+        other.
         """
         ranker = Path(folder) / "ranker"
+        read = lambda name: not (mmap and name.endswith(".npz"))
+        check_seal(folder, "XR-Linear model", wanted=read)
         _read(Path(folder) / "param.json")
         about = _read(ranker / "param.json")
         layers, kept, posts = [], [], []
@@ -633,7 +636,7 @@ def _on_device(model, X, widths, k, post, start, device):
         refuse("start= is for the CPU", mend="Leave device out")
     where, held, _ = getattr(model, "_uploaded", (None, (), None))
     if where != str(device) or not _same(held, model.layers):
-        layers = device_layers(model.layers, device)
+        layers = device_layers([c.touch() for c in model.layers], device)
         model._uploaded = str(device), _held(model.layers), layers
     best = beam_search_gpu(X, model._uploaded[2], widths, k, post)
     return sparse.csr_matrix(as_csr(*best), shape=(X.shape[0], model.labels))
@@ -689,7 +692,7 @@ def _read(path):
         )
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         refuse(f"{path} is not JSON ({e})", mend=_AGAIN)
     if not isinstance(about, dict):
         refuse(f"{path} holds no JSON object", [type(about).__name__], _AGAIN)

@@ -20,8 +20,9 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core.basics import atomic, atomic_folder, number, one_of, read_tensors
-from ..core.basics import refuse, whole, whole_numbers, write_tensors
+from ..core.basics import atomic, atomic_folder, check_seal, number, one_of
+from ..core.basics import read_tensors, refuse, whole, whole_numbers
+from ..core.basics import write_tensors
 from ..core.fit import Training, fit
 from ..core.sparse import as_features, as_labels, binary, checked, hstack
 from .beam import beam_search
@@ -559,7 +560,11 @@ def claim(
             with atomic(path) as tmp:
                 tmp.write_text(json.dumps(mine, indent=1))
         return
-    old = json.loads(path.read_text())
+    try:
+        old = dict(json.loads(path.read_text()))
+    except ValueError as e:
+        mend = "Remove the work folder, or name another"
+        refuse(f"{path} cannot be read", [e], mend, OSError)
     other = [k for k, v in mine.items() if old.get(k) != v]
     if other:
         changed = [
@@ -751,6 +756,7 @@ class XRTransformer:
     ) -> "XRTransformer":
         "Read a model's folder. Refuses one that is missing, foreign or mixed."
         folder = Path(folder)
+        check_seal(folder, "XR-Transformer")
         features, weight, bf16 = _read_param(folder)
         encoder = TextEncoder.load(folder / "text_encoder")
         linear = XRLinear.load(folder / "concat_model", mmap)
@@ -763,6 +769,8 @@ class XRTransformer:
         head = None
         if (file := folder / "head.safetensors").is_file():
             parts, _ = read_tensors(file, "head")
+            if not {"weight", "bias"} <= set(parts):
+                refuse(f"{file} lacks weights", mend="Save the model again")
             head = np.concatenate([parts["weight"], parts["bias"][:, None]], 1)
         return cls(encoder, linear, features, weight, head, bf16)
 
@@ -818,7 +826,7 @@ def _read_param(folder):
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         features, weight = int(about["features"]), float(about["weight"])
-    except (ValueError, KeyError, TypeError) as e:
+    except Exception as e:
         refuse(
             f"{path} is no XR-Transformer's",
             [f"{type(e).__name__}: {e}"],
