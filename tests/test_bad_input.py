@@ -309,7 +309,7 @@ FRAMES = {  # name: (frame, arguments, error, message)
         GOOD.assign(y=[1, "a", *[2] * 14]),
         {},
         TypeError,
-        r"a column mixes types. Convert it first",
+        r"column .y. mixes types, or holds .*Convert it first",
     ),
     "fill": (
         GOOD,

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 import narwhals as nw
 import numpy as np
 import pandas as pd
@@ -39,13 +39,20 @@ def canonical_freq(
     if isinstance(freq, (int, np.integer)):
         if isinstance(freq, bool) or freq < 1:
             refuse(f"an integer freq must be at least 1, got {freq}")
+        if freq >= 2**62:
+            refuse(f"an integer freq must be below 2**62, got {freq}")
         return int(freq)
     try:
-        return pd.tseries.frequencies.to_offset(freq).freqstr
-    except ValueError as e:
+        step = pd.tseries.frequencies.to_offset(freq)
+        if step.n < 1:
+            raise ValueError("time must go forward")
+        # one that no calendar can take fails here
+        pd.Timestamp(2000, 1, 1) + step
+        return step.freqstr
+    except Exception as e:  # pandas raises many kinds
         refuse(
-            f"unknown freq {freq!r}",
-            mend=f"Pass a pandas alias such as 'D', 'W-SUN', 'MS' or 'h' ({e})",
+            f"unknown freq {freq!r:.60}",
+            mend=f"Pass a pandas alias such as 'D', 'W-SUN', 'MS' or 'h' ({e!s:.80})",
         )
 
 # %% ../../nbs/core/12_packing.ipynb #Roles
@@ -104,16 +111,21 @@ def _names(role: str, given: Any) -> list[str]:
     "Names of columns, from one name or from many."
     if isinstance(given, str):
         return [given]
-    if not isinstance(given, Iterable):
-        refuse(f"{role} must be names of columns, got {given!r}", kind=TypeError)
-    return list(given)
+    if not isinstance(given, Iterable) or isinstance(given, (bytes, bytearray)):
+        refuse(f"{role} must be names of columns, got {given!r:.80}", kind=TypeError)
+    names = list(given)
+    wrong = [n for n in names if not isinstance(n, str)]
+    if wrong:
+        refuse(f"{role} must be names of columns", wrong, kind=TypeError)
+    return names
 
 
 def _check_fill(fill: Any, align_end: Any) -> None:
     "Refuse a `fill` that says nothing, and steps that nobody explains."
-    number = isinstance(fill, (int, float)) and not isinstance(fill, bool)
-    if not (fill is None or fill == "missing" or number and np.isfinite(fill)):
-        refuse(f"fill must be None, a number or 'missing', got {fill!r}")
+    number = isinstance(fill, (int, float, np.number)) and not isinstance(fill, bool)
+    sensible = number and abs(fill) <= np.finfo(np.float32).max
+    if not (fill is None or isinstance(fill, str) and fill == "missing" or sensible):
+        refuse(f"fill must be None, a number or 'missing', got {fill!r:.60}")
     if yes_or_no("align_end", align_end) and fill is None:
         refuse(
             "align_end needs fill",
@@ -123,18 +135,20 @@ def _check_fill(fill: Any, align_end: Any) -> None:
 
 def _one_role_each(roles: Roles) -> None:
     "Refuse a column that was declared twice, and a name that is no text."
-    declared = {
-        "id": [roles.id],
-        "time": [roles.time],
-        "target": [roles.target],
-        "known": roles.known,
-        "past": roles.past,
-    }
+    single = {"id": roles.id, "time": roles.time, "target": roles.target}
+    optional = {} if roles.available is None else {"available": roles.available}
+    for role, name in (single | optional).items():
+        if not isinstance(name, str):
+            refuse(f"{role} must be the name of a column", [name], kind=TypeError)
+        # stock-outs may be a covariate, too
+        if role == "available" and name in single.values():
+            other = next(r for r, n in single.items() if n == name)
+            refuse(f"column declared both {other} and available", [name])
+    declared = {role: [name] for role, name in single.items()}
+    declared |= {"known": roles.known, "past": roles.past}
     seen: dict[str, str] = {}
     for role, names in declared.items():
         for n in names:
-            if not isinstance(n, str):
-                refuse(f"{role} must be the name of a column", [n], kind=TypeError)
             if n in seen:
                 refuse(
                     f"column declared both {seen[n]} and {role}",
@@ -154,15 +168,14 @@ def _calendar(
 ) -> tuple[pd.Index, str | int]:  # all steps, and the frequency
     "The regular grid from the first to the last time stamp."
     if isinstance(freq, int):
-        if int(stamps[-1]) - int(stamps[0]) >= 2**62:
+        if max(abs(int(stamps[0])), abs(int(stamps[-1]))) >= 2**61:
             refuse("integer times lie too far apart", [stamps[0], stamps[-1]])
         grid = pd.RangeIndex(stamps[0], stamps[-1] + 1, freq)
         off = stamps[(stamps - stamps[0]) % freq != 0]
     else:
         times = pd.DatetimeIndex(stamps.astype("datetime64[us]"))
         freq = freq or _inferred(times)
-        _refuse_long_calendar(times, freq)
-        grid = pd.date_range(times[0], times[-1], freq=freq, unit="us")
+        grid = _dates(times, freq)
         off = times[~times.isin(grid)]
     if len(off):
         refuse(
@@ -173,22 +186,28 @@ def _calendar(
     return grid, freq
 
 
-def _refuse_long_calendar(times: pd.DatetimeIndex, freq: str) -> None:
-    "A frequency of seconds over decades would fill the memory before it is looked at."
+def _dates(times: pd.DatetimeIndex, freq: str) -> pd.DatetimeIndex:
+    "All dates of a calendar; seconds over decades would fill the memory unasked."
     step = pd.tseries.frequencies.to_offset(freq)
-    fixed = isinstance(step, pd.tseries.offsets.Tick)
-    length = (times[-1] - times[0]) / pd.Timedelta(step) if fixed else 0
-    if length > _MOST + 100 * len(times):
-        refuse(
-            f"{length:,.0f} steps of {freq!r} lie between the first and the last time"
-            f" stamp, {times[0]} and {times[-1]}",
-            mend="Correct a mistyped date, or pass the freq that the rows have",
-        )
+    between = f"between the first and the last time stamp, {times[0]} and {times[-1]}"
+    mend = "Correct a mistyped date, or pass the freq that the rows have"
+    try:
+        # five steps: a business day alone may be a day or three
+        gap = (times[0] + 5 * step - times[0]) / 5
+        length = (times[-1] - times[0]) / gap
+        if length <= _MOST + 100 * len(times):
+            return pd.date_range(times[0], times[-1], freq=freq, unit="us")
+    except (ValueError, OverflowError) as e:
+        refuse(f"no calendar of {freq!r} fits {between}", mend=f"{mend} ({e!s:.80})")
+    refuse(f"{length:,.0f} steps of {freq!r} lie {between}", mend=mend)
 
 
 def _inferred(times: pd.DatetimeIndex) -> str:
     "The frequency that all time stamps together show."
-    freq = pd.infer_freq(times) if len(times) > 2 else None
+    try:
+        freq = pd.infer_freq(times)
+    except ValueError:  # fewer than three, or beyond what pandas can count
+        freq = None
     if freq is None:
         refuse(
             "the frequency could not be inferred from the time stamps",
@@ -217,6 +236,10 @@ def as_arrow(
 ) -> pa.Table:
     "Any data frame as an Arrow table. Refuses what is no frame, or mixes types."
     frame = pa.table(frame) if isinstance(frame, pa.RecordBatch) else frame
+    if isinstance(frame, pd.DataFrame):
+        return _from_pandas(frame, columns)
+    if isinstance(frame, pa.Table):
+        _once(frame.column_names, columns)
     try:
         frame = nw.from_native(frame)
     except TypeError:
@@ -227,15 +250,64 @@ def as_arrow(
     if columns is not None:
         _check_columns(frame.collect_schema().names(), columns)
         frame = frame.select(columns)
-    try:
-        frame = frame.collect() if isinstance(frame, nw.LazyFrame) else frame
-        return frame.to_arrow().combine_chunks()
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as e:
+    frame = frame.collect() if isinstance(frame, nw.LazyFrame) else frame
+    arrays = {n: _column(n, lambda n=n: frame[n].to_arrow()) for n in frame.columns}
+    return pa.table(arrays).combine_chunks()
+
+
+def _from_pandas(frame: pd.DataFrame, columns: list[str] | None) -> pa.Table:
+    "A pandas frame, column by column; its index is not read."
+    names = list(frame.columns)
+    wanted = names if columns is None else columns
+    missing = [n for n in wanted if n not in names]
+    if missing and set(missing) <= set(frame.index.names):
         refuse(
-            "a column mixes types",
-            mend=f"Convert it first, for example with df.astype ({e})",
-            kind=TypeError,
+            "a column is the index of the frame",
+            missing,
+            "Pass df.reset_index()",
         )
+    _check_columns(names, wanted)
+    _once(names, wanted)
+    at = [names.index(n) for n in wanted]
+    arrays = {}
+    for n, i in zip(wanted, at):
+        column = frame.iloc[:, i]
+        if isinstance(column.dtype, pd.SparseDtype):
+            column = column.sparse.to_dense()
+        arrays[n] = _column(n, lambda x=column: pa.array(x, from_pandas=True))
+    return pa.table(arrays)
+
+
+def _once(names: list, wanted: list[str] | None) -> None:
+    "Refuse wanted columns that a frame has twice, and names that are no text."
+    wanted = names if wanted is None else wanted
+    odd = [repr(n) for n in wanted if not isinstance(n, str)]
+    if odd:
+        refuse("the name of a column must be text", odd, "Rename it", TypeError)
+    twice = sorted({n for n in wanted if names.count(n) > 1})
+    if twice:
+        refuse("the frame has a column more than once", twice, "Drop or rename one")
+
+
+def _column(name: str, read: Callable[[], Any]) -> pa.Array:
+    "One column in Arrow; what it cannot hold is refused by name."
+    try:
+        column = read()
+    except Exception as e:  # every library raises its own kinds
+        _refuse_column(name, e)
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    return column
+
+
+def _refuse_column(name: str, error: Exception | str) -> NoReturn:
+    "The error of a column whose values are of no one type."
+    refuse(
+        f"column {name!r} mixes types, or holds values that are neither numbers, text"
+        " nor dates",
+        mend=f"Convert it first, for example with df.astype ({error!s:.120})",
+        kind=TypeError,
+    )
 
 
 def _check_columns(names: list[str], wanted: Iterable[str]) -> None:
@@ -342,6 +414,18 @@ def _part_of_files(
     return _Part(schema, read, values, available)
 
 # %% ../../nbs/core/12_packing.ipynb #_Codes
+def _as_text(column: pa.Array) -> pa.Array:
+    "Names as text; numbers and dates are written out."
+    try:
+        return pc.cast(column, pa.string())
+    except pa.ArrowException as e:
+        refuse(
+            f"names of type {column.type} cannot be read as text",
+            mend=f"Convert the column to text first ({e!s:.80})",
+            kind=TypeError,
+        )
+
+
 class _Codes(dict[str, int]):
     "Names and their codes in order of appearance, growing from batch to batch."
 
@@ -352,7 +436,7 @@ class _Codes(dict[str, int]):
     def read(self, column: pa.Array, grow: bool = True) -> np.ndarray:  # (row,) int32
         "Codes of a column; nulls, and new names unless the list may grow, get 0."
         if not pa.types.is_dictionary(column.type):
-            column = pc.cast(column, pa.string()).dictionary_encode()
+            column = _as_text(column).dictionary_encode()
         n = len(column.dictionary)
         indices = pc.cast(column.indices, pa.int32())
         at = (indices.fill_null(n) if indices.null_count else indices).to_numpy()
@@ -360,7 +444,7 @@ class _Codes(dict[str, int]):
         used = np.zeros(n + 1, bool)
         used[at] = True
         places = np.flatnonzero(used[:n])
-        names = pc.cast(column.dictionary.take(pa.array(places)), pa.string())
+        names = _as_text(column.dictionary.take(pa.array(places)))
         codes = np.zeros(n + 1, np.int32)
         for place, name in zip(places, names.to_pylist()):
             if name is None:
@@ -388,7 +472,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def _numbers(column: pa.Array) -> np.ndarray:  # (row,) float32
     "Numbers of an Arrow column, nulls as NaN."
     if not pa.types.is_floating(column.type):
-        column = pc.cast(column, pa.float64())
+        column = pc.cast(column, pa.float64(), safe=False)
     with np.errstate(over="ignore"):
         return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
 
@@ -563,6 +647,10 @@ def _layout(scans: list[_Scan], roles: Roles) -> Panel:  # without any column
     clock = _clock(calendar)
     past = scans[0]
     names = np.array(list(past.codes), dtype=object)
+    # NumPy drops them at the end of a text, and two names would become one
+    hollow = [repr(n) for n in names if "\0" in n]
+    if hollow:
+        refuse("names with a NUL character", hollow, "Remove it from the ids")
     new = names[len(past.first) :]
     if len(new):
         refuse(
@@ -805,7 +893,7 @@ def _static(
     "Static columns in the order of the panel's ids."
     table = as_arrow(frame)
     _check_columns(table.column_names, [id])
-    order = _static_order(table[id].cast("string").to_pylist(), panel.ids)
+    order = _static_order(_as_text(table[id].combine_chunks()).to_pylist(), panel.ids)
     names = [n for n in table.column_names if n != id]
     clash = [n for n in names if n in panel.known or n in panel.past]
     if clash:
@@ -839,11 +927,7 @@ def _static_order(names: list[str], ids: np.ndarray) -> np.ndarray:  # (series,)
 def _static_numbers(column: pa.Array, name: str, ids: np.ndarray) -> np.ndarray:
     "(series,) numbers, all finite."
     if not _is_number(column.type):
-        refuse(
-            f"static column {name!r} is of type {column.type}",
-            mend="Convert it to numbers or text, or leave it out",
-            kind=TypeError,
-        )
+        _refuse_static_type(name, column.type)
     numbers = _numbers(column)
     bad = ~np.isfinite(numbers)
     if bad.any():
@@ -851,21 +935,46 @@ def _static_numbers(column: pa.Array, name: str, ids: np.ndarray) -> np.ndarray:
     return numbers
 
 # %% ../../nbs/core/12_packing.ipynb #_constant
-def _constant(part: _Part, names: list[str], id: str) -> pa.Table:
+def _check_static(part: _Part, given: Iterable, roles: Roles) -> list[str]:  # names
+    "Refuse static columns that are unknown, have another role, or are of odd types."
+    names = list(dict.fromkeys(_names("static", given)))
+    _check_columns(part.schema.names, names)
+    taken = [n for n in names if n in (roles.id, roles.time, roles.target)]
+    if taken:
+        refuse("column declared both static and id, time or target", taken)
+    for n in names:
+        kind = part.schema.field(n).type
+        if not (_is_number(kind) or _is_text(kind)):
+            _refuse_static_type(n, kind)
+    return names
+
+
+def _refuse_static_type(name: str, kind: pa.DataType) -> NoReturn:
+    "The error of a static column that is neither numbers nor text."
+    refuse(
+        f"static column {name!r} is of type {kind}",
+        mend="Convert it to numbers or text, or leave it out",
+        kind=TypeError,
+    )
+
+
+def _constant(part: _Part, given: Iterable, roles: Roles) -> pa.Table:
     "One row a series from columns that must not change within a series."
-    wanted = [id, *names]
+    names = _check_static(part, given, roles)
+    wanted = [roles.id, *names]
 
     def distinct(table: pa.Table) -> pa.Table:
         return table.group_by(wanted, use_threads=False).aggregate([])
 
     def plain(batch: pa.RecordBatch) -> pa.Table:
         columns = {n: batch[n] for n in wanted}
-        text = {n: c.cast("string") for n, c in columns.items() if _is_text(c.type)}
+        text = {n: _as_text(c) for n, c in columns.items() if _is_text(c.type)}
         return pa.table(columns | text)
 
     batches = [distinct(plain(batch)) for batch in part.read(wanted)]
     rows = distinct(pa.concat_tables(batches))
-    ids, count = np.unique(rows[id].to_numpy().astype(str), return_counts=True)
+    ids = _as_text(rows[roles.id].combine_chunks()).to_numpy(zero_copy_only=False)
+    ids, count = np.unique(ids.astype(str), return_counts=True)
     if (count > 1).any():
         refuse(
             f"static columns {named(names)} change within a series",
@@ -907,8 +1016,7 @@ def _pack(
     panel.past = {n: columns[n] for n in roles.past}
     panel.categories = {n: ["<unknown>", *c] for n, c in categories.items()}
     if isinstance(static, (list, tuple)):
-        _check_columns(history.schema.names, static)
-        static = _constant(history, list(static), roles.id)
+        static = _constant(history, static, roles)
     if static is not None:
         panel.static, words = _static(static, panel, roles.id)
         panel.categories |= words
@@ -955,7 +1063,8 @@ def pack_frame(
     future: Any = None,  # frame of known covariates after the history
 ) -> Panel:
     "The work behind `Panel.from_frame`."
-    more = static if isinstance(static, (list, tuple)) else []
+    static = [static] if isinstance(static, str) else static
+    more = _names("static", static) if isinstance(static, (list, tuple)) else []
     table = as_arrow(df, list(dict.fromkeys([*roles.history, *more])))
     table = without_periods(table, roles)
     history = _part_of_table(table, roles.values, roles.available)

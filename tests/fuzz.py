@@ -1,0 +1,667 @@
+"""Fuzz: every place where a stranger's input comes in, and random input for it.
+
+A new place is one line of `PLACES`: its name, and a function that makes one random
+case and runs it. `python tests/fuzz.py --count 10000` runs many, in a process of its
+own that a crash, a hang or too much memory would end; `test_fuzz.py` runs a few.
+Whatever comes in, the outcome must be an answer, or a refusal in the lab's own words.
+"""
+
+import argparse
+import dataclasses
+import decimal
+import functools
+import gzip
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from forecastlab.core.basics import LabError
+
+GOOD = ("answer", "refused")
+# more than any case may take
+MEMORY_GB, SECONDS = 8, 60
+
+
+# --- values that nobody expects
+
+ODD = [
+    "1e-3", "x", "", b"x", "\udcff", "a\0b", "on", "None", "nan", "[1]",
+    None, True, False, -1, 0, 1.5, 2**31, 2**53 + 1, 2**70, 10**400,
+    math.inf, -math.inf, math.nan, complex(1, 2), decimal.Decimal("NaN"),
+    [], [1], ["a"], [None], [[]], (1,), {}, {"a": 1}, {1: "x"}, {3}, range(3),
+    object(), float, len, np.array([1.0, 2.0]), np.float32("nan"), np.int64(-5),
+    np.datetime64("NaT"), pd.NA, pd.NaT, pd.Timestamp("2024-01-01"), Path("x"),
+]  # fmt: skip
+
+
+def pick(rng, values):
+    return values[int(rng.integers(len(values)))]
+
+
+def words(value):
+    try:
+        return repr(value)[:60]
+    except Exception:
+        return type(value).__name__
+
+
+# --- frames
+
+
+def good_frame(rng):
+    "A frame that is as it should be: three series, with covariates."
+    n, series = int(rng.integers(1, 25)), int(rng.integers(1, 4))
+    freq = pick(rng, ["D", "W-SUN", "MS", "h"])
+    days = pd.date_range("2024-01-01", periods=n, freq=freq)
+    df = pd.DataFrame(
+        dict(
+            unique_id=np.repeat([f"s{i}" for i in range(series)], n),
+            ds=np.tile(days, series),
+            y=rng.poisson(3, n * series).astype(float),
+            price=rng.random(n * series).round(2),
+            promo=rng.choice(["no", "yes"], n * series),
+        )
+    )
+    df["size"] = df.unique_id.map(lambda i: float(i[1:]))
+    return df, freq
+
+
+def odd_values(rng, n):
+    "A column of a kind that a frame may hold, sensible or not."
+    base = rng.integers(0, 5, n)
+    kinds = [
+        lambda: base,
+        lambda: base.astype(bool),
+        lambda: base.astype("uint8"),
+        lambda: base + 2**53 + 1,
+        lambda: np.full(n, 2**64 - 1, "uint64"),
+        lambda: [2**70] * n,
+        lambda: base * 1e300 * 1e10,
+        lambda: np.where(base > 2, np.nan, base),
+        lambda: np.where(base > 2, np.inf, base),
+        lambda: -base.astype(float) * 1e38,
+        lambda: base.astype(complex),
+        lambda: base.astype("float16"),
+        lambda: base.astype("longdouble"),
+        lambda: base.astype(str),
+        lambda: [b"\xff\xfe"] * n,
+        lambda: [b"ok"] * n,
+        lambda: ["\ud800"] * n,
+        lambda: ["a" + chr(0) * int(b) for b in base],
+        lambda: ["1,99"] * n,
+        lambda: [""] * n,
+        lambda: [None] * n,
+        lambda: [pd.NA] * n,
+        lambda: [pick(rng, ODD) for _ in range(n)],
+        lambda: [pick(rng, ODD)] * n,
+        lambda: [[1, 2]] * n,
+        lambda: [{"a": 1}] * n,
+        lambda: [decimal.Decimal("1.25")] * n,
+        lambda: [decimal.Decimal("1e400")] * n,
+        lambda: pd.arrays.SparseArray(base.astype(float)),
+        lambda: pd.cut(base + 0.5, [0, 2, 6]),
+        lambda: pd.Categorical(base),
+        lambda: pd.Categorical(base.astype(str)),
+        lambda: pd.array(base, dtype="Int64"),
+        lambda: pd.array([None] * n, dtype="Float64"),
+        lambda: pd.array(base, dtype="boolean" if base.max(initial=0) < 2 else "Int8"),
+        lambda: pd.array(base.astype(str), dtype="string"),
+        lambda: pd.array(base, dtype=pd.ArrowDtype(pick(rng, _arrow_types()))),
+        lambda: pd.date_range("2024-01-01", periods=n, tz="Europe/Berlin"),
+        lambda: pd.date_range("2024-01-01", periods=n, freq="s"),
+        lambda: pd.date_range("1690-01-01", periods=n, freq="400D"),
+        lambda: np.array(["0001-01-01", "9999-12-31"], "datetime64[us]")[base % 2],
+        lambda: np.array([-(2**63) + 1, 2**63 - 1])[base % 2],
+        lambda: np.array([0, 1, 2 * 10**9])[base % 3],
+        lambda: pd.period_range("2024-01", periods=n, freq=pick(rng, ["M", "W", "Y"])),
+        lambda: pd.to_timedelta(base, unit="h"),
+        lambda: [pd.NaT] * n,
+        lambda: [pd.Timestamp("2024-01-01").date()] * n,
+        lambda: [f"{1 + i % 12:02d}/{1 + i % 12:02d}/2024" for i in range(n)],
+        lambda: [f"2024-W{1 + i:02d}" for i in range(n)],
+        lambda: [f"20240{1 + i % 9}" for i in range(n)],
+    ]
+    return pick(rng, kinds)()
+
+
+def _arrow_types():
+    import pyarrow as pa
+
+    return [pa.int8(), pa.float32(), pa.uint64(), pa.int32()]
+
+
+def odd_rows(rng, df):
+    "Rows dropped, doubled, shuffled; columns lost, doubled, renamed, moved."
+    changes = [
+        lambda: df.drop(index=df.index[int(rng.integers(len(df)))]),
+        lambda: pd.concat([df, df[:1]]),
+        lambda: df.sample(frac=1, random_state=int(rng.integers(99))),
+        lambda: df[:0],
+        lambda: df[:1],
+        lambda: df.drop(columns=pick(rng, list(df.columns))),
+        lambda: pd.concat([df, df[[pick(rng, list(df.columns))]]], axis=1),
+        lambda: df.rename(columns={pick(rng, list(df.columns)): pick(rng, HASHABLE)}),
+        lambda: df.set_index(pick(rng, list(df.columns))),
+        lambda: df.set_index(["unique_id", "ds"]),
+        lambda: df.T,
+        lambda: df.set_axis([0] * len(df)),
+        lambda: df.set_axis(pd.MultiIndex.from_product([["a"], df.columns]), axis=1),
+        lambda: df.pivot_table(index="ds", columns="unique_id", values="y"),
+        lambda: df.assign(ds=df.ds.sample(frac=1, random_state=0).to_numpy()),
+        lambda: df.assign(ds=df.ds + pd.to_timedelta(rng.integers(0, 3, len(df)), "D")),
+    ]
+    try:
+        return pick(rng, changes)()
+    except Exception:  # pandas itself refuses
+        return df
+
+
+HASHABLE = [None, 1, 1.5, ("a", "b"), "", "y", "ds", "unique_id", "a\0", math.nan]
+
+
+def odd_kind(rng, df):
+    "The same frame as another library's, or no frame at all."
+    import polars as pl
+    import pyarrow as pa
+
+    kinds = [
+        lambda: pl.from_pandas(df),
+        lambda: pl.from_pandas(df).lazy(),
+        lambda: pl.DataFrame(
+            {c: pl.Series([object()] * 2, dtype=pl.Object) for c in df}
+        ),
+        lambda: pa.Table.from_pandas(df),
+        lambda: pa.Table.from_pandas(df).to_batches()[0],
+        lambda: pa.table([pa.array([1, 2])] * 2, names=["y", "y"]),
+        lambda: df.to_dict("records"),
+        lambda: df.to_dict("list"),
+        lambda: df.to_numpy(),
+        lambda: df.y,
+        lambda: pick(rng, ODD),
+    ]
+    try:
+        return pick(rng, kinds)()
+    except Exception:  # the other library itself refuses
+        return df
+
+
+ROLES = {
+    "freq": [
+        "D",
+        "W",
+        "0D",
+        "-1D",
+        "1e5D",
+        "9" * 12 + "D",
+        "fortnight",
+        1,
+        10**20,
+        "MS",
+    ],
+    "known": ["price", ["price", "promo"], ["price", "price"], ["nope"], "", [""]],
+    "past": ["promo", ["price"], ["y"], ["ds"], [None]],
+    "static": ["size", ["size"], ["price"], ["unique_id"], ["y"], ["size", "size"]],
+    "available": ["promo", "price", "y", "nope", "size"],
+    "fill": [0, "missing", "zero", math.nan, -1, 1e300, "0"],
+    "align_end": [True, "yes", 1],
+    "id": ["promo", "size", "nope", "ds", ""],
+    "time": ["y", "nope", "unique_id", "promo"],
+    "target": ["promo", "nope", "ds", "size"],
+}
+
+
+def odd_roles(rng, freq):
+    "Settings of a panel, some of them odd."
+    asked = dict(freq=freq)
+    if rng.random() < 0.5:
+        asked |= dict(known=["price"], past=["promo"], static=["size"])
+    some = int(rng.integers(0, 3)) if rng.random() < 0.5 else 0
+    for name in rng.choice(list(ROLES), some, replace=False).tolist():
+        asked[name] = pick(rng, ROLES[name] if rng.random() < 0.7 else ODD)
+    return asked
+
+
+def odd_frame(rng):
+    "A frame with some faults, and what is said about it."
+    df, freq = good_frame(rng)
+    roles = odd_roles(rng, freq)
+    for _ in range(int(rng.choice([0, 1, 1, 2]))):
+        column = pick(rng, list(df.columns))
+        values = odd_values(rng, len(df))
+        if hasattr(values, "shape") and getattr(values, "ndim", 1) != 1:
+            continue
+        try:
+            df = df.assign(**{column: values})
+        except Exception:  # pandas itself refuses
+            continue
+    if rng.random() < 0.3:
+        df = odd_rows(rng, df)
+    return (odd_kind(rng, df) if rng.random() < 0.1 else df), roles
+
+
+def plan(rng, df):
+    "Future rows, sensible or not."
+    if rng.random() < 0.8 or not isinstance(df, pd.DataFrame):
+        return None
+    later = df.copy()
+    if "ds" in later and pd.api.types.is_datetime64_dtype(later.ds):
+        try:
+            span = later.ds.max() - later.ds.min()
+            later["ds"] = later.ds + span + pd.Timedelta("1D")
+        except ValueError:  # beyond what pandas can count
+            return None
+    return odd_rows(rng, later) if len(later) else later
+
+
+def forecast_of(panel, rng):
+    "A panel must be good for something: a forecast, and its frame."
+    from forecastlab.demand.textbook import SeasonalNaive
+
+    model = SeasonalNaive(2, season=1).fit(panel)
+    ask = {} if rng.random() < 0.8 else dict(level=pick(rng, [[80], [0.8], [101], ODD]))
+    return model.predict(2, panel).to_frame(**ask)
+
+
+def frames(rng):
+    from forecastlab.core.panel import Panel
+
+    df, roles = odd_frame(rng)
+    yield roles, df
+    if rng.random() < 0.1:
+        roles["static"] = odd_frame(rng)[0]
+    panel = Panel.from_frame(df, future=plan(rng, df), **roles)
+    forecast_of(panel, rng)
+
+
+def reader(rng):
+    from forecastlab.core.reader import Settings, understand
+
+    df, roles = odd_frame(rng)
+    yield roles, df
+    forecast_of(understand(df, Settings(**roles)).panel(), rng)
+
+
+def tables(rng):
+    "A text file of rows, damaged."
+    from forecastlab.core.reader import Settings, understand
+
+    df, freq = good_frame(rng)
+    mark, comma = pick(rng, [",", ";", "\t", "|"]), pick(rng, [".", ","])
+    text = df.to_csv(index=False, sep=mark, decimal=comma)
+    data = bytearray(text.encode(pick(rng, ["utf-8", "utf-16", "utf-8-sig", "cp1252"])))
+    _spoil(data, rng)
+    folder = Path(tempfile.mkdtemp())
+    path = folder / pick(rng, ["a.csv", "a.tsv", "a.txt", "a.xlsx", "a.parquet", "a"])
+    path.write_bytes(gzip.compress(bytes(data)) if rng.random() < 0.1 else data)
+    yield dict(freq=freq), bytes(data[:200])
+    forecast_of(understand(path, Settings(freq=freq)).panel(), rng)
+
+
+def _spoil(data, rng):
+    "Some bytes are others, the end is lost, a line is doubled."
+    for _ in range(int(rng.integers(0, 4))):
+        if len(data):
+            data[int(rng.integers(len(data)))] = int(rng.integers(256))
+    if rng.random() < 0.2:
+        del data[int(rng.integers(len(data) + 1)) :]
+    if rng.random() < 0.1:
+        data[:0] = b"Report of sales;;;\n\n"
+
+
+# --- settings
+
+
+@functools.cache
+def classes():
+    "Whatever has settings: forecasters, and the data classes beside them."
+    import importlib
+    import pkgutil
+
+    import forecastlab
+
+    found = []
+    for m in pkgutil.walk_packages(forecastlab.__path__, "forecastlab."):
+        if m.name.rsplit(".", 1)[-1].startswith("_") or "plots" in m.name:
+            continue
+        module = importlib.import_module(m.name)
+        for name in getattr(module, "__all__", []):
+            kind = getattr(module, name)
+            if isinstance(kind, type) and kind.__module__ == m.name:
+                model = hasattr(kind, "fit") and hasattr(kind, "predict")
+                if model or name.endswith(("Settings", "Training")):
+                    found.append((f"{m.name}.{name}", kind, _parameters(kind)))
+    return found
+
+
+def _parameters(kind):
+    "Names of what can be set, and of what must be."
+    import inspect
+
+    given = inspect.signature(kind).parameters.values()
+    plain = [p for p in given if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = [p.name for p in plain]
+    more = getattr(kind, "Settings", None)
+    if any(p.kind == p.VAR_KEYWORD for p in given) and dataclasses.is_dataclass(more):
+        names += [f.name for f in dataclasses.fields(more)]
+    must = [p.name for p in plain if p.default is p.empty]
+    return list(dict.fromkeys(names)), must
+
+
+def settings(rng):
+    "A model or its settings, made with odd values."
+    from forecastlab.core.fit import Training
+
+    name, kind, (names, must) = pick(rng, classes())
+    given = dict.fromkeys(must, 4)
+    for n in rng.choice(names, min(len(names), int(rng.integers(1, 3))), replace=False):
+        given[str(n)] = pick(rng, ODD)
+    if "training" in names and rng.random() < 0.3:
+        field = pick(rng, [f.name for f in dataclasses.fields(Training)])
+        given["training"] = {field: pick(rng, ODD)}
+    if rng.random() < 0.05:
+        given["no_such_setting"] = 1
+    yield name, given
+    kind(**given)
+
+
+# --- parameters of a pipeline
+
+LINES = [
+    "a: 1", "horizon: 8", "levels: [0.1, .5]", "data: online_retail",
+    "x: !!python/name:os",
+    "x: !t 1", "x: &a [*a]", "x: {1: 2}", "- 1", "1/0", "x: 1/0", "x: .inf", "x: .nan",
+    "x: 2024-01-01", "x: 0o777", "x: 1_000", "x: on", "horizon: eight", "seed: 1e3",
+    "horizon: [1]", "levels: 0.5", "levels: '[0.1]'", "? {a: b} : c", "x: \"\\ud800\"",
+    "x: |\n  text", "<<: {horizon: 1}", "horizon: 3\nhorizon: 4", "\t", "%YAML 9.9",
+    "x: " + "[" * 3000, "x: " + "9" * 5000, "out: /dev/null/x", "---\n---", "x: \0",
+]  # fmt: skip
+
+
+def parameters(rng):
+    "A parameter file, and the same on the command line."
+    from forecastlab.core.basics import pipelines_dir
+    from forecastlab.core.parameters import from_file, resolve
+
+    books = sorted(pipelines_dir().glob("*.ipynb"))
+    text = "\n".join(pick(rng, LINES) for _ in range(int(rng.integers(0, 4))))
+    data = bytearray(text.encode("utf-8", "surrogatepass"))
+    if rng.random() < 0.3:
+        _spoil(data, rng)
+    folder = Path(tempfile.mkdtemp())
+    (folder / "p.yaml").write_bytes(data)
+    given = {}
+    names = ["horizon", "levels", "data", "seed", "out", "known", "steps", "nope"]
+    for _ in range(int(rng.integers(0, 3))):
+        given[pick(rng, names)] = pick(rng, ODD if rng.random() < 0.5 else LINES)
+    yield given, bytes(data[:200])
+    if rng.random() < 0.5:
+        given = from_file(folder / "p.yaml") | given
+    resolve(pick(rng, books), given)
+
+
+# --- ranking
+
+
+@functools.cache
+def ranking_task():
+    import scipy.sparse as sp
+
+    rng = np.random.default_rng(0)
+    X = sp.random(40, 30, 0.2, "csr", np.float32, rng)
+    Y = sp.random(40, 12, 0.15, "csr", np.float32, rng)
+    Y.data[:] = 1
+    from forecastlab.ranking.xrlinear import XRLinear
+
+    return X, Y, XRLinear.train(X, Y, leaf=3, branches=2, threads=1, progress=False)
+
+
+def odd_matrix(rng, A):
+    "A matrix with a fault."
+    import scipy.sparse as sp
+
+    kinds = [
+        lambda: A,
+        lambda: A.tocoo(),
+        lambda: A.toarray(),
+        lambda: A[:0],
+        lambda: A[:, :3],
+        lambda: A.astype(np.float64),
+        lambda: A.astype(complex),
+        lambda: A * np.float32("nan"),
+        lambda: A * np.float32("inf"),
+        lambda: sp.csr_matrix((A.shape[0], 2**31), dtype=np.float32),
+        lambda: sp.csr_matrix((0, 0), dtype=np.float32),
+        lambda: sp.csr_matrix(A.shape, dtype=np.float32),
+        lambda: sp.csr_array(A),
+        lambda: A.toarray().tolist(),
+        lambda: pick(rng, ODD),
+    ]
+    return pick(rng, kinds)()
+
+
+def rankers(rng):
+    "Training and asking a ranker, with odd matrices and settings."
+    from forecastlab.ranking.xrlinear import XRLinear
+
+    X, Y, model = ranking_task()
+    names = ["beam", "k", "post", "threads", "selected"]
+    more = [
+        "branches",
+        "leaf",
+        "seed",
+        "negatives",
+        "solver",
+        "chain",
+        "label_features",
+    ]
+    rows = odd_matrix(rng, X) if rng.random() < 0.6 else X
+    if rng.random() < 0.5:
+        given = {str(n): pick(rng, ODD) for n in rng.choice(names, 1)}
+        given = given if rng.random() < 0.6 else {}
+        yield given, words(rows)
+        model.predict(rows, **given)
+        return
+    labels = odd_matrix(rng, Y) if rng.random() < 0.6 else Y
+    given = {str(n): pick(rng, ODD) for n in rng.choice([*names[:4], *more], 1)}
+    given = given if rng.random() < 0.6 else {}
+    yield given, f"{words(rows)} {words(labels)}"
+    how = dict(leaf=3, branches=2, threads=1, progress=False) | given
+    XRLinear.train(rows, labels, **how)
+
+
+def classifiers(rng):
+    "The default estimator on texts and labels of any kind."
+    from forecastlab.ranking.estimator import ExtremeClassifier
+
+    texts = [f"red cup number {i} of {i % 7}" for i in range(30)]
+    labels = [[f"l{i % 5}"] for i in range(30)]
+    for _ in range(int(rng.integers(0, 3))):
+        at = int(rng.integers(30))
+        if rng.random() < 0.5:
+            texts[at] = pick(rng, [*ODD, "漢字", "  ", "!!", "a" * 10000])
+        else:
+            labels[at] = pick(rng, [*ODD, ["l1", "l1"], "l1", [""], ["new"]])
+    X = texts if rng.random() < 0.9 else pick(rng, ODD)
+    y = labels if rng.random() < 0.9 else pick(rng, ODD)
+    names = ["trees", "leaf", "branches", "threads", "calibrate", "seed", "beam", "C"]
+    known = _parameters(ExtremeClassifier)[0]
+    given = {n: pick(rng, ODD) for n in [pick(rng, names)] if n in known}
+    given = given if rng.random() < 0.4 else {}
+    yield given, words(X) + words(y)
+    how = dict(trees=1, leaf=3, branches=2, threads=1) | given
+    model = ExtremeClassifier(**how).fit(X, y)
+    model.rank(texts[:3], k=pick(rng, [1, 3, *ODD]) if rng.random() < 0.2 else 2)
+
+
+def label_files(rng):
+    "Files of texts and labels, cut and spoilt."
+    from forecastlab.ranking.corpus import read_corpus
+    from forecastlab.ranking.files import read_xc
+
+    folder = Path(tempfile.mkdtemp())
+    if rng.random() < 0.5:
+        text = "3 5 4\n0,1 0:0.5 3:1.5\n2 1:1\n 4:2\n"
+        read = read_xc
+        path = folder / pick(rng, ["a.txt", "a.txt.gz"])
+    else:
+        text = "0,1\tred cup\n2\tblue cup\n1\tgreen\n"
+        read = read_corpus
+        path = folder / "a.txt"
+    data = bytearray(text.encode())
+    _spoil(data, rng)
+    if rng.random() < 0.1:
+        data = data.replace(b"3 5 4", b"3 %d 4" % pick(rng, [2**31, 2**70, -1, 0]))
+    packed = bytearray(gzip.compress(bytes(data)) if path.suffix == ".gz" else data)
+    if rng.random() < 0.3:
+        _spoil(packed, rng)
+    path.write_bytes(packed)
+    yield path.name, bytes(data[:80])
+    read(path)
+
+
+def chains(rng):
+    "Settings and trees in JSON."
+    from forecastlab.ranking.text import Vectorizer
+
+    config = pick(
+        rng,
+        [
+            {"type": "tfidf", "kwargs": {pick(rng, ["ngram_range", "min_df", "x"]): 1}},
+            {"type": pick(rng, ["tfidf", "sklearntfidf", "nope"]), "kwargs": {}},
+            {"type": "tfidf", "kwargs": {"base_vect_configs": pick(rng, ODD)}},
+            {"type": "sklearnhashing", "kwargs": {"n_features": pick(rng, ODD)}},
+            {"type": pick(rng, ODD), "kwargs": pick(rng, ODD)},
+            pick(rng, ODD),
+            "[" * 5000,
+            json.dumps({"type": "tfidf", "kwargs": {}}),
+        ],
+    )
+    yield "config", words(config)
+    Vectorizer(config).fit([f"red cup {i}" for i in range(20)])
+
+
+# a line a place: its name, and one random case there
+PLACES = {
+    "frames": frames,
+    "reader": reader,
+    "tables": tables,
+    "settings": settings,
+    "parameters": parameters,
+    "rankers": rankers,
+    "classifiers": classifiers,
+    "label files": label_files,
+    "vectorizers": chains,
+}
+
+
+# --- the harness
+
+
+def outcome(place, rng):
+    "What a case comes to, and what it was, in words."
+    case, told = PLACES[place](rng), ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            about, data = next(case)
+            told = f"{words(about)} {words(data)}"
+            next(case, None)
+        except LabError:
+            return "refused", told
+        except Exception as e:
+            at = traceback.extract_tb(e.__traceback__)[-1]
+            first = (str(e).splitlines() or [""])[0][:80]
+            where = f"{Path(at.filename).name}:{at.lineno}"
+            return f"raw {type(e).__name__} at {where}: {first}", told
+    return "answer", told
+
+
+def cases(place, first, last, seed=0):
+    "Yield (number, outcome, what it was) of some cases; None before each."
+    for i in range(first, last):
+        yield i, None, ""
+        yield i, *outcome(place, np.random.default_rng([seed, i]))
+
+
+def _work(place, first, last, seed):
+    "A process of its own: one line a case."
+    import faulthandler
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_GB << 30,) * 2)
+    for i, found, told in cases(place, first, last, seed):
+        if found is None:
+            faulthandler.dump_traceback_later(SECONDS, exit=True)
+        print(json.dumps([i, found, told]), flush=True)
+
+
+def run(place, count, seed=0):
+    "Outcomes of many cases, and the faults among them; a crash is one of them."
+    done, faults, ends = 0, [], Counter()
+    while done < count:
+        words = [place, str(done), str(count), str(seed)]
+        worker = subprocess.run(
+            [sys.executable, __file__, "--work", *words],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        )
+        last = done - 1
+        for line in worker.stdout.splitlines():
+            if not line.startswith("["):
+                continue
+            last, found, told = json.loads(line)
+            if found is None:
+                continue
+            ends["raw" if found.startswith("raw") else found] += 1
+            if found not in GOOD:
+                faults.append([place, last, found, told])
+            done = last + 1
+        if done < count:
+            if last < done:
+                raise RuntimeError(worker.stderr[-2000:])
+            ends["crash"] += 1
+            faults.append([place, last, "crash", worker.stderr[-400:]])
+            done = last + 1
+    return ends, faults
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("places", nargs="*", help="names; none: all")
+    p.add_argument("--count", type=int, default=10_000, help="cases in all")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", help="JSON file of what was found")
+    p.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
+    given = p.parse_args()
+    if given.work:
+        place, first, last, seed = given.work
+        _work(place, int(first), int(last), int(seed))
+        return
+    names = given.places or list(PLACES)
+    each = -(-given.count // len(names))
+    found, faults = {}, []
+    for name in names:
+        ends, bad = run(name, each, given.seed)
+        found[name] = dict(ends)
+        faults += bad
+        print(f"{name}: {dict(ends)}", flush=True)
+        for fault in bad[:50]:
+            print("  ", *fault[1:], flush=True)
+    if given.out:
+        Path(given.out).write_text(json.dumps(dict(places=found, faults=faults)))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    main()
