@@ -11,6 +11,7 @@ import dataclasses
 import decimal
 import functools
 import gzip
+import inspect
 import json
 import math
 import os
@@ -338,6 +339,9 @@ def classes():
             kind = getattr(module, name)
             if isinstance(kind, type) and kind.__module__ == m.name:
                 model = hasattr(kind, "fit") and hasattr(kind, "predict")
+                # a contract, or a model of which a part is left to others
+                if getattr(kind, "_is_protocol", False) or inspect.isabstract(kind):
+                    continue
                 if model or name.endswith(("Settings", "Training")):
                     found.append((f"{m.name}.{name}", kind, _parameters(kind)))
     return found
@@ -345,8 +349,6 @@ def classes():
 
 def _parameters(kind):
     "Names of what can be set, and of what must be."
-    import inspect
-
     given = inspect.signature(kind).parameters.values()
     plain = [p for p in given if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     names = [p.name for p in plain]
@@ -368,10 +370,74 @@ def settings(rng):
     if "training" in names and rng.random() < 0.3:
         field = pick(rng, [f.name for f in dataclasses.fields(Training)])
         given["training"] = {field: pick(rng, ODD)}
-    if rng.random() < 0.05:
-        given["no_such_setting"] = 1
     yield name, given
     kind(**given)
+
+
+@functools.cache
+def small_panel():
+    "Two series of forty weeks, with covariates."
+    from forecastlab.core.panel import Panel
+
+    rng = np.random.default_rng(0)
+    ds = pd.date_range("2024-01-07", periods=40, freq="W-SUN")
+    df = pd.DataFrame(
+        dict(
+            unique_id=np.repeat(["a", "b"], 40),
+            ds=np.tile(ds, 2),
+            y=rng.poisson(4, 80).astype(float),
+            price=rng.random(80),
+        )
+    )
+    return Panel.from_frame(df, freq="W-SUN", past=["price"])
+
+
+SIZES = [
+    0,
+    1,
+    2,
+    3,
+    8,
+    39,
+    40,
+    41,
+    1000,
+    2**31,
+    1e-9,
+    0.5,
+    0.999,
+    1e9,
+    1e30,
+    True,
+    "auto",
+]
+
+
+def models(rng):
+    "Settings of sensible types and extreme sizes, trained and asked."
+    from forecastlab.core.forecaster import Forecaster
+
+    # a launch needs a catalogue, a competition has its own tests
+    slow = ("LaunchForecaster", "Chooser", "AutoForecaster")
+    known = [
+        (name, kind, names)
+        for name, kind, (names, must) in classes()
+        if issubclass(kind, Forecaster) and not must and not name.endswith(slow)
+    ]
+    name, kind, names = pick(rng, known)
+    given = {}
+    wanted = min(len(names), int(rng.integers(1, 3)))
+    for n in rng.choice(names, wanted, replace=False).tolist():
+        given[n] = pick(rng, SIZES)
+    yield name, given
+    if "training" in names:
+        how = dict(lr=pick(rng, [1e-3, 1e-9, 1e3, 1e30])) if rng.random() < 0.2 else {}
+        given["training"] = dict(progress=False) | how
+        given.setdefault("steps", 2)
+    if given.get("steps", 2) not in (0, 1, 2, 3, "auto", 0.5):
+        given["steps"] = 3
+    model = kind(**dict(horizon=2) | given).fit(small_panel())
+    model.predict(model.horizon, small_panel()).to_frame()
 
 
 # --- parameters of a pipeline
@@ -550,12 +616,20 @@ def chains(rng):
     Vectorizer(config).fit([f"red cup {i}" for i in range(20)])
 
 
+def crash(rng):
+    "Not a place: what the harness makes of a process that dies."
+    yield "nothing", None
+    if rng.bit_generator.seed_seq.entropy[1] == 1:
+        os._exit(9)
+
+
 # a line a place: its name, and one random case there
 PLACES = {
     "frames": frames,
     "reader": reader,
     "tables": tables,
     "settings": settings,
+    "models": models,
     "parameters": parameters,
     "rankers": rankers,
     "classifiers": classifiers,
@@ -569,7 +643,7 @@ PLACES = {
 
 def outcome(place, rng):
     "What a case comes to, and what it was, in words."
-    case, told = PLACES[place](rng), ""
+    case, told = (PLACES | {"crash": crash})[place](rng), ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

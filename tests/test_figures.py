@@ -67,6 +67,7 @@ CLAIMED = {
     "ranking.coldstart": ("> 0", 5),
     "doors.kills": (">= 1", 1),
     "doors.damage": (">= 1", 1),
+    "doors.fuzz": (">= 1", 1),
 }
 
 

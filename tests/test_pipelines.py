@@ -513,6 +513,7 @@ def test_every_pipeline_declares_what_it_takes(name):
             {"minutes", "exit_code", "passed"},
         ),
         ("bench_doors", dict(damages=6, doors=["note"]), {"damage", "crashes"}),
+        ("bench_fuzz", dict(cases=6, places=["parameters"]), {"fuzz", "crashes"}),
     ],
 )
 def test_every_benchmark_runs_small(name, parameters, keys, tmp_path, root):

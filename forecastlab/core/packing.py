@@ -416,14 +416,17 @@ def _part_of_files(
 # %% ../../nbs/core/12_packing.ipynb #_Codes
 def _as_text(column: pa.Array) -> pa.Array:
     "Names as text; numbers and dates are written out."
-    try:
-        return pc.cast(column, pa.string())
-    except pa.ArrowException as e:
-        refuse(
-            f"names of type {column.type} cannot be read as text",
-            mend=f"Convert the column to text first ({e!s:.80})",
-            kind=TypeError,
-        )
+    why = "a period or an interval is a number in Arrow"
+    if not isinstance(column.type, pa.BaseExtensionType):
+        try:
+            return pc.cast(column, pa.string())
+        except pa.ArrowException as e:
+            why = f"{e!s:.80}"
+    refuse(
+        f"names of type {column.type} cannot be read as text",
+        mend=f"Convert the column to text first, with astype(str) ({why})",
+        kind=TypeError,
+    )
 
 
 class _Codes(dict[str, int]):
@@ -968,7 +971,8 @@ def _constant(part: _Part, given: Iterable, roles: Roles) -> pa.Table:
 
     def plain(batch: pa.RecordBatch) -> pa.Table:
         columns = {n: batch[n] for n in wanted}
-        text = {n: _as_text(c) for n, c in columns.items() if _is_text(c.type)}
+        words = [n for n, c in columns.items() if n == roles.id or _is_text(c.type)]
+        text = {n: _as_text(columns[n]) for n in words}
         return pa.table(columns | text)
 
     batches = [distinct(plain(batch)) for batch in part.read(wanted)]

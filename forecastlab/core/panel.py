@@ -80,9 +80,14 @@ class Panel:
         return int(self.indptr[-1])
 
     @property
-    def names(self) -> np.ndarray:  # (series,) text, or int64
+    def names(self) -> np.ndarray:  # (series,) text, or int64, or uint64 beyond it
         "The names of the series as the data had them."
-        return self.ids.astype(np.int64) if self.whole_ids else self.ids
+        if not self.whole_ids:
+            return self.ids
+        try:
+            return self.ids.astype(np.int64)
+        except OverflowError:
+            return self.ids.astype(np.uint64)
 
     @property
     def last(self) -> np.ndarray:  # (series,)

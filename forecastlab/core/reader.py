@@ -57,7 +57,9 @@ class Settings:
         whole("ahead", self.ahead, 0)
         self.known = listed(self.known, "known")
         self.past = listed(self.past, "past")
-        self.available = self.available or None
+        # "" is a pipeline's word for none
+        if isinstance(self.available, str) and not self.available:
+            self.available = None
         if isinstance(self.static, (list, tuple)):
             self.static = listed(self.static, "static")
         # what a panel refuses is refused before anything is read

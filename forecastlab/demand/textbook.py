@@ -104,7 +104,7 @@ class TextbookForecaster(Forecaster):
     local = True
 
     def __post_init__(self) -> None:
-        self.horizon = whole("horizon", self.horizon)
+        self.horizon = whole("horizon", self.horizon, most=2**20)
         self.levels = tuple(check_levels(self.levels, increasing=True).tolist())
 
     def fit(
@@ -113,7 +113,7 @@ class TextbookForecaster(Forecaster):
     ) -> Self:  # the forecaster itself
         "Keep the panel. Refuses series without any observed value, by name."
         refuse_unobserved(checked_panel(panel))
-        self.horizon = whole("horizon", self.horizon)
+        self.horizon = whole("horizon", self.horizon, most=2**20)
         self.panel = panel
         self._fitted = True
         return self

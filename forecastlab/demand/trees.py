@@ -328,7 +328,7 @@ class BoostedTrees(Forecaster):
         panel: Panel,  # histories, and covariates in their roles
     ) -> Self:  # the fitted forecaster itself
         "Grow the trees of every level on random origins of the history."
-        whole("horizon", self.horizon)
+        whole("horizon", self.horizon, most=2**20)
         self.panel = checked_panel(panel)
         samples = self._samples(panel)
         table = table_of(panel, samples, self._season(panel))
