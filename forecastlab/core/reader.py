@@ -532,7 +532,7 @@ _TIMES += " semaine mois data giorno period datetime zeit year quarter"
 _TARGETS = "y sales sold quantity qty units demand volume value menge absatz umsatz"
 _TARGETS += " ventes quantite quantité cantidad ventas target amount count load orders"
 _IDS = "unique_id id sku item item_id product series article artikel store shop asin"
-_IDS += " filiale produkt magasin produit name code region country"
+_IDS += " filiale produkt magasin produit name code region country meter sensor"
 
 
 def _place(name: str, words: str) -> int:
@@ -564,7 +564,9 @@ def guess_roles(
         time = counting[:1]
     left = [n for n in names if n not in time]
     said_target = [settings.target] if settings.target in names else []
-    target = said_target or _best(left, kinds, ("number",), _TARGETS)
+    varies = [n for n in left if _place(n, _IDS) == 99 and len(sample[n].unique()) > 1]
+    target = said_target or _best(varies, kinds, ("number",), _TARGETS)
+    target = target or _best(left, kinds, ("number",), _TARGETS)
     left = [n for n in left if n not in target]
     ids = there(settings.id) or _ids(table, time, left, kinds)
     return dict(id=ids, time=time, target=target), kinds
@@ -1268,7 +1270,8 @@ def _suggest_known(rows: _Rows, later: np.ndarray) -> None:
         if n in taken or n in rows.columns:
             continue
         column = rows.table[n].filter(pa.array(later))
-        if column.null_count == 0:
+        # what never changes is no plan
+        if column.null_count == 0 and not _is_fixed(rows, n):
             s.known = [*s.known, n]
             rows.columns[n] = _covariate(rows, n, rows.table, False)
     if s.known:
