@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal as same
 
+from forecastlab.core.basics import SEAL
 from forecastlab.core.frequency import cycles_of
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Batch, Windows, calendar_features, continued
@@ -480,6 +481,8 @@ def test_a_panel_larger_than_the_machine_opens_and_is_cut(tmp_path):
         np.full(series, steps),
         np.ones(0, np.float32),
     ).save(tmp_path / "p")
+    # the layout is written anew, and no longer what was sealed
+    os.unlink(tmp_path / "p" / SEAL)
     np.save(tmp_path / "p" / "indptr.npy", np.arange(series + 1) * steps)
     os.unlink(tmp_path / "p" / "y.npy")
     np.lib.format.open_memmap(
