@@ -126,7 +126,10 @@ def test_it_takes_other_peaks(tmp_path):
             "weights, means and scales need one number a peak: 2, 3, 3",
         ),
         (dict(scales=[1, 0, 1]), "weights, scales and lr must be above 0"),
-        (dict(means=[0.0, float("nan"), 1.0]), r"means=\[0.0, nan, 1.0\] is not list\[float\]"),
+        (
+            dict(means=[0.0, float("nan"), 1.0]),
+            r"means=\[0.0, nan, 1.0\] is not list\[float\]",
+        ),
         (dict(knots=[5, 5]), "knots must be different whole numbers, at least 3: 5, 5"),
         (dict(knots=[2]), "at least 3: 2"),
         (dict(knots=[]), "knots must be different"),
