@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GRID', 'precisions', 'frequent_answers', 'nearest_answers', 'baselines', 'as_wide', 'by_threshold', 'by_label',
-           'label_names', 'worst_errors']
+           'label_names', 'worst_errors', 'answers_table']
 
 # %% ../../nbs/ranking/88_audit.ipynb #audit-imports
 from collections.abc import Sequence
@@ -218,3 +218,40 @@ def worst_errors(
     columns = ["row", "answer", "promised", "truth", "place"]
     columns += [] if texts is None else ["text"]
     return pd.DataFrame(lines, columns=columns)
+
+# %% ../../nbs/ranking/88_audit.ipynb #answers_table
+def answers_table(
+    P: sparse.csr_matrix,  # (n, L) answers, best first
+    names: Sequence | None = None,  # (L,) of the labels; None: their numbers
+    k: int = 5,  # places of a row
+    Q: sparse.csr_matrix | None = None,  # (n, L) probabilities of some of them
+    Y: sparse.csr_matrix | None = None,  # (n, L) truth
+    ids: Sequence | None = None,  # (n,) names of the rows; None: their numbers
+    texts: Sequence[str] | None = None,  # (n,) texts of the rows
+    separator: str = "; ",  # between several true labels
+) -> pd.DataFrame:  # row, id, place, label, score; probability, right, truth, text
+    "A line for each row and place."
+    P = sparse.csr_matrix(P)
+    row = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
+    place = np.arange(P.nnz) - P.indptr[row] + 1
+    kept = place <= whole("k", k)
+    row, place = row[kept], place[kept]
+    label = P.indices[kept]
+    known = np.arange(P.shape[1]) if names is None else np.array(list(names), object)
+    table = pd.DataFrame({"row": row})
+    table["id"] = row if ids is None else [ids[i] for i in row]
+    table["place"] = place
+    table["label"] = known[label]
+    table["score"] = P.data[kept]
+    if Q is not None:
+        found = np.asarray(Q[row, label], np.float32).ravel()
+        table["probability"] = np.where(found > 0, found, np.nan)
+    if Y is not None:
+        Y = sparse.csr_matrix(Y)
+        table["right"] = np.asarray(Y[row, label]).ravel() > 0
+        bounds = zip(Y.indptr, Y.indptr[1:])
+        truth = [label_names(names, Y.indices[a:b], separator) for a, b in bounds]
+        table["truth"] = [truth[i] for i in row]
+    if texts is not None:
+        table["text"] = [texts[i] for i in row]
+    return table

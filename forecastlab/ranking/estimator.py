@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['is_lists', 'label_lists', 'label_matrix', 'frame_labels', 'is_texts', 'train_trees', 'common_labels',
-           'answer_wordless', 'held_out_parts', 'calibrate_trees', 'LabNotFittedError', 'ExtremeClassifier', 'add']
+           'answer_wordless', 'held_out_parts', 'can_calibrate', 'calibrate_trees', 'LabNotFittedError',
+           'ExtremeClassifier', 'add']
 
 # %% ../../nbs/ranking/70_estimator.ipynb #e0a46ba7
 import copy
@@ -328,6 +329,16 @@ def _median(found, facts):
         [float(a) for a in slope], [float(b) for b in offset], None, dict(facts)
     )
 
+# %% ../../nbs/ranking/70_estimator.ipynb #can_calibrate
+def can_calibrate(
+    Y: sparse.csr_matrix,  # (instance, label) of training
+    seed: int = 0,  # of the deal
+) -> bool:
+    "Are there enough rows, with labels in every held-out part?"
+    if Y.shape[0] < 20:
+        return False
+    return all(Y[held].nnz for held in held_out_parts(Y.shape[0], seed))
+
 # %% ../../nbs/ranking/70_estimator.ipynb #calibrate_trees
 def calibrate_trees(
     X: np.ndarray | sparse.csr_matrix,  # (instance, feature)
@@ -346,7 +357,7 @@ def calibrate_trees(
     X = as_features(X)
     Y = as_labels(Y, X.shape[0])
     parts = held_out_parts(X.shape[0], seed)
-    if not all(Y[held].nnz for held in parts):
+    if not can_calibrate(Y, seed):
         refuse(
             "a held-out part has no labels, the rows are too few to calibrate on",
             mend="Say calibrate=False, or give more rows with labels",

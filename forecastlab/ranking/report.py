@@ -204,17 +204,21 @@ class Report:
 
     def __str__(self):
         parts = []
-        for name, meaning in _MEANINGS.items():
-            rows = getattr(self, name)
-            if rows is not None:
+        for name, rows in self.tables().items():
+            if name in _MEANINGS:
                 shown = rows.head(10) if name in ("labels", "errors") else rows
-                words = (
-                    _short(shown).round(3).to_string(index=rows.index.name is not None)
-                )
-                parts.append(f"{name} ({meaning})\n{words}")
+                named = rows.index.name is not None or name == "metrics"
+                words = _short(shown).round(3).to_string(index=named)
+                parts.append(f"{name} ({_MEANINGS[name]})\n{words}")
         if self.ece is not None:
             parts.append(f"expected calibration error {self.ece:.4f}")
         return "\n\n".join(parts)
+
+    def tables(self) -> dict[str, pd.DataFrame]:  # name -> table
+        "All tables that could be made."
+        names = [*_MEANINGS, "reliability"]
+        found = {name: getattr(self, name) for name in names}
+        return {name: table for name, table in found.items() if table is not None}
 
     def plot(self) -> Figure:
         "A panel for every question that could be answered, none of them empty."
@@ -318,6 +322,7 @@ def _plot_tail(ax: Axes, bands: pd.DataFrame) -> None:
     places = np.arange(len(bands))
     ax.bar(places, bands.recall, color=_forecast_colour(), yerr=distance, width=0.6)
     ax.set_xticks(places, bands.index)
+    ax.set_xlim(-0.6, max(len(bands), 3) - 0.4)
     ax.set(xlabel="training rows of a label", ylabel="recall on five places")
     ax.set(title="who is served", ylim=(0, 1))
 
