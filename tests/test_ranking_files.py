@@ -3,8 +3,6 @@
 import gzip
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from forecastlab.core.sparse import binary

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from ..core.basics import refuse, whole
+from ..core.basics import whole
 from ..core.sparse import Matrix, ordered
 from .calibration import pairs_of, wilson
 from .metrics import Judged, judge, precision, recall
@@ -244,8 +244,11 @@ def answers_table(
     table["label"] = known[label]
     table["score"] = P.data[kept]
     if Q is not None:
-        found = np.asarray(Q[row, label], np.float32).ravel()
-        table["probability"] = np.where(found > 0, found, np.nan)
+        # 1 is added, so that a probability of zero is told from none
+        raised = sparse.csr_matrix((Q.data.astype(float) + 1, Q.indices, Q.indptr))
+        raised.resize(P.shape)
+        found = np.asarray(raised[row, label]).ravel() - 1
+        table["probability"] = np.where(found >= 0, found, np.nan)
     if Y is not None:
         Y = sparse.csr_matrix(Y)
         table["right"] = np.asarray(Y[row, label]).ravel() > 0

@@ -142,8 +142,9 @@ def plot_reliability(
     from forecastlab.core.plots import PALETTE
 
     ax.axline((0, 0), slope=1, color=PALETTE["quiet"], lw=1, zorder=0)
-    below = table.observed - table.low
-    above = table.high - table.observed
+    # rounding may put an end on the wrong side
+    below = (table.observed - table.low).clip(0)
+    above = (table.high - table.observed).clip(0)
     ax.errorbar(
         table.promised,
         table.observed,

@@ -329,7 +329,7 @@ def _form_of(path: Path) -> Callable[[Path, Path | None, dict], Corpus]:
         refuse(
             f"cannot tell the form of {path}",
             mend=(
-                "Use a table (.csv, .tsv, .xlsx, .parquet), .tsv (label,label<TAB>text),"
+                "Use a table (.csv, .xlsx, .parquet, ...), .tsv (label,label<TAB>text),"
                 " .txt (XC repository), a folder of matrices, or a set's name"
             ),
         )

@@ -66,8 +66,8 @@ class Explanation:
     # a row for each layer: layer, node, margin, score (of the path so far), rank,
     # last_kept, kept, beam
     path: pd.DataFrame
-    # a row for each layer and word: its kind (word, words, piece, feature, bias) and its
-    # share of the margin
+    # a row for each layer and word: its kind (word, words, piece, feature, bias) and
+    # its share of the margin
     words: pd.DataFrame
     verdict: str  # one sentence
     reached: bool  # the label is among the answers
@@ -325,7 +325,7 @@ class EnsembleExplanation(Explanation):
         axes[1].barh(range(len(drop)), drop.change, color=colour)
         axes[1].set_yticks(range(len(drop)), drop.word)
         axes[1].axvline(0, color=PALETTE["actual"], lw=0.5)
-        axes[1].set_title("change of the score without the word", fontsize=9)
+        axes[1].set_title("change without the word", fontsize=9)
         return axes
 
 # %% ../../nbs/ranking/60_explain.ipynb #explain_together

@@ -52,8 +52,8 @@ def beams(
     Y: Matrix,  # (n, L) their labels, perhaps with further columns
     # beams to try; the exact answer is added
     widths: Sequence[int] = (1, 2, 5, 10, 20, 50),
-    # a row for each: P@1 with low and high, P@3, P@5, looked_at (share of labels scored),
-    # ms an instance (CPU)
+    # a row for each: P@1 with low and high, P@3, P@5, looked_at (share of labels
+    # scored), ms an instance (CPU)
 ) -> pd.DataFrame:
     "What a beam loses against scoring every label."
     exact = max((layer.nodes for layer in model.layers[:-1]), default=1)
@@ -147,7 +147,9 @@ def _pruned_layer(layer: Chunks, share: float) -> Chunks:
     most = int(round(share * W.nnz))
     if most < W.nnz:
         size = abs(W.data)
-        smallest = np.partition(size, W.nnz - most)[W.nnz - most]
+        smallest = np.inf
+        if most:
+            smallest = np.partition(size, W.nnz - most)[W.nnz - most]
         W.data[size < smallest] = 0
         W.eliminate_zeros()
     return Chunks.from_csc(W, layer.C, layer.bias)
@@ -380,8 +382,8 @@ def report(
     X: Any,  # (n,) texts or (n, d) features that it was fitted on
     y: Any,  # (n,) label lists or (n, L) labels that it was fitted on
     X_test: Any,  # texts or features that were held out, in the same form
-    # labels that were held out, in the same form; further columns of a matrix are labels
-    # that training lacks, and count as missed
+    # labels that were held out, in the same form; further columns of a matrix are
+    # labels that training lacks, and count as missed
     y_test: Any,
     # also train trees of other shapes and, where affordable, one-vs-rest
     compare: bool = True,
