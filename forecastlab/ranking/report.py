@@ -228,7 +228,7 @@ class Report:
         from forecastlab.core.plots import style
 
         panels = _panels(self)
-        wide = min(len(panels), 4)
+        wide = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
         high = -(-len(panels) // wide)
         with plt.rc_context(style()):
             fig, axes = plt.subplots(
@@ -281,8 +281,10 @@ def _plot_baselines(ax: Axes, rows: pd.DataFrame) -> None:
     places = np.arange(len(rows))[::-1]
     colours = [_forecast_colour(), *[PALETTE["quiet"]] * (len(rows) - 1)]
     distance = np.clip([rows["P@1"] - rows.low, rows.high - rows["P@1"]], 0, None)
-    ax.barh(places, rows["P@1"], color=colours, xerr=distance, error_kw=dict(lw=1))
-    names = [str(n).replace(" labels", "").replace(" ", "\n") for n in rows.index]
+    thin = dict(height=0.6, error_kw=dict(lw=1))
+    ax.barh(places, rows["P@1"], color=colours, xerr=distance, **thin)
+    short = [str(n).removesuffix(" labels").replace(" ", "\n") for n in rows.index]
+    names = [f"{n}\n{share:.1f} %" for n, share in zip(short, rows["P@1"])]
     ax.set_yticks(places, names)
     ax.set(xlabel="P@1, %", title="with and without training", xlim=(0, None))
 
@@ -294,6 +296,8 @@ def _plot_beams(ax: Axes, beams: pd.DataFrame) -> None:
     ax.set(xscale="log", xlabel="labels looked at, %", title="beam against exact")
     ax.set_ylabel("P@1, %")
     ax.margins(0.15)
+    if len(share) == 1:  # no beam is narrower than all
+        ax.set_xlim(10, 200)
     for i, (beam, x, y) in enumerate(zip(beams.index, share, beams["P@1"])):
         _note(ax, str(beam), x, y, below=i % 2 == 1)
 
