@@ -26,8 +26,10 @@ def precisions(
     "Precision in percent, with what chance may have done to the first place."
     j = judge(Y, P, 5)
     at = 100 * precision(Y, j, 5)
-    low, high = (100 * end for end in wilson(at[0] / 100, len(j.hit)))
-    return {"P@1": at[0], "low": low, "high": high, "P@3": at[2], "P@5": at[4]}
+    low, high = (100 * float(end) for end in wilson(at[0] / 100, len(j.hit)))
+    # rounding may put an end on the wrong side
+    ends = {"low": min(low, at[0]), "high": max(high, at[0])}
+    return {"P@1": at[0], **ends, "P@3": at[2], "P@5": at[4]}
 
 # %% ../../nbs/ranking/88_audit.ipynb #frequent_answers
 def frequent_answers(

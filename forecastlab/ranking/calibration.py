@@ -146,9 +146,9 @@ def plot_reliability(
     below = (table.observed - table.low).clip(0)
     above = (table.high - table.observed).clip(0)
     ax.errorbar(
-        table.promised,
-        table.observed,
-        [below, above],
+        table.promised.to_numpy(),
+        table.observed.to_numpy(),
+        [below.to_numpy(), above.to_numpy()],
         fmt=".-",
         lw=1,
         capsize=0,

@@ -278,7 +278,7 @@ def common_labels(
 
 def answer_wordless(
     P: sparse.csr_matrix,  # (instance, label) answers, best first
-    X: np.ndarray | sparse.csr_matrix,  # (instance, feature) what was asked
+    X: Any,  # (instance, feature) what was asked, dense or sparse
     common: tuple[np.ndarray, np.ndarray],  # of `common_labels`
     k: int | None,  # labels a row; None: all of the common ones
 ) -> sparse.csr_matrix:  # (instance, label) best first

@@ -9,6 +9,7 @@ __all__ = ['beams', 'trees', 'pruned', 'sizes', 'Report', 'report']
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 import numpy as np
 import pandas as pd
@@ -267,10 +268,10 @@ def _forecast_colour() -> str:
 
 def _with_interval(ax: Axes, x: Any, rows: pd.DataFrame, mark: str = "o-") -> None:
     "P@1 with the interval of chance."
-    below, above = rows["P@1"] - rows.low, rows.high - rows["P@1"]
-    distance = [below.clip(0), above.clip(0)]
+    y, low, high = (rows[n].to_numpy() for n in ("P@1", "low", "high"))
+    distance = [y - low, high - y]
     ax.errorbar(
-        x, rows["P@1"], distance, fmt=mark, color=_forecast_colour(), elinewidth=1
+        np.asarray(x), y, distance, fmt=mark, color=_forecast_colour(), elinewidth=1
     )
 
 
@@ -281,48 +282,47 @@ def _plot_baselines(ax: Axes, rows: pd.DataFrame) -> None:
     places = np.arange(len(rows))[::-1]
     colours = [_forecast_colour(), *[PALETTE["quiet"]] * (len(rows) - 1)]
     distance = np.clip([rows["P@1"] - rows.low, rows.high - rows["P@1"]], 0, None)
-    thin = dict(height=0.6, error_kw=dict(lw=1))
-    ax.barh(places, rows["P@1"], color=colours, xerr=distance, **thin)
+    ax.barh(places, rows["P@1"], 0.6, color=colours, xerr=distance)
     short = [str(n).removesuffix(" labels").replace(" ", "\n") for n in rows.index]
     names = [f"{n}\n{share:.1f} %" for n, share in zip(short, rows["P@1"])]
     ax.set_yticks(places, names)
     ax.set(xlabel="P@1, %", title="with and without training", xlim=(0, None))
 
 
-def _plot_beams(ax: Axes, beams: pd.DataFrame) -> None:
+def _plot_beams(ax: Axes, rows: pd.DataFrame) -> None:
     "P@1 against the share of labels that is looked at."
-    share = 100 * beams.looked_at
-    _with_interval(ax, share, beams)
+    share = 100 * rows.looked_at
+    _with_interval(ax, share, rows)
     ax.set(xscale="log", xlabel="labels looked at, %", title="beam against exact")
     ax.set_ylabel("P@1, %")
     ax.margins(0.15)
     if len(share) == 1:  # no beam is narrower than all
         ax.set_xlim(10, 200)
-    for i, (beam, x, y) in enumerate(zip(beams.index, share, beams["P@1"])):
+    for i, (beam, x, y) in enumerate(zip(rows.index, share, rows["P@1"])):
         _note(ax, str(beam), x, y, below=i % 2 == 1)
 
 
-def _plot_trees(ax: Axes, trees: pd.DataFrame) -> None:
+def _plot_trees(ax: Axes, rows: pd.DataFrame) -> None:
     "P@1 against what training takes."
-    _with_interval(ax, trees.train_cpu_s, trees, "o")
+    _with_interval(ax, rows.train_cpu_s, rows, "o")
     ax.margins(0.3)
     ax.set(xscale="log", xlabel="training, CPU s", title="tree against one-vs-rest")
     ax.minorticks_off()
-    points = zip(trees.index, trees.train_cpu_s, trees["P@1"])
+    points = zip(rows.index, rows.train_cpu_s, rows["P@1"])
     for i, (name, x, y) in enumerate(points):
         _note(ax, name, x, y, below=i % 2 == 1)
 
 
-def _plot_sizes(ax: Axes, sizes: pd.DataFrame) -> None:
+def _plot_sizes(ax: Axes, rows: pd.DataFrame) -> None:
     "P@1 against the size of the weights."
-    _with_interval(ax, sizes.mb, sizes)
+    _with_interval(ax, rows.mb, rows)
     ax.set(xlabel="weights, MB", title="size against P@1", ylim=(0, None))
     ax.set_ylabel("P@1, %")
 
 # %% ../../nbs/ranking/90_report.ipynb #_plot_more
-def _plot_tail(ax: Axes, bands: pd.DataFrame) -> None:
+def _plot_tail(ax: Axes, rows: pd.DataFrame) -> None:
     "Recall of the labels of each band, by how often they were seen."
-    bands = bands[bands.true > 0]
+    bands = rows[rows.true > 0]
     low, high = wilson(bands.recall, bands.true)
     distance = np.clip([bands.recall - low, high - bands.recall], 0, None)
     places = np.arange(len(bands))
@@ -363,13 +363,13 @@ def _panels(r: Report) -> list[Callable[[Axes], None]]:
         (_plot_tail, r.tail[r.tail.true > 0]),
         (_plot_thresholds, r.thresholds),
     ]
-    panels = [
-        lambda ax, draw=draw, table=table: draw(ax, table)
+    panels: list[Callable[[Axes], None]] = [
+        partial(draw, rows=table)
         for draw, table in rows
         if table is not None and len(table)
     ]
     if r.reliability is not None and len(r.reliability):
-        panels.append(lambda ax: _plot_reliability(ax, r.reliability, r.ece))
+        panels.append(partial(_plot_reliability, steps=r.reliability, error=r.ece))
     return panels
 
 # %% ../../nbs/ranking/90_report.ipynb #report
