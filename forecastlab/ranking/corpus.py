@@ -291,9 +291,20 @@ def _widened(Y: sparse.csr_matrix, labels: int) -> sparse.csr_matrix:
     return Y
 
 
+def _refuse_gaps(path: Path, Y: sparse.csr_matrix) -> None:
+    "Refuse numbers of labels that leave nearly all smaller ones out."
+    known = len(np.unique(Y.indices))
+    if Y.shape[1] > max(1_000_000, 1000 * known):
+        refuse(
+            f"{path} numbers its labels up to {Y.shape[1] - 1:,}, only {known:,} occur",
+            mend="Number them from 0, or write a table (.csv, .parquet) with their names",
+        )
+
+
 def _xc_corpus(path: Path, test: Path | None, how: dict) -> Corpus:
     "The corpus of one or two files of the Extreme Classification Repository."
     X, Y = read_xc(path)
+    _refuse_gaps(path, Y)
     if test is None:
         return Corpus(Y, X)
     X_test, Y_test = read_xc(test)
@@ -308,9 +319,11 @@ def _xc_corpus(path: Path, test: Path | None, how: dict) -> Corpus:
 def _text2text_corpus(path: Path, test: Path | None, how: dict) -> Corpus:
     "The corpus of one or two text2text files."
     Y, texts, relevance = read_text2text(path)
+    _refuse_gaps(path, Y)
     corpus = Corpus(Y, texts=texts, relevance=relevance)
     if test is not None:
         Y_test, corpus.texts_test, _ = read_text2text(test)
+        _refuse_gaps(test, Y_test)
         corpus.Y_test = _widened(Y_test, Y.shape[1])
     return corpus
 

@@ -832,7 +832,15 @@ def _explain_all(
         scores = scored(model.features_of([rest for _, rest in shorter]))
         without = [(word, float(s)) for (word, _), s in zip(shorter, scores)]
     place = int(at[0]) + 1 if len(at) else 0
-    return explain_together(found, place, float(score), name, most, without)
+    together = explain_together(found, place, float(score), name, most, without)
+    if sparse.issparse(x) and not x.nnz:
+        share = dict(zip(*model.common_)).get(label, 0.0)
+        verdict = (
+            f"no feature is known: {name} is answered by how common it is,"
+            f" {100 * share:.1f} % of the training rows"
+        )
+        return replace(together, verdict=verdict)
+    return together
 
 
 def _fitting(rows, Y, R, label_features):

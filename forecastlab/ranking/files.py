@@ -335,6 +335,8 @@ def _weighted_labels(head: str) -> Iterator[tuple[int, float, bool]]:
         relevance = float(weight) if mark else 1.0
         if int(label) < 0 or not relevance >= 0:
             raise ValueError("negative number")
+        if int(label) >= 1 << 31:
+            raise ValueError("no label has a number as large as that")
         yield int(label), relevance, bool(mark)
 
 # %% ../../nbs/ranking/10_files.ipynb #read_text2text

@@ -215,7 +215,8 @@ def _labels_of(
     values = column.to_pylist()
     if t.is_floating(kind):
         # whole numbers with something missing, as pandas keeps them
-        if any(v is not None and v == v and v != int(v) for v in values):
+        there = [v for v in values if v is not None and v == v]
+        if not all(float(v).is_integer() for v in there):
             refuse(f"column {name} must hold labels, not measured numbers", [kind])
         values = [None if v is None or v != v else int(v) for v in values]
     elif not t.is_integer(kind):

@@ -212,6 +212,7 @@ class Report:
                 shown = rows.head(10) if name in ("labels", "errors") else rows
                 named = rows.index.name is not None or name == "metrics"
                 words = _short(shown).round(3).to_string(index=named)
+                words = words if len(shown) else "none"
                 parts.append(f"{name} ({_MEANINGS[name]})\n{words}")
         if self.ece is not None:
             parts.append(f"expected calibration error {self.ece:.4f}")
