@@ -3,6 +3,7 @@
 Every kind of file that was tried by hand, and small sets on which little can be learnt.
 """
 
+import contextlib
 import gzip
 
 import matplotlib
@@ -217,6 +218,26 @@ def test_rows_are_held_out_with_labels_where_there_are_any(tmp_path):
         hold_out(lone)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_table_is_read_or_refused_in_words(seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    files = {
+        "a.csv": b'text,labels\n"red, boots",shoes\nsaw,"[\'a\', 3]"\n',
+        "b.tsv": b"3,17\tred boots\n2::0.5\tsaw\n",
+        "c.txt": b"2 3 4\n0,3 0:0.5 2:1\n1 1:1\n",
+        "d.csv": "text;labels\nGrün;a|b\nx;c\n".encode("utf-16"),
+        "e.csv.gz": gzip.compress(b"text,labels\nx,a\ny,b\n"),
+    }
+    for _ in range(15):
+        for name, content in files.items():
+            data = bytearray(content)
+            for at in rng.integers(len(data), size=rng.integers(1, 4)):
+                data[at] = int(rng.integers(256))
+            (tmp_path / name).write_bytes(bytes(data[: rng.integers(1, 2 * len(data))]))
+            with contextlib.suppress(LabError):
+                hold_out(read_corpus(tmp_path / name), 0.5)
+
+
 # --- texts that are hard to learn from
 
 
@@ -374,3 +395,4 @@ def test_csv_in_and_out_with_names_of_rows(tmp_path):
     assert asked.id.tolist() == ["0007", "0008"]
     assert asked.label[0] == "cup" and asked.text[0] == "warm grün cup"
     assert "no word of it is known" in said
+    assert "1 of 2 rows have no known word" in said

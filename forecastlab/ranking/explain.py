@@ -357,8 +357,9 @@ def explain_together(
     each = ", ".join(str(p) if p else "never scored" for p in places)
     Name = name[:1].upper() + name[1:] if name.startswith("label ") else name
     what = f"answer {place}" if place else "not among the answers"
+    all_trees = f"{len(found)} trees together" if len(found) > 1 else "the only tree"
     verdict = (
-        f"{Name} is {what} of {len(found)} trees together, with score {score:.4f}"
+        f"{Name} is {what} of {all_trees}, with score {score:.4f}"
         f" (its places in the trees: {each})."
     )
     if not place:
