@@ -297,7 +297,7 @@ def _refuse_gaps(path: Path, Y: sparse.csr_matrix) -> None:
     if Y.shape[1] > max(1_000_000, 1000 * known):
         refuse(
             f"{path} numbers its labels up to {Y.shape[1] - 1:,}, only {known:,} occur",
-            mend="Number them from 0, or write a table (.csv, .parquet) with their names",
+            mend="Number them from 0, or write a table (.csv) with their names",
         )
 
 
