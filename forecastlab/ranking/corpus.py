@@ -146,7 +146,7 @@ def _in_order(labels: set) -> list:
     "Numbers before strings, each in their order."
     return sorted(labels, key=lambda label: (isinstance(label, str), label))
 
-
+# %% ../../nbs/ranking/12_corpus.ipynb #_table_corpus
 def _table_corpus(path: Path, test: Path | None, how: dict) -> Corpus:
     "The corpus of one or two tables."
     own = read_labelled(path, **how)
@@ -220,7 +220,7 @@ def decide_unseen(
     if unseen == "drop":
         _drop_unseen(corpus, seen)
 
-
+# %% ../../nbs/ranking/12_corpus.ipynb #_drop_unseen
 def _drop_unseen(corpus: Corpus, seen: np.ndarray) -> None:
     "Leave such labels out, and instances that have no others."
     whole_truth = sparse.csr_matrix(corpus.Y_test)

@@ -275,7 +275,7 @@ def _with_interval(ax: Axes, x: Any, rows: pd.DataFrame, mark: str = "o-") -> No
         np.asarray(x), y, distance, fmt=mark, color=_forecast_colour(), elinewidth=1
     )
 
-
+# %% ../../nbs/ranking/90_report.ipynb #_plot_baselines
 def _plot_baselines(ax: Axes, rows: pd.DataFrame) -> None:
     "The model's P@1 beside those of simple methods."
     from forecastlab.core.plots import PALETTE
