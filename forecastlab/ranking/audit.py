@@ -120,7 +120,7 @@ def by_threshold(
     Y: sparse.csr_matrix,  # (n, L) truth
     P: sparse.csr_matrix,  # (n, L) probabilities or scores
     thresholds: Sequence[float] = GRID,  # scores beyond 0 to 1: their deciles
-) -> pd.DataFrame:  # a row for each: kept, precision, low, high, recall, answered
+) -> pd.DataFrame:  # kept, precision, low, high, recall, its low and high, answered
     "What is kept from each probability on, and how much of it is right."
     p, right, missed = pairs_of(Y, P)
     row = np.repeat(np.arange(P.shape[0]), np.diff(P.indptr))
@@ -133,6 +133,8 @@ def by_threshold(
         n = int(kept.sum())
         share = right[kept].mean() if n else np.nan
         low, high = wilson(share, n) if n else (np.nan, np.nan)
+        found = right[kept].sum() / max(true, 1)
+        recall_low, recall_high = wilson(found, max(true, 1))
         lines.append(
             dict(
                 threshold=threshold,
@@ -140,7 +142,9 @@ def by_threshold(
                 precision=share,
                 low=low,
                 high=high,
-                recall=right[kept].sum() / max(true, 1),
+                recall=found,
+                recall_low=recall_low,
+                recall_high=recall_high,
                 answered=len(np.unique(row[kept])) / max(P.shape[0], 1),
             )
         )

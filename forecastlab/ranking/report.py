@@ -272,7 +272,7 @@ def _with_interval(ax: Axes, x: Any, rows: pd.DataFrame, mark: str = "o-") -> No
     y, low, high = (rows[n].to_numpy() for n in ("P@1", "low", "high"))
     distance = [y - low, high - y]
     ax.errorbar(
-        np.asarray(x), y, distance, fmt=mark, color=_forecast_colour(), elinewidth=1
+        np.asarray(x), y, distance, fmt=mark, ms=3, lw=1, color=_forecast_colour()
     )
 
 # %% ../../nbs/ranking/90_report.ipynb #_plot_baselines
@@ -317,7 +317,7 @@ def _plot_trees(ax: Axes, rows: pd.DataFrame) -> None:
 def _plot_sizes(ax: Axes, rows: pd.DataFrame) -> None:
     "P@1 against the size of the weights."
     _with_interval(ax, rows.mb, rows)
-    ax.set(xlabel="weights, MB", title="size against P@1", ylim=(0, None))
+    ax.set(xlabel="weights, MB", title="size against P@1")
     ax.set_ylabel("P@1, %")
 
 # %% ../../nbs/ranking/90_report.ipynb #_plot_more
@@ -342,7 +342,10 @@ def _plot_thresholds(ax: Axes, rows: pd.DataFrame) -> None:
     colour = _forecast_colour()
     ax.fill_between(kept.index, kept.low, kept.high, color=colour, alpha=0.2, lw=0)
     ax.plot(kept.index, kept.precision, ".-", color=colour, label="precision")
-    ax.plot(rows.index, rows.recall, ".--", color=PALETTE["actual"], label="recall")
+    colour = PALETTE["actual"]
+    band = rows.recall_low, rows.recall_high
+    ax.fill_between(rows.index, *band, color=colour, alpha=0.15, lw=0)
+    ax.plot(rows.index, rows.recall, ".--", color=colour, label="recall")
     ax.set(xlabel="kept from this probability on", ylim=(0, 1.02))
     ax.set_title("precision and recall")
     ax.legend(fontsize=7)
