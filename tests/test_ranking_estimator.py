@@ -463,9 +463,8 @@ def test_an_explanation_names_the_label_and_the_tree(shop):
     assert b.verdict.startswith("Tree 1 of 2")
     assert_allclose(a.words.groupby("layer").share.sum(), a.path.margin, atol=1e-3)
     assert "cup" in set(a.words.word)
-    assert m.explain("red cup", "cup", name="the mug").verdict.endswith(
-        a.verdict.split("'cup'")[1]
-    )
+    mug = m.explain("red cup", "cup", tree=0, name="the mug")
+    assert mug.verdict.endswith(a.verdict.split("'cup'")[1])
     assert "the mug" in m.explain("red cup", "cup", name="the mug").verdict
     for t in (2, -1, "x"):
         with pytest.raises(ValueError, match="no tree .*0..1"):
@@ -528,6 +527,6 @@ def test_files_with_relevance_and_predictions_with_their_kind(tmp_path):
         out=str(tmp_path / "asked"),
     )
     t = pd.read_parquet(tmp_path / "asked" / "artifacts" / "predictions.parquet")
-    assert list(t) == ["row", "place", "label", "score", "kind"]
+    assert list(t) == ["row", "id", "place", "label", "score", "kind", "text"]
     assert set(t.kind) == {"probability"}
     assert asked["kind"] == "probability"

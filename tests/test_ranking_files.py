@@ -3,12 +3,10 @@
 import gzip
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from forecastlab.core.sparse import binary
-from forecastlab.ranking.files import read_parquet, read_xc, write_xc
+from forecastlab.ranking.files import read_xc, write_xc
 from toys import some_matrix as some
 
 
@@ -161,47 +159,3 @@ def test_random_bytes_never_crash_the_reader(tmp_path):
 
 
 # Tables
-
-
-def test_tables_of_texts_and_label_lists_are_read(tmp_path):
-    texts, lists = ["a", "", "c"], [[1, 2], [], [0]]
-    for kind, values in (
-        (pa.list_(pa.int64()), lists),
-        (pa.large_list(pa.int32()), lists),
-        (pa.list_(pa.string()), [["x", "y"], [], ["z"]]),
-    ):
-        pq.write_table(
-            pa.table({"text": texts, "labels": pa.array(values, kind)}),
-            tmp_path / "a.parquet",
-        )
-        assert read_parquet(tmp_path / "a.parquet") == (texts, values)
-    (tmp_path / "many").mkdir()
-    for i in range(2):
-        pq.write_table(
-            pa.table({"t": [f"{i}"], "l": [[i]]}), tmp_path / "many" / f"{i}.parquet"
-        )
-    assert read_parquet(tmp_path / "many", "t", "l") == (["0", "1"], [[0], [1]])
-
-
-@pytest.mark.parametrize(
-    "text, labels, fault",
-    [
-        (["a", None], [[1], [2]], "lacks a text in rows: 1"),
-        ([1, 2], [[1], [2]], "must hold strings"),
-        (["a", "b"], ["x", "y"], "must hold lists"),
-        (["a", "b"], [[0.5], [1.0]], "must hold lists"),
-        (["a", "b"], [[1], [None]], "empty label in rows: 1"),
-    ],
-)
-def test_a_table_that_cannot_be_is_refused(text, labels, fault, tmp_path):
-    pq.write_table(pa.table({"text": text, "labels": labels}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=fault):
-        read_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="no column: words. It has: text, labels"):
-        read_parquet(tmp_path / "a.parquet", text="words")
-    (tmp_path / "b.parquet").write_text("no")
-    pytest.raises(ValueError, read_parquet, tmp_path / "b.parquet").match(
-        "no parquet file"
-    )
-    with pytest.raises(FileNotFoundError):
-        read_parquet(tmp_path / "none.parquet")

@@ -349,7 +349,7 @@ def test_texts_and_names_go_in_and_names_come_out(texts, tmp_path):
     assert_allclose(again.predict_proba(texts[0]).toarray(), P.toarray(), atol=1e-6)
     assert again.predict(["flat plate"]) == m.predict(["flat plate"])
     assert not list(tmp_path.rglob("*.pkl"))
-    assert again.explain("green chair", "cup").verdict.startswith(
+    assert again.explain("green chair", "cup", tree=0).verdict.startswith(
         "Tree 0 of 2 (counted from 0): 'cup'"
     )
     grown = add(m, texts[0] + ["orange whale", "whale"], texts[1] + [["animal"]] * 2)

@@ -17,6 +17,7 @@ import lzma
 import os
 import re
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -443,6 +444,9 @@ def long_form(
     return opened
 
 # %% ../../nbs/core/14_tables.ipynb #open_table
+_UNPACKING = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowException)
+
+
 def open_table(
     # path of a CSV, TSV, semicolon, Excel, parquet or Arrow file (text may be packed),
     # a folder or pattern of parquet files, or a frame of pandas, polars or Arrow
@@ -462,7 +466,7 @@ def open_table(
         return long_form(_by_content(path))
     except LabError:
         raise
-    except (OSError, EOFError, ValueError, lzma.LZMAError, zipfile.BadZipFile) as e:
+    except (OSError, EOFError, ValueError, RuntimeError, *_UNPACKING) as e:
         refuse(
             "this file cannot be read (truncated or corrupt)",
             [path],
