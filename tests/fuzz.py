@@ -22,6 +22,7 @@ import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -340,7 +341,7 @@ def classes():
             if isinstance(kind, type) and kind.__module__ == m.name:
                 model = hasattr(kind, "fit") and hasattr(kind, "predict")
                 # a contract, or a model of which a part is left to others
-                if getattr(kind, "_is_protocol", False) or inspect.isabstract(kind):
+                if Protocol in kind.__bases__ or inspect.isabstract(kind):
                     continue
                 if model or name.endswith(("Settings", "Training")):
                     found.append((f"{m.name}.{name}", kind, _parameters(kind)))

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 import narwhals as nw
@@ -251,7 +252,7 @@ def as_arrow(
         _check_columns(frame.collect_schema().names(), columns)
         frame = frame.select(columns)
     frame = frame.collect() if isinstance(frame, nw.LazyFrame) else frame
-    arrays = {n: _column(n, lambda n=n: frame[n].to_arrow()) for n in frame.columns}
+    arrays = {n: _column(n, frame[n].to_arrow) for n in frame.columns}
     return pa.table(arrays).combine_chunks()
 
 
@@ -274,7 +275,7 @@ def _from_pandas(frame: pd.DataFrame, columns: list[str] | None) -> pa.Table:
         column = frame.iloc[:, i]
         if isinstance(column.dtype, pd.SparseDtype):
             column = column.sparse.to_dense()
-        arrays[n] = _column(n, lambda x=column: pa.array(x, from_pandas=True))
+        arrays[n] = _column(n, partial(pa.array, column, from_pandas=True))
     return pa.table(arrays)
 
 
