@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose
 from sklearn.preprocessing import normalize
 
-from forecastlab.core.basics import LabError
+from forecastlab.core.basics import SEAL, LabError
 from forecastlab.ranking.chain import check_chain, from_clusters, from_leaf_codes
 from forecastlab.ranking.chain import label_chain, load_chain, matching_chain, merged
 from forecastlab.ranking.chain import parent_matrix, relevance_chain, save_chain
@@ -413,6 +413,10 @@ def test_a_broken_folder_is_refused(tmp_path):
         load_chain(tmp_path)
     save_chain(tmp_path, CHAIN)
     (tmp_path / "C1.npz").write_bytes((tmp_path / "C1.npz").read_bytes()[:60])
+    with pytest.raises(OSError, match="the chain is damaged: .*C1.npz"):
+        load_chain(tmp_path)
+    # of an earlier version, or of libpecos
+    (tmp_path / SEAL).unlink()
     with pytest.raises(ValueError, match="C1.npz"):
         load_chain(tmp_path)
     (tmp_path / "config.json").write_text("{")

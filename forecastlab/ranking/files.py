@@ -6,15 +6,17 @@
 __all__ = ['read_xc', 'write_xc', 'text_lines', 'read_text2text', 'read_parquet']
 
 # %% ../../nbs/ranking/10_files.ipynb #files-imports
+import contextlib
 import gzip
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 import numpy as np
 import scipy.sparse as sp
 from numba import njit
-from ..core.basics import atomic, refuse
+from ..core.basics import atomic, path_of, refuse
 from ..core.sparse import Matrix, as_features, as_labels, canonical
 from ..core.sparse import csr_of_blocks
 
@@ -207,21 +209,39 @@ def _refuse_line(
     )
 
 # %% ../../nbs/ranking/10_files.ipynb #_opened
-def _opened(path: str | os.PathLike) -> IO[bytes]:
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     "A file to read, unpacked on the way where its name ends in .gz."
-    packed = Path(path).suffix == ".gz"
-    return cast(IO[bytes], gzip.open(path, "rb") if packed else open(path, "rb"))
+    path = path_of(path)
+    if not path.is_file():
+        refuse("there is no such file", [path], kind=FileNotFoundError)
+    packed = path.suffix == ".gz"
+    try:
+        with gzip.open(path, "rb") if packed else open(path, "rb") as f:
+            yield cast(IO[bytes], f)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as e:
+        refuse(
+            "this packed file is cut off or damaged", [f"{path} ({e})"], "Pack it again"
+        )
+    except PermissionError as e:
+        refuse(f"{path} cannot be read", [e.strerror], kind=OSError)
 
 
 def _xc_head(path: str | os.PathLike, line: bytes) -> tuple[int, int, int]:
     "Instances, features and labels, as the first line has them."
     head = line.removeprefix(b"\xef\xbb\xbf").split()
-    if len(head) != 3 or not all(h.isdigit() for h in head):
+    if len(head) != 3 or not all(h.isdigit() and len(h) <= 18 for h in head):
         refuse(
             f"line 1 of {path} must hold three numbers: instances, features, labels",
             [repr(b" ".join(head)[:60].decode(errors="replace"))],
         )
     instances, features, labels = map(int, head)
+    if max(features, labels) >= 2**31:
+        refuse(
+            f"line 1 of {path} promises too many features or labels",
+            [features, labels],
+            f"The most is {2**31 - 1:,}",
+        )
     return instances, features, labels
 
 
@@ -244,8 +264,6 @@ def read_xc(
 
     A malformed line is refused with its number.
     """
-    if not Path(path).is_file():
-        refuse("there is no such file", [path], kind=FileNotFoundError)
     with _opened(path) as f:
         instances, features, labels = _xc_head(path, f.readline())
         blocks = []
@@ -295,13 +313,19 @@ def _xc_text(X: sp.csr_matrix, Y: sp.csr_matrix) -> Iterator[str]:
 
 # %% ../../nbs/ranking/10_files.ipynb #text_lines
 def text_lines(
-    path: str | os.PathLike,  # file in UTF-8, unpacked where it ends in .gz
+    path: str | os.PathLike,  # file, unpacked where it ends in .gz
 ) -> list[str]:  # without their ends
-    "Lines of a text file; a line feed at the end of the file begins no further one."
-    with (gzip.open if Path(path).suffix == ".gz" else open)(
-        path, "rt", encoding="utf-8"
-    ) as f:
-        lines = f.read().split("\n")
+    """Lines of a text file; a line feed at the end of the file begins no further one.
+
+    UTF-8 is expected; a byte order mark, UTF-16 and older encodings are noticed.
+    """
+    # here, because it brings PyArrow, and not every command reads texts
+    from forecastlab.core.tables import letters
+
+    with _opened(path) as f:
+        content, _ = letters(f.read())
+    text = content.decode("utf-8", "replace")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
@@ -312,6 +336,8 @@ def _weighted_labels(head: str) -> Iterator[tuple[int, float, bool]]:
         relevance = float(weight) if mark else 1.0
         if int(label) < 0 or not relevance >= 0:
             raise ValueError("negative number")
+        if int(label) >= 2**31 - 1 or relevance > _LARGEST:
+            raise ValueError("number too large")
         yield int(label), relevance, bool(mark)
 
 # %% ../../nbs/ranking/10_files.ipynb #read_text2text
@@ -349,7 +375,7 @@ def read_text2text(
         texts.append(text)
     most = max(columns, default=-1) + 1
     labels = labels or most
-    if most > labels:
+    if most > labels or labels >= 2**31:
         refuse(f"{path} names label {most - 1}, there are {labels} labels")
     shape = len(texts), labels
     relevance = np.array(weights, np.float32)
