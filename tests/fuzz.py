@@ -492,6 +492,14 @@ def ranking_task():
     return X, Y, XRLinear.train(X, Y, leaf=3, branches=2, threads=1, progress=False)
 
 
+def wide(A):
+    "The same entries, in as many columns as there can be."
+    import scipy.sparse as sp
+
+    parts = A.data, 2**31 - 2 - A.indices[::-1].astype(np.int64), A.indptr
+    return sp.csr_matrix(parts, shape=(A.shape[0], 2**31 - 1))
+
+
 def odd_matrix(rng, A):
     "A matrix with a fault."
     import scipy.sparse as sp
@@ -507,6 +515,13 @@ def odd_matrix(rng, A):
         lambda: A * np.float32("nan"),
         lambda: A * np.float32("inf"),
         lambda: sp.csr_matrix((A.shape[0], 2**31), dtype=np.float32),
+        lambda: wide(A),
+        lambda: wide(A.T.tocsr()),
+        lambda: A.tocsc()[:, ::-1].tocsr(),
+        lambda: sp.coo_array(A.toarray()[0]),
+        lambda: A.toarray().astype(np.float16),
+        lambda: [[1.0], [1.0, 2.0]],
+        lambda: np.array([[pick(rng, ODD)] * 2], object),
         lambda: sp.csr_matrix((0, 0), dtype=np.float32),
         lambda: sp.csr_matrix(A.shape, dtype=np.float32),
         lambda: sp.csr_array(A),
@@ -521,29 +536,44 @@ def rankers(rng):
     from forecastlab.ranking.xrlinear import XRLinear
 
     X, Y, model = ranking_task()
-    names = ["beam", "k", "post", "threads", "selected"]
-    more = [
-        "branches",
-        "leaf",
-        "seed",
-        "negatives",
-        "solver",
-        "chain",
-        "label_features",
-    ]
+    names = ["beam", "k", "post", "threads", "selected", "start"]
+    more = ["branches", "leaf", "seed", "negatives", "solver", "chain", "shallow"]
+    more += ["label_features", "user_negatives", "R", "rel_mode", "rel_norm"]
+    more += ["progress", "device"]
     rows = odd_matrix(rng, X) if rng.random() < 0.6 else X
     if rng.random() < 0.5:
         given = {str(n): pick(rng, ODD) for n in rng.choice(names, 1)}
         given = given if rng.random() < 0.6 else {}
+        for name in ("selected", "start"):
+            if name in given and rng.random() < 0.5:
+                given[name] = odd_matrix(rng, Y)
         yield given, words(rows)
         model.predict(rows, **given)
         return
     labels = odd_matrix(rng, Y) if rng.random() < 0.6 else Y
     given = {str(n): pick(rng, ODD) for n in rng.choice([*names[:4], *more], 1)}
     given = given if rng.random() < 0.6 else {}
+    for name in ("chain", "label_features", "user_negatives", "R"):
+        if name in given and rng.random() < 0.5:
+            given[name] = odd_matrix(rng, pick(rng, [X, Y, Y.T.tocsr()]))
+            given |= dict(rel_mode="induce") if name == "R" else {}
+            given |= dict(negatives="tfn+usn") if name == "user_negatives" else {}
     yield given, f"{words(rows)} {words(labels)}"
     how = dict(leaf=3, branches=2, threads=1, progress=False) | given
     XRLinear.train(rows, labels, **how)
+
+
+def queries(rng):
+    "Single queries, compiled once."
+    _, _, model = ranking_task()
+    names = ["k", "beam", "post"]
+    given = {n: pick(rng, ODD) for n in names if rng.random() < 0.2}
+    index = pick(rng, [[1, 2], [0], [], [29, 30], [-1], [2**31], [1, 1], *ODD])
+    value = pick(rng, [[1.0, 2.0], [1e30], [], [1e38, 1e38], [math.nan], *ODD])
+    if rng.random() < 0.5:
+        index, value = pick(rng, [[1, 2], [29, 0], [1, 1], [30, 1]]), [1.0, 1e38]
+    yield given, f"{words(index)} {words(value)}"
+    model.query(**given)(index, value)
 
 
 def classifiers(rng):
@@ -561,60 +591,268 @@ def classifiers(rng):
     X = texts if rng.random() < 0.9 else pick(rng, ODD)
     y = labels if rng.random() < 0.9 else pick(rng, ODD)
     names = ["trees", "leaf", "branches", "threads", "calibrate", "seed", "beam", "C"]
+    names += ["negatives", "solver", "threshold", "post", "k", "how", "text"]
     known = _parameters(ExtremeClassifier)[0]
     given = {n: pick(rng, ODD) for n in [pick(rng, names)] if n in known}
     given = given if rng.random() < 0.4 else {}
     yield given, words(X) + words(y)
     how = dict(trees=1, leaf=3, branches=2, threads=1) | given
     model = ExtremeClassifier(**how).fit(X, y)
-    model.rank(texts[:3], k=pick(rng, [1, 3, *ODD]) if rng.random() < 0.2 else 2)
+    ask_classifier(model, texts[:3], rng)
+
+
+@functools.cache
+def fitted_classifier():
+    from forecastlab.ranking.estimator import ExtremeClassifier
+
+    texts = [f"red cup number {i} of {i % 7}" for i in range(60)]
+    model = ExtremeClassifier(trees=2, leaf=3, branches=2, threads=1)
+    return model.fit(texts, [[f"l{i % 5}"] for i in range(60)])
+
+
+def ask_classifier(model, texts, rng):
+    "Whatever a fitted classifier can be asked."
+    k = pick(rng, ODD) if rng.random() < 0.3 else 2
+    beam = pick(rng, ODD) if rng.random() < 0.2 else 3
+    threads = pick(rng, ODD) if rng.random() < 0.1 else 1
+    one = texts[0] if isinstance(texts, list) and texts else texts
+    questions = [
+        lambda: model.rank(texts, k=k, beam=beam, threads=threads),
+        lambda: model.predict_proba(texts, k=k, beam=beam, threads=threads),
+        lambda: model.predict(texts),
+        lambda: model.top(texts, k),
+        lambda: model.score(texts, pick(rng, [[["l1"]] * 3, ["l1", "new"], *ODD])),
+        lambda: model.explain(one, pick(rng, ["l1", *ODD])),
+        lambda: model.rank(texts, selected=odd_matrix(rng, ranking_task()[1])),
+    ]
+    pick(rng, questions)()
+
+
+def answers(rng):
+    "A fitted classifier, asked about odd rows."
+    rows = ["red cup number 3", pick(rng, ["", "漢字", *ODD]), "x" * 10000]
+    some = rows[: int(rng.integers(4))]
+    X = pick(rng, [some, some, odd_matrix(rng, ranking_task()[0]), pick(rng, ODD)])
+    yield "asked", words(X)
+    ask_classifier(fitted_classifier(), X, rng)
 
 
 def label_files(rng):
-    "Files of texts and labels, cut and spoilt."
+    "Files of texts and labels, cut and spoilt, in any encoding."
     from forecastlab.ranking.corpus import read_corpus
     from forecastlab.ranking.files import read_xc
 
     folder = Path(tempfile.mkdtemp())
+    read = read_corpus
     if rng.random() < 0.5:
         text = "3 5 4\n0,1 0:0.5 3:1.5\n2 1:1\n 4:2\n"
-        read = read_xc
+        read = pick(rng, [read_xc, read_corpus])
         path = folder / pick(rng, ["a.txt", "a.txt.gz"])
     else:
-        text = "0,1\tred cup\n2\tblue cup\n1\tgreen\n"
-        read = read_corpus
-        path = folder / "a.txt"
-    data = bytearray(text.encode())
+        text = "0,1\tred cup\n2::.5\tblüe cup\n\tgreen\n"
+        path = folder / pick(rng, ["a.txt", "a.tsv", "a.tsv.gz", "a.csv", "a.parquet"])
+    data = bytearray(text.encode(pick(rng, ENCODINGS)))
     _spoil(data, rng)
     if rng.random() < 0.1:
         data = data.replace(b"3 5 4", b"3 %d 4" % pick(rng, [2**31, 2**70, -1, 0]))
+        data = data.replace(b"2::.5", b"%d::1e39" % pick(rng, [2**31 - 2, 2**70, -1]))
     packed = bytearray(gzip.compress(bytes(data)) if path.suffix == ".gz" else data)
     if rng.random() < 0.3:
         _spoil(packed, rng)
     path.write_bytes(packed)
-    yield path.name, bytes(data[:80])
+    if rng.random() < 0.05:
+        path = pick(rng, ODD)
+    yield words(path), bytes(data[:80])
     read(path)
 
 
-def chains(rng):
-    "Settings and trees in JSON."
+ENCODINGS = ["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp1252"]
+
+
+def corpora(rng):
+    "Tables of texts and labels, and folders of matrices."
+    import scipy.sparse as sp
+
+    from forecastlab.ranking.corpus import read_corpus
+
+    folder = Path(tempfile.mkdtemp())
+    if rng.random() < 0.3:
+        for part in ("X_trn", "Y_trn", "X_tst", "Y_tst"):
+            A = odd_matrix(rng, pick(rng, ranking_task()[:2]))
+            if sp.issparse(A) and A.ndim == 2 and rng.random() < 0.9:
+                sp.save_npz(folder / f"{part}.npz", sp.csr_matrix(A))
+        yield "folder", sorted(p.name for p in folder.iterdir())
+        read_corpus(folder)
+        return
+    odd = pick(rng, ["ü\0", "", "a;b", "[1]", 3, None, ["x", 1], [], "\udcff"])
+    table = dict(text=["red cup", "blüe", "x"], labels=[["a"], ["b", "c"], ["a"]])
+    table[pick(rng, ["text", "labels"])][int(rng.integers(3))] = odd
+    df = pd.DataFrame(table)
+    if rng.random() < 0.5:
+        df["labels"] = df.labels.map(str)
+    path = folder / pick(rng, ["a.parquet", "a.csv", "a.tsv", "a.csv.gz"])
+    columns = {n: pick(rng, ODD) for n in ("text", "labels") if rng.random() < 0.1}
+    try:
+        if path.suffix == ".parquet":
+            df.to_parquet(path)
+        else:
+            text = df.to_csv(index=False, sep=pick(rng, [",", ";", "\t"]))
+            data = bytearray(text.encode(pick(rng, ENCODINGS), "replace"))
+            _spoil(data, rng)
+            gz = path.suffix == ".gz"
+            path.write_bytes(gzip.compress(bytes(data)) if gz else data)
+    except Exception:  # pandas itself refuses
+        path.write_text("")
+    yield f"{path.name} {columns}", words(odd)
+    read_corpus(path, path if rng.random() < 0.3 else None, **columns)
+
+
+SKLEARN = ["ngram_range", "n_features", "vocabulary", "token_pattern", "stop_words"]
+SKLEARN += ["analyzer", "input", "tokenizer", "min_df", "norm", "dtype", "encoding"]
+
+
+def vectorizers(rng):
+    "Settings of a vectorizer, sensible or not."
+    from forecastlab.ranking.ngrams import NGrams
     from forecastlab.ranking.text import Vectorizer
 
+    known = [f.name for f in dataclasses.fields(NGrams)]
+    one = {pick(rng, known): pick(rng, ODD)}
     config = pick(
         rng,
         [
+            {"type": "tfidf", "kwargs": one},
+            {"type": "tfidf", "kwargs": {"base_vect_configs": [one, {}]}},
+            {"type": "tfidf", "kwargs": {"base_vect_configs": [pick(rng, ODD)]}},
             {"type": "tfidf", "kwargs": {pick(rng, ["ngram_range", "min_df", "x"]): 1}},
+            {"type": "tfidf", "kwargs": {"ngram_range": [1, pick(rng, [3, 2**31])]}},
             {"type": pick(rng, ["tfidf", "sklearntfidf", "nope"]), "kwargs": {}},
             {"type": "tfidf", "kwargs": {"base_vect_configs": pick(rng, ODD)}},
-            {"type": "sklearnhashing", "kwargs": {"n_features": pick(rng, ODD)}},
+            {"type": "sklearnhashing", "kwargs": {pick(rng, SKLEARN): pick(rng, ODD)}},
+            {"type": "sklearntfidf", "kwargs": {pick(rng, SKLEARN): pick(rng, ODD)}},
             {"type": pick(rng, ODD), "kwargs": pick(rng, ODD)},
             pick(rng, ODD),
             "[" * 5000,
+            '{"type":' * 5000,
             json.dumps({"type": "tfidf", "kwargs": {}}),
         ],
     )
     yield "config", words(config)
-    Vectorizer(config).fit([f"red cup {i}" for i in range(20)])
+    texts = [f"red cup {i}" for i in range(20)]
+    texts = texts if rng.random() < 0.9 else pick(rng, [[], ["", "!"], *ODD])
+    v = Vectorizer(config).fit(texts)
+    v.transform(texts if rng.random() < 0.8 else pick(rng, ODD))
+
+
+def ranking_folders(rng):
+    "JSON of saved models that says something else."
+    from forecastlab.ranking.chain import load_chain, save_chain
+    from forecastlab.ranking.text2text import Text2Text
+    from forecastlab.ranking.xrlinear import XRLinear
+
+    _, _, model = ranking_task()
+    folder = Path(tempfile.mkdtemp()) / "m"
+    if rng.random() < 0.3:
+        save_chain(folder, model.chain)
+        load = load_chain
+    elif rng.random() < 0.5:
+        estimator = fitted_classifier()
+        trees, items = estimator.model_.models, list(map(str, estimator.classes_))
+        Text2Text(estimator.vectorizer_, trees, items).save(folder)
+        load = Text2Text.load
+    else:
+        model.save(folder)
+        load = XRLinear.load
+    path = pick(rng, sorted(folder.rglob("*.json")))
+    found = json.loads(path.read_text())
+    if isinstance(found, dict) and rng.random() < 0.6:
+        value = pick(rng, [None, -1, 0, 2**70, "x", [], {}, [1], math.nan, True, 1.5])
+        text = json.dumps(found | {pick(rng, sorted(found)): value})
+    else:
+        text = pick(
+            rng, ["[" * 9000, '{"len":' * 9000, "", "[]", "null", "{}", "\ufeff"]
+        )
+    path.write_text(text)
+    # as a folder of libpecos, which has no seal
+    for seal in folder.rglob("checksums.json"):
+        seal.unlink()
+    yield f"{load.__qualname__} {path.name}", text
+    load(folder)
+
+
+def fine_tuning(rng):
+    "Settings of a transformer."
+    from forecastlab.ranking.xrtransformer import FineTuning
+
+    names = [f.name for f in dataclasses.fields(FineTuning)]
+    given = {n: pick(rng, ODD) for n in rng.choice(names, 2, replace=False).tolist()}
+    yield "FineTuning", given
+    FineTuning(**given)
+
+
+WORDS = ["x", "", "-1", "0", "1.5", "nan", "1e999", "9" * 30, "a\0b", "/dev/null/x"]
+WORDS += ["true", "pii", "pifa_lf_concat::Z=nope", "[" * 3000, "{", "--help", "tfn+man"]
+
+
+@functools.cache
+def ranking_files():
+    "Files that every command line can name."
+    import scipy.sparse as sp
+
+    X, Y, model = ranking_task()
+    folder = Path(tempfile.mkdtemp())
+    sp.save_npz(folder / "X.npz", X)
+    sp.save_npz(folder / "Y.npz", Y)
+    np.save(folder / "dense.npy", X.toarray())
+    np.save(folder / "row.npy", np.ones(3))
+    (folder / "texts.txt").write_text("0,1\tred cup\n2\tblue cup\n1\tred\n")
+    (folder / "names.txt").write_text("a\nb\nc\n")
+    (folder / "p.json").write_text('{"nr_splits": [2, "x"], "only_topk": []}')
+    (folder / "deep.json").write_text("[" * 9000)
+    model.save(folder / "model")
+    return folder
+
+
+def commands(rng):
+    "Words behind `forecastlab-xr`."
+    import contextlib
+    import io
+
+    from forecastlab.ranking.commands import COMMANDS, main, parsers
+
+    folder = ranking_files()
+    files = [str(p) for p in sorted(folder.iterdir())]
+    name = pick(rng, list(COMMANDS))
+    known = parsers()[1][name]._actions
+    usual = dict(inst_path="X.npz", label_path="Y.npz", truth_path="Y.npz")
+    usual |= dict(pred_path="Y.npz", input_text_path="texts.txt", model_folder="model")
+    usual |= dict(output_item_path="names.txt")
+    argv = [name]
+    for action in known:
+        word = action.option_strings[-1]
+        if action.dest in usual and rng.random() < 0.97:
+            path = str(folder / usual[action.dest])
+            if action.dest == "model_folder" and "train" in name:
+                path = tempfile.mkdtemp() + "/m"
+            argv += [word, path if rng.random() < 0.9 else pick(rng, [*files, *WORDS])]
+        elif rng.random() < 0.08 and word not in ("--help", "--debug"):
+            argv += [word] if action.nargs == 0 else [word, pick(rng, [*files, *WORDS])]
+    argv += ["--nr-splits", "2", "--max-leaf-size", "3"] if name == "train" else []
+    if rng.random() < 0.1:
+        argv[int(rng.integers(len(argv)))] = pick(rng, WORDS)
+    yield " ".join(argv[:1]), [w.replace(str(folder), "") for w in argv[1:]]
+    said, out = io.StringIO(), io.StringIO()
+    elsewhere = contextlib.chdir(tempfile.mkdtemp())
+    with elsewhere, contextlib.redirect_stderr(said), contextlib.redirect_stdout(out):
+        code = main(argv)
+    said = said.getvalue()
+    last = (said.strip().splitlines() or [""])[-1]
+    if code not in (0, 1, 2) or "Traceback" in said or "--debug shows" in said:
+        raise AssertionError(f"exit code {code}: {last[-200:]}")
+    if code and not last.startswith("forecastlab-xr"):
+        raise AssertionError(f"exit code {code} without a word: {last[-200:]}")
+    if code:
+        raise LabError(last)
 
 
 def crash(rng):
@@ -633,9 +871,15 @@ PLACES = {
     "models": models,
     "parameters": parameters,
     "rankers": rankers,
+    "queries": queries,
     "classifiers": classifiers,
+    "answers": answers,
     "label files": label_files,
-    "vectorizers": chains,
+    "corpora": corpora,
+    "vectorizers": vectorizers,
+    "ranking folders": ranking_folders,
+    "fine tuning": fine_tuning,
+    "xr commands": commands,
 }
 
 

@@ -6,17 +6,19 @@ A few cases a place; `forecastlab figures doors.fuzz --run` does ten thousand in
 import numpy as np
 import pytest
 
+pytest.importorskip(
+    "numba", reason="ranking needs numba: pip install 'forecastlab[ranking]'"
+)
+
 import fuzz
 from forecastlab.core.basics import LabError
 
-RANKING = ("rankers", "classifiers", "label files", "vectorizers")
-CASES = {"models": 6, "classifiers": 8}
+# of what takes longer, fewer
+CASES = {"models": 6, "classifiers": 8, "answers": 12, "xr commands": 8}
 
 
 @pytest.mark.parametrize("place", fuzz.PLACES)
 def test_whatever_comes_in_ends_in_an_answer_or_in_words(place):
-    if place in RANKING:
-        pytest.importorskip("numba", reason="ranking needs forecastlab[ranking]")
     for i, found, told in fuzz.cases(place, 0, CASES.get(place, 40), seed=7):
         assert found in (None, *fuzz.GOOD), (i, found, told)
 

@@ -553,8 +553,8 @@ def test_a_query_of_many_features():
         ),
         (lambda X, c: beam_search(X[:, :9], c), "9 features, 50 are expected"),
         (lambda X, c: beam_search(X, c, beam=[1, 2]), "2 beam widths for 3 layers"),
-        (lambda X, c: beam_search(X, c, beam=0), "1 or more: 0"),
-        (lambda X, c: beam_search(X, c, k=0), "1 or more: 0"),
+        (lambda X, c: beam_search(X, c, beam=0), "at least 1, got 0"),
+        (lambda X, c: beam_search(X, c, k=0), "at least 1, got 0"),
         (
             lambda X, c: beam_search(X, c, post="l5-hinge"),
             "unknown post-processor: l5-hinge",

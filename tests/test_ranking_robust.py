@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import pickle
+import resource
 
 import numpy as np
 import pytest
@@ -522,3 +523,21 @@ def test_commands_refuse_before_anything_is_overwritten(model, tmp_path, options
     assert (tmp_path / "m/ranker/param.json").stat().st_mtime_ns == before
     code, *_ = xr(f"predict {files} {options}")
     assert code
+
+
+def test_two_thousand_million_columns_take_little_memory():
+    rng = np.random.default_rng(0)
+    X = sp.random(40, 30, 0.2, "csr", np.float32, rng)
+    Y = sp.random(40, 12, 0.2, "csr", np.float32, rng)
+    places = X.indices.astype(np.int64) * 70_000_000
+    wide = sp.csr_matrix((X.data, places, X.indptr), shape=(40, 2**31 - 1))
+    how = dict(leaf=3, branches=2, threads=1, progress=False)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model = XRLinear.train(wide, Y, **how)
+    found, same = model.predict(wide), XRLinear.train(X, Y, **how).predict(X)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert np.array_equal(found.indices, same.indices)
+    assert np.array_equal(found.data, same.data)
+    assert after - before < 1e6  # kilobytes
+    with pytest.raises(LabError, match="at most .* of them have an instance"):
+        XRLinear.train(X, sp.csr_matrix((Y.data, Y.indices, Y.indptr), (40, 2**30)))

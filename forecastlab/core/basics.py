@@ -224,7 +224,13 @@ def path_of(
             mend="Write one such as 'models/mqcnn.safetensors'",
             kind=TypeError,
         )
-    return Path(path)
+    try:
+        path = Path(path)
+        path.exists()
+    except (OSError, ValueError, TypeError) as e:
+        why = getattr(e, "strerror", None) or e
+        refuse(f"no file can be there ({why})", [f"{path!r:.80}"], kind=OSError)
+    return path
 
 # %% ../../nbs/core/00_basics.ipynb #atomic
 def _unwritten(path: Path, e: OSError) -> LabOSError:

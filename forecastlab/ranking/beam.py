@@ -15,8 +15,8 @@ import scipy.sparse as sp
 from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from ..core.basics import refuse
-from ..core.sparse import arrays, as_features, cores
+from ..core.basics import refuse, whole
+from ..core.sparse import arrays, as_entries, as_features, cores
 from ..kernels.posts import POSTS, post_name
 from .chunks import Chunks, CompiledLayer, Margins
 from .chunks import answer_questions, as_queries, ask_pair
@@ -186,16 +186,15 @@ def _widths(
     k,  # of the last layer
 ):  # list of int
     "Nodes kept in each layer."
-    widths = list(beam) if np.ndim(beam) else [beam] * len(layers)
+    several = isinstance(beam, (list, tuple, np.ndarray)) and np.ndim(beam) > 0
+    widths = list(beam) if several else [beam] * len(layers)
     if len(widths) != len(layers):
         refuse(
             f"{len(widths)} beam widths for {len(layers)} layers",
             mend="Pass one number, or one a layer",
         )
     widths[-1] = k
-    if bad := [w for w in widths if w != int(w) or w < 1]:
-        refuse("beam and k must be whole numbers, 1 or more", bad)
-    return [int(w) for w in widths]
+    return [whole("beam or k", w) for w in widths]
 
 # %% ../../nbs/ranking/32_beam.ipynb #_begin
 def _begin(
@@ -212,13 +211,15 @@ def _begin(
                 mend="Pass start, the scores of its clusters",
             )
         return _Kept(np.arange(n + 1), np.zeros(n, np.int32), np.zeros(n, np.float32))
-    start = sp.csr_matrix(start)
+    start = as_entries(start, "start")
     if start.shape != (n, layers[0].clusters):
         refuse(
             f"start has shape {start.shape}, not {(n, layers[0].clusters)}",
             mend="One row a query, one column a cluster of the first layer",
         )
     ptr, cluster, key = arrays(start)
+    if len(bad := key[~np.isfinite(key)]):
+        refuse("start holds scores that are NaN or infinite", bad, "Clean them")
     if not multiplies:
         return _Kept(ptr, cluster, key)
     if len(bad := key[key < 0]):
@@ -364,7 +365,7 @@ def score_selected(
 ) -> sp.csr_matrix:  # (n, nodes of the last layer) their scores, stored as `wanted` is
     "Scores of given nodes: the path to each is scored, without a beam."
     X = _check(layers, X)
-    wanted = sp.csr_matrix(wanted)
+    wanted = as_entries(wanted, "selected")
     power, multiplies = POSTS[post_name(post)]
     threads = cores(threads)
     if wanted.shape != (X.shape[0], layers[-1].nodes):
@@ -511,8 +512,11 @@ class Query:
         values: np.ndarray,  # (features,) float32
     ) -> tuple[np.ndarray, np.ndarray]:  # (k,) int32 nodes, (k,) float32 scores
         "The best k nodes of the last layer, best first."
-        x = np.ascontiguousarray(indices, np.int32)
-        v = np.ascontiguousarray(values, np.float32)
+        try:
+            x = np.ascontiguousarray(indices, np.int32)
+            v = np.ascontiguousarray(values, np.float32)
+        except (TypeError, ValueError, OverflowError) as e:
+            refuse("a query is its features' numbers and their values", [e])
         if x.shape != v.shape or x.ndim != 1:
             refuse(f"indices of shape {x.shape} do not fit values of shape {v.shape}")
         if not (math.isfinite(v @ v) or np.isfinite(v).all()):

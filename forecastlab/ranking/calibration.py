@@ -399,9 +399,9 @@ def fold(
             [f"bias {chunks.bias}"],
             "Train the model with bias=1",
         )
-    W = sparse.csr_matrix(chunks.to_csc(), dtype=np.float64) * slope
-    bias = sparse.csr_matrix(W[-1].toarray() + offset / chunks.bias)
-    folded = sparse.csc_matrix(sparse.vstack([W[:-1], bias]), dtype=np.float32)
+    W = sparse.csc_matrix(chunks.to_csc(), dtype=np.float64) * slope
+    bias = sparse.csc_matrix(W[-1].toarray() + offset / chunks.bias)
+    folded = sparse.csc_matrix(sparse.vstack([W[:-1], bias], "csc"), dtype=np.float32)
     return Chunks.from_csc(folded, chunks.C, chunks.bias)
 
 # %% ../../nbs/ranking/55_calibration.ipynb #pairs_of

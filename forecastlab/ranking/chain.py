@@ -17,7 +17,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from ..core.basics import atomic_folder, check_seal, one_of, refuse, whole
 from ..core.sparse import Matrix, as_features, as_labels, binary
-from ..core.sparse import load_matrix, save_matrix
+from ..core.sparse import as_entries, load_matrix, save_matrix
 
 # %% ../../nbs/ranking/21_chain.ipynb #parent_matrix
 Chain: TypeAlias = list[sp.csc_matrix]  # layers, from the root down
@@ -37,6 +37,12 @@ def parent_matrix(
 # %% ../../nbs/ranking/21_chain.ipynb #_as_layer
 def _as_layer(C: Matrix) -> sp.csc_matrix:
     "CSC of float32 ones, indices sorted; C itself where it is that already."
+    C = as_entries(C, "a layer of the chain")
+    if max(C.shape) > max(2**24, C.nnz):
+        refuse(
+            f"a layer of the chain has shape {C.shape} and {C.nnz:,} entries",
+            mend="Each row, a node, has one 1 in the column of its parent",
+        )
     C = sp.csc_matrix(C, dtype=np.float32)
     if not C.has_canonical_format or (C.data != 1).any():
         C = C.copy()
@@ -213,6 +219,12 @@ def _by_layers_above(given: Given) -> dict[int, Matrix]:
     "The user's matrices as a dictionary; one matrix is about the labels."
     if sp.issparse(given) or isinstance(given, np.ndarray):
         return {0: given}
+    if given is not None and not isinstance(given, Mapping):
+        refuse(
+            f"expected a matrix, or one for each layer, got {given!r:.80}",
+            mend="Pass {0: (instance, label) matrix}",
+            kind=TypeError,
+        )
     return {k: A for k, A in dict(given or {}).items() if A is not None}
 
 
@@ -227,6 +239,8 @@ def _given_layers(
         k for k in found if not isinstance(k, (int, np.integer)) or k not in layers
     ]:
         refuse("no such layer", bad, f"0 are the labels, {len(chain)} is the root")
+    what = "the matrix {} layers above the labels"
+    found = {k: check(A, what.format(k)) for k, A in found.items()}
     rows = n if n is not None else next((A.shape[0] for A in found.values()), 0)
     for k, A in found.items():
         if A.shape != (rows, columns[k]):
@@ -234,8 +248,7 @@ def _given_layers(
                 f"the matrix {k} layers above the labels has shape {A.shape}, expected"
                 f" {(rows, columns[k])}"
             )
-    what = "the matrix {} layers above the labels"
-    return {k: check(A, what.format(k)) for k, A in found.items()}, rows
+    return found, rows
 
 # %% ../../nbs/ranking/21_chain.ipynb #matching_chain
 def _as_pattern(A: Matrix, name: str) -> sp.csr_matrix:

@@ -21,7 +21,7 @@ from numba import njit
 from ..core.basics import BLOCK, SEAL, atomic, block_sums, check_seal
 from ..core.basics import refuse, refuse_damage, refuse_to_replace, seal
 from ..core.basics import sealed_sums
-from ..core.sparse import arrays, as_features
+from ..core.sparse import arrays, as_features, own_columns
 from .lanes import LANES, largest_lane, load_lanes, prefetch
 from .lanes import rounded_product, rounded_sum, spread, store_lanes
 
@@ -100,11 +100,14 @@ class Chunks:
         if not W.has_canonical_format:
             W = W.copy()
             W.sum_duplicates()
-        indptr, indices, data = arrays(W)
-        row_ptr = _count_rows(indptr, indices, child_ptr, child, W.shape[0])
+        narrow, own = own_columns(W)
+        indptr, indices, data = arrays(narrow)
+        height = narrow.shape[0]
+        row_ptr = _count_rows(indptr, indices, child_ptr, child, height)
         row, entry_ptr, column, value = _regroup(
-            indptr, indices, data, child_ptr, child, row_ptr, W.shape[0]
+            indptr, indices, data, child_ptr, child, row_ptr, height
         )
+        row = row if own is None else own[row]
         return cls(
             W.shape[0] - (bias > 0),
             float(bias),
@@ -834,6 +837,9 @@ def ask_pair(
     return asked
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_multiply
+_MOST_SEATS = 2**26  # features that a desk has room for: half a gigabyte
+
+
 @njit(cache=True, nogil=True)
 def _multiply(lo, hi, pairs, x, layer, room, out, peak):
     "Margins of pairs lo to hi, which are sorted by cluster."
@@ -856,7 +862,7 @@ def _multiply(lo, hi, pairs, x, layer, room, out, peak):
         rows = layer.row_ptr[c + 1] - layer.row_ptr[c]
         width = layer.child_ptr[c + 1] - layer.child_ptr[c]
         panels = (width + LANES - 1) // LANES
-        if looks * 16 < rows:
+        if looks * 16 < rows or layer.features > _MOST_SEATS:
             for q in range(lo, end):
                 own = slice(ptr[query[q]], ptr[query[q] + 1])
                 asked = ask_pair(

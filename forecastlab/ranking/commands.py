@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 import numpy as np
 from scipy import sparse
-from ..core.basics import atomic, check_place, refuse
-from ..core.sparse import Matrix, as_features, as_labels, load_matrix
-from ..core.sparse import save_matrix, vstack
+from ..core.basics import atomic, check_place, path_of, refuse
+from ..core.sparse import Matrix, as_entries, as_features, as_labels
+from ..core.sparse import load_matrix, save_matrix, vstack
 from .chain import Chain, load_chain, save_chain
 from .files import read_text2text
 from .labels import label_embedding
@@ -36,7 +36,12 @@ from .xrlinear import XRLinear
 # %% ../../nbs/ranking/95_commands.ipynb #_lines
 def _lines(path: str | os.PathLike) -> list[str]:
     "Lines of a text file; only a line feed ends one, as in libpecos."
-    text = Path(path).read_text(encoding="utf-8")
+    path = path_of(path)
+    if not path.is_file():
+        refuse("there is no such file", [path], kind=FileNotFoundError)
+    from forecastlab.core.tables import letters
+
+    text = letters(path.read_bytes())[0].decode("utf-8", "replace")
     return text.removesuffix("\n").split("\n") if text else []
 
 
@@ -167,8 +172,10 @@ def _predict(a: argparse.Namespace) -> None:
     "What `forecastlab-xr predict` does."
     _check_beam_and_k(a)
     model = XRLinear.load(a.model_folder)
-    X = load_matrix(a.inst_path)
+    X = as_features(load_matrix(a.inst_path), a.inst_path)
     selected = _matrix(a.selected_output)
+    if selected is not None:
+        selected = as_entries(selected, a.selected_output)
     if a.max_pred_chunk < 1:
         refuse("--max-pred-chunk must be at least 1", [a.max_pred_chunk])
     if selected is not None and selected.shape[0] != X.shape[0]:
@@ -178,7 +185,7 @@ def _predict(a: argparse.Namespace) -> None:
         )
     parts = []
     for rows in _batches(X.shape[0], a.max_pred_chunk):
-        wanted = None if selected is None else selected.tocsr()[rows]
+        wanted = None if selected is None else selected[rows]
         parts.append(
             model.predict(
                 X[rows],
@@ -355,7 +362,7 @@ def _text_evaluate(a: argparse.Namespace) -> None:
         true = _true_items(a)
         found = [json.loads(line)["data"] for line in _lines(a.pred_path)]
         given = [[name for name, _ in row] for row in found]
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         refuse(
             f"{a.truth_path} or {a.pred_path} cannot be read",
             [f"{type(e).__name__}: {e}"],

@@ -18,6 +18,8 @@ from scipy import sparse
 from ..core.basics import data_dir, embedded_dir, named, number, one_of
 from ..core.basics import refuse, whole
 from ..core.datasets import fault
+from ..core.basics import path_of
+from ..core.sparse import refuse_idle_labels
 from ..core.sparse import Matrix, as_features, as_labels, load_matrix
 from .files import first_line, read_text2text, read_xc
 from .files import text_lines
@@ -112,6 +114,9 @@ def _from_folder(folder: Path) -> Corpus:
             mend="Expected Y_trn.npz or Y.trn.npz beside X_trn.npz or X.trn.npz",
             kind=FileNotFoundError,
         )
+    refuse_idle_labels(Y, "Y_trn")
+    if Y_test is not None and Y_test.shape[1] != Y.shape[1]:
+        refuse_idle_labels(Y_test, "Y_tst")
     return Corpus(
         Y,
         X,
@@ -375,7 +380,9 @@ def read_corpus(
     "Read a corpus in any of the forms above."
     if str(train) == "search":
         return search_corpus()
-    path = Path(train)
+    path = path_of(train)
+    if bad := [f"{c!r:.60}" for c in (text, labels) if not isinstance(c, str)]:
+        refuse("columns are named by strings, not by", bad, kind=TypeError)
     if not path.exists():
         if path.suffix or path.parent != Path("."):
             refuse(f"{train} does not exist", kind=FileNotFoundError)

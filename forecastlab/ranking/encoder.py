@@ -399,7 +399,7 @@ def _file(name, part, download):
     try:
         text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
         return json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         refuse(f"{path} cannot be read", [e], "Copy the encoder again", OSError)
 
 # %% ../../nbs/ranking/75_encoder.ipynb #_told

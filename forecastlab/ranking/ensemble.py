@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from scipy import sparse
-from ..core.basics import atomic, atomic_folder, check_seal, refuse, whole
+from ..core.basics import LabError, atomic, atomic_folder, check_seal
+from ..core.basics import refuse, whole
 from ..core.sparse import as_features, ordered, softmax_rows
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_checked
@@ -210,7 +211,7 @@ class Ensemble:
         combine = self.how if callable(self.how) else COMBINE[self.how]
         if all(hasattr(m, "features") for m in self.models) and _is_matrix(X):
             X = as_features(X)
-        P = combine([m.predict(X, **options) for m in self.models])
+        P = _combined(combine, [m.predict(X, **options) for m in self.models])
         return P if k is None else ordered(P, k)
 
     def save(
@@ -254,6 +255,27 @@ class Ensemble:
 def _is_matrix(X):
     "Is it a matrix of numbers, and nothing that only some members read?"
     return sparse.issparse(X) or isinstance(X, np.ndarray) and X.ndim == 2
+
+
+def _combined(
+    combine,  # from a list of matrices to one
+    answers,  # list of csr_matrix
+):  # csr_matrix
+    "The answers as one. Refuses what a function of the user's makes of them."
+    try:
+        P = combine(answers)
+    except LabError:
+        raise
+    except Exception as e:
+        why = [f"{type(e).__name__}: {e}"]
+        refuse(f"how={combine!r:.80} cannot combine the answers", why, kind=type(e))
+    if not sparse.issparse(P) or P.shape != answers[0].shape:
+        refuse(
+            f"how={combine!r:.80} does not give one matrix of the answers' shape",
+            [f"{P!r:.80}"],
+            "Return a csr_matrix",
+        )
+    return P
 
 
 def _check_members(

@@ -23,7 +23,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from ..core.basics import LabError, atomic_folder, check_seal, number, one_of
-from ..core.basics import refuse, whole
+from ..core.basics import refuse, whole, yes_or_no
 from ..core.sparse import as_features, as_labels, checked, ordered
 from ..core.sparse import take_rows
 from ..kernels.posts import POSTS
@@ -63,7 +63,10 @@ def _is_label(label):
     if isinstance(label, str):
         return True
     is_number = isinstance(label, numbers.Real) and not isinstance(label, bool)
-    return is_number and math.isfinite(label)
+    try:
+        return is_number and math.isfinite(label)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _by_kind(label):
@@ -98,12 +101,15 @@ def label_lists(
             f"y is one {type(y).__name__}",
             mend="Pass a list with the labels of each row",
         )
-    rows = [_as_python(r) for r in y]
+    try:
+        rows = [_as_python(r) for r in y]
+    except TypeError:
+        refuse(f"y is one {type(y).__name__}", mend="Pass a list of labels")
     rows = [r if isinstance(r, _COLLECTIONS) else [r] for r in rows]
     lists = [[_as_python(label) for label in r] for r in rows]
     bad = [i for i, labels in enumerate(lists) if not all(map(_is_label, labels))]
     if bad:
-        strange = {repr(x) for i in bad for x in lists[i] if not _is_label(x)}
+        strange = {f"{x!r:.60}" for i in bad for x in lists[i] if not _is_label(x)}
         refuse(
             "labels must be strings or finite numbers, not"
             f" {', '.join(sorted(strange)[:3])}, in rows",
@@ -180,6 +186,22 @@ def _targets(y):
     return Y, np.arange(Y.shape[1]), False
 
 # %% ../../nbs/ranking/70_estimator.ipynb #_texts
+def _rows_of(X):
+    "Whatever X lists. Refuses what lists nothing, or in no order."
+    fits = hasattr(X, "__len__") and not isinstance(X, (type, dict, set, frozenset))
+    try:
+        rows = list(X) if fits else None
+    except TypeError:
+        rows = None
+    if rows is None:
+        refuse(
+            f"X is neither a list of texts nor a matrix, but {X!r:.80}",
+            mend="Pass texts in a list, or one row of features for each instance",
+            kind=TypeError,
+        )
+    return rows
+
+
 def is_texts(
     X: Any,  # what was given as instances
 ) -> bool:
@@ -188,7 +210,7 @@ def is_texts(
         refuse("X is one text, not a list of texts", mend="Pass [text]")
     if sparse.issparse(X) or getattr(X, "ndim", 1) != 1:
         return False
-    rows = list(X)
+    rows = _rows_of(X)
     if not rows:
         refuse("X is empty", mend="Pass at least one text or row")
     is_text = [isinstance(t, str) for t in rows]
@@ -462,6 +484,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         """
         solver = self._solver()
         columns, texts = _columns(X), is_texts(X)
+        X = X if texts else as_features(X)
         Y, classes, named = _targets(y)
         rows = len(X) if texts else np.shape(X)[0]
         R = _fitting(rows, Y, R, label_features)
@@ -637,7 +660,8 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
     ) -> Explanation:  # an EnsembleExplanation unless one tree was named
         "Why a label is an answer, or is not. Refuses labels it does not know."
         self._refuse_unfitted()
-        at = [i for i, known in enumerate(self.classes_) if known == label]
+        names = enumerate(self.classes_ if _is_label(_as_python(label)) else ())
+        at = [i for i, known in names if known == label]
         if not at:
             refuse(f"there is no label {label!r}")
         trees = self.model_.models
@@ -770,7 +794,9 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
     def _cores(self, own=None):
         "Threads of one call: its own, or the setting's; None is all cores."
         threads = self.threads if own is None else own
-        return None if threads is None or threads == -1 else whole("threads", threads)
+        if threads is None or type(threads) is int and threads == -1:
+            return None
+        return whole("threads", threads, 1, 4096)
 
     def _combined(self, trees):
         "The trees as one."
@@ -778,11 +804,14 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
 
     def _solver(self):
         "How the rankers are trained; refuses settings that no tree can work with."
-        for name in ("trees", "leaf", "beam", "k"):
+        whole("trees", self.trees, 1, 1000)
+        for name in ("leaf", "beam", "k"):
             whole(name, getattr(self, name))
         whole("branches", self.branches, 2)
-        whole("seed", self.seed, 0)
+        whole("seed", self.seed, 0, 2**32 - 1)
         self._cores()
+        yes_or_no("calibrate", self.calibrate)
+        yes_or_no("progress", self.progress)
         one_of("post", self.post, list(POSTS))
         if not callable(self.how):
             one_of("how", self.how, COMBINE)

@@ -130,6 +130,17 @@ def _plot_words(ax, words, node):
     )
 
 # %% ../../nbs/ranking/60_explain.ipynb #explain
+def _values_at(
+    x: sparse.csr_matrix,  # (1, feature) the query, sorted
+    feature: np.ndarray,  # (own,) numbers of features
+) -> np.ndarray:  # (own,) float32, 0 where the query has nothing
+    "What a query says of some features; of very many, only these are looked at."
+    ids = np.append(x.indices, np.int32(-1))
+    at = np.searchsorted(x.indices, feature)
+    there = ids[at] == feature
+    return np.where(there, np.append(x.data, np.float32(0))[at], np.float32(0))
+
+
 def _shares(
     layer: Chunks,  # the node's layer
     node: int,  # number of the node
@@ -140,7 +151,7 @@ def _shares(
 ) -> pd.DataFrame:  # a row for each word, and one for the bias
     "The strongest words of one node, and the bias."
     feature, weight, bias = ranker(layer, node)
-    share = np.asarray(x[:, feature].todense()).ravel() * weight
+    share = _values_at(x, feature) * weight
     best = np.argsort(-abs(share), kind="stable")[:most]
     best = best[share[best] != 0]
     if words is None:
@@ -218,7 +229,7 @@ def _path_scores(model, x, path):
 def _margin(layer, node, x):
     "What a node's ranker says of a query."
     feature, weight, bias = ranker(layer, node)
-    return float((x[:, feature] @ weight)[0]) + bias
+    return float(_values_at(x, feature) @ weight) + bias
 
 
 def follow(

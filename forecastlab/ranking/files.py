@@ -16,10 +16,9 @@ from typing import IO, cast
 import numpy as np
 import scipy.sparse as sp
 from numba import njit
-from ..core.basics import atomic, refuse
+from ..core.basics import atomic, path_of, refuse
 from ..core.sparse import Matrix, as_features, as_labels, canonical
 from ..core.sparse import csr_of_blocks
-from ..core.tables import letters
 
 # %% ../../nbs/ranking/10_files.ipynb #_digits
 _TAB, _NEWLINE, _RETURN, _SPACE = 9, 10, 13, 32
@@ -213,7 +212,10 @@ def _refuse_line(
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     "A file to read, unpacked on the way where its name ends in .gz."
-    packed = Path(path).suffix == ".gz"
+    path = path_of(path)
+    if not path.is_file():
+        refuse("there is no such file", [path], kind=FileNotFoundError)
+    packed = path.suffix == ".gz"
     try:
         with gzip.open(path, "rb") if packed else open(path, "rb") as f:
             yield cast(IO[bytes], f)
@@ -221,17 +223,25 @@ def _opened(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         refuse(
             "this packed file is cut off or damaged", [f"{path} ({e})"], "Pack it again"
         )
+    except PermissionError as e:
+        refuse(f"{path} cannot be read", [e.strerror], kind=OSError)
 
 
 def _xc_head(path: str | os.PathLike, line: bytes) -> tuple[int, int, int]:
     "Instances, features and labels, as the first line has them."
     head = line.removeprefix(b"\xef\xbb\xbf").split()
-    if len(head) != 3 or not all(h.isdigit() for h in head):
+    if len(head) != 3 or not all(h.isdigit() and len(h) <= 18 for h in head):
         refuse(
             f"line 1 of {path} must hold three numbers: instances, features, labels",
             [repr(b" ".join(head)[:60].decode(errors="replace"))],
         )
     instances, features, labels = map(int, head)
+    if max(features, labels) >= 2**31:
+        refuse(
+            f"line 1 of {path} promises too many features or labels",
+            [features, labels],
+            f"The most is {2**31 - 1:,}",
+        )
     return instances, features, labels
 
 
@@ -254,8 +264,6 @@ def read_xc(
 
     A malformed line is refused with its number.
     """
-    if not Path(path).is_file():
-        refuse("there is no such file", [path], kind=FileNotFoundError)
     with _opened(path) as f:
         instances, features, labels = _xc_head(path, f.readline())
         blocks = []
@@ -311,6 +319,9 @@ def text_lines(
 
     UTF-8 is expected; a byte order mark, UTF-16 and older encodings are noticed.
     """
+    # here, because it brings PyArrow, and not every command reads texts
+    from forecastlab.core.tables import letters
+
     with _opened(path) as f:
         content, _ = letters(f.read())
     text = content.decode("utf-8", "replace")
@@ -322,6 +333,8 @@ def first_line(
     path: str | os.PathLike,  # file, unpacked where it ends in .gz
 ) -> str:  # without its end; "" where the file is empty
     "The first line of a text file."
+    from forecastlab.core.tables import letters
+
     with _opened(path) as f:
         content, _ = letters(f.read(1 << 16))
     lines = content.decode("utf-8", "replace").splitlines()
@@ -335,8 +348,8 @@ def _weighted_labels(head: str) -> Iterator[tuple[int, float, bool]]:
         relevance = float(weight) if mark else 1.0
         if int(label) < 0 or not relevance >= 0:
             raise ValueError("negative number")
-        if int(label) >= 1 << 31:
-            raise ValueError("no label has a number as large as that")
+        if int(label) >= 2**31 - 1 or relevance > _LARGEST:
+            raise ValueError("number too large")
         yield int(label), relevance, bool(mark)
 
 # %% ../../nbs/ranking/10_files.ipynb #read_text2text
@@ -374,7 +387,7 @@ def read_text2text(
         texts.append(text)
     most = max(columns, default=-1) + 1
     labels = labels or most
-    if most > labels:
+    if most > labels or labels >= 2**31:
         refuse(f"{path} names label {most - 1}, there are {labels} labels")
     shape = len(texts), labels
     relevance = np.array(weights, np.float32)

@@ -13,7 +13,8 @@ import scipy.sparse as sp
 from numba import njit, uint64
 from ..core.basics import one_of, refuse, whole
 from ..core.sparse import Matrix, arrays, as_features, as_labels, cores
-from ..core.sparse import csr_of_blocks, hstack, l2_rows, scale_rows
+from ..core.sparse import csr_of_blocks, hstack, l2_rows, own_columns
+from ..core.sparse import refuse_idle_labels, scale_rows
 
 # %% ../../nbs/ranking/20_labels.ipynb #pii
 def pii(
@@ -23,7 +24,9 @@ def pii(
 
     Labels that share instances are near.
     """
-    return l2_rows(as_labels(Y).T.tocsr())
+    Y = as_labels(Y)
+    refuse_idle_labels(Y)
+    return l2_rows(Y.T.tocsr())
 
 # %% ../../nbs/ranking/20_labels.ipynb #_emit
 _BRUIJN = 0x03F79D71B4CB0A89
@@ -98,6 +101,8 @@ def _summed(
 ) -> sp.csr_matrix:  # (L, d)
     "Rows of Yt, (L, n), times the rows of X; of length 1 where `unit`."
     label_ptr, instance, weight = arrays(Yt)
+    shape = Yt.shape[0], X.shape[1]
+    X, own = own_columns(X)
     ptr, ids, val = arrays(X)
     labels, features = Yt.shape[0], X.shape[1]
     threads = cores(threads)
@@ -122,7 +127,9 @@ def _summed(
 
     with ThreadPoolExecutor(threads) as pool:
         parts = list(pool.map(rows, edges, edges[1:]))
-    V = csr_of_blocks(parts, (labels, features))
+    if own is not None:
+        parts = [(start, own[index], value) for start, index, value in parts]
+    V = csr_of_blocks(parts, shape)
     # a row is emitted in the order of its features, each once
     V.has_sorted_indices = V.has_canonical_format = True
     return V
@@ -147,6 +154,7 @@ def pifa(
     "Positive instance feature aggregation (PECOS, section 3)."
     X = as_features(X)
     Y = as_labels(Y, X.shape[0])
+    refuse_idle_labels(Y)
     Yt = (_shared(Y) if normalize else Y).T.tocsr()
     if sp.issparse(X):
         return _summed(Yt, X, True, threads)

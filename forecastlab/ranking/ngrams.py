@@ -16,10 +16,25 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 from numba import njit
-from ..core.basics import one_of, refuse
+from ..core.basics import number, one_of, refuse, whole, whole_numbers
+from ..core.basics import yes_or_no
 from ..core.sparse import scale_rows, vstack
 
 # %% ../../nbs/ranking/14_ngrams.ipynb #NGrams
+_LONGEST = 1000  # tokens of an n-gram
+_SWITCHES = (
+    "binary",
+    "use_idf",
+    "smooth_idf",
+    "add_one_idf",
+    "sublinear_tf",
+    "keep_frequent_feature",
+    "lowercase",
+    "strip_accents",
+    "consistent",
+)
+
+
 @dataclass
 class NGrams:
     "Settings of one part; names and defaults as in libpecos' `tfidf`, then our own."
@@ -56,24 +71,49 @@ class NGrams:
         self.ngram_range = shortest, longest
         one_of("analyzer", self.analyzer, ("word", "char", "char_wb"))
         one_of("norm", self.norm, ("l1", "l2"))
+        for name in ("truncate_length", "max_df_cnt"):
+            whole(name, getattr(self, name), -(2**53))
+        for name in ("max_feature", "min_df_cnt"):
+            whole(name, getattr(self, name), 0)
+        for name in ("min_df_ratio", "max_df_ratio"):
+            number(name, getattr(self, name), 0, 1)
+        for name in _SWITCHES:
+            yes_or_no(name, getattr(self, name))
         if not 0 <= self.min_df_ratio < self.max_df_ratio <= 1:
             refuse(
                 "0 <= min_df_ratio < max_df_ratio <= 1 must hold",
                 [self.min_df_ratio, self.max_df_ratio],
             )
         if self.pattern is not None:
-            try:
-                re.compile(self.pattern)
-            except re.error as e:
-                refuse("pattern is no regular expression", [self.pattern, e])
+            _check_pattern(self.pattern)
 
 
 def _shortest_and_longest(ngram_range: Sequence[int]) -> tuple[int, int]:
     "The range of lengths as two whole numbers."
-    found = tuple(int(i) for i in ngram_range)
-    if len(found) != 2 or not 0 < found[0] <= found[1]:
-        refuse("ngram_range must be two numbers, the shortest first, from 1", [found])
+    found = whole_numbers("ngram_range", ngram_range)
+    if len(found) != 2 or not 0 < found[0] <= found[1] <= _LONGEST:
+        refuse(
+            "ngram_range must be two numbers, the shortest first, from 1 to"
+            f" {_LONGEST:,}",
+            [found],
+        )
     return found[0], found[1]
+
+
+def _check_pattern(pattern: str) -> None:
+    "Refuse what finds no words, or words in several parts."
+    if not isinstance(pattern, str):
+        refuse(f"pattern must be a regular expression, got {pattern!r}", kind=TypeError)
+    try:
+        groups = re.compile(pattern).groups
+    except (re.error, RecursionError, OverflowError) as e:
+        refuse("pattern is no regular expression", [pattern, e])
+    if groups > 1:
+        refuse(
+            "pattern has several groups, a word is one",
+            [pattern],
+            "Write (?:...) for those that only hold something together",
+        )
 
 # %% ../../nbs/ranking/14_ngrams.ipynb #_clean
 def _clean(texts: Sequence[str], s: NGrams) -> Sequence[str]:

@@ -12,9 +12,8 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
-from ..core.basics import refuse
+from ..core.basics import LabError, path_of, refuse
 from ..kernels.posts import POSTS
 
 # %% ../../nbs/ranking/92_options.ipynb #_truth
@@ -566,8 +565,12 @@ def read_params(
 ) -> dict[str, Any]:  # option -> value
     "Options from libpecos' parameter file."
     try:
-        found = list(_leaves(json.loads(Path(path).read_text(encoding="utf-8"))))
-    except (ValueError, AttributeError) as e:
+        found = list(_leaves(json.loads(path_of(path).read_text(encoding="utf-8"))))
+    except LabError:
+        raise
+    except OSError as e:
+        refuse(f"{path} cannot be read", [e.strerror], kind=type(e))
+    except (ValueError, AttributeError, RecursionError) as e:
         refuse(
             f"{path} is no parameter file", [e], "--generate-params-skeleton prints one"
         )
@@ -575,6 +578,8 @@ def read_params(
     for name, value in found:
         if name in _IDLE:
             continue
+        if isinstance(value, list) and not value:
+            refuse(f"{path}: {name} is empty", mend="Take it out")
         if isinstance(value, list) and name == "only_topk":
             options["beam_size"] = value[:-1] or None
             value = value[-1]

@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from ..core.basics import atomic_folder, check_seal, LabError, refuse
 from ..core.sparse import Matrix, as_features, hstack
+from ..core.basics import path_of
 from .ngrams import NGrams, Numbers, Terms, fit_terms, normalised
 from .ngrams import keys_fit, term_names, terms_of_ngrams, weigh
 
@@ -32,17 +33,27 @@ _SKLEARN: dict[str, tuple] = {
         {"strip_accents": "unicode", "ngram_range": (1, 2), "n_features": 2**20},
     ),
 }
+_TYPES = ("tfidf", *_SKLEARN)
 _ALIASES = {"hashing": "sklearnhashing", "sklearn": "sklearntfidf"}
 Config: TypeAlias = dict[str, Any]  # {"type": ..., "kwargs": {...}}
 
 
 def _read_config(config: Any) -> Any:
     "What a JSON text says, or a file of JSON."
-    is_text = str(config).lstrip().startswith("{")
-    text = str(config) if is_text else Path(config).read_text(encoding="utf-8")
+    text = str(config)
     try:
+        if not text.lstrip().startswith("{"):
+            text = path_of(config).read_text(encoding="utf-8")
         return json.loads(text)
-    except json.JSONDecodeError as e:
+    except LabError:
+        raise
+    except OSError as e:
+        refuse(
+            f"there is no vectorizer's configuration {text[:80]!r} ({e.strerror})",
+            mend="Pass a dictionary, its JSON, or the path of a JSON file",
+            kind=type(e),
+        )
+    except (ValueError, RecursionError) as e:
         refuse("the configuration of the vectorizer is no JSON", [e])
 
 
@@ -54,28 +65,46 @@ def _configured(config: Config | str | os.PathLike) -> Config:
     if "type" not in keys or keys - {"type", "kwargs"}:
         refuse(
             "a configuration has a type and kwargs",
-            [given],
+            [f"{given!r:.200}"],
             'For example {"type": "tfidf", "kwargs": {"ngram_range": [1, 2]}}',
         )
-    kind = _ALIASES.get(given["type"], given["type"])
-    if kind not in ("tfidf", *_SKLEARN):
+    kind = given["type"]
+    if not isinstance(kind, str) or _ALIASES.get(kind, kind) not in _TYPES:
         refuse(
             "unknown type of vectorizer",
-            [given["type"]],
-            f"Choose one of {', '.join(('tfidf', *_SKLEARN))}",
+            [f"{kind!s:.80}"],
+            f"Choose one of {', '.join(_TYPES)}",
         )
+    kind = _ALIASES.get(kind, kind)
     try:
         plain = json.dumps({"type": kind, "kwargs": given.get("kwargs", {})})
-    except TypeError as e:
+    except (TypeError, ValueError, RecursionError) as e:
         refuse(
             "settings must be plain values, as JSON has them",
             [e],
             "Functions could not be saved without code",
         )
-    return json.loads(plain)
+    found = json.loads(plain)
+    if not isinstance(found["kwargs"], dict):
+        refuse(f"kwargs must be a dictionary of settings, got {plain[:80]}")
+    return found
 
 # %% ../../nbs/ranking/15_text.ipynb #_settings
 _IGNORED = {"threads", "buffer_size"}  # settings of libpecos that change no result
+
+
+def _bases_of(kwargs: Config) -> list[Config]:
+    "Settings of each part, as they were given."
+    if "base_vect_configs" not in kwargs:
+        return [kwargs]
+    bases = kwargs["base_vect_configs"]
+    fits = isinstance(bases, list) and bool(bases)
+    if not fits or not all(isinstance(base, dict) for base in bases):
+        refuse(
+            f"base_vect_configs must be a list of dictionaries, got {bases!r:.80}",
+            mend='For example [{"analyzer": "word"}, {"analyzer": "char_wb"}]',
+        )
+    return bases
 
 
 def _norm_of(kwargs: Config) -> str | None:
@@ -91,9 +120,8 @@ def _norm_of(kwargs: Config) -> str | None:
 def _parts_of(kwargs: Config) -> list[NGrams]:
     "Settings of each part."
     outer: set[str] = set()
-    parts = [kwargs]
+    parts = _bases_of(kwargs)
     if "base_vect_configs" in kwargs:
-        parts = kwargs["base_vect_configs"]
         outer = set(kwargs) - {"base_vect_configs", "norm_p"} - _IGNORED
     parts = [{k: v for k, v in p.items() if k not in _IGNORED} for p in parts]
     known = {f.name for f in fields(NGrams)}
@@ -106,8 +134,10 @@ def _sklearn(kind: str, kwargs: Config) -> Any:
     "scikit-learn's vectorizer with libpecos' defaults."
     make, defaults = _SKLEARN[kind]
     kwargs = defaults | kwargs
-    if "ngram_range" in kwargs:
+    if isinstance(kwargs.get("ngram_range"), list):
         kwargs["ngram_range"] = tuple(kwargs["ngram_range"])
+    if kwargs.get("input", "content") != "content":
+        refuse("input must be 'content': texts, not files", [kwargs["input"]])
     if unknown := sorted(set(kwargs) - set(make().get_params())):
         refuse(f"unknown settings of {make.__name__}", unknown)
     return make(**kwargs | {"dtype": np.float32})
@@ -140,7 +170,10 @@ def _as_texts(texts: Sequence[str]) -> list[str]:
     "A list of strings, or a refusal."
     if isinstance(texts, str):
         refuse("one string is no list of texts", [repr(texts[:40])], "Pass [text]")
-    texts = list(texts)
+    try:
+        texts = list(texts)
+    except TypeError:
+        refuse(f"a {type(texts).__name__} is no list of texts", mend="Pass [text]")
     if bad := [i for i, t in enumerate(texts) if not isinstance(t, str)]:
         refuse(
             f"{len(bad):,} of {len(texts):,} texts are no strings, in rows",
@@ -182,8 +215,8 @@ class Vectorizer:
             return self
         try:
             self.model.fit(texts)
-        except ValueError as e:
-            refuse("scikit-learn found no terms", [e])
+        except Exception as e:
+            refuse("scikit-learn found no terms", [e], "Change the texts or settings")
         self.parts = [self.model]
         return self
 
@@ -195,7 +228,10 @@ class Vectorizer:
         parts = self._fitted("Call fit first, or load one")
         texts = _as_texts(texts)
         if self.kind != "tfidf":
-            return as_features(self.model.transform(texts))
+            try:
+                return as_features(self.model.transform(texts))
+            except Exception as e:
+                refuse("scikit-learn could not count these texts", [e])
         X = hstack([weigh(p, texts) for p in parts])
         return as_features(X if self.norm is None else normalised(X, self.norm))
 
@@ -433,15 +469,15 @@ _DERIVED = {"min_ngram", "max_ngram", "max_length", "norm_p", "tok_type"}
 
 def _read_libpecos(folder: Path) -> Vectorizer:
     "A `tfidf` vectorizer that libpecos saved."
-    config = _read(folder / "config.json")
-    kind = _ALIASES.get(config.get("type"), config.get("type"))
+    config = _configured(_read(folder / "config.json"))
+    kind = config["type"]
     if kind != "tfidf":
         refuse(
             f"{folder} holds a pickle, which could run any code",
             [kind],
             "Fit a Vectorizer with the same configuration, and save that",
         )
-    for part in config["kwargs"].get("base_vect_configs", [config["kwargs"]]):
+    for part in _bases_of(config["kwargs"]):
         for name in _DERIVED:
             part.pop(name, None)
     v = Vectorizer(config)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 import numpy as np
 from scipy import sparse
-from ..core.basics import atomic_folder, check_seal, refuse
+from ..core.basics import atomic_folder, check_seal, number, refuse
 from ..core.sparse import ordered
 from .ensemble import average
 from .text import Vectorizer
@@ -55,6 +55,8 @@ class Text2Text:
         threads: int | None = None,  # None: all cores
     ) -> sparse.csr_matrix:  # (n, L) scores, best first
         "Rank the names for each text."
+        if threshold is not None:
+            number("threshold", threshold)
         X = self.vectorizer.transform(texts)
         found = [m.predict(X, k, beam, post, threads=threads) for m in self.models]
         P = found[0] if len(found) == 1 else ordered(average(found), k)
@@ -101,7 +103,13 @@ class Text2Text:
         check_seal(folder, "text2text model")
         items = _read_json(folder / "output_items.json")
         ensemble = folder / "xlinear_ensemble"
-        count = _read_json(ensemble / "config.json").get("nr_ensembles", 1)
+        count = _read_json(ensemble / "config.json")
+        count = count.get("nr_ensembles", 1) if isinstance(count, dict) else count
+        if not (isinstance(items, list) and isinstance(count, int) and count > 0):
+            refuse(
+                f"{folder} is damaged: its JSON holds something else than a model's",
+                mend="Copy the folder again",
+            )
         vectorizer = Vectorizer.load(folder / "preprocessor")
         models = [XRLinear.load(ensemble / str(i)) for i in range(count)]
         return cls(vectorizer, models, items)

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from numba import njit, uint64
 from ..core.basics import refuse, whole
 from ..core.sparse import Matrix, arrays, as_features, cores
+from ..core.sparse import own_columns
 from .chain import Chain, from_leaf_codes, parent_matrix
 
 # %% ../../nbs/ranking/22_two_means.ipynb #_smallest
@@ -366,7 +367,7 @@ def halved(
     threads: int | None = None,  # None: all cores
 ) -> list[np.ndarray]:  # 2^depth arrays of label numbers, from left to right
     "Labels divided into halves, these into halves, and so on."
-    Z = Z if sp.issparse(Z) else sp.csr_matrix(Z)
+    Z, _ = own_columns(Z if sp.issparse(Z) else sp.csr_matrix(Z))
     start, index, value = arrays(Z)
     features = Z.shape[1]
     rows = _Rows(start[:-1], start[1:], index.view(np.uint32), value, features)

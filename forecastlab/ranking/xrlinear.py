@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 from ..core.basics import atomic_folder, check_seal, one_of, refuse, whole
-from ..core.sparse import as_features, as_labels, binary, load_matrix
-from ..core.sparse import save_matrix
+from ..core.basics import yes_or_no
+from ..core.sparse import as_entries, as_features, as_labels, binary
+from ..core.sparse import load_matrix, refuse_idle_labels, save_matrix
 from ..kernels.posts import POSTS, post_name
 from .beam import Query, beam_search, score_selected
 from .chunks import Chunks
 from .chain import label_chain, matching_chain, relevance_chain
 from .index import make_chain
-from .linear import check_device, train_layer
-from .solvers import LinearSettings
+from .linear import check_device, check_there, train_layer
+from .solvers import LinearSettings, linear_settings
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #active
 def active(
@@ -54,6 +55,12 @@ def negatives_of(
     "Check the negatives' names, and repeat them for every layer."
     if isinstance(kinds, str):
         kinds = [kinds] * depth
+    if not isinstance(kinds, (list, tuple)):
+        refuse(
+            f"negatives must be a string, got {kinds!r:.80}",
+            mend="Join tfn, man and usn with +, once or for each layer",
+            kind=TypeError,
+        )
     names = [str(k).lower() for k in kinds]
     if len(names) != depth:
         refuse(
@@ -68,7 +75,12 @@ def negatives_of(
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_whole
 def _numbers(name, given):
     "One whole number or several, as a list. Refuses what is below 1."
-    return [whole(name, n) for n in (given if np.ndim(given) else [given])]
+    return [whole(name, n) for n in (given if _are_several(given) else [given])]
+
+
+def _are_several(given):
+    "Is it a row of values?"
+    return isinstance(given, (list, tuple)) or np.ndim(np.asarray(given, object)) > 0
 
 
 def _beams(
@@ -77,7 +89,7 @@ def _beams(
 ):  # list of int
     "Nodes kept in every layer but the last."
     widths = _numbers("beam", beam)
-    if not np.ndim(beam):
+    if not _are_several(beam):
         widths *= depth - 1
     if len(widths) != depth - 1:
         refuse(
@@ -226,7 +238,10 @@ class XRLinear:
         """
         X = as_features(X)
         Y = as_labels(Y, X.shape[0])
-        solver = solver or LinearSettings()
+        refuse_idle_labels(Y)
+        solver = linear_settings(solver)
+        yes_or_no("shallow", shallow)
+        yes_or_no("progress", progress)
         trainer = _on(device, trainer, solver)
         k = whole("k", k)
         _numbers("beam", beam)
@@ -351,17 +366,16 @@ class XRLinear:
         device: Any = "cpu",  # "cpu", or a GPU such as "cuda"
     ) -> sparse.csr_matrix:  # (instance, label) scores, every row best first
         "The best k labels of every instance, by beam search."
-        k = self.k if k is None else k
+        k = self.k if k is None else whole("k", k)
         beam = self.beam if beam is None else beam
         own = self.post if post is None else post
-        plain = selected is None and start is None and device == "cpu"
+        plain = selected is None and start is None and str(device) == "cpu"
         if plain and getattr(X, "shape", None) == (1, self.features):
             answer = _one_row(self, X, k, beam, own)
             if answer is not None:
                 return answer
         X = as_features(X, features=self.features)
         if selected is not None:
-            selected = sparse.csr_matrix(selected)
             return score_selected(X, self.layers, selected, _one_post(own), threads)
         widths = _widths(self, beam, k)
         k = widths[-1]
@@ -519,7 +533,7 @@ def _start(
 ):  # (instance, parent of the first layer), or None
     "What another model sends to a tree without a root."
     above = given.get(depth) if isinstance(given, dict) else None
-    return None if above is None else sparse.csr_matrix(above)
+    return None if above is None else as_entries(above, "user_negatives")
 
 
 def _check_usn(
@@ -588,7 +602,11 @@ def _kept_query(model, k, beam, post):
         widths = tuple(beam)
     else:
         widths = tuple(np.ravel(beam).tolist())
-    held, query, empty = queries.get((k, widths, post), ((), None, None))
+    try:
+        held, query, empty = queries.get((k, widths, post), ((), None, None))
+    except TypeError:  # it cannot be kept, because it is nothing that a query takes
+        model.query(k, beam, post)
+        raise
     if query is None or not _same(held, model.layers):
         if len(queries) >= 8:
             queries.clear()
@@ -632,6 +650,7 @@ def _on_device(model, X, widths, k, post, start, device):
     "Beam search by the kernels; the layers stay on the device between calls."
     from forecastlab.kernels.chunk_product import as_csr, beam_search_gpu, device_layers
 
+    check_there(device)
     if start is not None:
         refuse("start= is for the CPU", mend="Leave device out")
     where, held, _ = getattr(model, "_uploaded", (None, (), None))
@@ -704,6 +723,7 @@ def _entry(about, path, name, kind, least, default=None):
     value = about.get(name)
     value = default if value is None else value
     a_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    a_number = a_number and abs(value) < 2**53
     if not a_number or value != kind(value) or value < least:
         mend = f"It must be a number, {least} or more. {_AGAIN}"
         refuse(f"{path}: {name} is {value!r}", mend=mend)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import atomic, atomic_folder, check_seal, number, one_of
 from ..core.basics import read_tensors, refuse, whole, whole_numbers
-from ..core.basics import write_tensors
+from ..core.basics import write_tensors, yes_or_no
 from ..core.fit import Training, fit
 from ..core.sparse import as_features, as_labels, binary, checked, hstack
 from .beam import beam_search
@@ -86,15 +86,23 @@ class FineTuning:
     progress: bool = True  # show bars
 
     def __post_init__(self):
-        self.steps = whole_numbers("steps", tuple(np.atleast_1d(self.steps).tolist()))
+        several = isinstance(self.steps, (tuple, list, np.ndarray))
+        steps = np.ravel(np.array(self.steps, object)) if several else [self.steps]
+        self.steps = whole_numbers("steps", tuple(steps))
         if not self.steps:
             refuse("steps are missing", mend="Give one number, or one for each layer")
         one_of("loss", self.loss, [w + k for w in ("", "weighted-") for k in LOSSES])
         one_of("start", self.start, STARTS)
         one_of("first", self.first, [s for s in STARTS if s != "inherit"])
         one_of("negatives", self.negatives, ("tfn", "man", "tfn+man"))
-        whole("batch", self.batch)
-        whole("topk", self.topk)
+        for name in ("batch", "topk", "leaf", "top", "widest"):
+            whole(name, getattr(self, name))
+        whole("branches", self.branches, 2)
+        whole("seed", self.seed, 0, 2**22)
+        whole("validate_every", self.validate_every, 0)
+        number("head_rate", self.head_rate, 0, ends="(]")
+        number("dropout", self.dropout, 0, 1, "[)")
+        yes_or_no("recompute", self.recompute)
         number("mix", self.mix, 0, 1)
         number("validation", self.validation, 0, 1, "[)")
         if bool(self.validation) != bool(self.validate_every):
@@ -102,6 +110,8 @@ class FineTuning:
                 "validation and validate_every belong together",
                 mend="Give both, for example validation=.05, validate_every=200",
             )
+        # the other settings are those of `core.fit`, which checks them
+        self.training(0)
 
     @property
     def bf16(self) -> bool:
@@ -562,7 +572,7 @@ def claim(
         return
     try:
         old = dict(json.loads(path.read_text()))
-    except ValueError as e:
+    except (ValueError, TypeError, RecursionError) as e:
         mend = "Remove the work folder, or name another"
         refuse(f"{path} cannot be read", [e], mend, OSError)
     other = [k for k, v in mine.items() if old.get(k) != v]
