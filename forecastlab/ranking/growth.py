@@ -19,6 +19,7 @@ import pandas as pd
 from numba import njit
 from scipy import sparse
 from ..core.basics import atomic_folder, number, refuse, whole
+from ..core.basics import yes_or_no
 from .beam import beam_search
 from .calibration import clusters_of
 from .chunks import Chunks
@@ -46,7 +47,7 @@ def members_of(
 
 def cluster_curvature(
     X: sparse.csr_matrix,  # (instance, feature)
-    members: list,  # (instance, cluster) of each layer but the last, see `members_of`
+    members: list,  # (instance, cluster) of each layer, see `members_of`
 ) -> list[sparse.csr_matrix]:  # (cluster, feature + 1); the count comes last
     "Sums of squares over every cluster's instances. At the root everybody takes part."
     ones = np.ones((X.shape[0], 1), np.float32)
@@ -79,15 +80,15 @@ _SAVED = ("size", "rows", "start", "sample")
 class Statistics:
     "What adding labels needs to know of the training set."
 
-    # (cluster, feature + 1) csr of each layer but the last: sums of squares over the
-    # cluster's instances; the count last
+    # (cluster, feature + 1) csr of each layer: sums of squares over the cluster's
+    # instances; the count last
     curvature: list[sparse.csr_matrix]
     size: np.ndarray  # (leaf,) instances of a leaf
     instances: sparse.csr_matrix  # (kept, feature) features of all that are sampled
     rows: np.ndarray  # (kept,) their numbers in the training set
     start: np.ndarray  # (leaf + 1,) where a leaf's sample begins
     sample: np.ndarray  # (sampled,) rows of instances, ascending in a leaf
-    below: sparse.csr_matrix  # (kept, leaf) of ones: the leaves of what is kept
+    labels: sparse.csr_matrix  # (kept, label) of ones: the labels of what is kept
 
     @classmethod
     def of(
@@ -103,7 +104,8 @@ class Statistics:
         X = _sparse_features(X, model.features)
         Y = as_labels(Y, X.shape[0])
         _same_labels(Y, model)
-        *upper, leaves = members_of(model.layers, Y)
+        members = members_of(model.layers, Y)
+        leaves = members[-1]
         if model.depth == 1:
             leaves = np.ones((X.shape[0], 1), np.float32)
         leaves = sparse.csc_matrix(leaves)
@@ -113,13 +115,13 @@ class Statistics:
         # an instance without labels lies in no leaf, but at the root it takes part
         rows = np.arange(X.shape[0]) if most is None else np.unique(every)
         return cls(
-            curvature=cluster_curvature(X, upper),
+            curvature=cluster_curvature(X, members),
             size=np.diff(leaves.indptr),
             instances=X if most is None else X[rows],
             rows=rows,
             start=np.cumsum([0, *map(len, chosen)]),
             sample=np.searchsorted(rows, every),
-            below=sparse.csr_matrix(sparse.csr_matrix(leaves)[rows]),
+            labels=Y if most is None else Y[rows],
         )
 
     def save(
@@ -132,7 +134,7 @@ class Statistics:
             for t, h in enumerate(self.curvature):
                 save_matrix(new / f"curvature{t}.npz", h)
             save_matrix(new / "X.npz", self.instances)
-            save_matrix(new / "below.npz", self.below)
+            save_matrix(new / "Y.npz", self.labels)
             for name in _SAVED:
                 np.save(new / f"{name}.npy", getattr(self, name), allow_pickle=False)
             about = dict(format=2, layers=len(self.curvature))
@@ -160,8 +162,8 @@ class Statistics:
             refuse(f"{folder} holds statistics of an earlier version", mend=mend)
         read = lambda name: sparse.csr_matrix(load_matrix(folder / name))
         curvature = [read(f"curvature{t}.npz") for t in range(layers)]
-        instances, below = read("X.npz"), read("below.npz")
-        return cls(curvature=curvature, instances=instances, below=below, **found)
+        instances, labels = read("X.npz"), read("Y.npz")
+        return cls(curvature=curvature, instances=instances, labels=labels, **found)
 
     def __repr__(self) -> str:
         return (
@@ -448,13 +450,12 @@ class Gathered(NamedTuple):
     "The instances of an addition: what is remembered, then what is not yet."
 
     X: sparse.csr_matrix  # (instance, feature)
-    below: sparse.csr_matrix  # (instance, leaf) of ones: where their old labels lie
+    Y: sparse.csr_matrix  # (instance, old label)
     new: sparse.csr_matrix  # (instance, new label)
     learnt: np.ndarray  # (instance,) did the model learn from it?
 
 
 def gathered(
-    model: XRLinear,  # the tree
     X: sparse.csr_matrix,  # (instance, feature) of the new labels
     Y: sparse.csr_matrix,  # (instance, old label)
     new: sparse.csr_matrix,  # (instance, new label)
@@ -464,18 +465,15 @@ def gathered(
     "Everything that takes part, each instance once."
     kept = statistics.rows
     at = np.searchsorted(kept, rows)
-    is_kept = np.append(kept, -2)[at] == rows
-    rest = np.flatnonzero(~is_kept)
+    rest = np.flatnonzero(np.append(kept, -2)[at] != rows)
     at[rest] = len(kept) + np.arange(len(rest))
     total = len(kept) + len(rest)
     carried = np.repeat(at, np.diff(new.indptr))
-    its_new = sparse.csr_matrix(
-        (np.ones(new.nnz, np.float32), (carried, new.indices)), (total, new.shape[1])
-    )
-    below = members_of(model.layers[-1:], Y[rest])[0]
+    ones = np.ones(new.nnz, np.float32)
+    its_new = sparse.csr_matrix((ones, (carried, new.indices)), (total, new.shape[1]))
     return Gathered(
         sparse.vstack([statistics.instances, X[rest]], format="csr"),
-        sparse.vstack([statistics.below, below], format="csr"),
+        sparse.vstack([statistics.labels, Y[rest]], format="csr"),
         its_new,
         np.append(np.ones(len(kept), bool), rows[rest] >= 0),
     )
@@ -500,6 +498,26 @@ def _column(A, j):
     return A.indices[A.indptr[j] : A.indptr[j + 1]]
 
 
+def _memberships(layers, known, leaf):
+    """(before, now): (instance, cluster) csc of each layer, the labels' last.
+
+    At the root everybody takes part.
+    """
+    ones = np.ones(len(leaf), np.float32)
+    home = sparse.csr_matrix(
+        (ones, (np.arange(len(leaf)), leaf)), (len(leaf), layers[-1].clusters)
+    )
+    before = members_of(layers, known.Y)
+    leaves = binary(sparse.csr_matrix(before[-1] + known.new @ home))
+    now = [*members_of(layers[:-1], leaves), leaves]
+    before[0] = now[0] = np.ones((known.X.shape[0], 1), np.float32)
+    of_labels = _by_columns(known.Y)
+    return (
+        [*map(_by_columns, before), of_labels],
+        [*map(_by_columns, now), of_labels],
+    )
+
+# %% ../../nbs/ranking/65_growth.ipynb #Sides
 class Sides(NamedTuple):
     "Who takes part in one node's ranker."
 
@@ -509,47 +527,56 @@ class Sides(NamedTuple):
     positives: int  # how many are positives now
 
 
-def _sides_of(node, before, now, learnt, mark):
-    "Sides of a node. before, now: (parent's, node's) members; mark: zeros."
+def _sides_of(node, before, now, mark):
+    "Sides of a node. before, now: (parent's, node's) members; before: learnt ones."
     parent, own = now
     who = np.concatenate([own, _without(parent, own)])
-    was_parent, was_own = before
-    mark[was_parent[learnt[was_parent]]] = -1
-    mark[was_own[learnt[was_own]]] = 1
+    mark[before[0]] = -1
+    mark[before[1]] = 1
     was = mark[who]
-    mark[was_parent] = 0
+    mark[before[0]] = 0
     return Sides(node, who, was, len(own))
+
+
+def _has_to_learn(margins, is_positive, eps):
+    "(node,) is some instance on the wrong side of the margin, by more than eps?"
+    short = 1 - np.where(is_positive, margins, -margins)
+    return (short > eps).any(0)
 
 
 def sides(
     layers: list[Chunks],  # top first
     known: Gathered,  # who takes part
     leaf: np.ndarray,  # (new label,) the leaf of each
-) -> list[list[Sides]]:  # of each layer but the last: the nodes that have to learn
-    "Whom every ancestor of a new label must tell apart."
-    n = known.X.shape[0]
-    ones = np.ones(len(leaf), np.float32)
-    shape = len(leaf), layers[-1].clusters
-    home = sparse.csr_matrix((ones, (np.arange(len(leaf)), leaf)), shape=shape)
-    together = binary(sparse.csr_matrix(known.below + known.new @ home))
-    before = [*members_of(layers[:-1], known.below), known.below]
-    now = [*members_of(layers[:-1], together), together]
-    before = [_by_columns(A) for A in before]
-    now = [_by_columns(A) for A in now]
-    everybody, mark = np.arange(n), np.zeros(n, np.int8)
-    found = []
-    for t, layer in enumerate(layers[:-1]):
-        grown = np.diff(now[t + 1].indptr) > np.diff(before[t + 1].indptr)
-        parent = clusters_of(layer)
-        mine = []
-        for node in np.flatnonzero(grown):
-            c = parent[node]
-            of = lambda A: (
-                everybody if t == 0 else _column(A[t], c),
-                _column(A[t + 1], node),
-            )
-            mine.append(_sides_of(node, of(before), of(now), known.learnt, mark))
-        found.append(mine)
+    eps: float = 0.1,  # how far within its margin an instance may lie
+    neighbours: bool = True,  # also the labels beside the new ones
+) -> list[list[Sides]]:  # of each layer: the nodes that have to learn
+    "Whom every old ranker must tell apart now, where it has something to learn."
+    before, now = _memberships(layers, known, leaf)
+    mark = np.zeros(known.X.shape[0], np.int8)
+    learnt = lambda rows: rows[known.learnt[rows]]
+    found: list = []
+    for t, layer in enumerate(layers):
+        found.append([])
+        if t == len(layers) - 1 and not neighbours:
+            break
+        W = layer.to_csc()
+        for c in range(layer.clusters):
+            parent, its_own = _column(now[t], c), learnt(_column(before[t], c))
+            children = layer.child[layer.child_ptr[c] : layer.child_ptr[c + 1]]
+            was = [learnt(_column(before[t + 1], k)) for k in children]
+            own = [_column(now[t + 1], k) for k in children]
+            must = np.array([len(a) < len(b) for a, b in zip(was, own)], bool)
+            fresh = _without(parent, its_own)
+            if len(fresh):
+                margins = (known.X[fresh] @ W[: layer.features, children]).toarray()
+                if layer.bias > 0:
+                    margins += layer.bias * W[-1, children].toarray()
+                sides_now = now[t + 1][fresh][:, children].toarray() > 0
+                must |= _has_to_learn(margins, sides_now, eps)
+            for q in np.flatnonzero(must):
+                two = (its_own, was[q]), (parent, own[q])
+                found[t].append(_sides_of(children[q], *two, mark))
     return found
 
 # %% ../../nbs/ranking/65_growth.ipynb #_exchanged
@@ -934,7 +961,7 @@ class Growth:
     model: XRLinear  # the grown model; the old one is untouched
     labels: np.ndarray  # (new,) numbers of the new labels
     leaf: np.ndarray  # (new,) where they went
-    nudged: list[np.ndarray]  # nodes that were nudged, for each layer but the last
+    nudged: list[np.ndarray]  # old nodes that had something to learn, for each layer
 
 # %% ../../nbs/ranking/65_growth.ipynb #add_labels
 def _given_leaves(leaf, labels, leaves):
@@ -961,7 +988,10 @@ def add_labels(
     rows: np.ndarray | None = None,
     # how firmly the layers above hold to what they knew, beside what is remembered;
     # None: they are not touched
-    hold: float | None = 0.0,
+    hold: float | None = 0.2,
+    # the old labels of the leaf learn that new instances are not theirs; False: no old
+    # label's ranker changes
+    neighbours: bool = True,
     # (new label, feature) of labels that have no instance yet
     texts: np.ndarray | sparse.spmatrix | None = None,
     # as the model was trained; None: the defaults
@@ -985,20 +1015,24 @@ def add_labels(
     else:
         home = _given_leaves(leaf, new.shape[1], last.clusters)
     solver = solver or LinearSettings(bias=model.bias)
-    known = gathered(model, X, Y, new, statistics, rows)
-    layers, nudged = list(model.layers), []
+    known = gathered(X, Y, new, statistics, rows)
+    layers, taught_nodes = list(model.layers), []
     if hold is not None:
         x = arrays(known.X)
-        for t, nodes in enumerate(sides(model.layers, known, home)):
+        eps = solver.eps
+        found = sides(
+            model.layers, known, home, eps, yes_or_no("neighbours", neighbours)
+        )
+        for t, nodes in enumerate(found):
             h = statistics.curvature[t]
             layers[t] = taught(layers[t], nodes, x, h, solver, hold)
-            nudged.append(np.array([one.node for one in nodes], int))
+            taught_nodes.append(np.array([one.node for one in nodes], int))
     W = new_rankers(known, home, statistics, solver, last.bias)
-    layers[-1] = widened(last, W, home)
+    layers[-1] = widened(layers[-1], W, home)
     grown = copy.copy(model)
     grown.layers = layers
     grown.__dict__.pop("_uploaded", None)
-    return Growth(grown, model.labels + np.arange(new.shape[1]), home, nudged)
+    return Growth(grown, model.labels + np.arange(new.shape[1]), home, taught_nodes)
 
 # %% ../../nbs/ranking/65_growth.ipynb #health
 def _members(Y, layer, leaves):
