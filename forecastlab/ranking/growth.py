@@ -538,17 +538,15 @@ def _sides_of(node, before, now, mark):
     return Sides(node, who, was, len(own))
 
 
-def _has_to_learn(margins, is_positive, eps):
-    "(node,) is some instance on the wrong side of the margin, by more than eps?"
-    short = 1 - np.where(is_positive, margins, -margins)
-    return (short > eps).any(0)
+def _answers_wrongly(margins, is_positive):
+    "(node,) does a ranker put some instance on the wrong side?"
+    return (np.where(is_positive, margins, -margins) < 0).any(0)
 
 
 def sides(
     layers: list[Chunks],  # top first
     known: Gathered,  # who takes part
     leaf: np.ndarray,  # (new label,) the leaf of each
-    eps: float = 0.1,  # how far within its margin an instance may lie
     neighbours: bool = True,  # also the labels beside the new ones
 ) -> list[list[Sides]]:  # of each layer: the nodes that have to learn
     "Whom every old ranker must tell apart now, where it has something to learn."
@@ -573,7 +571,7 @@ def sides(
                 if layer.bias > 0:
                     margins += layer.bias * W[-1, children].toarray()
                 sides_now = now[t + 1][fresh][:, children].toarray() > 0
-                must |= _has_to_learn(margins, sides_now, eps)
+                must |= _answers_wrongly(margins, sides_now)
             for q in np.flatnonzero(must):
                 two = (its_own, was[q]), (parent, own[q])
                 found[t].append(_sides_of(children[q], *two, mark))
@@ -668,121 +666,20 @@ def taught(
         )
     return exchanged(layer, new)
 
-# %% ../../nbs/ranking/65_growth.ipynb #_ranker
-@njit(cache=True, nogil=True)
-def _resumed(w, a0, X, who, bias):
-    "Set w to what the dual variables a0 of the last rows say; returns all variables."
-    ptr, ids, val = X
-    last = len(w) - 1
-    for i in who:
-        for k in range(ptr[i], ptr[i + 1]):
-            w[ids[k]] = 0
-    w[last] = 0
-    a = np.zeros(len(who), np.float32)
-    first = len(who) - len(a0)
-    a[first:] = a0
-    for s in range(first, len(who)):
-        if a[s] > 0:
-            for k in range(ptr[who[s]], ptr[who[s] + 1]):
-                w[ids[k]] -= a[s] * val[k]
-            w[last] -= a[s] * np.float32(bias)
-    return a
-
-
-@njit(cache=True, nogil=True)
-def _collected(w, X, who, threshold):
-    "(features, weights) of w from the threshold up, ascending; w is zeroed."
-    ptr, ids, val = X
-    last, total = len(w) - 1, 1
-    for i in who:
-        total += ptr[i + 1] - ptr[i]
-    feature, weight, n = np.empty(total, np.int32), np.empty(total, np.float32), 0
-    if abs(w[last]) >= threshold and w[last] != 0:
-        feature[0] = last
-        weight[0] = w[last]
-        n = 1
-    for i in who:
-        for k in range(ptr[i], ptr[i + 1]):
-            # collected once
-            x = w[ids[k]]
-            w[ids[k]] = 0
-            if x != 0 and abs(x) >= threshold:
-                feature[n] = ids[k]
-                weight[n] = x
-                n += 1
-    order = np.argsort(feature[:n])
-    return feature[order], weight[order]
-
-# %% ../../nbs/ranking/65_growth.ipynb #one_ranker
-@njit(cache=True, nogil=True)
-def _ranker(
-    w,  # (features + 1,) to work in
-    ones,  # (features + 1,) the plain metric
-    X,  # (starts, features, values) of all instances
-    who,  # instances that take part; positives first
-    positives,  # how many of them are positives
-    a0,  # (last of who,) where their dual variables start
-    Cp,  # what a positive's loss costs
-    Cn,  # what a negative's loss costs
-    bias,  # value of the bias feature
-    eps,  # stop when the gradients of a pass span no more
-    passes,  # at most
-    threshold,  # smaller weights are dropped
-):
-    "One new ranker: (features, weights), ascending, and its dual variables."
-    a = _resumed(w, a0, X, who, bias)
-    _descend(w, a, ones, X, who, positives, Cp, Cn, bias, eps, passes)
-    feature, weight = _collected(w, X, who, threshold)
-    return feature, weight, a
-
-# %% ../../nbs/ranking/65_growth.ipynb #_ranker_by
-def _ranker_by(X, who, positives, settings, seat):
-    "One new ranker by the solver that the settings name: (features, weights)."
-    rows = np.sort(who).astype(np.int32)
-    at = np.searchsorted(rows, np.sort(who[:positives]))
-    *problem, feature = gather_rows(*X, rows, seat, max(settings.bias, 0.0))
-    W = np.zeros((len(feature) + 1, 1), np.float32)
-    cost = np.full(positives, float(settings.Cp))
-    fill_weights(problem, len(rows), np.array([0, positives]), at, cost, settings, W)
-    prune_weights(W, float(settings.threshold), 0)
-    kept = np.flatnonzero(W[:, 0])
-    return np.append(feature, np.int32(len(seat)))[kept], W[kept, 0]
-
-
-def _strongest(column, most):
-    "The `most` largest weights of a (features, weights), ascending; 0: all."
-    feature, weight = column
-    if not most:
-        return feature, weight
-    best = np.sort(np.argsort(-abs(weight), kind="stable")[:most])
-    return feature[best], weight[best]
-
 # %% ../../nbs/ranking/65_growth.ipynb #_rankers
-def _leaf_rankers(X, positives, sample, settings, ones, seat):
-    "(features, weights) of every new label of a leaf."
-    nothing = np.zeros(0, np.float32)
-    room = np.empty_like(ones)
-    rule = (
-        float(settings.Cp),
-        float(settings.Cn),
-        float(max(settings.bias, 0)),
-        float(settings.eps),
-        settings.max_iter,
-        float(settings.threshold),
-    )
-    start = nothing
-    if len(positives) > 1:
-        start = _ranker(room, ones, X, sample, 0, nothing, *rule)[2]
-    family = np.unique(np.concatenate(positives))
-    found = []
-    for mine in positives:
-        who = np.concatenate([mine, _without(family, mine), sample])
-        if settings.solver == "l2-svm":
-            column = _ranker(room, ones, X, who, len(mine), start, *rule)[:2]
-        else:
-            column = _ranker_by(X, who, len(mine), settings, seat)
-        found.append(_strongest(column, settings.max_nonzeros))
-    return found
+def _leaf_rankers(X, positives, others, settings, seat):
+    "(features, weights) of every new label of a leaf, by the solver of the settings."
+    rows = np.unique(np.concatenate([*positives, others])).astype(np.int32)
+    at = np.concatenate([np.searchsorted(rows, mine) for mine in positives])
+    at_ptr = np.cumsum([0, *map(len, positives)])
+    *problem, feature = gather_rows(*X, rows, seat, max(settings.bias, 0.0))
+    W = np.zeros((len(feature) + 1, len(positives)), np.float32)
+    cost = np.full(len(at), float(settings.Cp))
+    fill_weights(problem, len(rows), at_ptr, at, cost, settings, W)
+    prune_weights(W, float(settings.threshold), settings.max_nonzeros)
+    feature = np.append(feature, np.int32(len(seat)))
+    kept = [np.flatnonzero(W[:, label]) for label in range(len(positives))]
+    return [(feature[rows], W[rows, label]) for label, rows in enumerate(kept)]
 
 
 def new_rankers(
@@ -795,7 +692,6 @@ def new_rankers(
     "The new labels' rankers. A sampled negative stands for its share of the leaf."
     X = known.X
     A = arrays(X)
-    ones = np.ones(X.shape[1] + 1, np.float32)
     seat = np.full(X.shape[1], -1, np.int32)
     new = _by_columns(known.new)
     columns: list = [None] * len(leaf)
@@ -805,8 +701,7 @@ def new_rankers(
         sample = statistics.sample[statistics.start[c] : statistics.start[c + 1]]
         stands_for = max(1.0, statistics.size[c] / max(1, len(sample)))
         heavier = replace(settings, Cn=settings.Cn * stands_for)
-        others = _without(sample, np.unique(np.concatenate(positives)))
-        found = _leaf_rankers(A, positives, others, heavier, ones, seat)
+        found = _leaf_rankers(A, positives, sample, heavier, seat)
         for label, column in zip(labels, found):
             columns[label] = column
     ids = np.concatenate([np.zeros(0, np.int32), *(j for j, _ in columns)])
@@ -1019,10 +914,8 @@ def add_labels(
     layers, taught_nodes = list(model.layers), []
     if hold is not None:
         x = arrays(known.X)
-        eps = solver.eps
-        found = sides(
-            model.layers, known, home, eps, yes_or_no("neighbours", neighbours)
-        )
+        neighbours = yes_or_no("neighbours", neighbours)
+        found = sides(model.layers, known, home, neighbours)
         for t, nodes in enumerate(found):
             h = statistics.curvature[t]
             layers[t] = taught(layers[t], nodes, x, h, solver, hold)
