@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
+from numba import njit
 from scipy import sparse
 from scipy.optimize import minimize
 from ..core.basics import atomic, check_place, number, one_of, refuse
@@ -685,17 +686,35 @@ def fit_curve(
     return Curve(corners, np.cumsum(found.x))
 
 # %% ../../nbs/ranking/55_calibration.ipynb #Places
-def _places_of(P):
-    "(entry,) the place in its list, from 0; (entry,) which curve it takes."
-    place = np.arange(P.nnz) - P.indptr[_rows_of(P)]
-    return place, np.searchsorted(_PLACES, place, side="right") - 1
+@njit(cache=True, nogil=True)
+def _between(s, score, odds):
+    "Where a line through corners is at s; flat beyond them."
+    if s <= score[0]:
+        return odds[0]
+    if s >= score[-1]:
+        return odds[-1]
+    at = np.searchsorted(score, s, side="right") - 1
+    share = (s - score[at]) / (score[at + 1] - score[at])
+    return odds[at] + share * (odds[at + 1] - odds[at])
 
 
-def _each_below_the_last(p, place, ptr):
-    "Probabilities cut, place by place, to a hair less than the one before."
-    for j in range(1, int(place.max(initial=0)) + 1):
-        at = ptr[:-1][np.diff(ptr) > j] + j
-        p[at] = np.minimum(p[at], p[at - 1] * _HAIR)
+@njit(cache=True, nogil=True)
+def _promises(ptr, scores, places, start, score, odds):
+    """Probabilities of lists, each below the one before.
+
+    places: where each curve begins; start, score, odds: the curves, end to end.
+    """
+    p = np.empty(len(scores))
+    for i in range(len(ptr) - 1):
+        curve = 0
+        above = np.inf
+        for at in range(ptr[i], ptr[i + 1]):
+            while curve < len(places) - 1 and at - ptr[i] >= places[curve + 1]:
+                curve += 1
+            own = slice(start[curve], start[curve + 1])
+            z = _between(scores[at], score[own], odds[own])
+            above = min(1 / (1 + np.exp(-z)), above * _HAIR)
+            p[at] = above
     return p
 
 
@@ -718,7 +737,8 @@ class Places:
         scores, right, _ = pairs_of(Y, P)
         if not len(scores):
             refuse("there are no predictions", mend="Predict the held-out rows first")
-        _, which = _places_of(P)
+        place = np.arange(P.nnz) - P.indptr[_rows_of(P)]
+        which = np.searchsorted(_PLACES, place, side="right") - 1
         curves = []
         for i in range(int(which.max()) + 1):
             curves.append(fit_curve(scores[which == i], right[which == i]))
@@ -729,13 +749,16 @@ class Places:
         P: sparse.csr_matrix,  # (n, L) scores, best first
     ) -> sparse.csr_matrix:  # (n, L) in (0, 1), in the same order, falling along a row
         "The map of its place on every stored score."
-        place, which = _places_of(P)
-        which = np.minimum(which, len(self.curves) - 1)
-        scores = P.data.astype(np.float64)
-        p = np.empty(len(scores))
-        for i, curve in enumerate(self.curves):
-            p[which == i] = curve(scores[which == i])
-        return _as_probabilities(_each_below_the_last(p, place, P.indptr), P)
+        curves = self.curves
+        p = _promises(
+            P.indptr,
+            P.data,
+            np.array(_PLACES[: len(curves)]),
+            np.cumsum([0, *(len(c.score) for c in curves)]),
+            np.concatenate([c.score for c in curves]),
+            np.concatenate([c.odds for c in curves]),
+        )
+        return _as_probabilities(p, P)
 
     def as_json(self) -> dict:  # of plain lists
         "The corners and facts, ready for a JSON file."

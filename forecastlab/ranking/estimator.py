@@ -449,8 +449,10 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
             k = self.k
         options = dict(beam=beam, selected=selected, post=post)
         options = {name: v for name, v in options.items() if v is not None}
+        # a tree looks at a single row of features itself
+        plain = sparse.issparse(X) and X.shape == (1, self.n_features_in_)
         return self.model_.predict(
-            self.features_of(X),
+            X if plain else self.features_of(X),
             k=None if k is None else whole("k", k),
             threads=self._cores(threads),
             **options,
