@@ -171,6 +171,8 @@ def _batches(rows: int, size: int) -> list[slice]:
 def _predict(a: argparse.Namespace) -> None:
     "What `forecastlab-xr predict` does."
     _check_beam_and_k(a)
+    if a.max_pred_chunk < 1:
+        refuse("--max-pred-chunk must be at least 1", [a.max_pred_chunk])
     X = load_matrix(a.inst_path)
     P = None
     if not (a.selected_output or a.label_path):
@@ -192,8 +194,6 @@ def _compiled_answer(a: argparse.Namespace, X: Matrix) -> Matrix:
 
     model = XRLinear.load(a.model_folder)
     selected = _matrix(a.selected_output)
-    if a.max_pred_chunk < 1:
-        refuse("--max-pred-chunk must be at least 1", [a.max_pred_chunk])
     if selected is not None and selected.shape[0] != X.shape[0]:
         refuse(
             f"{a.selected_output} has {selected.shape[0]:,} rows, {a.inst_path} has"

@@ -133,10 +133,17 @@ def _best_of_rows(row, key, rows, keep):
     return order[np.arange(len(order)) - ptr[row[order]] < keep]
 
 
+def _product(X, W):
+    "X W as a table; a small W is filled up, its rows are then added in one go."
+    if W.shape[0] * W.shape[1] <= 4_000_000:
+        return X @ W.toarray()
+    return (X @ W).toarray()
+
+
 def _step(X, layer, kept, keep):
     "From the clusters that each query kept to the best of their children."
     row, cluster, key = kept
-    margins = (X @ layer.W).toarray() + layer.offset
+    margins = _product(X, layer.W) + layer.offset
     width = np.diff(layer.child_ptr)[cluster]
     begin = np.cumsum(width) - width
     opened = np.repeat(layer.child_ptr[cluster] - begin, width)
