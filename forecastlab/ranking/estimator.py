@@ -23,7 +23,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from ..core.basics import LabError, atomic_folder, number, one_of, refuse
 from ..core.basics import whole
-from ..core.sparse import as_features, as_labels, checked, ordered
+from ..core.sparse import as_features, as_labels, checked
 from ..core.sparse import take_rows
 from ..kernels.posts import POSTS
 from .calibration import Places, best_threshold

@@ -7,7 +7,6 @@ __all__ = ['MOST_PRODUCTS', 'MOST_PLACES', 'SmallLayer', 'quick_answer']
 
 # %% ../../nbs/ranking/42_quick.ipynb #quick_imports
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
