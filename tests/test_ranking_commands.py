@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from forecastlab.ranking import commands
+from forecastlab.ranking import commands, labels, two_means
 from forecastlab.ranking.chain import load_chain
 from forecastlab.ranking.commands import COMMANDS
 from forecastlab.core.sparse import load_matrix, save_matrix
@@ -490,8 +490,11 @@ def test_workspace_is_used_again_and_notices_changes(files, xr, monkeypatch):
         files / "t2t" / "xlinear_ensemble" / "0" / "ranker" / "1.model" / "W.npz"
     ).read_bytes()
     with monkeypatch.context() as m:
-        for name in ("hierarchical_kmeans", "label_embedding"):
-            m.setattr(commands, name, lambda *a, **k: pytest.fail("made again"))
+        for module, name in (
+            (two_means, "hierarchical_kmeans"),
+            (labels, "label_embedding"),
+        ):
+            m.setattr(module, name, lambda *a, **k: pytest.fail("made again"))
         m.setattr(Vectorizer, "fit", lambda *a: pytest.fail("fitted again"))
         assert xr(*train)[0] == 0
         assert xr(*train, "--Cp", 2)[0] == 0

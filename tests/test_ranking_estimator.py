@@ -26,7 +26,8 @@ from sklearn.utils import get_tags
 
 from forecastlab.core.basics import LabError
 from forecastlab.ranking.calibration import ece, pairs_of
-from forecastlab.ranking.estimator import ExtremeClassifier, add, label_matrix
+from forecastlab.ranking.estimator import ExtremeClassifier, add, held_out_parts
+from forecastlab.ranking.estimator import label_matrix
 from forecastlab.ranking.metrics import precision
 from forecastlab.ranking.report import report
 from toys import grouped
@@ -411,9 +412,12 @@ def test_threads_of_a_call_win_and_are_not_saved(model, data, tmp_path, monkeypa
 
 def test_few_rows_are_cross_fitted_and_many_are_not():
     X, Y = grouped(600, seed=3, noise=2)
-    small, large = (ExtremeClassifier(**QUICK).fit(X[:n], Y[:n]) for n in (100, 600))
-    assert small.calibration_[0].facts == dict(rows=100, folds=5)
-    assert large.calibration_[0].facts == dict(rows=60, folds=1)
+    small = ExtremeClassifier(**QUICK).fit(X[:100], Y[:100])
+    assert small.calibration_.facts == dict(rows=100, folds=5)
+    for rows, folds in ((7000, 4), (25_000, 1), (10**6, 1)):
+        parts = held_out_parts(rows, 0)
+        assert len(parts) == folds and sum(map(len, parts)) == 5000
+        assert len(np.unique(np.concatenate(parts))) == 5000
     Xt, Yt = grouped(600, seed=4, noise=2)
     p, right, _ = pairs_of(Yt, small.predict_proba(Xt, 5))
     assert ece(p, right) < 0.1
@@ -428,6 +432,49 @@ def test_what_ece_says_of_honest_and_of_boastful_probabilities():
     assert ece(p, y) < 0.015
     assert ece(1 - p, y) > 0.4
     assert ece(np.full(20000, 0.99), y) > 0.45
+
+
+def test_probabilities_rank_as_scores_do_and_never_tie(model, data):
+    for k in (1, 5, 30):
+        ranked, P = model.rank(data[2], k), model.predict_proba(data[2], k)
+        assert_array_equal(ranked.indices, P.indices)
+        assert_array_equal(ranked.indptr, P.indptr)
+        inner = np.diff(P.data)[np.diff(np.repeat(range(120), np.diff(P.indptr))) == 0]
+        assert (inner < 0).all() and 0 < P.data.min() and P.data.max() < 1
+
+
+def test_a_single_row_is_answered_as_among_others(model, data):
+    X = data[2]
+    for k, beam in ((None, None), (1, 3), (50, [2, 2, 4])):
+        whole = model.rank(X[:20], k, beam=beam)
+        for i in range(20):
+            alone = model.rank(X[i], k, beam=beam)
+            assert_array_equal(alone.indices, whole[i].indices)
+            assert_array_equal(alone.data, whole[i].data)
+    # what is not clean takes the long way, and is refused as ever
+    bad = X[0].copy()
+    bad.data[0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        model.rank(bad)
+
+
+def test_the_first_answer_keeps_its_promise():
+    X, Y = grouped(3000, seed=5, noise=20)
+    Xt, Yt = grouped(4000, seed=6, noise=20)
+    P = ExtremeClassifier(**QUICK).fit(X, Y).predict_proba(Xt)
+    first = P.indptr[:-1]
+    _, right, _ = pairs_of(Yt, P)
+    assert 0.1 < right[first].mean() < 0.95
+    assert abs(P.data[first].mean() - right[first].mean()) < 0.02
+    assert ece(P.data[first], right[first]) < 0.035
+
+
+def test_a_model_of_an_earlier_version_is_refused(model, tmp_path):
+    model.save(tmp_path / "m")
+    file = tmp_path / "m" / "estimator.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | dict(format=1)))
+    with pytest.raises(ValueError, match="earlier version"):
+        ExtremeClassifier.load(tmp_path / "m")
 
 
 def test_a_beam_keeps_probabilities_and_changes_them(model, data):
@@ -449,8 +496,8 @@ def test_relevance_counts_and_is_checked(data):
         answers({}, data, R=R[:, :5])
     with pytest.raises(ValueError):
         answers({}, data, R=R[:5])
-    slope = lambda R: ExtremeClassifier(**QUICK).fit(X, Y, R=R).calibration_[0].slope
-    assert slope(None) != slope(R)
+    odds = lambda R: ExtremeClassifier(**QUICK).fit(X, Y, R=R).calibration_.as_json()
+    assert odds(None) != odds(R)
 
 
 # --- explanations and reports

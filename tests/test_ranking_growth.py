@@ -92,8 +92,10 @@ def test_without_a_nudge_old_scores_keep_every_bit(grown):
 def test_a_nudge_changes_only_the_ancestors_it_names(grown):
     model, statistics, X, old, new, fresh = grown
     copy = [{n: getattr(c, n).copy() for n in ARRAYS} for c in model.layers]
-    g = add_labels(model, X[fresh], old[fresh], new[fresh], statistics)
-    for was, now, nudged in zip(model.layers, g.model.layers, g.nudged):
+    given = model, X[fresh], old[fresh], new[fresh], statistics
+    g = add_labels(*given, neighbours=False)
+    assert not len(g.nudged[-1])
+    for was, now, nudged in zip(model.layers[:-1], g.model.layers, g.nudged):
         moved = np.flatnonzero(np.diff((was.to_csc() != now.to_csc()).tocsc().indptr))
         assert len(nudged) and set(moved) <= set(nudged)
         rebuilt = Chunks.from_csc(now.to_csc(), now.C, now.bias)
@@ -111,6 +113,49 @@ def test_a_nudge_changes_only_the_ancestors_it_names(grown):
     # only words that nobody used may move far, a missing weight by less than they do
     for was, now in zip(model.layers[:-1], far.layers[:-1]):
         assert abs(was.to_csc() - now.to_csc()).max() < 0.3
+
+
+def test_ancestors_that_remember_everything_are_those_of_training():
+    X, Y = world(400, seed=4)
+    tight = LinearSettings(eps=1e-5, max_iter=2000, threshold=0)
+    old, new = Y[:, :50].tocsr(), Y[:, 50:].tocsr()
+    model = XRLinear.train(X, old, leaf=10, branches=8, solver=tight, progress=False)
+    g = add_labels(model, X, old, new, solver=tight, hold=0.0).model
+    chain = [layer.C for layer in g.layers]
+    again = XRLinear.train(X, Y, chain, solver=tight, progress=False)
+    assert model.depth == 2
+    assert abs(g.layers[0].to_csc() - again.layers[0].to_csc()).max() < 5e-3
+    alone = add_labels(model, X, old, new, solver=tight, hold=None).model
+    assert abs(alone.layers[0].to_csc() - again.layers[0].to_csc()).max() > 0.1
+    # the new rankers, too: every row of the leaf is a negative, whatever it carries
+    theirs = again.layers[1].to_csc()[:, 50:]
+    assert abs(g.layers[1].to_csc()[:, 50:] - theirs).max() < 5e-3
+
+
+def test_neighbours_that_answer_new_instances_learn_that_they_are_not_theirs(grown):
+    model, _, X, old, new, fresh = grown
+    all_rows = Statistics.of(model, X[~fresh], old[~fresh])
+    given = model, X[fresh], old[fresh], new[fresh], all_rows
+    g = add_labels(*given)
+    before, after = model.layers[-1].to_csc(), g.model.layers[-1].to_csc()[:, :50]
+    moved = np.flatnonzero(np.diff((before != after).tocsc().indptr))
+    assert len(moved) and set(moved) <= set(g.nudged[-1])
+
+
+def test_where_nothing_is_new_nothing_changes(grown):
+    model, _, X, old, new, fresh = grown
+    nothing = sparse.csr_matrix((X[~fresh].shape[0], 2), dtype=np.float32)
+    g = add_labels(model, X[~fresh], old[~fresh], nothing).model
+    for was, now in zip(model.layers[:-1], g.layers[:-1]):
+        assert same(was, now)
+    assert (g.layers[-1].to_csc()[:, :50] != model.layers[-1].to_csc()).nnz == 0
+
+
+def test_statistics_of_an_earlier_version_are_refused(grown, tmp_path):
+    grown[1].save(tmp_path / "s")
+    (tmp_path / "s" / "statistics.json").write_text('{"format": 1, "layers": 2}')
+    with pytest.raises(ValueError, match="earlier version"):
+        Statistics.load(tmp_path / "s")
 
 
 def test_with_everything_given_statistics_are_made_on_the_way(grown):

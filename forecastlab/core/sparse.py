@@ -9,6 +9,7 @@ __all__ = ['arrays', 'canonical', 'is_checked', 'checked', 'as_features', 'as_en
            'csr_of_blocks', 'save_matrix', 'load_matrix']
 
 # %% ../../nbs/core/15_sparse.ipynb #d1f962b3
+import functools
 import math
 import os
 import struct
@@ -22,7 +23,6 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from numba import njit
 from .basics import BLOCK, atomic, path_of, refuse
 
 # %% ../../nbs/core/15_sparse.ipynb #Matrix
@@ -453,7 +453,14 @@ def only(
     return sp.coo_matrix(entries, shape=A.shape).asformat(A.format)
 
 # %% ../../nbs/core/15_sparse.ipynb #_best
-@njit(cache=True, nogil=True)
+@functools.cache
+def _compiled(f):
+    "A function in compiled code. Numba is imported when one is first called."
+    from numba import njit
+
+    return njit(cache=True, nogil=True)(f)
+
+
 def _best(start, index, score, kept, order):
     """Places of each row's best entries, by score and then by index.
 
@@ -495,7 +502,8 @@ def ordered(
     start = P.indptr.astype(np.int64)
     if counts.max(initial=0) <= 1000 or most.max(initial=0) <= 50:
         index = P.indices.astype(np.int32, copy=False)
-        _best(start, index, P.data.astype(np.float64), kept, order)
+        score = P.data.astype(np.float64)
+        _compiled(_best)(start, index, score, kept, order)
     # walking up a long list takes longer than sorting it
     else:
         for a, b, first, last in zip(start, start[1:], kept, kept[1:]):
@@ -559,7 +567,6 @@ def _row_by_row(A: Matrix, B: Matrix) -> np.ndarray:
     return np.einsum("ij,ij->i", A, B)
 
 # %% ../../nbs/core/15_sparse.ipynb #_product
-@njit(cache=True, nogil=True)
 def _product(
     a_start, a_index, a_value, b_start, b_index, b_value, first, last, width, room
 ):
@@ -632,9 +639,11 @@ def product(
     cut = np.searchsorted(work, np.linspace(0, work[-1], blocks + 1)[1:-1])
     cut = np.unique([0, *cut, A.shape[0]]).tolist()
 
+    multiply = _compiled(_product)
+
     def rows(first, last):
         room = min(int(work[last] - work[first]), (last - first) * width)
-        return _product(*a, *b, first, last, width, room)
+        return multiply(*a, *b, first, last, width, room)
 
     with ThreadPoolExecutor(cores(threads)) as pool:
         parts = list(pool.map(rows, cut, cut[1:]))

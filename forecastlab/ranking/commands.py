@@ -13,25 +13,22 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 from ..core.basics import atomic, check_place, path_of, refuse
 from ..core.sparse import Matrix, as_entries, as_features, as_labels
 from ..core.sparse import load_matrix, save_matrix, vstack
-from .chain import Chain, load_chain, save_chain
-from .files import read_text2text
-from .labels import label_embedding
-from .solvers import LinearSettings
-from .metrics import evaluate
 from .options import INDEX_OPTIONS, SOLVERS, Parser, evaluate_options
 from .options import predict_options, read_params, skeleton
 from .options import text_evaluate_options, text_predict_options
 from .options import text_train_options, train_options
-from .text import Vectorizer
-from .text2text import Text2Text, answers, digest, kept
-from .two_means import hierarchical_kmeans
-from .xrlinear import XRLinear
+from .quick import quick_answer
+
+# %% ../../nbs/ranking/95_commands.ipynb #late
+if TYPE_CHECKING:
+    from forecastlab.ranking.chain import Chain
+    from forecastlab.ranking.xrlinear import XRLinear
 
 # %% ../../nbs/ranking/95_commands.ipynb #_lines
 def _lines(path: str | os.PathLike) -> list[str]:
@@ -69,8 +66,10 @@ def _matrix(path: str | None) -> Matrix | None:
     return load_matrix(path) if path else None
 
 # %% ../../nbs/ranking/95_commands.ipynb #_tree
-def _tree(a: argparse.Namespace, Z: Matrix) -> Chain:
+def _tree(a: argparse.Namespace, Z: Matrix) -> "Chain":
     "A tree of these label vectors."
+    from forecastlab.ranking.two_means import hierarchical_kmeans
+
     return hierarchical_kmeans(
         Z,
         a.nr_splits,
@@ -86,11 +85,14 @@ def _trained(
     a: argparse.Namespace,
     X: Matrix,
     Y: Matrix,
-    chain: Chain,
+    chain: "Chain",
     R: Matrix | None = None,
     given: Mapping[int, Matrix] | None = None,
-) -> XRLinear:
+) -> "XRLinear":
     "A model with the options of the command."
+    from forecastlab.ranking.solvers import LinearSettings
+    from forecastlab.ranking.xrlinear import XRLinear
+
     solver = LinearSettings(
         SOLVERS[a.solver_type],
         a.Cp,
@@ -120,8 +122,11 @@ def _trained(
     )
 
 # %% ../../nbs/ranking/95_commands.ipynb #_chain_of
-def _chain_of(a: argparse.Namespace, X: Matrix, Y: Matrix) -> Chain:
+def _chain_of(a: argparse.Namespace, X: Matrix, Y: Matrix) -> "Chain":
     "The tree of --code-path, or one that is grown now."
+    from forecastlab.ranking.chain import load_chain
+    from forecastlab.ranking.labels import label_embedding
+
     if a.code_path:
         return load_chain(a.code_path, a.nr_splits)
     if a.label_feat_path:
@@ -171,13 +176,31 @@ def _batches(rows: int, size: int) -> list[slice]:
 def _predict(a: argparse.Namespace) -> None:
     "What `forecastlab-xr predict` does."
     _check_beam_and_k(a)
-    model = XRLinear.load(a.model_folder)
+    if a.max_pred_chunk < 1:
+        refuse("--max-pred-chunk must be at least 1", [a.max_pred_chunk])
     X = as_features(load_matrix(a.inst_path), a.inst_path)
+    P = None
+    if not (a.selected_output or a.label_path):
+        asks = a.only_topk, a.beam_size, a.post_processor
+        P = quick_answer(a.model_folder, X, *asks)
+    if P is None:
+        P = _compiled_answer(a, X)
+    if a.save_pred_path:
+        save_matrix(a.save_pred_path, P)
+    if a.label_path:
+        from forecastlab.ranking.metrics import evaluate
+
+        print(evaluate(load_matrix(a.label_path), P, 10))
+
+
+def _compiled_answer(a: argparse.Namespace, X: Matrix) -> Matrix:
+    "Predictions by the compiled search, batch by batch."
+    from forecastlab.ranking.xrlinear import XRLinear
+
+    model = XRLinear.load(a.model_folder)
     selected = _matrix(a.selected_output)
     if selected is not None:
         selected = as_entries(selected, a.selected_output)
-    if a.max_pred_chunk < 1:
-        refuse("--max-pred-chunk must be at least 1", [a.max_pred_chunk])
     if selected is not None and selected.shape[0] != X.shape[0]:
         refuse(
             f"{a.selected_output} has {selected.shape[0]:,} rows, {a.inst_path} has"
@@ -196,15 +219,13 @@ def _predict(a: argparse.Namespace) -> None:
                 threads=_threads(a),
             )
         )
-    P = parts[0] if len(parts) == 1 else vstack(parts)
-    if a.save_pred_path:
-        save_matrix(a.save_pred_path, P)
-    if a.label_path:
-        print(evaluate(load_matrix(a.label_path), P, 10))
+    return parts[0] if len(parts) == 1 else vstack(parts)
 
 
 def _evaluate(a: argparse.Namespace) -> None:
     "What `forecastlab-xr evaluate` does."
+    from forecastlab.ranking.metrics import evaluate
+
     print(evaluate(load_matrix(a.truth_path), load_matrix(a.pred_path), a.topk))
 
 # %% ../../nbs/ranking/95_commands.ipynb #_label_vectors
@@ -225,11 +246,15 @@ def _label_vectors(a: argparse.Namespace, Y: Matrix, X: Matrix) -> Matrix:
             settings["alpha"] = float(settings["alpha"])
         except ValueError:
             refuse("alpha in --label-embed-type is no number", [settings["alpha"]])
+    from forecastlab.ranking.labels import label_embedding
+
     return label_embedding(name, Y, X, threads=_threads(a), **settings)
 
 
 def _tree_digest(a: argparse.Namespace, files: str, labels: int) -> str:
     "A name for the tree: of the texts, the label vectors and the tree's options."
+    from forecastlab.ranking.text2text import digest
+
     settings = a.label_embed_type.split("::")
     vectors = [Path(p.removeprefix("Z=")) for p in settings if p.startswith("Z=")]
     options = [getattr(a, n) for n in INDEX_OPTIONS]
@@ -238,6 +263,11 @@ def _tree_digest(a: argparse.Namespace, files: str, labels: int) -> str:
 # %% ../../nbs/ranking/95_commands.ipynb #_text_train
 def _text_train(a: argparse.Namespace) -> None:
     "What `forecastlab-xr text2text-train` does."
+    from forecastlab.ranking.chain import load_chain, save_chain
+    from forecastlab.ranking.files import read_text2text
+    from forecastlab.ranking.text import Vectorizer
+    from forecastlab.ranking.text2text import Text2Text, digest, kept
+
     _check_beam_and_k(a)
     folder = check_place(a.model_folder, "output_items.json", overwrite=True)
     config = a.vectorizer_config_path or a.vectorizer_config_json
@@ -308,6 +338,8 @@ def _questions(a: argparse.Namespace) -> Iterator[tuple[list[str], list[str] | N
 # %% ../../nbs/ranking/95_commands.ipynb #_text_predict
 def _text_predict(a: argparse.Namespace) -> None:
     "What `forecastlab-xr text2text-predict` does."
+    from forecastlab.ranking.text2text import Text2Text, answers
+
     _check_beam_and_k(a)
     if a.input_text_path == "-" and a.meta_info_path:
         refuse("--meta-info-path needs a file of texts", mend="Give one with -i")
@@ -356,6 +388,8 @@ def _by_rows(
 # %% ../../nbs/ranking/95_commands.ipynb #_text_evaluate
 def _text_evaluate(a: argparse.Namespace) -> None:
     "What `forecastlab-xr text2text-evaluate` does."
+    from forecastlab.ranking.metrics import evaluate
+
     names = _lines(a.text_item_path) if a.text_item_path is not None else []
     number = {name: i for i, name in enumerate(names)}
     try:

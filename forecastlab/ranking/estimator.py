@@ -24,15 +24,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from ..core.basics import LabError, atomic_folder, check_seal, number, one_of
 from ..core.basics import refuse, whole, yes_or_no
-from ..core.sparse import as_features, as_labels, checked, ordered
+from ..core.sparse import as_features, as_labels, checked
 from ..core.sparse import take_rows
 from ..kernels.posts import POSTS
-from .calibration import Calibration, Steps, best_threshold
-from .calibration import fit_steps, pairs_of
+from .calibration import Places, best_threshold
 from .ensemble import COMBINE, Ensemble
 from .explain import EnsembleExplanation, Explanation, explain
 from .explain import explain_together, without_each
-from .growth import add_labels
+from .growth import Statistics, add_labels
 from .two_means import hierarchical_kmeans
 from .labels import pifa
 from .solvers import LinearSettings
@@ -334,10 +333,10 @@ def answer_wordless(
 def held_out_parts(
     rows: int,  # instances that there are
     seed: int,  # of the deal
-) -> list[np.ndarray]:  # one part, or five; row numbers, ascending
+) -> list[np.ndarray]:  # one to five parts; row numbers, ascending
     """Which rows are held out, and when.
 
-    A tenth (5,000 at most); five parts in turn where a tenth is fewer than 50.
+    A fifth in turn, until all are, or 5,000.
     """
     if rows < 20:
         refuse(
@@ -345,18 +344,9 @@ def held_out_parts(
             mend="Say calibrate=False, or give more rows",
         )
     order = np.random.default_rng(seed).permutation(rows)
-    if rows >= 500:
-        return [np.sort(order[: min(rows // 10, 5000)])]
-    return [np.sort(order[i::5]) for i in range(5)]
-
-
-def _median(found, facts):
-    "One calibration of several: the medians of their slopes and offsets."
-    slope = np.median([c.slope for c in found], axis=0)
-    offset = np.median([c.offset for c in found], axis=0)
-    return Calibration(
-        [float(a) for a in slope], [float(b) for b in offset], None, dict(facts)
-    )
+    parts = min(5, math.ceil(5000 / (rows / 5)))
+    chosen = order[: min(rows, 5000)]
+    return [np.sort(chosen[i::parts]) for i in range(parts)]
 
 # %% ../../nbs/ranking/70_estimator.ipynb #can_calibrate
 def can_calibrate(
@@ -374,11 +364,10 @@ def calibrate_trees(
     Y: sparse.csr_matrix,  # (instance, label)
     train: Callable,  # row numbers -> trees trained on these rows
     combined: Callable,  # trees -> Ensemble
-    beam: int = 10,  # nodes kept in every layer
     seed: int = 0,  # of the held-out rows
     threads: int | None = None,  # None: all cores
-) -> tuple[list[Calibration], Steps, float]:
-    """A calibration for each tree, the last map of their mean, and the best threshold.
+) -> tuple[Places, float]:
+    """The probabilities of every place's scores, and the best threshold.
 
     Everything is learned on rows that the trees did not see. Refuses rows that are too
     few, and held-out parts without labels.
@@ -391,29 +380,15 @@ def calibrate_trees(
             "a held-out part has no labels, the rows are too few to calibrate on",
             mend="Say calibrate=False, or give more rows with labels",
         )
-    forests, found = [], []
+    answers = []
     for held in parts:
         trees = train(np.setdiff1d(np.arange(X.shape[0]), held))
-        x, y = take_rows([X, Y], held)
-        fitted = [
-            Calibration.fit(tree, x, y, last=None, beam=beam, seed=seed)
-            for tree in trees
-        ]
-        found.append(fitted)
-        forests.append(trees)
-    facts = dict(rows=sum(map(len, parts)), folds=len(parts))
-    calibrations = [_median(of_tree, facts) for of_tree in zip(*found)]
-
-    answers = []
-    for trees, held in zip(forests, parts):
-        calibrated = [c.apply(t) for c, t in zip(calibrations, trees)]
         (x,) = take_rows([X], held)
-        answers.append(combined(calibrated).predict(x, threads=threads))
+        answers.append(combined(trees).predict(x, threads=threads))
     P = sparse.vstack(answers, format="csr")
     (truth,) = take_rows([Y], np.concatenate(parts))
-    p, right, _ = pairs_of(truth, P)
-    last = fit_steps(p, right)
-    return calibrations, last, best_threshold(truth, last.on_entries(P))[0]
+    places = Places.fit(P, truth, rows=P.shape[0], folds=len(parts))
+    return places, best_threshold(truth, places.probabilities(P))[0]
 
 # %% ../../nbs/ranking/70_estimator.ipynb #LabNotFittedError
 class LabNotFittedError(LabError, NotFittedError):
@@ -516,15 +491,14 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
                 progress=self.progress,
             )
 
-        calibration, last, threshold = None, None, None
+        calibration, threshold = None, None
         if self.calibrate:
-            calibration, last, threshold = calibrate_trees(
-                X, Y, train, self._combined, self.beam, self.seed, self._cores()
+            calibration, threshold = calibrate_trees(
+                X, Y, train, self._combined, self.seed, self._cores()
             )
         model = self._combined(train(None))
 
-        for old in ("calibrated_", "feature_names_in_"):
-            self.__dict__.pop(old, None)
+        self.__dict__.pop("feature_names_in_", None)
         if columns is not None:
             self.feature_names_in_ = columns
         self.vectorizer_ = vectorizer
@@ -532,7 +506,6 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         self.names_ = named
         self.n_features_in_ = X.shape[1]
         self.calibration_ = calibration
-        self.last_ = last
         self.threshold_ = threshold
         self.model_ = model
         self.common_ = common_labels(Y)
@@ -556,7 +529,10 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
             k = self.k
         options = dict(beam=beam, selected=selected, post=post)
         options = {name: v for name, v in options.items() if v is not None}
-        X = self.features_of(X)
+        # a tree looks at a single row of features itself
+        single = (1, self.n_features_in_)
+        plain = isinstance(X, sparse.csr_matrix) and X.shape == single
+        X = X if plain else self.features_of(X)
         P = self.model_.predict(
             X,
             k=None if k is None else whole("k", k),
@@ -575,26 +551,20 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         beam: int | Sequence[int] | None = None,
         threads: int | None = None,  # of this call; None: the setting; -1: all cores
     ) -> sparse.csr_matrix:  # (instance, label) rows best first
-        """Probabilities of the k likeliest labels.
+        """Probabilities of the k best labels of `rank`, in its order.
 
         Refused where the model was fitted with calibrate=False.
         """
         self._refuse_unfitted()
-        if self.calibration_ is None or self.last_ is None:
+        if self.calibration_ is None:
             refuse(
                 "this model was fitted with calibrate=False: it has scores, no"
                 " probabilities",
                 mend="Fit it with calibrate=True, or use rank(X)",
             )
-        k = whole("k", self.k if k is None else k)
-        if not hasattr(self, "calibrated_"):
-            pairs = zip(self.calibration_, self.model_.models)
-            self.calibrated_ = self._combined([c.apply(tree) for c, tree in pairs])
-        options = {} if beam is None else dict(beam=beam)
         X = self.features_of(X)
-        P = self.calibrated_.predict(X, k=k, threads=self._cores(threads), **options)
-        P = ordered(self.last_.on_entries(P), k)
-        return answer_wordless(P, X, self.common_, k)
+        P = self.calibration_.probabilities(self.rank(X, k, threads, beam))
+        return answer_wordless(P, X, self.common_, self.k if k is None else k)
 
     def predict(
         self,
@@ -737,8 +707,6 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
             self.model_.save(new / "trees")
             if self.vectorizer_:
                 self.vectorizer_.save(new / "vectorizer")
-            for i, calibration in enumerate(self.calibration_ or []):
-                calibration.save(new / f"calibration{i}.json")
             (new / "estimator.json").write_text(about)
 
     @classmethod
@@ -775,11 +743,8 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         model.vectorizer_ = None
         if (folder / "vectorizer").is_dir():
             model.vectorizer_ = Vectorizer.load(folder / "vectorizer")
-        model.calibration_, model.last_ = None, None
-        if about["last"]:
-            files = [folder / f"calibration{i}.json" for i in range(len(model.model_))]
-            model.calibration_ = [Calibration.load(file) for file in files]
-            model.last_ = Steps.from_json(about["last"])
+        places = about["places"]
+        model.calibration_ = None if places is None else Places.from_json(places)
         return model
 
     def _refuse_unfitted(self):
@@ -946,6 +911,11 @@ def add(
     model: ExtremeClassifier,  # fitted with lists of labels
     X: Any,  # all training instances: texts or features
     y: Any,  # (instance,) their labels, the new ones among them
+    # how firmly old rankers hold to what they knew; None: they are not touched
+    hold: float | None = 0.2,
+    # the old labels beside new ones learn that new instances are not theirs
+    neighbours: bool = True,
+    most: int | None = None,  # instances of a leaf that take part; None: all
 ) -> ExtremeClassifier:  # a new model; the old one is untouched
     "Teach a fitted model labels that it did not know."
     features = model.features_of(X)
@@ -965,34 +935,36 @@ def add(
     names = _objects([*model.classes_, *sorted(fresh, key=_by_kind)])
     Y, classes = label_matrix(lists, names)
     solver = LinearSettings(model.solver, model.C, model.C, threshold=model.threshold)
-    how = dict(solver=solver, threads=model._cores())
+    how = dict(solver=solver, hold=hold, neighbours=neighbours, threads=model._cores())
     known = checked(Y[:, :old], labels=True)
     its_new = checked(Y[:, old:], labels=True)
-    grown = [
-        add_labels(tree, features, known, its_new, **how).model
-        for tree in model.model_.models
-    ]
+    features, rows = checked(sparse.csr_matrix(features)), np.arange(len(lists))
+    grown = []
+    for tree in model.model_.models:
+        about = Statistics.of(tree, features, known, most)
+        grown.append(
+            add_labels(tree, features, known, its_new, about, rows, **how).model
+        )
     new = copy.copy(model)
-    new.__dict__.pop("calibrated_", None)
     new.classes_ = classes
     new.model_ = model._combined(grown)
     return new
 
 # %% ../../nbs/ranking/70_estimator.ipynb #_save
 def _as_json(model):
-    "Everything but the trees, the vectorizer and the layers' calibrations."
+    "Everything but the trees and the vectorizer."
     settings = {n: _as_python(v) for n, v in model.get_params().items()}
     del settings["threads"]
     columns = getattr(model, "feature_names_in_", None)
     about = dict(
-        format=1,
+        format=2,
         settings=settings,
         names=model.classes_.tolist() if model.names_ else None,
         columns=None if columns is None else list(columns),
         labels=len(model.classes_),
         features=model.n_features_in_,
         threshold=model.threshold_,
-        last=None if model.last_ is None else model.last_.as_json(),
+        places=None if model.calibration_ is None else model.calibration_.as_json(),
         common=[values.tolist() for values in model.common_],
     )
     try:
@@ -1004,7 +976,7 @@ def _as_json(model):
         )
 
 
-_KEYS = ("settings", "names", "labels", "features", "threshold", "last")
+_KEYS = ("settings", "names", "labels", "features", "threshold", "places")
 
 
 def _read(folder):
@@ -1017,6 +989,11 @@ def _read(folder):
         )
     try:
         about = json.loads(path.read_text())
+        if about.get("format") == 1:
+            refuse(
+                f"{folder} was saved by an earlier version",
+                mend="Fit the model again: its probabilities are made in another way",
+            )
         lost = [key for key in _KEYS if key not in about]
         strange = set(about["settings"]) - set(ExtremeClassifier().get_params())
     except Exception as e:

@@ -373,7 +373,7 @@ class XRLinear:
         if plain and getattr(X, "shape", None) == (1, self.features):
             answer = _one_row(self, X, k, beam, own)
             if answer is not None:
-                return answer
+                return _as_row(answer, _kept_query(self, k, beam, own)[1])
         X = as_features(X, features=self.features)
         if selected is not None:
             return score_selected(X, self.layers, selected, _one_post(own), threads)
@@ -385,6 +385,24 @@ class XRLinear:
             posts = _posts(own, self.depth)
             return _layer_by_layer(X, self.layers, widths, posts, start, threads)
         return beam_search(X, self.layers, widths, k, _one_post(own), start, threads)
+
+    def answer_row(
+        self,
+        X: sparse.csr_matrix | np.ndarray,  # (1, feature) a single instance
+        k: int | None = None,  # labels returned; None: the model's own number
+        beam: int | Sequence[int] | None = None,  # as in `predict`
+        post: str | bool | None = None,  # as in `predict`
+    ) -> tuple[np.ndarray, np.ndarray] | None:  # (k,) labels and (k,) scores, or None
+        "What `predict` says of one clean row, without a matrix. None: ask `predict`."
+        if X.shape != (1, self.features):
+            return None
+        return _one_row(
+            self,
+            X,
+            self.k if k is None else k,
+            self.beam if beam is None else beam,
+            self.post if post is None else post,
+        )
 
     def query(
         self,
@@ -634,15 +652,19 @@ def _entries_of_row(X):
 
 
 def _one_row(model, X, k, beam, post):
-    "A clean row, answered by the compiled query; None where it needs the long way."
+    "(labels, scores) of a clean row by the compiled query; None: the long way."
     row = None if isinstance(post, (list, tuple)) else _entries_of_row(X)
     if row is None:
         return None
+    return _kept_query(model, k, beam, post)[0](*row)
+
+
+def _as_row(answer, empty):
+    "One row's labels and scores as a matrix."
     # a new matrix from its parts would be checked, for longer than the search takes
-    query, empty = _kept_query(model, k, beam, post)
-    node, score = query(*row)
     P = copy(empty)
-    P.data, P.indices, P.indptr = score, node, np.array([0, len(node)], np.int32)
+    P.indices, P.data = answer
+    P.indptr = np.array([0, len(P.indices)], np.int32)
     return P
 
 # %% ../../nbs/ranking/40_xrlinear.ipynb #_on_device
