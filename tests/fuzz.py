@@ -304,7 +304,9 @@ def tables(rng):
     _spoil(data, rng)
     folder = Path(tempfile.mkdtemp())
     path = folder / pick(rng, ["a.csv", "a.tsv", "a.txt", "a.xlsx", "a.parquet", "a"])
-    path.write_bytes(gzip.compress(bytes(data)) if rng.random() < 0.1 else data)
+    path.write_bytes(
+        gzip.compress(bytes(data), mtime=0) if rng.random() < 0.1 else data
+    )
     yield dict(freq=freq), bytes(data[:200])
     forecast_of(understand(path, Settings(freq=freq)).panel(), rng)
 
@@ -656,7 +658,9 @@ def label_files(rng):
     if rng.random() < 0.1:
         data = data.replace(b"3 5 4", b"3 %d 4" % pick(rng, [2**31, 2**70, -1, 0]))
         data = data.replace(b"2::.5", b"%d::1e39" % pick(rng, [2**31 - 2, 2**70, -1]))
-    packed = bytearray(gzip.compress(bytes(data)) if path.suffix == ".gz" else data)
+    packed = bytearray(
+        gzip.compress(bytes(data), mtime=0) if path.suffix == ".gz" else data
+    )
     if rng.random() < 0.3:
         _spoil(packed, rng)
     path.write_bytes(packed)
@@ -700,7 +704,7 @@ def corpora(rng):
             data = bytearray(text.encode(pick(rng, ENCODINGS), "replace"))
             _spoil(data, rng)
             gz = path.suffix == ".gz"
-            path.write_bytes(gzip.compress(bytes(data)) if gz else data)
+            path.write_bytes(gzip.compress(bytes(data), mtime=0) if gz else data)
     except Exception:  # pandas itself refuses
         path.write_text("")
     yield f"{path.name} {columns}", words(odd)
