@@ -68,6 +68,11 @@ CLAIMED = {
     "doors.kills": (">= 1", 1),
     "doors.damage": (">= 1", 1),
     "doors.fuzz": (">= 1", 1),
+    "ranking.grow.p1": (">= -0.5", 0),
+    "ranking.top1.ece": ("<= 0.02", 0.02),
+    "ranking.rank.single": ("<= 1.3", 1.3),
+    "ranking.start": ("<= 1", 1),
+    "ranking.transformer.cost": ("<= 150", 150),
 }
 
 
