@@ -65,6 +65,11 @@ CLAIMED = {
     "ranking.million.gb": ("<= 24", 8),
     "ranking.newlabels.p1": (">= -1", 0),
     "ranking.coldstart": ("> 0", 5),
+    "ranking.grow.p1": (">= -0.5", 0),
+    "ranking.top1.ece": ("<= 0.02", 0.01),
+    "ranking.rank.single": ("<= 1.3", 1.2),
+    "ranking.start": ("<= 1", 0.6),
+    "ranking.transformer.cost": ("<= 150", 140),
 }
 
 
