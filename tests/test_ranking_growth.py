@@ -121,7 +121,7 @@ def test_ancestors_that_remember_everything_are_those_of_training():
     tight = LinearSettings(eps=1e-5, max_iter=2000, threshold=0)
     old, new = Y[:, :50].tocsr(), Y[:, 50:].tocsr()
     model = XRLinear.train(X, old, leaf=10, branches=8, solver=tight, progress=False)
-    g = add_labels(model, X, old, new, solver=tight, hold=0.0).model
+    g = add_labels(model, X, old, new, solver=tight, hold=0.0, company=None).model
     chain = [layer.C for layer in g.layers]
     again = XRLinear.train(X, Y, chain, solver=tight, progress=False)
     assert model.depth == 2

@@ -549,12 +549,17 @@ class Sides(NamedTuple):
     positives: int  # how many are positives now
 
 
-def _sides_of(node, before, now, mark):
+def _sides_of(node, before, now, mark, turn, company):
     "Sides of a node. before, now: (parent's, node's) members; before: learnt ones."
     parent, own = now
-    who = np.concatenate([own, _without(parent, own)])
+    others = _without(parent, own)
     mark[before[0]] = -1
     mark[before[1]] = 1
+    known = others[mark[others] == -1]
+    if company is not None and len(known) > company:
+        last = np.argpartition(turn[known], company)[company:]
+        others = _without(others, np.sort(known[last]))
+    who = np.concatenate([own, others])
     was = mark[who]
     mark[before[0]] = 0
     return Sides(node, who, was, len(own))
@@ -570,16 +575,22 @@ def sides(
     known: Gathered,  # who takes part
     leaf: np.ndarray,  # (new label,) the leaf of each
     neighbours: bool = True,  # also the labels beside the new ones
+    # negatives that an ancestor has learnt and meets again, drawn, and a neighbour a
+    # quarter of them; None: all
+    company: int | None = None,
 ) -> list[list[Sides]]:  # of each layer: the nodes that have to learn
     "Whom every old ranker must tell apart now, where it has something to learn."
     before, now = _memberships(layers, known, leaf)
     mark = np.zeros(known.X.shape[0], np.int8)
+    turn = np.random.default_rng(0).permutation(known.X.shape[0])
     learnt = lambda rows: rows[known.learnt[rows]]
     found: list = []
     for t, layer in enumerate(layers):
         found.append([])
-        if t == len(layers) - 1 and not neighbours:
-            break
+        if t == len(layers) - 1:
+            if not neighbours:
+                break
+            company = None if company is None else max(1, company // 4)
         W = layer.to_csc()
         for c in range(layer.clusters):
             parent, its_own = _column(now[t], c), learnt(_column(before[t], c))
@@ -596,7 +607,7 @@ def sides(
                 must |= _answers_wrongly(margins, sides_now)
             for q in np.flatnonzero(must):
                 two = (its_own, was[q]), (parent, own[q])
-                found[t].append(_sides_of(children[q], *two, mark))
+                found[t].append(_sides_of(children[q], *two, mark, turn, company))
     return found
 
 # %% ../../nbs/ranking/65_growth.ipynb #_exchanged
@@ -912,6 +923,9 @@ def add_labels(
     # the old labels of the leaf learn that new instances are not theirs; False: no old
     # label's ranker changes
     neighbours: bool = True,
+    # negatives that an ancestor has learnt and meets again, drawn, and a neighbour a
+    # quarter of them; the others are held by `hold`; None: all
+    company: int | None = 2000,
     # (new label, feature) of labels that have no instance yet
     texts: np.ndarray | sparse.spmatrix | None = None,
     # as the model was trained; None: the defaults
@@ -940,7 +954,8 @@ def add_labels(
     if hold is not None:
         x = arrays(known.X)
         neighbours = yes_or_no("neighbours", neighbours)
-        found = sides(model.layers, known, home, neighbours)
+        company = None if company is None else whole("company", company)
+        found = sides(model.layers, known, home, neighbours, company)
         for t, nodes in enumerate(found):
             h = statistics.curvature[t]
             layers[t] = taught(layers[t], nodes, x, h, solver, hold)
