@@ -418,8 +418,8 @@ def test_the_yardstick_is_reproduced(yardstick, which, model, published):
 
 
 @pytest.mark.slow
+@pytest.mark.slow  # 15 to 20 CPU seconds a call
 def test_the_yardstick_of_ets_is_reproduced_and_the_guard_does_not_cost(yardstick):
-    "15 to 20 CPU seconds a call."
     measured = lambda model: score(yardstick, "breakfast_at_the_frat", model)
     raw = measured(AutoETS(ranges=None, progress=False))
     assert raw == pytest.approx(0.4157, abs=0.002)
