@@ -24,6 +24,11 @@ def pytest_addoption(parser):
         action="store_true",
         help="also run tests that download from the internet",
     )
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="also run tests of half a minute and more",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
@@ -38,6 +43,8 @@ def pytest_collection_modifyitems(config, items):
         )
     if not config.getoption("--network"):
         lacking["network"] = "downloads from the internet: pass --network"
+    if not config.getoption("--long"):
+        lacking["long"] = "takes half a minute and more: pass --long"
     if any(item.get_closest_marker("kernel") for item in items) and not kernels_run():
         lacking["kernel"] = (
             "Triton is missing, or was imported before forecastlab without a GPU"

@@ -417,7 +417,7 @@ def test_the_yardstick_is_reproduced(yardstick, which, model, published):
     assert score(yardstick, which, model) == pytest.approx(published, abs=0.0005)
 
 
-@pytest.mark.slow  # 15 to 20 CPU seconds a call
+@pytest.mark.long
 def test_the_yardstick_of_ets_is_reproduced_and_the_guard_does_not_cost(yardstick):
     measured = lambda model: score(yardstick, "breakfast_at_the_frat", model)
     raw = measured(AutoETS(ranges=None, progress=False))
