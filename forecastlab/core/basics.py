@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SEAL', 'BLOCK', 'named', 'LabError', 'LabValueError', 'LabTypeError', 'LabKeyError', 'LabIndexError',
            'LabImportError', 'LabRuntimeError', 'LabArithmeticError', 'LabFloatingPointError', 'LabOSError',
-           'LabFileNotFoundError', 'LabFileExistsError', 'refuse', 'sister_of', 'refuse_to_replace', 'whole',
-           'whole_numbers', 'number', 'one_of', 'yes_or_no', 'path_of', 'atomic', 'as_json', 'block_sums', 'seal',
-           'check_place', 'atomic_folder', 'clear_leftovers', 'sealed_sums', 'check_seal', 'refuse_damage',
+           'LabFileNotFoundError', 'LabFileExistsError', 'refuse', 'sister_of', 'refuse_to_replace', 'within_memory',
+           'whole', 'whole_numbers', 'number', 'one_of', 'yes_or_no', 'path_of', 'atomic', 'as_json', 'block_sums',
+           'seal', 'check_place', 'atomic_folder', 'clear_leftovers', 'sealed_sums', 'check_seal', 'refuse_damage',
            'write_note', 'read_note', 'write_tensors', 'read_tensors', 'home', 'pipelines_dir', 'embedded_dir',
            'data_dir', 'cache_dir', 'runs_dir', 'has_gpu', 'machine', 'versions']
 
@@ -126,6 +126,21 @@ def refuse_to_replace(
         f"Choose another {word}, or pass overwrite=True",
         FileExistsError,
     )
+
+# %% ../../nbs/core/00_basics.ipynb #within_memory
+@contextlib.contextmanager
+def within_memory(
+    mend: str = "Choose smaller settings, or pass fewer series",  # what to do
+) -> Iterator[None]:
+    "Refuse what needs more memory than there is; also as a decorator."
+    try:
+        yield
+    except (MemoryError, RuntimeError) as e:
+        # torch, on the processor or on a GPU
+        if isinstance(e, RuntimeError) and "alloc" not in str(e).lower():
+            raise
+        why = f"{e!s:.120}" or "out of memory"
+        refuse("this needs more memory than there is", [why], mend, MemoryError)
 
 # %% ../../nbs/core/00_basics.ipynb #whole
 def whole(

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from torch import Tensor
 from .basics import LabError, named, read_tensors, refuse, whole
-from .basics import write_tensors
+from .basics import within_memory, write_tensors
 from .forecast import Forecast
 from .panel import Panel, checked_panel
 
@@ -108,7 +108,8 @@ class Forecaster(ABC):
         """
         panel, h = self._asked(h, panel)
         seed = whole("seed", seed, 0)
-        return self._predict(panel, h, seed)
+        with within_memory():
+            return self._predict(panel, h, seed)
 
     @property
     def longest(self) -> int | None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from .basics import as_json, has_gpu, named, path_of, refuse, whole
+from .basics import within_memory
 from .distributions import QuantileFunction
 from .encoders import given_scale
 from .features import Recipe, Sizes, support_of
@@ -364,6 +365,7 @@ class NeuralForecaster(Forecaster):
     def _ready(self) -> bool:
         return bool(self.networks)
 
+    @within_memory("Choose smaller settings, or a smaller batch")
     def fit(
         self,
         panel: Panel,  # trained on every window of its history

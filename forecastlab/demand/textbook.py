@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from ..core.basics import number, refuse, whole, yes_or_no
+from ..core.basics import number, refuse, whole, within_memory, yes_or_no
 from ..core.distributions import FINE, LEVELS, QuantileGrid, check_levels
 from ..core.frequency import recent_of, season_of
 from ..core.forecast import Forecast
@@ -512,6 +512,7 @@ class PooledClimatology(TextbookForecaster):
         self.weight = number("weight", self.weight, 0)
         self.origins = whole("origins", self.origins)
 
+    @within_memory()
     def fit(
         self,
         panel: Panel,  # histories; covariates are not read

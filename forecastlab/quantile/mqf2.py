@@ -48,7 +48,7 @@ class MQF2Settings(Reading):
             whole(name, getattr(self, name), 2)
         self.units = _two_layers(self.units)
         one_of("loss", self.loss, ("energy", "likelihood"))
-        number("start", self.start, 0, ends="(]")
+        number("start", self.start, 0, 100, ends="(]")
         number("marginal", self.marginal, 0, 1, "[)")
         room = self.context - self.forks + 1
         if whole("season", self.season, 0) > room:
