@@ -481,12 +481,14 @@ def _message(e):
 
 
 def _line(e):
-    "An exception as one line."
+    "An exception as one line; a list of things to mend keeps its lines."
     library = _missing_library(e)
     if library:
         extra = _extra_of(library.split(".")[0])
         return f"{library} is not installed. pip install 'forecastlab[{extra}]'"
-    text = " ".join(str(_message(e)).split())
+    text = str(_message(e))
+    if "things to mend\n" not in text:
+        text = " ".join(text.split())
     usual = isinstance(e, (ValueError, OSError, RuntimeError, LookupError, TypeError))
     return text if usual else f"{text} ({type(e).__name__}; --debug shows where)"
 
