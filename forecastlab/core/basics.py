@@ -215,7 +215,8 @@ def one_of(
     "A setting that must be one of a few words. Refuses everything else."
     words = tuple(words)
     if not isinstance(value, (str, bool, int, float, type(None))) or value not in words:
-        refuse(f"unknown {name}", [value], f"Choose {named(words, 40)}")
+        mend = f"Choose {named([w for w in words if w != ''], 40)}"
+        refuse(f"unknown {name}", [value], mend + (", or none" if "" in words else ""))
     return value
 
 
