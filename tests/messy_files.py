@@ -74,7 +74,12 @@ def worded(frame, form):
 
 def german(v):
     "1234.5 as 1.234,50"
-    return f"{v:,.2f}".translate(str.maketrans(",.", ".,"))
+    return turned(f"{v:,.2f}", True)
+
+
+def turned(number, now):
+    "Marks exchanged, now and then"
+    return number.translate(str.maketrans(",.", ".,")) if now else number
 
 
 def packed(frame, kind):
@@ -168,6 +173,37 @@ MESSY = {
         csv(worded(WEEKS, lambda v: f"{int(v) + 1000:,}")),
         WEEKS.assign(y=np.floor(WEEKS.y) + 1000),
         mend="-p decimal .",
+    ),
+    "0.25 beside 7,25": Messy(
+        csv(worded(WEEKS, lambda v: turned(f"{v:.2f}", v > 1000)), sep=";"),
+        None,
+        mend="decimal",
+    ),
+    "0.25 beside 7,25 in quotes": Messy(
+        csv(worded(WEEKS, lambda v: turned(f"{v:.2f}", v > 1990))), None, mend="decimal"
+    ),
+    "1,234.5 beside 1.234,5": Messy(
+        csv(worded(WEEKS, lambda v: turned(f"{v:,.2f}", v > 1990)), sep=";"),
+        None,
+        mend="decimal",
+    ),
+    "two marks, and the owner says one": Messy(
+        csv(filled(worded(WEEKS, str), "12,75", 3), sep=";"),
+        None,
+        said=dict(decimal="."),
+        mend="12,75",
+    ),
+    "12.34,5": Messy(
+        csv(filled(worded(WEEKS, german), "12.34,5", 3), sep=";"), None, mend="12.34,5"
+    ),
+    "1.2.3": Messy(
+        csv(filled(WEEKS.astype({"y": object}), "1.2.3", 3)), None, mend="1.2.3"
+    ),
+    "1,23,456.50": Messy(
+        csv(filled(worded(WEEKS, str), "12,34,567.50", 3)), filled(WEEKS, 1234567.5, 3)
+    ),
+    "($1.50)": Messy(
+        csv(worded(WEEKS, lambda v: f"(${v + 1:,.2f})")), WEEKS.assign(y=-WEEKS.y - 1)
     ),
     "minus behind": Messy(
         csv(worded(WEEKS, lambda v: f"{german(v)}-"), sep=";"),

@@ -556,49 +556,43 @@ def bare_numbers(
 ) -> pd.Series:  # the same without blanks, currencies and apostrophes
     "Cells with nothing left but digits, signs and marks."
     s = cells.str.replace("[\u00a0\u202f\u2009 ]", " ", regex=True)
-    s = s.str.replace("\u2212", "-").str.replace(
-        rf"^{_CURRENCY}\s*|\s*{_CURRENCY}$", "", regex=True, flags=re.I
-    )
-    s = s.str.replace(rf"^-\s*{_CURRENCY}\s*", "-", regex=True, flags=re.I)
-    for _ in range(2):
-        s = s.str.replace(r"(\d)[ '’](\d{3})(?!\d)", r"\1\2", regex=True)
-    # an accountant's and SAP's minus
+    s = s.str.replace("\u2212", "-")
+    # an accountant's minus, around the currency or behind it
     s = s.str.replace(r"^\((.*)\)$", r"-\1", regex=True)
+    s = s.str.replace(rf"^{_CURRENCY}\s*|\s*{_CURRENCY}$", "", regex=True, flags=re.I)
+    s = s.str.replace(rf"^-\s*{_CURRENCY}\s*", "-", regex=True, flags=re.I)
+    s = s.str.replace(r"^\((.*)\)$", r"-\1", regex=True)
+    s = s.str.replace(_APART, lambda m: re.sub("[ '’]", "", m[0]), regex=True)
+    # SAP's minus
     return s.str.replace(r"^([\d.,]+)\s*-$", r"-\1", regex=True).str.strip()
+
+
+# thousands parted by a blank or an apostrophe
+_APART = r"(?<![\d.,])\d{1,3}([ '’])\d{3}(?:\1\d{3})*(?!\d)"
+
+
+def _written_with(cells: pd.Series, mark: str) -> pd.Series:
+    "(cell,) is it a number, if this is the decimal mark?"
+    other = "." if mark == "," else ","
+    # thousands, or lakhs and crores
+    groups = rf"[1-9]\d{{0,2}}(?:[{other}]\d{{3}})+"
+    lakhs = rf"[1-9]\d?(?:[{other}]\d\d)+[{other}]\d{{3}}"
+    number = rf"(?:(?:\d+|{groups}|{lakhs})(?:[{mark}]\d*)?|[{mark}]\d+)"
+    return cells.str.fullmatch(rf"[-+]?{number}(?:[eE][-+]?\d+)?\s*%?").astype(bool)
 
 
 def mark_of(
     cells: pd.Series,  # of `bare_numbers`
-) -> str:  # "." or ","; "?" where both are possible; "" where there is no mark
+) -> str:  # "." or ","; "?": both are possible; "!": both are used; "": there is none
     "The decimal mark that the cells of a column show."
-    both = cells[cells.str.contains(r"\d[.,]", na=False)]
-    if not len(both):
-        return ""
-    comma, dot = (
-        both.str.contains(",", regex=False),
-        both.str.contains(".", regex=False),
-    )
-    mixed = both[comma & dot]
-    if len(mixed):
-        last = (mixed.str.rfind(",") > mixed.str.rfind(".")).mean()
-        return "," if last == 1 else "." if last == 0 else "!"
-    found = set()
-    for mark, has in ((",", comma), (".", dot)):
-        some = both[has]
-        if not len(some):
-            continue
-        groups = some.str.fullmatch(rf"[-+]?[1-9]\d{{0,2}}(?:[{mark}]\d{{3}})+")
-        other = "." if mark == "," else ","
-        if (some.str.count(re.escape(mark)) > 1).any():
-            found.add(other)
-        elif not groups.all():
-            found.add(mark)
-        else:
-            found.add("?" + mark)
-    sure = found & {",", "."}
-    if len(sure) == 1:
-        return sure.pop()
-    return "!" if len(sure) > 1 else "?"
+    marked = cells[cells.str.contains("[.,]", na=False)]
+    comma, dot = _written_with(marked, ","), _written_with(marked, ".")
+    by_comma, by_dot = (comma & ~dot).any(), (dot & ~comma).any()
+    if by_comma and by_dot:
+        return "!"
+    if by_comma or by_dot:
+        return "," if by_comma else "."
+    return "?" if (comma & dot).any() else ""
 
 # %% ../../nbs/core/14_tables.ipynb #Numbers
 @dataclass
@@ -610,7 +604,9 @@ class Numbers:
     unclear: list[str] = field(default_factory=list)  # cells with two readings
     note: str = ""  # what was noticed
     share: float = 1.0  # of the distinct cells that are numbers
-    mark: str = ""  # the decimal mark; "": there is none
+    mark: str = ""  # the decimal mark; "": there is none; "!": there are two
+    # one cell with each decimal mark, where a column has two; `unclear` begins with them
+    mixed: list[str] = field(default_factory=list)
 
 
 def read_numbers(
@@ -645,19 +641,21 @@ def read_numbers(
     if len(percent) and percent.all():
         bare = bare.str.rstrip("% ")
         own = mark_of(bare)
-    unclear = []
-    if own == "?":
-        if mark:
-            own = mark
-        elif not european and not bare.str.contains(",", regex=False).any():
+    unclear: list[str] = []
+    mixed: list[str] = []
+    if own in ("?", "!") and mark:
+        own = mark
+    elif own == "!":
+        mixed, unclear = _two_marks(cells, bare)
+    elif own == "?":
+        if not european and not bare.str.contains(",", regex=False).any():
             own = "."
         else:
             unclear = cells[bare.str.contains("[.,]", na=False)].tolist()
-    other = "." if own == "," else ","
-    plain = bare.str.replace(other, "", regex=False)
-    if own == ",":
-        plain = plain.str.replace(",", ".", regex=False)
-    numeric = plain.str.fullmatch(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+    sign = "," if own == "," else "."
+    numeric = _written_with(bare, sign) & ~bare.str.endswith("%")
+    plain = bare.str.replace("." if sign == "," else ",", "", regex=False)
+    plain = plain.str.replace(",", ".", regex=False)
     infinite = plain.str.fullmatch(r"(?i)[-+]?inf(?:inity)?")
     values = np.full(len(cells), np.nan)
     good = ((numeric | infinite) & ~empty).to_numpy(bool)
@@ -666,7 +664,8 @@ def read_numbers(
         words = lower.map(dict.fromkeys(YES, 1.0) | dict.fromkeys(NO, 0.0))
         if words[~empty].notna().all() and (~empty).any():
             values, good = words.to_numpy(float), words.notna().to_numpy()
-    odd = cells[~good & ~empty.to_numpy(bool)].tolist()
+    either = _written_with(bare, ",").to_numpy() & (len(mixed) > 0)
+    odd = cells[~good & ~empty.to_numpy(bool) & ~either].tolist()
     note = "decimal comma" if own == "," and not unclear else ""
     if len(percent) and percent.all():
         note = "percent signs dropped"
@@ -676,9 +675,18 @@ def read_numbers(
         odd,
         unclear,
         note,
-        good.sum() / filled,
+        1 - len(odd) / filled if mixed else good.sum() / filled,
         own,
+        mixed,
     )
+
+
+def _two_marks(cells: pd.Series, bare: pd.Series) -> tuple[list[str], list[str]]:
+    "A cell with each decimal mark; all cells with a mark, those two first."
+    comma, dot = _written_with(bare, ","), _written_with(bare, ".")
+    pair = [cells[dot & ~comma].iloc[0], cells[comma & ~dot].iloc[0]]
+    rest = cells[(dot | comma) & bare.str.contains("[.,]") & ~cells.isin(pair)]
+    return pair, pair + rest.tolist()
 
 
 def _quick(column: pa.ChunkedArray, mark: str) -> Numbers | None:
