@@ -34,6 +34,8 @@ DAYS = truth("D")
 MONTHS = truth("MS", first="2022-01-01")
 QUARTERS = truth("QS", 12, first="2021-01-01")
 YEARS = truth("YS", 12, first="2010-01-01")
+NINETIES = truth("D", first="1997-01-05")
+ENDS = MONTHS.ds + pd.offsets.MonthEnd(0)
 HOURS = truth("h", 24 * 40, first="2024-03-10", names=("a",))
 NUMBERED = truth(names=("7", "12"))
 
@@ -253,6 +255,17 @@ MESSY = {
     "31/12/2024": Messy(csv(dated(WEEKS, "%d/%m/%Y")), WEEKS),
     "12/31/2024": Messy(csv(dated(WEEKS, "%m/%d/%Y")), WEEKS),
     "31-12-24": Messy(csv(dated(WEEKS, "%d-%m-%y")), WEEKS),
+    "24-12-31": Messy(csv(dated(DAYS, "%y-%m-%d")), DAYS, "D"),
+    "24/12/31 in weeks": Messy(csv(dated(WEEKS, "%y/%m/%d")), WEEKS, "W-SUN"),
+    "24-12-01 in months": Messy(csv(dated(MONTHS, "%y-%m-%d")), MONTHS, "MS"),
+    "97-12-31": Messy(csv(dated(NINETIES, "%y-%m-%d")), NINETIES, "D"),
+    "31/12/24 in months": Messy(
+        csv(dated(MONTHS.assign(ds=ENDS), "%d/%m/%y")), MONTHS.assign(ds=ENDS), "ME"
+    ),
+    "12/31/24": Messy(csv(dated(DAYS, "%m/%d/%y")), DAYS, "D"),
+    "days without a year": Messy(
+        csv(dated(DAYS, "%b-%d")), None, mend="without a year"
+    ),
     "twelve days of dd/mm": Messy(
         csv(dated(FEW, "%d/%m/%Y")), FEW, "D", mend="-p dates day"
     ),

@@ -345,6 +345,18 @@ def test_cells_of_every_kind_have_one_reading():
     assert read_dates(column("2021-W53")).fault
 
 
+def test_a_year_of_two_digits_comes_first_only_where_nothing_else_can():
+    column = lambda *cells: pa.chunked_array([list(cells)])
+    alone = read_dates(column("23-11-13", None)).fault.words("command")
+    assert "`-p dates day` or `-p dates year`" in alone
+    # one day a month for twenty years, or twenty days of each month of one
+    cells = [f"24-{m:02d}-{d:02d}" for m in range(1, 13) for d in range(1, 21)]
+    assert read_dates(column(*cells)).fault
+    assert str(read_dates(column(*cells), dates="year").wall[-1])[:10] == "2024-12-20"
+    american = [f"{d:%m/%d/%Y}" for d in pd.date_range("2024", periods=40)]
+    assert read_dates(column(*american), dates="day").share == 1
+
+
 def test_a_frame_is_opened_without_being_changed():
     frame = WEEKS.assign(ds=WEEKS.ds.astype(str))
     before = frame.copy()

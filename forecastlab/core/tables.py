@@ -870,12 +870,18 @@ class Dates:
     share: float = 1.0  # of the distinct cells that are dates
 
 
-def _stamps_of(parts: pd.DataFrame, kind: str, month_first: bool) -> np.ndarray:
+def _stamps_of(parts: pd.DataFrame, kind: str, order: str = "day") -> np.ndarray:
     "(cell,) wall time of cells that fit one pattern."
     year, n = _years(parts["y"]), len(parts)
-    if kind == "pair":
+    if kind == "pair" and order == "year":
+        day, month = (parts[c].astype(int).to_numpy() for c in "yb")
+        # both the year and the day have two digits
+        short = (parts["a"].str.len() == 2) & (parts["y"].str.len() == 2)
+        month = np.where(short, month, 0)
+        days = days_of(_years(parts["a"].str.zfill(2)), month, day)
+    elif kind == "pair":
         first, second = (parts[c].astype(int).to_numpy() for c in "ab")
-        month, day = (first, second) if month_first else (second, first)
+        month, day = (first, second) if order == "month" else (second, first)
         days = days_of(year, month, day)
     elif "w" in parts:
         week = parts["w"].astype(int).to_numpy()
@@ -895,29 +901,76 @@ def _stamps_of(parts: pd.DataFrame, kind: str, month_first: bool) -> np.ndarray:
 # %% ../../nbs/core/14_tables.ipynb #order_of
 def order_of(
     parts: pd.DataFrame,  # of the pattern "pair"
-    dates: str = "",  # "day" or "month" comes first, where the owner says so
-) -> tuple[bool, str, bool]:  # does the month come first; a note; is it unclear
-    "Whether day or month comes first in a whole column."
+    dates: str = "",  # "day", "month" or "year" comes first, where the owner says so
+) -> tuple[str, str, list[str]]:  # what comes first; a note; what could as well
+    "Whether day, month or a year of two digits comes first in a whole column."
     if dates:
-        return dates == "month", "", False
-    readings = []
-    for month_first in (False, True):
-        made = _stamps_of(parts, "pair", month_first)
-        readings.append(None if np.isnat(made).any() else made)
-    by_day, by_month = readings
-    if by_day is None or by_month is None:
-        return by_day is None and by_month is not None, "", False
-    if (by_day == by_month).all():
-        return False, "", False
-    if (parts["s"] == ".").all():
-        return False, "dates with dots begin with the day", False
-    return False, "", True
+        return dates, "", []
+    readings = {}
+    for order in ("day", "month", "year"):
+        made = _stamps_of(parts, "pair", order)
+        if not np.isnat(made).any():
+            readings[order] = made
+    dotted = bool((parts["s"] == ".").all())
+    if "day" in readings and "month" in readings:
+        if dotted or (readings["day"] == readings["month"]).all():
+            del readings["month"]
+    if len(readings) < 2:
+        order = next(iter(readings), "day")
+    elif len(readings) == 3:
+        return "day", "", list(readings)
+    elif "year" in readings:
+        order = next((o for o in readings if _closer(o, readings)), "")
+    else:
+        order = ""
+    if not order and dotted:
+        order = "day"
+    if not order:
+        return next(iter(readings)), "", list(readings)
+    note = ""
+    if order == "year":
+        note = "dates begin with a year of two digits"
+    elif order == "day" and dotted and _unsettled(parts):
+        note = "dates with dots begin with the day"
+    return order, note, []
+
+
+def _unsettled(parts: pd.DataFrame) -> bool:
+    "Could the month come first, too?"
+    by_day, by_month = (_stamps_of(parts, "pair", o) for o in ("day", "month"))
+    return not np.isnat(by_month).any() and not (by_day == by_month).all()
+
+
+def _closer(order: str, readings: dict[str, np.ndarray]) -> bool:
+    """Are the dates of one reading a calendar, and those of every other none?
+
+    Those of another lie ten times as far apart, or they have odd gaps and
+    are not much closer together.
+    """
+    days = {o: np.unique(v.astype("datetime64[D]")) for o, v in readings.items()}
+    span = {o: int((d[-1] - d[0]).astype(int)) for o, d in days.items()}
+    mine = span[order]
+    far = [
+        span[o] >= 10 * mine or (not _even(d) and 10 * span[o] > mine)
+        for o, d in days.items()
+        if o != order
+    ]
+    return _even(days[order]) and all(far)
+
+
+def _even(days: np.ndarray) -> bool:
+    "(day,) sorted: is no gap much longer than the usual step?"
+    steps = np.diff(days).astype(int)
+    if not len(steps):
+        return False
+    usual = np.bincount(steps).argmax()
+    return bool(steps.max() <= 5 * usual)
 
 # %% ../../nbs/core/14_tables.ipynb #read_dates
 def read_dates(
     column: pa.ChunkedArray,  # of any type
     name: str = "ds",  # of the column, for messages
-    dates: str = "",  # "day" or "month": which comes first in 03/04/2024
+    dates: str = "",  # "day", "month" or "year": which comes first in 03/04/24
     counted: bool = False,  # is time counted in integers?
     calendar: bool = False,  # is it known to be dates?
 ) -> Dates:
@@ -1004,6 +1057,7 @@ def _from_cells(
     offset = np.full(n, np.nan)
     text = cells.str.replace(_WEEKDAY, "", regex=True)
     left = ~empty
+    other = np.zeros(n, bool)  # dates, if another part came first
     notes, used = [], []
     fault = None
     for kind, pattern in KINDS.items():
@@ -1017,14 +1071,18 @@ def _from_cells(
         at = at[fits]
         parts = text.iloc[at].str.extract(f"(?i:^{pattern}$)")
         parts = parts[[c for c in parts if isinstance(c, str)]]
-        month_first = False
+        order = "day"
         if kind == "pair":
-            month_first, note, unclear = order_of(parts, dates)
+            order, note, unclear = order_of(parts, dates)
             notes += [note] if note else []
             if unclear:
-                fault = _unclear_order(name, cells.iloc[at].tolist())
-        made = _stamps_of(parts, kind, month_first)
+                fault = _unclear_order(name, cells.iloc[at].tolist(), unclear)
+        if kind == "name" and _days_of_a_month(parts):
+            fault = _without_a_year(name, cells.iloc[at].tolist())
+        made = _stamps_of(parts, kind, order)
         good = ~np.isnat(made)
+        if kind == "pair":
+            other |= _dated_at(at[~good], parts[~good], n)
         wall[at[good]] = made[good]
         offset[at[good]] = _offsets(parts)[good]
         left[at[good]] = False
@@ -1033,7 +1091,7 @@ def _from_cells(
     if left.any() and fault is None:
         odd = cells[left].tolist()
         fault = _no_dates(pa.chunked_array([[""]]), name, odd).fault
-    share = 1 - left.sum() / max((~empty).sum(), 1)
+    share = 1 - (left & ~other).sum() / max((~empty).sum(), 1)
     utc = None
     if np.isfinite(offset).any():
         shift = np.nan_to_num(offset).astype(int).astype("timedelta64[m]")
@@ -1049,13 +1107,45 @@ def _from_cells(
     )
 
 
-def _unclear_order(name: str, cells: list[str]) -> Fault:
-    "The fault of a column in which day and month could be exchanged."
+def _dated_at(at: np.ndarray, parts: pd.DataFrame, n: int) -> np.ndarray:
+    "(n,) which of some cells are dates in any order."
+    found = np.zeros(n, bool)
+    for order in ("day", "month", "year"):
+        found[at] |= ~np.isnat(_stamps_of(parts, "pair", order))
+    return found
+
+
+def _unclear_order(name: str, cells: list[str], orders: list[str]) -> Fault:
+    "The fault of a column in which day, month and year could be exchanged."
+    first = [f"the {order} first" for order in orders]
+    python = " or ".join(f"dates={order!r}" for order in orders)
+    command = " or ".join(f"`-p dates {order}`" for order in orders)
     return Fault(
-        f"the column {name!r} can be read with the day first or the month first",
+        f"the column {name!r} can be read with {' or '.join(first)}",
         cells[:3],
-        "Say which: dates='day' or dates='month'",
-        "Say which: `-p dates day` or `-p dates month`",
+        f"Say which: {python}",
+        f"Say which: {command}",
+    )
+
+
+def _days_of_a_month(parts: pd.DataFrame) -> bool:
+    "Could `Mar-01`, `Mar-02` be days without a year rather than months?"
+    if not (parts["y"].str.len() == 2).all():
+        return False
+    months = _stamps_of(parts, "name")
+    leap = np.full(len(parts), 2024)
+    days = days_of(leap, _month_numbers(parts["n"]), parts["y"].astype(int).to_numpy())
+    if np.isnat(days).any() or np.isnat(months).any():
+        return False
+    return _closer("day", {"day": days, "month": months})
+
+
+def _without_a_year(name: str, cells: list[str]) -> Fault:
+    "The fault of days that do not say their year."
+    return Fault(
+        f"the column {name!r} can be read as days without a year or as months",
+        cells[:3],
+        "Write them as 2024-12-31, or months as 2024-12",
     )
 
 # %% ../../nbs/core/14_tables.ipynb #_from_numbers
