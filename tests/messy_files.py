@@ -216,6 +216,46 @@ MESSY = {
     "utf-16": Messy(csv(WEEKS, "utf-16", sep="\t"), WEEKS, suffix="txt"),
     "windows lines": Messy(csv(WEEKS, lineterminator="\r\n"), WEEKS),
     "title above": Messy(b"Sales report\n2024\n\n" + csv(WEEKS), WEEKS),
+    "remarks above": Messy(
+        b"# exported\n# by me, who else, no one\n// 2024\n" + csv(WEEKS), WEEKS
+    ),
+    "the header is a remark": Messy(b"# " + csv(WEEKS), WEEKS),
+    "no names for the last commas": Messy(
+        csv(WEEKS.assign(x="")).replace(b",x\n", b"\n"), WEEKS
+    ),
+    "decimal commas without quotes": Messy(
+        csv(WEEKS, decimal=",", quoting=1).replace(b'"', b""),
+        None,
+        mend="the header has 3 names, the rows have 4 cells",
+    ),
+    "decimal commas without quotes, now and then": Messy(
+        csv(worded(WEEKS, lambda v: f"{v:g}".replace(".", ",")), quoting=1).replace(
+            b'"', b""
+        ),
+        None,
+        mend="names, the rows have 4 cells",
+    ),
+    "row names without a name": Messy(
+        csv(WEEKS.reset_index()).replace(b"index,", b""),
+        None,
+        mend="the header has 3 names, the rows have 4 cells",
+    ),
+    "a row of groups above the names": Messy(
+        b",,Sales\n" + csv(WEEKS), None, mend="two rows"
+    ),
+    "a row of units below the names": Messy(
+        csv(WEEKS).replace(b",y\n", b",y\n,,pieces\n"), None, mend="two rows"
+    ),
+    "a header and no rows": Messy(csv(WEEKS[:0]), None, mend="no rows"),
+    "JSON": Messy(
+        WEEKS.to_json(orient="records").encode(), None, mend="is JSON, not a table"
+    ),
+    "lines of JSON": Messy(
+        WEEKS.to_json(orient="records", lines=True).encode(),
+        None,
+        mend="is JSON, not a table",
+    ),
+    "HTML": Messy(WEEKS.to_html().encode(), None, mend="is HTML or XML, not a table"),
     "sep= line": Messy(b"sep=;\n" + csv(WEEKS, sep=";"), WEEKS),
     "empty lines and columns": Messy(
         csv(WEEKS.assign(**{" ": None}), sep=";") + b";;;\n;;;\n", WEEKS
