@@ -213,6 +213,15 @@ MESSY = {
     ),
     "byte order mark": Messy(csv(WEEKS, "utf-8-sig"), WEEKS),
     "latin-1": Messy(csv(WEEKS, "latin-1"), WEEKS),
+    "Polish letters": Messy(
+        csv(truth(names=("Łódź", "Kraków")), "cp1250"), None, mend="as UTF-8"
+    ),
+    "Japanese letters": Messy(
+        csv(truth(names=("東京", "大阪")), "shift_jis"), None, mend="as UTF-8"
+    ),
+    "a Western line in UTF-8": Messy(
+        csv(WEEKS) + "Öl,2024-01-07,1\n".encode("cp1252"), None, mend="line 82"
+    ),
     "utf-16": Messy(csv(WEEKS, "utf-16", sep="\t"), WEEKS, suffix="txt"),
     "windows lines": Messy(csv(WEEKS, lineterminator="\r\n"), WEEKS),
     "title above": Messy(b"Sales report\n2024\n\n" + csv(WEEKS), WEEKS),

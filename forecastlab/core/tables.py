@@ -111,10 +111,66 @@ def _plain(content: bytes) -> tuple[bytes, str]:
         return content, ""
     except UnicodeDecodeError:
         pass
-    try:
-        return content.decode("cp1252").encode(), "read as Windows-1252 (Latin-1)"
-    except UnicodeDecodeError:
-        return content.decode("latin-1").encode(), "read as Latin-1"
+    _refuse_broken(content)
+    text = content.decode("cp1252", "replace")
+    strange = _STRANGE.search(text)
+    if strange:
+        at = 1 + text.count("\n", 0, strange.start())
+        shown = f"line {at} would say {strange[0]}"
+        refuse("this text is in an unknown encoding", [shown], _IN_UTF8, OSError)
+    return text.encode(), "read as Windows-1252 (Latin-1)"
+
+
+_IN_UTF8 = "Save the file as UTF-8"
+# letters of several bytes
+_SEVERAL = re.compile(
+    rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
+)
+
+
+def _refuse_broken(content: bytes) -> None:
+    "Refuse UTF-8 with a few letters in another encoding."
+    several = len(_SEVERAL.findall(content))
+    if not several:
+        return
+    left = _SEVERAL.sub(b"", content)
+    if several < sum(left.count(bytes([b])) for b in range(128, 256)):
+        return
+    lines = [
+        f"line {i}: {line[:60].decode('utf-8', 'replace')}"
+        for i, line in enumerate(content.split(b"\n"), 1)
+        if b"\xef\xbf\xbd" in line.decode("utf-8", "replace").encode()
+    ]
+    what = f"{len(lines):,} lines are not UTF-8, as the others are"
+    refuse(what, lines[:5], f"Mend them. {_IN_UTF8}", OSError)
+
+
+# what Western words do not have, by the bytes of Windows-1252
+_MARKS = {
+    "sign": bytes([0x83, 0x88, 0x8B, 0x98, 0x9B, 0xA8, 0xAA, 0xAC, 0xAF, 0xB8, 0xBA])
+    + bytes([0x82, 0x84, 0x85, 0x86, 0x87, *range(0xA1, 0xA6), *range(0xB1, 0xB4)])
+    + bytes([0xB6, 0xB9, *range(0xBC, 0xC0), 0xF7]),
+    "capital": bytes([0x8A, 0x8C, 0x8E, 0x9F, *range(0xC0, 0xD7), *range(0xD8, 0xDF)]),
+    "small": bytes([0x9A, 0x9C, 0x9E, *range(0xDF, 0xF7), *range(0xF8, 0x100)]),
+    "behind": bytes([0x82, 0x83, 0x84, 0x86, 0x87, 0x88, 0xA1, 0xBF]),
+    "before": bytes([0xA3, 0xA5, 0xAF, 0xB3, 0xB9]),
+    "northern": bytes([0xD0, 0xDD, 0xDE, 0xF0, 0xFD, 0xFE]),
+}
+_SIGN, _CAPITAL, _SMALL, _BEHIND, _BEFORE, _NORTHERN = (
+    b.decode("cp1252") for b in _MARKS.values()
+)
+_LETTER = f"[A-Za-z{_CAPITAL}{_SMALL}]"
+_STRANGE = re.compile(
+    r"\w*(?:"
+    "\ufffd"  # a byte without a meaning
+    f"|[{_NORTHERN}]"  # Icelandic, but far oftener Turkish or Czech
+    f"|{_LETTER}[{_SIGN}]{_LETTER}"  # a sign within a word
+    f"|{_LETTER}[{_BEHIND}]|[{_BEFORE}]{_LETTER}"
+    f"|[a-z{_SMALL}][{_CAPITAL}]|[A-Z]\u0178[a-z]"  # a capital within a word
+    "|\u00f5[a-df-z]"  # Hungarian: the Portuguese write õe
+    f"|[{_CAPITAL}{_SMALL}{_SIGN}]{{3}}"
+    r")\w*"
+)
 
 # %% ../../nbs/core/14_tables.ipynb #shape_of
 SEPARATORS = (",", ";", "\t", "|")
