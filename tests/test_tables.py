@@ -284,6 +284,21 @@ def test_a_workbook_is_read_or_refused_in_words(tmp_path):
     assert not compared(MESSY["commas"], panel)
 
 
+def test_the_first_sheet_with_a_table_is_read(tmp_path):
+    pytest.importorskip("openpyxl")
+    path = tmp_path / "a.xlsx"
+    words = pd.DataFrame({"Author": ["me", "you"], "Room": ["here", "there"]})
+    with pd.ExcelWriter(path) as book:
+        words.to_excel(book, sheet_name="Read me", index=False)
+        WEEKS.to_excel(book, sheet_name="Data", index=False)
+    assert not compared(MESSY["commas"], read_panel(path))
+    assert open_table(path).notes == ["the sheet 'Data' was read, not Read me"]
+    units = pd.DataFrame({"y": ["pieces"]})
+    pd.concat([WEEKS[:0], units, WEEKS]).to_excel(path, index=False)
+    with pytest.raises(LabError, match="two rows"):
+        open_table(path)
+
+
 def test_a_workbook_without_openpyxl_is_one_clear_error(tmp_path, monkeypatch):
     import sys
     import zipfile

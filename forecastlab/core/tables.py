@@ -548,7 +548,7 @@ def read_workbook(
     content: bytes,  # of an xlsx file
     name: str,  # for messages
 ) -> Opened:
-    "The first sheet of a workbook. Refuses where openpyxl is not installed."
+    "The first sheet with a table. Refuses where openpyxl is not installed."
     try:
         import openpyxl
     except ModuleNotFoundError:
@@ -562,25 +562,58 @@ def read_workbook(
         book = openpyxl.load_workbook(io.BytesIO(content), True, data_only=True)
     except Exception as e:
         refuse("not a readable workbook", [name], f"Save it again ({e})", OSError)
-    sheet = book.worksheets[0]
-    rows = [row for row in sheet.iter_rows(values_only=True)]
-    notes = []
-    if len(book.worksheets) > 1:
-        others = [s.title for s in book.worksheets[1:]]
-        notes.append(f"the sheet {sheet.title!r} was read, not {named(others)}")
-    rows = [r for r in rows if any(c is not None for c in r)]
-    if not rows:
-        refuse("the sheet is empty", [f"{name}, {sheet.title}"], kind=OSError)
-    width = Counter(sum(c is not None for c in r) for r in rows).most_common(1)[0][0]
-    first = next(
-        (i for i, r in enumerate(rows) if sum(c is not None for c in r) >= width), 0
-    )
+    sheets = {s.title: _rows_of(s) for s in book.worksheets}
+    written = [title for title, rows in sheets.items() if rows]
+    if not written:
+        refuse("the sheet is empty", [f"{name}, {t}" for t in sheets], kind=OSError)
+    title = next((t for t in written if _is_table(sheets[t])), written[0])
+    rows, notes = sheets[title], []
+    if len(sheets) > 1:
+        others = [t for t in sheets if t != title]
+        notes.append(f"the sheet {title!r} was read, not {named(others)}")
+    first = _header_at(rows)
     if first:
         notes.append(f"{first} lines above the header were left out")
-    header = ["" if c is None else str(c).strip() for c in rows[first]]
+    header = _words_of(rows[first])
+    below = [_words_of(r) for r in rows[first + 1 : first + 20]]
+    if _two_rows(header, below):
+        shown = [" | ".join(r) for r in (header, below[0])]
+        mend = "Leave one row of names above the data"
+        refuse("the names of the columns fill two rows", shown, mend, OSError)
     body = pd.DataFrame(rows[first + 1 :], columns=_unique(header), dtype=object)
     columns = {n: _arrow_column(body[n]) for n in body}
     return _tidy(Opened(_flat(pa.table(columns)), name, notes))
+
+
+def _rows_of(sheet: Any) -> list[tuple]:
+    "The rows of a sheet that hold anything."
+    rows = sheet.iter_rows(values_only=True) if hasattr(sheet, "iter_rows") else []
+    return [r for r in rows if any(c is not None for c in r)]
+
+
+def _words_of(row: tuple) -> list[str]:
+    "Cells as text."
+    return ["" if c is None else str(c).strip() for c in row]
+
+
+def _header_at(rows: list[tuple]) -> int:
+    "The first row that is as wide as most."
+    filled = [sum(c is not None for c in r) for r in rows]
+    width = Counter(filled).most_common(1)[0][0]
+    return next(i for i, n in enumerate(filled) if n >= width)
+
+
+def _is_table(rows: list[tuple]) -> bool:
+    "Do names stand above two columns or more, one of them of numbers or dates?"
+    first = _header_at(rows)
+    names, below = rows[first], [_words_of(r) for r in rows[first + 1 : first + 200]]
+    if sum(c is not None for c in names) < 2:
+        return False
+    for i in range(len(names)):
+        cells = [r[i] for r in below if i < len(r) and r[i]]
+        if 2 * sum(map(_looks_measured, cells)) > len(cells):
+            return True
+    return False
 
 # %% ../../nbs/core/14_tables.ipynb #long_form
 def long_form(
@@ -762,7 +795,7 @@ class Numbers:
     note: str = ""  # what was noticed
     share: float = 1.0  # of the distinct cells that are numbers
     mark: str = ""  # the decimal mark; "": there is none; "!": there are two
-    # one cell with each decimal mark, where a column has two; `unclear` begins with them
+    # a cell with each decimal mark, where a column has two; `unclear` begins with them
     mixed: list[str] = field(default_factory=list)
 
 
