@@ -34,6 +34,8 @@ DAYS = truth("D")
 MONTHS = truth("MS", first="2022-01-01")
 QUARTERS = truth("QS", 12, first="2021-01-01")
 YEARS = truth("YS", 12, first="2010-01-01")
+NINETIES = truth("D", first="1997-01-05")
+ENDS = MONTHS.ds + pd.offsets.MonthEnd(0)
 HOURS = truth("h", 24 * 40, first="2024-03-10", names=("a",))
 NUMBERED = truth(names=("7", "12"))
 
@@ -74,7 +76,12 @@ def worded(frame, form):
 
 def german(v):
     "1234.5 as 1.234,50"
-    return f"{v:,.2f}".translate(str.maketrans(",.", ".,"))
+    return turned(f"{v:,.2f}", True)
+
+
+def turned(number, now):
+    "Marks exchanged, now and then"
+    return number.translate(str.maketrans(",.", ".,")) if now else number
 
 
 def packed(frame, kind):
@@ -169,15 +176,95 @@ MESSY = {
         WEEKS.assign(y=np.floor(WEEKS.y) + 1000),
         mend="-p decimal .",
     ),
+    "0.25 beside 7,25": Messy(
+        csv(worded(WEEKS, lambda v: turned(f"{v:.2f}", v > 1000)), sep=";"),
+        None,
+        mend="decimal",
+    ),
+    "0.25 beside 7,25 in quotes": Messy(
+        csv(worded(WEEKS, lambda v: turned(f"{v:.2f}", v > 1990))), None, mend="decimal"
+    ),
+    "1,234.5 beside 1.234,5": Messy(
+        csv(worded(WEEKS, lambda v: turned(f"{v:,.2f}", v > 1990)), sep=";"),
+        None,
+        mend="decimal",
+    ),
+    "two marks, and the owner says one": Messy(
+        csv(filled(worded(WEEKS, str), "12,75", 3), sep=";"),
+        None,
+        said=dict(decimal="."),
+        mend="12,75",
+    ),
+    "12.34,5": Messy(
+        csv(filled(worded(WEEKS, german), "12.34,5", 3), sep=";"), None, mend="12.34,5"
+    ),
+    "1.2.3": Messy(
+        csv(filled(WEEKS.astype({"y": object}), "1.2.3", 3)), None, mend="1.2.3"
+    ),
+    "1,23,456.50": Messy(
+        csv(filled(worded(WEEKS, str), "12,34,567.50", 3)), filled(WEEKS, 1234567.5, 3)
+    ),
+    "($1.50)": Messy(
+        csv(worded(WEEKS, lambda v: f"(${v + 1:,.2f})")), WEEKS.assign(y=-WEEKS.y - 1)
+    ),
     "minus behind": Messy(
         csv(worded(WEEKS, lambda v: f"{german(v)}-"), sep=";"),
         WEEKS.assign(y=-WEEKS.y),
     ),
     "byte order mark": Messy(csv(WEEKS, "utf-8-sig"), WEEKS),
     "latin-1": Messy(csv(WEEKS, "latin-1"), WEEKS),
+    "Polish letters": Messy(
+        csv(truth(names=("Łódź", "Kraków")), "cp1250"), None, mend="as UTF-8"
+    ),
+    "Japanese letters": Messy(
+        csv(truth(names=("東京", "大阪")), "shift_jis"), None, mend="as UTF-8"
+    ),
+    "a Western line in UTF-8": Messy(
+        csv(WEEKS) + "Öl,2024-01-07,1\n".encode("cp1252"), None, mend="line 82"
+    ),
     "utf-16": Messy(csv(WEEKS, "utf-16", sep="\t"), WEEKS, suffix="txt"),
     "windows lines": Messy(csv(WEEKS, lineterminator="\r\n"), WEEKS),
     "title above": Messy(b"Sales report\n2024\n\n" + csv(WEEKS), WEEKS),
+    "remarks above": Messy(
+        b"# exported\n# by me, who else, no one\n// 2024\n" + csv(WEEKS), WEEKS
+    ),
+    "the header is a remark": Messy(b"# " + csv(WEEKS), WEEKS),
+    "no names for the last commas": Messy(
+        csv(WEEKS.assign(x="")).replace(b",x\n", b"\n"), WEEKS
+    ),
+    "decimal commas without quotes": Messy(
+        csv(WEEKS, decimal=",", quoting=1).replace(b'"', b""),
+        None,
+        mend="the header has 3 names, the rows have 4 cells",
+    ),
+    "decimal commas without quotes, now and then": Messy(
+        csv(worded(WEEKS, lambda v: f"{v:g}".replace(".", ",")), quoting=1).replace(
+            b'"', b""
+        ),
+        None,
+        mend="names, the rows have 4 cells",
+    ),
+    "row names without a name": Messy(
+        csv(WEEKS.reset_index()).replace(b"index,", b""),
+        None,
+        mend="the header has 3 names, the rows have 4 cells",
+    ),
+    "a row of groups above the names": Messy(
+        b",,Sales\n" + csv(WEEKS), None, mend="two rows"
+    ),
+    "a row of units below the names": Messy(
+        csv(WEEKS).replace(b",y\n", b",y\n,,pieces\n"), None, mend="two rows"
+    ),
+    "a header and no rows": Messy(csv(WEEKS[:0]), None, mend="no rows"),
+    "JSON": Messy(
+        WEEKS.to_json(orient="records").encode(), None, mend="is JSON, not a table"
+    ),
+    "lines of JSON": Messy(
+        WEEKS.to_json(orient="records", lines=True).encode(),
+        None,
+        mend="is JSON, not a table",
+    ),
+    "HTML": Messy(WEEKS.to_html().encode(), None, mend="is HTML or XML, not a table"),
     "sep= line": Messy(b"sep=;\n" + csv(WEEKS, sep=";"), WEEKS),
     "empty lines and columns": Messy(
         csv(WEEKS.assign(**{" ": None}), sep=";") + b";;;\n;;;\n", WEEKS
@@ -217,6 +304,17 @@ MESSY = {
     "31/12/2024": Messy(csv(dated(WEEKS, "%d/%m/%Y")), WEEKS),
     "12/31/2024": Messy(csv(dated(WEEKS, "%m/%d/%Y")), WEEKS),
     "31-12-24": Messy(csv(dated(WEEKS, "%d-%m-%y")), WEEKS),
+    "24-12-31": Messy(csv(dated(DAYS, "%y-%m-%d")), DAYS, "D"),
+    "24/12/31 in weeks": Messy(csv(dated(WEEKS, "%y/%m/%d")), WEEKS, "W-SUN"),
+    "24-12-01 in months": Messy(csv(dated(MONTHS, "%y-%m-%d")), MONTHS, "MS"),
+    "97-12-31": Messy(csv(dated(NINETIES, "%y-%m-%d")), NINETIES, "D"),
+    "31/12/24 in months": Messy(
+        csv(dated(MONTHS.assign(ds=ENDS), "%d/%m/%y")), MONTHS.assign(ds=ENDS), "ME"
+    ),
+    "12/31/24": Messy(csv(dated(DAYS, "%m/%d/%y")), DAYS, "D"),
+    "days without a year": Messy(
+        csv(dated(DAYS, "%b-%d")), None, mend="without a year"
+    ),
     "twelve days of dd/mm": Messy(
         csv(dated(FEW, "%d/%m/%Y")), FEW, "D", mend="-p dates day"
     ),

@@ -284,6 +284,21 @@ def test_a_workbook_is_read_or_refused_in_words(tmp_path):
     assert not compared(MESSY["commas"], panel)
 
 
+def test_the_first_sheet_with_a_table_is_read(tmp_path):
+    pytest.importorskip("openpyxl")
+    path = tmp_path / "a.xlsx"
+    words = pd.DataFrame({"Author": ["me", "you"], "Room": ["here", "there"]})
+    with pd.ExcelWriter(path) as book:
+        words.to_excel(book, sheet_name="Read me", index=False)
+        WEEKS.to_excel(book, sheet_name="Data", index=False)
+    assert not compared(MESSY["commas"], read_panel(path))
+    assert open_table(path).notes == ["the sheet 'Data' was read, not Read me"]
+    units = pd.DataFrame({"y": ["pieces"]})
+    pd.concat([WEEKS[:0], units, WEEKS]).to_excel(path, index=False)
+    with pytest.raises(LabError, match="two rows"):
+        open_table(path)
+
+
 def test_a_workbook_without_openpyxl_is_one_clear_error(tmp_path, monkeypatch):
     import sys
     import zipfile
@@ -343,6 +358,18 @@ def test_cells_of_every_kind_have_one_reading():
     ):
         assert str(read_dates(column(text)).wall[0])[:16] == right, text
     assert read_dates(column("2021-W53")).fault
+
+
+def test_a_year_of_two_digits_comes_first_only_where_nothing_else_can():
+    column = lambda *cells: pa.chunked_array([list(cells)])
+    alone = read_dates(column("23-11-13", None)).fault.words("command")
+    assert "`-p dates day` or `-p dates year`" in alone
+    # one day a month for twenty years, or twenty days of each month of one
+    cells = [f"24-{m:02d}-{d:02d}" for m in range(1, 13) for d in range(1, 21)]
+    assert read_dates(column(*cells)).fault
+    assert str(read_dates(column(*cells), dates="year").wall[-1])[:10] == "2024-12-20"
+    american = [f"{d:%m/%d/%Y}" for d in pd.date_range("2024", periods=40)]
+    assert read_dates(column(*american), dates="day").share == 1
 
 
 def test_a_frame_is_opened_without_being_changed():
