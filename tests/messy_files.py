@@ -438,6 +438,28 @@ MESSY = {
         WEEKS,
         mend="-p id sku -p time_column week -p target sold",
     ),
+    "another name, 12/31/2024": Messy(
+        csv(named(dated(DAYS, "%m/%d/%Y"), "shop", "date", "sold")),
+        DAYS,
+        "D",
+        mend="-p id shop -p time_column date -p target sold",
+    ),
+    "another name, 12/31/2024 5:00 PM": Messy(
+        csv(named(dated(HOURS, "%m/%d/%Y %I:%M %p"), "meter", "time", "kwh")),
+        HOURS,
+        "h",
+        mend="-p id meter -p time_column time -p target kwh",
+    ),
+    "another name, dates without a year": Messy(
+        csv(named(dated(FEW, "%a %d %b"), "shop", "date", "sold")),
+        None,
+        mend="of the time column 'date' are no dates: Mon 01 Jan",
+    ),
+    "another name, no dates": Messy(
+        csv(named(dated(FEW, lambda d: "soon"), "shop", "x", "sold")),
+        None,
+        mend="None of them reads as dates; name the one that tells the time",
+    ),
 }
 WORDS = dict(time_column="time")
 

@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 from .basics import one_of, refuse, whole
 from .packing import Roles, canonical_freq
 from .panel import Panel
-from .tables import NOTHING, Fault, Opened, distinct, open_table
+from .tables import NOTHING, Dates, Fault, Opened, distinct
+from .tables import open_table
 from .tables import read_dates, read_numbers, refuse_all
 
 # %% ../../nbs/core/16_reader.ipynb #Settings
@@ -555,13 +556,12 @@ def guess_roles(
     names = list(dict.fromkeys(table.column_names))
     at = np.unique(np.linspace(0, max(rows - 1, 0), min(rows, 2000)).astype(int))
     sample = table.take(pa.array(at)) if rows else table
-    kinds = {n: _kind(sample[n], opened) for n in names}
+    kinds = {n: _kind(sample[n], n, opened) for n in names}
     there = lambda said: [c for c in columns_meant(said, names) if c in names]
     said_time = there(settings.time)
     time = said_time or _best(names, kinds, ("date",), _TIMES)
-    if not time:
-        counting = [n for n in names if _place(n, _TIMES) < 99 and kinds[n] == "number"]
-        time = counting[:1]
+    # a name that tells, where cells do not: numbers that count, or unreadable dates
+    time = time or _telling(names, kinds, "number") or _telling(names, kinds, "text")
     left = [n for n in names if n not in time]
     said_target = [settings.target] if settings.target in names else []
     varies = [n for n in left if _place(n, _IDS) == 99 and len(sample[n].unique()) > 1]
@@ -572,7 +572,13 @@ def guess_roles(
     return dict(id=ids, time=time, target=target), kinds
 
 
-def _kind(column: pa.ChunkedArray, opened: Opened) -> str:
+def _telling(names: list[str], kinds: dict[str, str], kind: str) -> list[str]:
+    "The column of a kind whose name is most clearly one of time; none, where none is."
+    some = [n for n in names if kinds[n] == kind and _place(n, _TIMES) < 99]
+    return sorted(some, key=lambda n: _place(n, _TIMES))[:1]
+
+
+def _kind(column: pa.ChunkedArray, name: str, opened: Opened) -> str:
     "What a sample of cells is: date, number, text or empty."
     if column.null_count == len(column):
         return "empty"
@@ -580,7 +586,9 @@ def _kind(column: pa.ChunkedArray, opened: Opened) -> str:
     if t.is_timestamp(kind) or t.is_date(kind):
         return "date"
     if t.is_string(kind):
-        if read_dates(column, dates="day").share > 0.9 and not _counts(column):
+        # where the name tells, some unreadable cells are a fault of a date column
+        enough = 0.5 if _place(name, _TIMES) < 99 else 0.9
+        if _either_order(column).share > enough and not _counts(column):
             return "date"
         cells, _ = distinct(column)
         codes = cells.str.fullmatch(r"0\d+").any()
@@ -592,9 +600,18 @@ def _kind(column: pa.ChunkedArray, opened: Opened) -> str:
     return "number"
 
 
+def _either_order(column: pa.ChunkedArray) -> Dates:
+    "Cells as dates, day or month first: whichever reads more of them."
+    by_day = read_dates(column, dates="day")
+    if by_day.share == 1:
+        return by_day
+    by_month = read_dates(column, dates="month")
+    return by_month if by_month.share > by_day.share else by_day
+
+
 def _counts(column: pa.ChunkedArray) -> bool:
     "Do whole numbers count something, rather than name days, months or weeks?"
-    found = read_dates(column, dates="day")
+    found = _either_order(column)
     years = found.coarse == "YS-JAN" and pa.types.is_integer(column.type)
     return found.counted is not None or years or "since 1970" in found.note
 
@@ -699,12 +716,19 @@ def _settle_columns(made: Understood, opened: Opened, guess: bool) -> bool:
         usual = {"id": "unique_id", "time": "ds", "target": "y"}
         for role in lacking if guess else ():
             one = {"target": s.target}.get(role) or getattr(s, role)
-            if one == usual[role] and (found[role] or role == "id"):
+            # one series without a name is suggested only where there is a time
+            if one == usual[role] and (found[role] or role == "id" and found["time"]):
                 wanted[role] = found[role]
                 made.guessed.append(role)
         unknown = [c for cs in wanted.values() for c in cs if c not in names]
         if unknown or not wanted["time"]:
             made.faults.insert(0, _unknown(unknown, names, found))
+        if unknown and found["time"] and found["time"] != wanted["time"]:
+            # the column to name is itself unreadable: said at once
+            odd = read_dates(
+                _time_column(opened.table, found["time"]), found["time"][0], s.dates
+            )
+            made.faults += [odd.fault] if odd.fault else []
     more = [*s.known, *s.past, *([s.available] if s.available else [])]
     if isinstance(s.static, (list, tuple)):
         more += list(s.static)
@@ -735,13 +759,24 @@ def _unknown(unknown: list[str], names: list[str], found: dict[str, Any]) -> Fau
     python = {r: c[0] if len(c) == 1 else c for r, c in found.items() if c}
     flags = {"id": "id", "time": "time_column", "target": "target"}
     words = [f"-p {flags[r]} {shlex.quote(','.join(c))}" for r, c in found.items() if c]
+    here = f"The data has: {', '.join(names[:12])}"
+    what = "unknown column" if unknown else "no column of dates was found"
+    if not found["time"]:
+        # without a time nothing can be said of the series
+        return Fault(
+            what,
+            unknown,
+            f"{here}. None of them reads as dates; name the one that tells the time:"
+            " time='...'",
+            f"{here}. None of them reads as dates; name the one that tells the time:"
+            " `-p time_column NAME`",
+        )
     if not found["id"]:
         python["id"] = ""
         words.append("-p id ''")
-    here = f"The data has: {', '.join(names[:12])}"
     like = ", ".join(f"{k}={v!r}" for k, v in python.items())
     return Fault(
-        "unknown column" if unknown else "no column of dates was found",
+        what,
         unknown,
         f"{here}. It looks like {like}",
         f"{here}. It looks like `{' '.join(words)}`",
