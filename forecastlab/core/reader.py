@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ZONES', 'Settings', 'listed', 'columns_meant', 'Calendar', 'calendar_of', 'dates_in_words', 'on_calendar',
-           'winter_time', 'in_winter', 'Understood', 'guess_roles', 'understand', 'read_rows', 'id_column']
+           'winter_time', 'in_winter', 'Understood', 'guess_roles', 'understand', 'read_rows', 'id_column', 'time_part',
+           'read_time']
 
 # %% ../../nbs/core/16_reader.ipynb #reader_imports
 import json
@@ -176,6 +177,17 @@ def _clock_calendar(stamps: np.ndarray) -> Calendar:
         )
         return Calendar(None, stamps, fault=fault)
     seconds = step // 1_000_000
+    if step % 1_000_000 == 0 and seconds < 86_400 and 86_400 % seconds:
+        word = f"{seconds // 60}min" if seconds % 60 == 0 else f"{seconds}s"
+        fault = Fault(
+            f"the time stamps lie multiples of {word} apart, which divides no day",
+            [str(s)[:19] for s in stamps[:3]],
+            "Add them up by period: freq='D', repeated='sum'; or say that this is the"
+            f" step: freq={word!r}",
+            "Add them up by period: `-p freq D -p repeated sum`; or say that this is"
+            f" the step: `-p freq {word}`",
+        )
+        return Calendar(None, stamps, fault=fault)
     for size, word in ((3600, "h"), (60, "min"), (1, "s")):
         if seconds % size == 0:
             many = seconds // size
@@ -534,6 +546,7 @@ _TARGETS = "y sales sold quantity qty units demand volume value menge absatz ums
 _TARGETS += " ventes quantite quantité cantidad ventas target amount count load orders"
 _IDS = "unique_id id sku item item_id product series article artikel store shop asin"
 _IDS += " filiale produkt magasin produit name code region country meter sensor"
+_IDS += " location site station branch outlet warehouse lager depot plant device"
 
 
 def _place(name: str, words: str) -> int:
@@ -558,18 +571,49 @@ def guess_roles(
     sample = table.take(pa.array(at)) if rows else table
     kinds = {n: _kind(sample[n], n, opened) for n in names}
     there = lambda said: [c for c in columns_meant(said, names) if c in names]
+    parts = {
+        n: time_part(n)
+        for n in names
+        if time_part(n) in _PART_RANGE
+        and _part_cells(sample[n], time_part(n)) is not None
+    }
     said_time = there(settings.time)
-    time = said_time or _best(names, kinds, ("date",), _TIMES)
-    # a name that tells, where cells do not: numbers that count, or unreadable dates
-    time = time or _telling(names, kinds, "number") or _telling(names, kinds, "text")
+    time = said_time or _times(names, kinds, parts)
     left = [n for n in names if n not in time]
+    own = [n for n in left if n not in parts] or left
     said_target = [settings.target] if settings.target in names else []
-    varies = [n for n in left if _place(n, _IDS) == 99 and len(sample[n].unique()) > 1]
+    varies = [n for n in own if _place(n, _IDS) == 99 and len(sample[n].unique()) > 1]
     target = said_target or _best(varies, kinds, ("number",), _TARGETS)
-    target = target or _best(left, kinds, ("number",), _TARGETS)
-    left = [n for n in left if n not in target]
-    ids = there(settings.id) or _ids(table, time, left, kinds)
+    target = target or _best(own, kinds, ("number",), _TARGETS)
+    own = [n for n in own if n not in target and n not in parts]
+    said_ids = there(settings.id)
+    ids, alone = _ids(table, time, own, kinds, settings, said_ids)
+    clock = [n for p in ("hour", "minute") for n in left if parts.get(n) == p][:2]
+    if not alone and clock and not said_time and set(clock).isdisjoint(target):
+        # rows of a date that differ by their hour
+        finer = _ids(table, [*time, *clock], own, kinds, settings, said_ids)
+        if finer[1]:
+            time, ids = [*time, *clock], finer[0]
     return dict(id=ids, time=time, target=target), kinds
+
+
+def _times(names: list[str], kinds: dict[str, str], parts: dict[str, str]) -> list[str]:
+    "The column of time, or the parts of a date, such as year and month."
+    whole = [n for n in names if kinds[n] == "date" and n not in parts]
+    told = [n for n in whole if _place(n, _TIMES) < 99]
+    if told:
+        return _best(told, kinds, ("date",), _TIMES)
+    first = {part: n for n, part in reversed(parts.items())}
+    for join in _JOINS:
+        if all(part in first for part in join):
+            return [first[part] for part in join]
+    # a name that tells, where cells do not: numbers that count, or unreadable dates
+    return (
+        whole[:1]
+        or ([first["year"]] if "year" in first else [])
+        or _telling(names, kinds, "number")
+        or _telling(names, kinds, "text")
+    )
 
 
 def _telling(names: list[str], kinds: dict[str, str], kind: str) -> list[str]:
@@ -628,34 +672,86 @@ def _best(
 
 
 def _ids(
-    table: pa.Table, time: list[str], names: list[str], kinds: dict[str, str]
-) -> list[str]:
-    "The fewest columns that make every date unique."
-    if not time:
-        return []
+    table: pa.Table,
+    time: list[str],
+    names: list[str],
+    kinds: dict[str, str],
+    settings: Settings,
+    said: list[str],
+) -> tuple[list[str], bool]:
+    "The fewest columns that make every date unique, and whether they do."
+    if not time or not len(table):
+        return said, True
+    key, days = _time_codes(table, time, settings)
     some = [n for n in names if kinds[n] in ("text", "number", "date")]
     some = [n for n in some if kinds[n] == "text" or _place(n, _IDS) < 99]
     some = sorted(some, key=lambda n: (_place(n, _IDS), kinds[n] != "text"))[:6]
-    codes = {n: _codes(table[n]) for n in [time[0], *some]}
-    key = codes[time[0]]
-    if len(np.unique(key)) == len(key):
-        return [n for n in some if codes[n].max(initial=0) == 0][:1]
+    codes = {n: _codes(table[n]) for n in {*some, *said}}
+    if said:
+        return said, len(_crossed(key, codes, said)[1]) == len(key)
+    # what is different in every row names rows, not series
+    many = {n: len(np.unique(codes[n])) for n in some}
+    some = [n for n in some if many[n] <= max(len(key) / 2, 8)]
     chosen: list[str] = []
-    seen = len(np.unique(key))
+    if days is not None:
+        # moments hardly come twice: what names series names it nonetheless
+        told = [n for n in some if _place(n, _IDS) < 99]
+        for n in told or some:
+            seen = len(_crossed(days, codes, chosen)[1])
+            split = len(_crossed(days, codes, [*chosen, n])[1]) > seen
+            chosen += [n] if split and many[n] > 1 else []
+    elif len(np.unique(key)) == len(key):
+        return [n for n in some if many[n] == 1][:1], True
+    key, found = _crossed(key, codes, chosen)
+    seen = len(found)
+    some = [n for n in some if n not in chosen]
     while some and seen < len(key):
         made = {n: key * (codes[n].max() + 1) + codes[n] for n in some}
-        found = {n: len(np.unique(k)) for n, k in made.items()}
+        counts = {n: len(np.unique(k)) for n, k in made.items()}
         best = max(
-            some, key=lambda n: (found[n] == len(key), -_place(n, _IDS), found[n])
+            some, key=lambda n: (counts[n] == len(key), -_place(n, _IDS), counts[n])
         )
-        if found[best] == seen:
+        if counts[best] == seen:
             some.remove(best)
             continue
         key = np.unique(made[best], return_inverse=True)[1]
-        seen = found[best]
+        seen = counts[best]
         chosen.append(best)
         some.remove(best)
-    return chosen
+    return chosen, seen == len(key)
+
+
+def _crossed(
+    key: np.ndarray, codes: dict[str, np.ndarray], names: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    "(row,) codes of times and columns together, and the distinct ones."
+    for n in names:
+        key = np.unique(key * (codes[n].max() + 1) + codes[n], return_inverse=True)[1]
+    return key, np.unique(key)
+
+
+def _time_codes(
+    table: pa.Table, time: list[str], settings: Settings
+) -> tuple[np.ndarray, np.ndarray | None]:
+    "(row,) codes of the times; those of the days, where times are moments."
+    found = read_time(table, time, settings)
+    if found.counted is not None:
+        return np.unique(found.counted, return_inverse=True)[1], None
+    if found.share < 1 or np.isnat(found.wall).all():
+        return _codes(_time_column(table, time)), None
+    stamps, _ = _local_or_utc(found.wall, found.utc)
+    unique, key = np.unique(stamps.astype("datetime64[us]"), return_inverse=True)
+    there = unique[~np.isnat(unique)]
+    within = there - there.astype("datetime64[D]")
+    if (within == within[0]).all():
+        return key, None
+    calendar = calendar_of(there, np.ones(len(there), int))
+    if calendar.fault is None:
+        gaps = np.diff(there).astype(np.int64)
+        steps = (there[-1] - there[0]).astype(np.int64) / np.gcd.reduce(gaps) + 1
+        if calendar.freq == "D" or len(there) >= 0.5 * steps:
+            return key, None
+    return key, np.unique(stamps.astype("datetime64[D]"), return_inverse=True)[1]
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
@@ -725,9 +821,7 @@ def _settle_columns(made: Understood, opened: Opened, guess: bool) -> bool:
             made.faults.insert(0, _unknown(unknown, names, found))
         if unknown and found["time"] and found["time"] != wanted["time"]:
             # the column to name is itself unreadable: said at once
-            odd = read_dates(
-                _time_column(opened.table, found["time"]), found["time"][0], s.dates
-            )
+            odd = read_time(opened.table, found["time"], s)
             made.faults += [odd.fault] if odd.fault else []
     more = [*s.known, *s.past, *([s.available] if s.available else [])]
     if isinstance(s.static, (list, tuple)):
@@ -941,18 +1035,231 @@ def _read_series(rows: _Rows) -> None:
     if alike:
         rows.note(f"names that differ by capitals or blanks: {', '.join(alike[:3])}")
 
-# %% ../../nbs/core/16_reader.ipynb #_read_time
-_LOST = -(2**62)
-_PERIODS = {"M": "MS", "Q": "QS-JAN", "Y": "YS-JAN", "A": "YS-JAN"}
+# %% ../../nbs/core/16_reader.ipynb #time_part
+_PARTS = {
+    "year": "year years yr yyyy jahr année annee año anno jaar ano",
+    "quarter": "quarter qtr quartal trimestre",
+    "month": "month months mon mm monat mois mes mese maand",
+    "week": "week weeks wk kw cw woche semaine semana settimana isoweek",
+    "day": "day dd tag jour dia día giorno dag dayofmonth",
+    "hour": "hour hours hr hh stunde heure hora ora uhrzeit time zeit",
+    "minute": "minute minutes minuto",
+    "date": "date dates dt datum fecha data calendar datetime",
+}
+# a part of something else: weekdays, and how long or how late something is
+_OTHER_PARTS = "of_week ofweek day_week weekday wday dow until since per lead last to"
+
+
+def time_part(
+    name: str,  # of a column
+) -> str:  # "year", "quarter", "month", "week", "day", "hour", "minute", "date" or ""
+    "What part of a date a column's name says that it holds."
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
+    plain = re.sub(r"[\s.\-/]+", "_", plain).lower().strip("_")
+    words = plain.split("_")
+    if any(re.search(rf"(?:^|_){o}(?:_|$)", plain) for o in _OTHER_PARTS.split()):
+        return ""
+    if "of" in words:  # hour of day, week of year
+        words = words[: words.index("of")]
+    found = [part for w in words for part, said in _PARTS.items() if w in said.split()]
+    return found[0] if len(set(found)) == 1 else ""
+
+
+_PART_RANGE = dict(
+    year=(1900, 2100),
+    quarter=(1, 4),
+    month=(1, 12),
+    week=(1, 53),
+    day=(1, 31),
+    hour=(0, 24),
+    minute=(0, 59),
+)
+
+
+def _numeric(kind: pa.DataType) -> bool:
+    "Is an Arrow type a number?"
+    t = pa.types
+    tests = (t.is_floating, t.is_integer, t.is_boolean, t.is_decimal, t.is_null)
+    return any(test(kind) for test in tests)
+
+
+def _part_cells(column: pa.ChunkedArray, part: str) -> pa.Array | None:
+    "(row,) one part of a date as a date's text has it; None where cells are no such."
+    if not (pa.types.is_string(column.type) or _numeric(column.type)):
+        return None
+    cells, places = distinct(pa.chunked_array([pc.cast(column, pa.string())]))
+    gone = cells.str.lower().isin(NOTHING)
+    if gone.all():
+        return None
+    plain = cells.str.replace(r"\.0+$", "", regex=True)
+    prefix = dict(quarter="Q", week="W|KW|CW|Wk|Week|S", month="M").get(part)
+    if prefix:
+        plain = plain.str.replace(rf"(?i)^(?:{prefix})[-. ]*(?=\d)", "", regex=True)
+    whole = plain.str.fullmatch(r"\d{1,4}").fillna(False)
+    if (whole | gone).all():
+        low, high = _PART_RANGE[part]
+        value = plain.where(whole, str(low)).astype(int)
+        if not value.between(low, high).all():
+            return None
+        made = value.astype(str).str.zfill(1 if part == "quarter" else 2)
+        made = made + ":00" if part == "hour" else made
+    elif part == "month":
+        made = plain.str.lower()
+        short = r"[^\W\d_]{3,10}\.?"
+        named = pa.chunked_array([pa.array("2024 " + made[~gone], pa.string())])
+        if not made[~gone].str.fullmatch(short).all() or read_dates(named).fault:
+            return None
+    elif part == "hour":
+        clock = r"\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?\s*(?:[AaPp]\.?[Mm]\.?)?"
+        made = plain
+        if not made[~gone].str.fullmatch(clock).all():
+            return None
+    else:
+        return None
+    words = pa.array([*made.where(~gone, None), None], pa.string(), from_pandas=True)
+    return words.take(pa.array(np.where(places < 0, len(cells), places)))
+
+
+_JOINS = (
+    # parts, and the text between them
+    ("year", "month", "day"),
+    ("year", "month"),
+    ("year", "week"),
+    ("year", "quarter"),
+    ("date",),
+)
+
+
+def _joined_parts(table: pa.Table, names: list[str]) -> pa.ChunkedArray | None:
+    "Columns that their names call parts of one date, as its text; None: they do not."
+    parts = {time_part(n): n for n in names}
+    date = [n for n in names if time_part(n) in ("date", "")]
+    if len(parts) < len(names):
+        return None
+    clock = [p for p in ("hour", "minute") if p in parts]
+    rest = tuple(p for p in _PARTS if p in parts and p not in clock)
+    if len(date) == 1 and clock and len(names) == len(clock) + 1:
+        made = _date_text(table[date[0]])
+    elif rest in _JOINS and "date" not in rest:
+        cells = [_part_cells(table[parts[p]], p) for p in rest]
+        if any(c is None for c in cells):
+            return None
+        between = {"week": "-W", "quarter": "-Q"}.get(rest[-1], "-")
+        made = pc.binary_join_element_wise(*cells, between, null_handling="emit_null")
+    else:
+        return None
+    if clock:
+        times = [_part_cells(table[parts[p]], p) for p in clock]
+        if any(t is None for t in times) or clock == ["minute"]:
+            return None
+        time = times[0]
+        if len(clock) == 2:
+            hours = pc.utf8_slice_codeunits(time, 0, -3)
+            time = pc.binary_join_element_wise(hours, times[1], ":")
+        made = pc.binary_join_element_wise(made, time, " ", null_handling="emit_null")
+    return pa.chunked_array([_plain(made)])
+
+
+def _date_text(column: pa.ChunkedArray) -> pa.Array:
+    "Days as text, whatever they were; a midnight beside them is dropped."
+    t = pa.types
+    if t.is_timestamp(column.type):
+        column = pc.cast(column, pa.date32(), safe=False)
+    text = _plain(pc.cast(column, pa.string()))
+    return pc.replace_substring_regex(text, r"[T ]0?0:00(?::00)?(?:\.0+)?$", "")
+
+
+def _weeks_or_months(
+    column: pa.ChunkedArray, name: str, freq: Any
+) -> tuple[pa.ChunkedArray, str, Fault | None]:
+    "A year and two digits are a month or a week: as text that says which, and a note."
+    cells = _whole_cells(column)
+    if cells is None:
+        return column, "", None
+    texts, places = cells
+    there = texts != ""
+    parts = texts[there].str.extract(r"^((?:19|20)\d\d)([-/. ]?)(\d{1,2})$")
+    if not len(parts) or parts[0].isna().any():
+        return column, "", None
+    part = parts[2].astype(int)
+    said = time_part(name)
+    weekly = isinstance(freq, str) and freq.lstrip("0123456789").startswith("W")
+    weeks = weekly or freq is None and said == "week"
+    if weeks and part.between(1, 53).all():
+        made = pd.Series("", index=texts.index, dtype=object)
+        made[there] = parts[0] + "-W" + parts[2].str.zfill(2)
+        words = pa.array([v or None for v in made] + [None], pa.string())
+        column = pa.chunked_array([words.take(pa.array(places))])
+        why = "was asked for" if weekly else f"the name {name!r} says"
+        return column, f"a year and two digits were read as ISO weeks, as {why}", None
+    bare = (parts[1] == "").all() and (parts[2].str.len() == 2).all()
+    one_year = parts[0].nunique() == 1 and len(part) > 1
+    if freq is not None or said == "month" or not bare or not one_year:
+        return column, "", None
+    if not part.between(1, 12).all():
+        return column, "", None
+    fault = Fault(
+        f"the column {name!r} can be read as months or as ISO weeks",
+        texts[there].tolist()[:3],
+        "Say which: freq='MS' or freq='W-MON'",
+        "Say which: `-p freq MS` or `-p freq W-MON`",
+    )
+    return column, "", fault
+
+
+def _whole_cells(column: pa.ChunkedArray) -> tuple[pd.Series, np.ndarray] | None:
+    "Distinct cells of text or whole numbers, and the place of each row in them."
+    t = pa.types
+    if t.is_floating(column.type):
+        values = column.to_numpy()
+        there = np.isfinite(values)
+        if (values[there] != np.round(values[there])).any() or not there.any():
+            return None
+        whole = np.where(there, values, 0).astype(np.int64)
+        column = pa.chunked_array([pa.array(whole, mask=~there)])
+    if not (t.is_string(column.type) or t.is_integer(column.type)):
+        return None
+    cells, places = distinct(pa.chunked_array([pc.cast(column, pa.string())]))
+    texts = cells.where(~cells.str.lower().isin(NOTHING), "")
+    texts = texts.str.replace(r"\.0+$", "", regex=True)
+    return texts.reset_index(drop=True), np.where(places < 0, len(cells), places)
+
+
+def read_time(
+    table: pa.Table,  # any
+    names: list[str],  # its columns of time: one, or the parts of a date
+    settings: Settings,  # what was said: `freq`, `dates`
+    calendar: bool = False,  # is it known to be dates?
+) -> Dates:
+    "The time of every row, as cells and the names of their columns say."
+    s, name = settings, "-".join(names)
+    if len(names) > 1:
+        joined = _joined_parts(table, names)
+        column = _time_column(table, names) if joined is None else joined
+        return read_dates(column, name, s.dates, s.counted, calendar)
+    column, note = table[name], ""
+    if not s.counted:
+        column, note, fault = _weeks_or_months(column, name, s.freq)
+        if fault:
+            nothing = np.full(len(column), np.datetime64("NaT", "us"))
+            return Dates(nothing, fault=fault)
+    found = read_dates(column, name, s.dates, s.counted, calendar)
+    if note and found.fault is None:
+        found.note = note
+    return found
 
 
 def _time_column(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
-    "The column of time; several, such as year and month, joined."
+    "The column of time; several whose names tell nothing are joined as they stand."
     if len(names) == 1:
         return table[names[0]]
     texts = [_plain(pc.cast(_id_text(table[n])[0], pa.string())) for n in names]
     joined = pc.binary_join_element_wise(*texts, "-", null_handling="emit_null")
     return pa.chunked_array([_plain(joined)])
+
+# %% ../../nbs/core/16_reader.ipynb #_read_time
+_LOST = -(2**62)
+_PERIODS = {"M": "MS", "Q": "QS-JAN", "Y": "YS-JAN", "A": "YS-JAN"}
 
 
 def _local_or_utc(wall: np.ndarray, utc: np.ndarray | None) -> tuple[np.ndarray, str]:
@@ -972,9 +1279,7 @@ def _read_time(rows: _Rows) -> bool:
     s, made = rows.settings, rows.made
     made.time = "-".join(s.time)
     fixed = s.freq is not None and not s.counted
-    found = read_dates(
-        _time_column(rows.table, s.time), made.time, s.dates, s.counted, fixed
-    )
+    found = read_time(rows.table, s.time, s, fixed)
     if found.fault:
         made.faults.append(found.fault)
         return False
@@ -1178,13 +1483,6 @@ def _covariate(rows: _Rows, name: str, table: pa.Table, number: bool) -> np.ndar
     words = np.r_[cells.to_numpy(object), np.array([None], object)]
     return words[places]
 
-
-def _numeric(kind: pa.DataType) -> bool:
-    "Is an Arrow type a number?"
-    t = pa.types
-    tests = (t.is_floating, t.is_integer, t.is_boolean, t.is_decimal, t.is_null)
-    return any(test(kind) for test in tests)
-
 # %% ../../nbs/core/16_reader.ipynb #_gather
 def _gather(rows: _Rows) -> None:
     "One row a series and step."
@@ -1335,9 +1633,7 @@ def _with_file(rows: _Rows, plan: _Plan | None, source: Any) -> _Plan | None:
             "Name them: `-p known '[price]'`",
         )
         return plan
-    found = read_dates(
-        _time_column(table, s.time), rows.made.time, s.dates, s.counted, not s.counted
-    )
+    found = read_time(table, s.time, s, not s.counted)
     if found.fault:
         rows.made.faults.append(found.fault)
         return plan
@@ -1681,9 +1977,7 @@ def _join_by_date(rows: _Rows, plan: _Plan | None) -> _Plan | None:
             "Name them otherwise than the columns of the data",
         )
         return plan
-    found = read_dates(
-        _time_column(table, times), times[0], s.dates, s.counted, not s.counted
-    )
+    found = read_time(table, times, s, not s.counted)
     if found.fault:
         rows.made.faults.append(found.fault)
         return plan
