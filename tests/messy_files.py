@@ -162,6 +162,16 @@ def moments(frame, step="3607s"):
     return frame.iloc[order].assign(ds=when)
 
 
+def serial(d):
+    "A workbook's number of a day."
+    return (d - pd.Timestamp("1899-12-30")).days
+
+
+def mangled(d):
+    "12/31/2024 as a spreadsheet reads it that expects 31/12/2024."
+    return f"{d:%Y-%d-%m 00:00:00}" if d.day < 13 else f"{d:%m/%d/%Y}"
+
+
 def by_day(frame):
     "Sums of days."
     days = frame.assign(ds=frame.ds.dt.normalize())
@@ -538,6 +548,41 @@ MESSY = {
         truth("MS", 9, first="2024-01-01"),
         "MS",
         dict(time="month"),
+    ),
+    "a year beside months": Messy(
+        csv(parted(MONTHS, "%Y", "%m").rename(columns=dict(part0="year", part1="mm"))),
+        MONTHS,
+        "MS",
+        dict(time="year"),
+        mend="-p time_column year,mm",
+    ),
+    "a workbook's days": Messy(
+        csv(dated(DAYS, serial).rename(columns=dict(ds="Datum"))),
+        DAYS,
+        "D",
+        dict(time="Datum"),
+    ),
+    "a workbook's days, no telling name": Messy(
+        csv(dated(DAYS, serial)), DAYS, "D", dict(freq="D")
+    ),
+    **{
+        f"{form} as a number": Messy(
+            csv(dated(frame, how).rename(columns=dict(ds="date"))),
+            None,
+            said=dict(time="date"),
+            mend="are not understood as dates",
+        )
+        for form, frame, how in (
+            ("241231", DAYS, "%y%m%d"),
+            ("31122024", DAYS, lambda d: f"{d.day}{d:%m%Y}"),
+            ("20241", MONTHS, lambda d: f"{d.year}{d.month}"),
+            ("122024", MONTHS, lambda d: f"{d.month}{d.year}"),
+        )
+    },
+    "months for days where a spreadsheet could": Messy(
+        csv(dated(DAYS, mangled)),
+        None,
+        mend="became dates, the rest stayed text",
     ),
     "another name, moments of two shops": Messy(
         csv(named(moments(DAYS), "shop", "time", "sold")),

@@ -1036,6 +1036,7 @@ def _read_series(rows: _Rows) -> None:
         rows.note(f"names that differ by capitals or blanks: {', '.join(alike[:3])}")
 
 # %% ../../nbs/core/16_reader.ipynb #time_part
+_LOST = -(2**62)  # a counted time that is not there
 _PARTS = {
     "year": "year years yr yyyy jahr année annee año anno jaar ano",
     "quarter": "quarter qtr quartal trimestre",
@@ -1241,12 +1242,74 @@ def read_time(
     if not s.counted:
         column, note, fault = _weeks_or_months(column, name, s.freq)
         if fault:
-            nothing = np.full(len(column), np.datetime64("NaT", "us"))
-            return Dates(nothing, fault=fault)
+            return _no_time(len(column), fault)
+    fault = _exchanged(column, name)
+    if fault:
+        return _no_time(len(column), fault)
     found = read_dates(column, name, s.dates, s.counted, calendar)
+    if found.counted is not None and not s.counted:
+        return _day_numbers(column, name, s, found)
     if note and found.fault is None:
         found.note = note
     return found
+
+
+def _no_time(rows: int, fault: Fault) -> Dates:
+    "The answer for a column that cannot be read, and why."
+    nothing = np.full(rows, np.datetime64("NaT", "us"))
+    return Dates(nothing, fault=fault, share=0.0)
+
+
+def _day_numbers(
+    column: pa.ChunkedArray, name: str, settings: Settings, found: Dates
+) -> Dates:
+    "Whole numbers that count, or under the name of a date hardly do."
+    numbers = np.unique(found.counted[found.counted > _LOST])
+    if not len(numbers):
+        return found
+    low, high = int(numbers[0]), int(numbers[-1])
+    dated = time_part(name) == "date"
+    if dated and 20_000 <= low and high <= 80_000:
+        made = read_dates(column, name, settings.dates, False, True)
+        made.note += f", as the name {name!r} is a date's; a whole `freq` counts them"
+        return made
+    step = int(np.gcd.reduce(np.diff(numbers))) if len(numbers) > 1 else 1
+    sparse = len(numbers) > 2 and len(numbers) < 0.5 * ((high - low) / step + 1)
+    if not (dated and low >= 10_000 or sparse and _place(name, _TIMES) < 99):
+        return found
+    cells, _ = distinct(pa.chunked_array([pc.cast(column, pa.string())]))
+    shown = cells[~cells.str.lower().isin(NOTHING)].tolist()[:5]
+    return _no_time(
+        len(column),
+        Fault(
+            f"the numbers of the time column {name!r} are not understood as dates",
+            shown,
+            f"Write them as 2024-12-31; or, if they only count, pass freq={step}",
+            f"Write them as 2024-12-31; or, if they only count, say `-p freq {step}`",
+        ),
+    )
+
+
+def _exchanged(column: pa.ChunkedArray, name: str) -> Fault | None:
+    "The fault of a spreadsheet that took months for days where it could."
+    if not pa.types.is_string(column.type):
+        return None
+    cells, _ = distinct(column)
+    typed = cells.str.extract(r"^\d{4}-\d\d-(\d\d)(?:$|[T ]00:00)")[0].dropna()
+    pairs = cells.str.extract(r"^(\d{1,2})[/.-](\d{1,2})[/.-](?:\d{4}|\d\d)$").dropna()
+    if len(typed) < 3 or len(pairs) < 3:
+        return None
+    above = (pairs.astype(int) > 12).all()
+    if typed.astype(int).max() > 12 or not above.any():
+        return None
+    shown = [*cells[typed.index[:2]], *cells[pairs.index[:3]]]
+    mend = "Load that column as text, or write every date as 2024-12-31"
+    return Fault(
+        f"a spreadsheet took some dates of {name!r} for others: those that could be"
+        " read the other way became dates, the rest stayed text",
+        shown,
+        mend,
+    )
 
 
 def _time_column(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
@@ -1258,7 +1321,6 @@ def _time_column(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
     return pa.chunked_array([_plain(joined)])
 
 # %% ../../nbs/core/16_reader.ipynb #_read_time
-_LOST = -(2**62)
 _PERIODS = {"M": "MS", "Q": "QS-JAN", "Y": "YS-JAN", "A": "YS-JAN"}
 
 
@@ -1496,11 +1558,14 @@ def _gather(rows: _Rows) -> None:
         return
     if not s.repeated:
         twice = order[np.flatnonzero(~begins)]
+        python, command = _more_time(rows)
         rows.fault(
             f"{again:,} rows repeat a series and date",
             dict.fromkeys(rows.where(twice)),
-            "Say what they are: repeated='sum' adds them up ('mean', 'first', 'last')",
-            "Say what they are: `-p repeated sum` adds them up (mean, first, last)",
+            f"{python}Say what they are: repeated='sum' adds them up ('mean', 'first',"
+            " 'last')",
+            f"{command}Say what they are: `-p repeated sum` adds them up (mean, first,"
+            " last)",
         )
         rows.keep(np.sort(order[begins]))
         return
@@ -1520,6 +1585,25 @@ def _gather(rows: _Rows) -> None:
     rows.columns |= merged
     what = {"sum": "added up", "mean": "averaged"}.get(s.repeated, "left out")
     rows.note(f"{again:,} rows that repeat a series and date were {what}")
+
+
+def _more_time(rows: _Rows) -> tuple[str, str]:
+    "Columns that hold the rest of a date, where rows of a lone year or day repeat."
+    s = rows.settings
+    names = [n for n in rows.table.column_names if n not in {*s.id, *s.known, *s.past}]
+    first = {time_part(n): n for n in reversed(names)}
+    first |= {time_part(n): n for n in s.time}
+    parts = [time_part(n) for n in s.time]
+    joins = [j for j in _JOINS if parts != [*j] and all(p in first for p in j)]
+    joins = [j for j in joins if set(parts) < set(j)]
+    joins += [("date", "hour")] if parts == ["date"] and "hour" in first else []
+    for join in joins:
+        more = [first[p] for p in join]
+        if s.target not in more and _joined_parts(rows.table, more) is not None:
+            here = "If the rest of the date lies in other columns, join them: "
+            flag = shlex.quote(",".join(more))
+            return f"{here}time={more!r}. ", f"{here}`-p time_column {flag}`. "
+    return "", ""
 
 
 def _merged(values: np.ndarray, first: np.ndarray, how: str) -> np.ndarray:
