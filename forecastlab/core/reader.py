@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from .basics import one_of, refuse, whole
+from .basics import refuse, whole
 from .packing import Roles, canonical_freq
 from .panel import Panel
 from .tables import NOTHING, Dates, Fault, Opened, distinct
@@ -51,9 +51,12 @@ class Settings:
     ahead: int = 0  # steps after the history that `by_date` shall reach
 
     def __post_init__(self) -> None:
-        one_of("repeated", self.repeated, ("", "sum", "mean", "first", "last"))
-        one_of("dates", self.dates, ("", "day", "month"))
-        one_of("decimal", self.decimal, ("", ".", ","))
+        _word("repeated", self.repeated, ("sum", "mean", "first", "last"))
+        _word("dates", self.dates, ("day", "month"))
+        _word("decimal", self.decimal, (".", ","))
+        # digits count steps, wherever they were written
+        if isinstance(self.freq, str) and self.freq.isdecimal():
+            self.freq = int(self.freq)
         self.freq = canonical_freq(self.freq)
         _check_freq(self.freq)
         whole("ahead", self.ahead, 0)
@@ -80,6 +83,13 @@ class Settings:
     def counted(self) -> bool:
         "Is time counted in integers?"
         return isinstance(self.freq, int)
+
+
+def _word(name: str, value: Any, words: tuple[str, ...]) -> None:
+    "Refuse what is none of a few words, nor left out."
+    if value != "" and value not in words:
+        choice = f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}"
+        refuse(f"unknown {name}", [value], f"Leave it out, or choose {choice}")
 
 
 def listed(
@@ -456,6 +466,7 @@ class Understood:
     faults: list[Fault] = field(default_factory=list)  # what is to be mended
     source: str = ""  # path, as it was given
     guessed: list[str] = field(default_factory=list)  # roles that nobody named
+    joined: list[str] = field(default_factory=list)  # known columns of `by_date`
 
     def __str__(self) -> str:
         return self.words()
@@ -509,20 +520,22 @@ class Understood:
         s = self.settings
         freq = "" if s.freq is None else str(s.freq)
         fill = {None: "", "missing": "missing", 0: "zero"}.get(s.fill, "")
-        static = s.static if isinstance(s.static, (list, tuple)) else []
+        static = _flow(s.static) if isinstance(s.static, (list, tuple)) else s.static
+        # columns of another file are not of this one
+        known = [n for n in s.known if n not in self.joined]
         said = {
             "data": self.source or "FILE",
             "id": ",".join(listed(s.id)),
             "time_column": ",".join(listed(s.time)),
             "target": s.target,
             "freq": freq,
-            "known": _flow(s.known),
+            "known": _flow(known),
             "past": _flow(s.past),
-            "static": _flow(static),
+            "static": _path_said(static),
             "available": s.available or "",
             "fill": fill,
-            "future": s.future if isinstance(s.future, str) else "",
-            "by_date": s.by_date if isinstance(s.by_date, str) else "",
+            "future": _path_said(s.future),
+            "by_date": _path_said(s.by_date),
             "repeated": s.repeated,
             "dates": s.dates,
             "decimal": s.decimal,
@@ -534,6 +547,11 @@ class Understood:
         return " ".join([f"forecastlab run {pipeline}", *parts])
 
 
+def _path_said(source: Any) -> str:
+    "A path as it was given; nothing for a frame."
+    return str(source) if isinstance(source, (str, os.PathLike)) else ""
+
+
 def _flow(names: Iterable[str]) -> str:
     "A list as a parameter file writes it."
     plain = [n if re.fullmatch(r"\w[\w. ]*", n) else json.dumps(n) for n in names]
@@ -541,7 +559,8 @@ def _flow(names: Iterable[str]) -> str:
 
 # %% ../../nbs/core/16_reader.ipynb #guess_roles
 _TIMES = "ds date day week month time timestamp datum tag woche monat fecha jour"
-_TIMES += " semaine mois data giorno period datetime zeit year quarter"
+_TIMES += " semaine mois data giorno period datetime zeit year quarter ts dt wk kw"
+_TIMES += " jahr quartal hour uhrzeit heure"
 _TARGETS = "y sales sold quantity qty units demand volume value menge absatz umsatz"
 _TARGETS += " ventes quantite quantité cantidad ventas target amount count load orders"
 _IDS = "unique_id id sku item item_id product series article artikel store shop asin"
@@ -663,7 +682,7 @@ def _counts(column: pa.ChunkedArray) -> bool:
 def _best(
     names: list[str], kinds: dict[str, str], wanted: tuple[str, ...], words: str
 ) -> list[str]:
-    "The column of a kind with the most telling name; the only one, where none tells."
+    "The column of a kind with the most telling name; the first, where none tells."
     some = [n for n in names if kinds[n] in wanted]
     telling = sorted(
         (n for n in some if _place(n, words) < 99), key=lambda n: _place(n, words)
@@ -1031,9 +1050,21 @@ def _read_series(rows: _Rows) -> None:
     for n in rows.names:
         if isinstance(n, str):
             folded.setdefault(" ".join(n.split()).casefold(), []).append(n)
-    alike = [" and ".join(map(repr, g)) for g in folded.values() if len(g) > 1]
+    _note_alike(rows, folded, "names that differ by capitals or blanks")
+    numbers: dict[str, Any] = {}
+    for n in rows.names:
+        found = isinstance(n, str) and re.fullmatch(r"0*(\d+)(?:[.,]0+)?", n)
+        if found:
+            numbers.setdefault(found[1], []).append(n)
+    _note_alike(rows, numbers, "names that are the same number, read as different")
+
+
+def _note_alike(rows: _Rows, groups: dict[str, Any], what: str) -> None:
+    "Note names of different series that may be meant as one."
+    alike = [" and ".join(map(repr, g)) for g in groups.values() if len(g) > 1]
     if alike:
-        rows.note(f"names that differ by capitals or blanks: {', '.join(alike[:3])}")
+        more = f" and {len(alike) - 3:,} more" if len(alike) > 3 else ""
+        rows.note(f"{what}: {', '.join(alike[:3])}{more}")
 
 # %% ../../nbs/core/16_reader.ipynb #time_part
 _LOST = -(2**62)  # a counted time that is not there
@@ -1264,7 +1295,8 @@ def _day_numbers(
     column: pa.ChunkedArray, name: str, settings: Settings, found: Dates
 ) -> Dates:
     "Whole numbers that count, or under the name of a date hardly do."
-    numbers = np.unique(found.counted[found.counted > _LOST])
+    counted = np.zeros(0, np.int64) if found.counted is None else found.counted
+    numbers = np.unique(counted[counted > _LOST])
     if not len(numbers):
         return found
     low, high = int(numbers[0]), int(numbers[-1])
@@ -1602,7 +1634,8 @@ def _more_time(rows: _Rows) -> tuple[str, str]:
         if s.target not in more and _joined_parts(rows.table, more) is not None:
             here = "If the rest of the date lies in other columns, join them: "
             flag = shlex.quote(",".join(more))
-            return f"{here}time={more!r}. ", f"{here}`-p time_column {flag}`. "
+            python, command = f"time={more!r}", f"`-p time_column {flag}`"
+            return f"{here}{python}. If not: ", f"{here}{command}. If not: "
     return "", ""
 
 
@@ -2082,6 +2115,7 @@ def _join_by_date(rows: _Rows, plan: _Plan | None) -> _Plan | None:
         if plan is not None:
             plan.columns[n] = made[plan.step]
     s.known = [*own, *names]
+    rows.made.joined = names
     rows.note(f"{opened.name}: {', '.join(names)} by date, for every series")
     return plan
 
