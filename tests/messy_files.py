@@ -501,6 +501,7 @@ MESSY = {
             (MONTHS, "MS", ("year", "month"), ("%Y", "%m")),
             (MONTHS, "MS", ("year", "month"), ("%Y", "%B")),
             (MONTHS, "MS", ("Jahr", "Monat"), ("%Y", "%b")),
+            (MONTHS, "MS", ("yr", "mon"), ("%y", "%m")),
             (QUARTERS, "QS-JAN", ("year", "quarter"), ("%Y", quarter)),
             (MONDAYS, "W-MON", ("year", "week"), ("%G", "%V")),
             (MONDAYS[:8], "W-MON", ("Jahr", "KW"), ("%G", "%V")),
@@ -592,11 +593,11 @@ MESSY = {
         mend="-p id shop -p time_column time -p target sold",
     ),
     "another name, moments of two shops by number": Messy(
-        csv(named(moments(truth("D", names=("7", "12"))), "shop", "time", "sold")),
+        csv(named(moments(truth("D", names=("7", "12"))), "ShopNr", "time", "sold")),
         by_day(moments(truth("D", names=("7", "12")))),
         "D",
         dict(freq="D", repeated="sum"),
-        mend="-p id shop -p time_column time -p target sold",
+        mend="-p id ShopNr -p time_column time -p target sold",
     ),
     "another name, every 37 minutes a shop": Messy(
         csv(named(moments(DAYS, "37min"), "shop", "time", "sold")),
@@ -615,6 +616,13 @@ MESSY = {
         csv(named(dated(FEW, "%a %d %b"), "shop", "date", "sold")),
         None,
         mend="of the time column 'date' are no dates: Mon 01 Jan",
+    ),
+    "another name, a bad date among 12/31/2024": Messy(
+        csv(named(dated(DAYS, "%m/%d/%Y"), "shop", "date", "sold")).replace(
+            b"01/20/2024", b"02/30/2024"
+        ),
+        None,
+        mend="1 cells of the time column 'date' are no dates: 02/30/2024.",
     ),
     "another name, no dates": Messy(
         csv(named(dated(FEW, lambda d: "soon"), "shop", "x", "sold")),

@@ -565,13 +565,17 @@ _TARGETS = "y sales sold quantity qty units demand volume value menge absatz ums
 _TARGETS += " ventes quantite quantité cantidad ventas target amount count load orders"
 _IDS = "unique_id id sku item item_id product series article artikel store shop asin"
 _IDS += " filiale produkt magasin produit name code region country meter sensor"
-_IDS += " location site station branch outlet warehouse lager depot plant device"
+_IDS += " filial material location site station branch outlet warehouse lager depot plant device"
 
 
 def _place(name: str, words: str) -> int:
     "How early a name, or a part of it, stands in a list of telling ones; 99: nowhere."
     known = words.split()
-    parts = [name.lower(), *re.split(r"[\s_.-]+", name.lower())]
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    parts = [name.lower(), *re.split(r"[\s_.-]+", plain.lower())]
+    if words is _IDS:
+        # storeid, artikelnr
+        parts += [re.sub(r"(?:id|nr|no|nbr|num|number|code|key)$", "", parts[0])]
     found = [
         known.index(p) + (20 if i else 0) for i, p in enumerate(parts) if p in known
     ]
@@ -618,6 +622,8 @@ def guess_roles(
 
 def _times(names: list[str], kinds: dict[str, str], parts: dict[str, str]) -> list[str]:
     "The column of time, or the parts of a date, such as year and month."
+    if len(names) < 2:
+        return []
     whole = [n for n in names if kinds[n] == "date" and n not in parts]
     told = [n for n in whole if _place(n, _TIMES) < 99]
     if told:
@@ -1071,8 +1077,9 @@ _LOST = -(2**62)  # a counted time that is not there
 _PARTS = {
     "year": "year years yr yyyy jahr année annee año anno jaar ano",
     "quarter": "quarter qtr quartal trimestre",
-    "month": "month months mon mm monat mois mes mese maand",
-    "week": "week weeks wk kw cw woche semaine semana settimana isoweek",
+    "month": "month months mon mm monat mois mes mese maand yearmonth yyyymm",
+    "week": "week weeks wk kw cw woche semaine semana settimana isoweek yearweek"
+    " kalenderwoche yyyyww",
     "day": "day dd tag jour dia día giorno dag dayofmonth",
     "hour": "hour hours hr hh stunde heure hora ora uhrzeit time zeit",
     "minute": "minute minutes minuto",
@@ -1093,8 +1100,10 @@ def time_part(
         return ""
     if "of" in words:  # hour of day, week of year
         words = words[: words.index("of")]
-    found = [part for w in words for part, said in _PARTS.items() if w in said.split()]
-    return found[0] if len(set(found)) == 1 else ""
+    found = {part for w in words for part, said in _PARTS.items() if w in said.split()}
+    # a year_week is a week
+    found = found - {"year", "date"} or found
+    return found.pop() if len(found) == 1 else ""
 
 
 _PART_RANGE = dict(
@@ -1130,9 +1139,14 @@ def _part_cells(column: pa.ChunkedArray, part: str) -> pa.Array | None:
     whole = plain.str.fullmatch(r"\d{1,4}").fillna(False)
     if (whole | gone).all():
         low, high = _PART_RANGE[part]
+        # a year of two digits
+        two = part == "year" and plain[~gone].str.fullmatch(r"\d\d").all()
+        low, high = (0, 99) if two else (low, high)
         value = plain.where(whole, str(low)).astype(int)
         if not value.between(low, high).all():
             return None
+        if two:
+            value += np.where(value < 70, 2000, 1900)
         made = value.astype(str).str.zfill(1 if part == "quarter" else 2)
         made = made + ":00" if part == "hour" else made
     elif part == "month":
@@ -1205,13 +1219,17 @@ def _weeks_or_months(
     column: pa.ChunkedArray, name: str, freq: Any
 ) -> tuple[pa.ChunkedArray, str, Fault | None]:
     "A year and two digits are a month or a week: as text that says which, and a note."
-    cells = _whole_cells(column)
-    if cells is None:
-        return column, "", None
-    texts, places = cells
-    there = texts != ""
-    parts = texts[there].str.extract(r"^((?:19|20)\d\d)([-/. ]?)(\d{1,2})$")
-    if not len(parts) or parts[0].isna().any():
+    # the first rows tell most columns apart
+    for some in (column.slice(0, 100), column):
+        cells = _whole_cells(some)
+        if cells is None:
+            return column, "", None
+        texts, places = cells
+        there = texts != ""
+        parts = texts[there].str.extract(r"^((?:19|20)\d\d)([-/. ]?)(\d{1,2})$")
+        if parts[0].isna().any():
+            return column, "", None
+    if not len(parts):
         return column, "", None
     part = parts[2].astype(int)
     said = time_part(name)
@@ -1245,7 +1263,7 @@ def _whole_cells(column: pa.ChunkedArray) -> tuple[pd.Series, np.ndarray] | None
     if t.is_floating(column.type):
         values = column.to_numpy()
         there = np.isfinite(values)
-        if (values[there] != np.round(values[there])).any() or not there.any():
+        if (values[there] != np.round(values[there])).any():
             return None
         whole = np.where(there, values, 0).astype(np.int64)
         column = pa.chunked_array([pa.array(whole, mask=~there)])
@@ -1278,6 +1296,10 @@ def read_time(
     if fault:
         return _no_time(len(column), fault)
     found = read_dates(column, name, s.dates, s.counted, calendar)
+    if found.fault and not s.dates and not s.counted:
+        # a few bad cells must not decide between day and month
+        other = read_dates(column, name, "month", s.counted, calendar)
+        found = other if other.share > found.share else found
     if found.counted is not None and not s.counted:
         return _day_numbers(column, name, s, found)
     if note and found.fault is None:
@@ -1325,6 +1347,8 @@ def _day_numbers(
 def _exchanged(column: pa.ChunkedArray, name: str) -> Fault | None:
     "The fault of a spreadsheet that took months for days where it could."
     if not pa.types.is_string(column.type):
+        return None
+    if not pc.any(pc.match_substring_regex(column, r"^\s*\d{1,2}[/.-]")).as_py():
         return None
     cells, _ = distinct(column)
     typed = cells.str.extract(r"^\d{4}-\d\d-(\d\d)(?:$|[T ]00:00)")[0].dropna()
