@@ -565,7 +565,8 @@ _TARGETS = "y sales sold quantity qty units demand volume value menge absatz ums
 _TARGETS += " ventes quantite quantité cantidad ventas target amount count load orders"
 _IDS = "unique_id id sku item item_id product series article artikel store shop asin"
 _IDS += " filiale produkt magasin produit name code region country meter sensor"
-_IDS += " filial material location site station branch outlet warehouse lager depot plant device"
+_IDS += " filial material location site station branch outlet warehouse lager depot"
+_IDS += " plant device"
 
 
 def _place(name: str, words: str) -> int:
@@ -1179,7 +1180,7 @@ _JOINS = (
 def _joined_parts(table: pa.Table, names: list[str]) -> pa.ChunkedArray | None:
     "Columns that their names call parts of one date, as its text; None: they do not."
     parts = {time_part(n): n for n in names}
-    date = [n for n in names if time_part(n) in ("date", "")]
+    date = [n for n in names if time_part(n) in ("date", "day", "")]
     if len(parts) < len(names):
         return None
     clock = [p for p in ("hour", "minute") if p in parts]
@@ -1233,8 +1234,9 @@ def _weeks_or_months(
         return column, "", None
     part = parts[2].astype(int)
     said = time_part(name)
-    weekly = isinstance(freq, str) and freq.lstrip("0123456789").startswith("W")
-    weeks = weekly or freq is None and said == "week"
+    asked = freq.lstrip("0123456789")[:1] if isinstance(freq, str) else ""
+    weekly = asked == "W"
+    weeks = weekly or said == "week" and asked not in ("M", "Q", "Y")
     if weeks and part.between(1, 53).all():
         made = pd.Series("", index=texts.index, dtype=object)
         made[there] = parts[0] + "-W" + parts[2].str.zfill(2)
@@ -1285,8 +1287,17 @@ def read_time(
     s, name = settings, "-".join(names)
     if len(names) > 1:
         joined = _joined_parts(table, names)
-        column = _time_column(table, names) if joined is None else joined
-        return read_dates(column, name, s.dates, s.counted, calendar)
+        if joined is not None:
+            return read_dates(joined, name, s.dates, s.counted, calendar)
+        parts = {time_part(n) for n in names}
+        if "" not in parts and not any(parts == set(j) for j in _JOINS):
+            return _no_time(len(table), _no_join(names))
+        column = _time_column(table, names)
+        found = read_dates(column, name, s.dates, s.counted, calendar)
+        if found.coarse and not found.note:
+            kind = _READ_AS.get(found.coarse, "dates")
+            found.note = f"{' and '.join(names)} were joined, and read as {kind}"
+        return found
     column, note = table[name], ""
     if not s.counted:
         column, note, fault = _weeks_or_months(column, name, s.freq)
@@ -1307,6 +1318,20 @@ def read_time(
     return found
 
 
+_READ_AS = {"MS": "months", "W-MON": "ISO weeks", "QS-JAN": "quarters"}
+
+
+def _no_join(names: list[str]) -> Fault:
+    "The fault of parts that make no date."
+    may = "a year and a month (and a day), week or quarter, or a date and an hour"
+    return Fault(
+        "these columns of time do not make a date together",
+        names,
+        f"Name {may}, such as time=['year', 'month']",
+        f"Name {may}, such as `-p time_column year,month`",
+    )
+
+
 def _no_time(rows: int, fault: Fault) -> Dates:
     "The answer for a column that cannot be read, and why."
     nothing = np.full(rows, np.datetime64("NaT", "us"))
@@ -1323,7 +1348,8 @@ def _day_numbers(
         return found
     low, high = int(numbers[0]), int(numbers[-1])
     dated = time_part(name) == "date"
-    if dated and 20_000 <= low and high <= 80_000:
+    # below, they may as well be days since 1970
+    if dated and 25_000 <= low and high <= 80_000:
         made = read_dates(column, name, settings.dates, False, True)
         made.note += f", as the name {name!r} is a date's; a whole `freq` counts them"
         return made
@@ -1333,15 +1359,13 @@ def _day_numbers(
         return found
     cells, _ = distinct(pa.chunked_array([pc.cast(column, pa.string())]))
     shown = cells[~cells.str.lower().isin(NOTHING)].tolist()[:5]
-    return _no_time(
-        len(column),
-        Fault(
-            f"the numbers of the time column {name!r} are not understood as dates",
-            shown,
-            f"Write them as 2024-12-31; or, if they only count, pass freq={step}",
-            f"Write them as 2024-12-31; or, if they only count, say `-p freq {step}`",
-        ),
-    )
+    python = f"Write them as 2024-12-31; or, if they only count, pass freq={step}"
+    command = f"Write them as 2024-12-31; or, if they only count, say `-p freq {step}`"
+    if 20_000 <= low and high <= 80_000:
+        python += "; freq='D' reads them as a workbook's days"
+        command += "; `-p freq D` reads them as a workbook's days"
+    what = f"the numbers of the time column {name!r} are not understood as dates"
+    return _no_time(len(column), Fault(what, shown, python, command))
 
 
 def _exchanged(column: pa.ChunkedArray, name: str) -> Fault | None:
