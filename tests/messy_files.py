@@ -146,10 +146,50 @@ def local(zone, first="2024-03-10", days=280):
     return frame.assign(ds=zoned.tz_localize(None)), frame.assign(ds=winter)
 
 
+def parted(frame, *forms):
+    "The date in several columns: strftime patterns, or functions."
+    parts = {
+        f"part{i}": [f(d) if callable(f) else d.strftime(f) for d in frame.ds]
+        for i, f in enumerate(forms)
+    }
+    return frame.drop(columns="ds").assign(**parts)
+
+
+def quarter(d):
+    "Q2"
+    return f"Q{d.quarter}"
+
+
+def moments(frame, step="3607s"):
+    "Sales of several shops in turn, never two at the same moment."
+    order = np.argsort(np.arange(len(frame)) % 40, kind="stable")
+    when = pd.date_range("2024-01-01", periods=len(frame), freq=step)
+    if step.endswith("s"):
+        when += pd.to_timedelta(np.arange(len(frame)) ** 2 % 1777, "s")
+    return frame.iloc[order].assign(ds=when)
+
+
+def serial(d):
+    "A workbook's number of a day."
+    return (d - pd.Timestamp("1899-12-30")).days
+
+
+def mangled(d):
+    "12/31/2024 as a spreadsheet reads it that expects 31/12/2024."
+    return f"{d:%Y-%d-%m 00:00:00}" if d.day < 13 else f"{d:%m/%d/%Y}"
+
+
+def by_day(frame):
+    "Sums of days."
+    days = frame.assign(ds=frame.ds.dt.normalize())
+    return days.groupby(["unique_id", "ds"], as_index=False).y.sum()
+
+
 BERLIN, SYDNEY = local("Europe/Berlin"), local("Australia/Sydney")
 YORK = pd.date_range("2024-03-01", periods=40, tz="America/New_York")
 ISO = lambda d: f"{d.isocalendar()[0]}-W{d.isocalendar()[1]:02d}"
 MONDAYS = WEEKS.assign(ds=WEEKS.ds - pd.Timedelta("6D"))
+EARLY = MONDAYS.groupby("unique_id").head(12)  # weeks of January to March
 SPLIT = pd.concat([WEEKS.assign(y=WEEKS.y * 0.25), WEEKS.assign(y=WEEKS.y * 0.75)])
 FEW = truth("D", 12, first="2024-01-01")
 ZERO = dict(fill=0.0, align_end=True)
@@ -535,6 +575,157 @@ MESSY = {
         csv(named(WEEKS, "sku", "week", "sold")),
         WEEKS,
         mend="-p id sku -p time_column week -p target sold",
+    ),
+    "another name, 12/31/2024": Messy(
+        csv(named(dated(DAYS, "%m/%d/%Y"), "shop", "date", "sold")),
+        DAYS,
+        "D",
+        mend="-p id shop -p time_column date -p target sold",
+    ),
+    "another name, 12/31/2024 5:00 PM": Messy(
+        csv(named(dated(HOURS, "%m/%d/%Y %I:%M %p"), "meter", "time", "kwh")),
+        HOURS,
+        "h",
+        mend="-p id meter -p time_column time -p target kwh",
+    ),
+    **{
+        f"another name, {', '.join(names)}": Messy(
+            csv(named(parted(frame, *forms), "shop", "sold", *names)),
+            frame,
+            freq,
+            mend=f"-p id shop -p time_column {','.join(names)} -p target sold",
+        )
+        for frame, freq, names, forms in (
+            (MONTHS, "MS", ("year", "month"), ("%Y", "%m")),
+            (MONTHS, "MS", ("year", "month"), ("%Y", "%B")),
+            (MONTHS, "MS", ("Jahr", "Monat"), ("%Y", "%b")),
+            (MONTHS, "MS", ("yr", "mon"), ("%y", "%m")),
+            (QUARTERS, "QS-JAN", ("year", "quarter"), ("%Y", quarter)),
+            (MONDAYS, "W-MON", ("year", "week"), ("%G", "%V")),
+            (MONDAYS[:8], "W-MON", ("Jahr", "KW"), ("%G", "%V")),
+            (DAYS, "D", ("year", "month", "day"), ("%Y", "%m", "%d")),
+            (HOURS, "h", ("date", "hour"), ("%Y-%m-%d", "%H")),
+            (HOURS, "h", ("Datum", "Uhrzeit"), ("%d.%m.%Y", "%H:%M")),
+        )
+    },
+    "a date beside its year and month": Messy(
+        csv(
+            WEEKS.assign(year=WEEKS.ds.dt.year, month=WEEKS.ds.dt.month_name()).rename(
+                columns=dict(unique_id="shop", ds="date", y="sold")
+            )
+        ),
+        WEEKS,
+        mend="-p id shop -p time_column date -p target sold",
+    ),
+    "202405 as weeks of one spring": Messy(
+        csv(dated(EARLY, "%G%V").rename(columns=dict(ds="week"))),
+        EARLY,
+        "W-MON",
+        dict(time="week"),
+    ),
+    "2024-05 as weeks": Messy(
+        csv(dated(MONDAYS, "%G-%V").rename(columns=dict(ds="KW"))),
+        MONDAYS,
+        "W-MON",
+        dict(time="KW"),
+    ),
+    "202405, weeks or months": Messy(
+        csv(dated(EARLY, "%G%V")), EARLY, "W-MON", mend="-p freq W-MON"
+    ),
+    "202405, months or weeks": Messy(
+        csv(dated(truth("MS", 9, first="2024-01-01"), "%Y%m")),
+        truth("MS", 9, first="2024-01-01"),
+        "MS",
+        mend="-p freq MS",
+    ),
+    "202405 as months of one year": Messy(
+        csv(
+            dated(truth("MS", 9, first="2024-01-01"), "%Y%m").rename(
+                columns=dict(ds="month")
+            )
+        ),
+        truth("MS", 9, first="2024-01-01"),
+        "MS",
+        dict(time="month"),
+    ),
+    "a year beside months": Messy(
+        csv(parted(MONTHS, "%Y", "%m").rename(columns=dict(part0="year", part1="mm"))),
+        MONTHS,
+        "MS",
+        dict(time="year"),
+        mend="-p time_column year,mm",
+    ),
+    "a workbook's days": Messy(
+        csv(dated(DAYS, serial).rename(columns=dict(ds="Datum"))),
+        DAYS,
+        "D",
+        dict(time="Datum"),
+    ),
+    "a workbook's days, no telling name": Messy(
+        csv(dated(DAYS, serial)), DAYS, "D", dict(freq="D")
+    ),
+    **{
+        f"{form} as a number": Messy(
+            csv(dated(frame, how).rename(columns=dict(ds="date"))),
+            None,
+            said=dict(time="date"),
+            mend="are not understood as dates",
+        )
+        for form, frame, how in (
+            ("241231", DAYS, "%y%m%d"),
+            ("31122024", DAYS, lambda d: f"{d.day}{d:%m%Y}"),
+            ("20241", MONTHS, lambda d: f"{d.year}{d.month}"),
+            ("122024", MONTHS, lambda d: f"{d.month}{d.year}"),
+        )
+    },
+    "months for days where a spreadsheet could": Messy(
+        csv(dated(DAYS, mangled)),
+        None,
+        mend="became dates, the rest stayed text",
+    ),
+    "another name, moments of two shops": Messy(
+        csv(named(moments(DAYS), "shop", "time", "sold")),
+        by_day(moments(DAYS)),
+        "D",
+        dict(freq="D", repeated="sum"),
+        mend="-p id shop -p time_column time -p target sold",
+    ),
+    "another name, moments of two shops by number": Messy(
+        csv(named(moments(truth("D", names=("7", "12"))), "ShopNr", "time", "sold")),
+        by_day(moments(truth("D", names=("7", "12")))),
+        "D",
+        dict(freq="D", repeated="sum"),
+        mend="-p id ShopNr -p time_column time -p target sold",
+    ),
+    "another name, every 37 minutes a shop": Messy(
+        csv(named(moments(DAYS, "37min"), "shop", "time", "sold")),
+        by_day(moments(DAYS, "37min")),
+        "D",
+        dict(freq="D", repeated="sum"),
+        mend="-p id shop -p time_column time -p target sold",
+    ),
+    "every 37 minutes a shop": Messy(
+        csv(moments(DAYS, "37min")),
+        by_day(moments(DAYS, "37min")),
+        "D",
+        mend="-p freq D -p repeated sum",
+    ),
+    "another name, dates without a year": Messy(
+        csv(named(dated(FEW, "%a %d %b"), "shop", "date", "sold")),
+        None,
+        mend="of the time column 'date' are no dates: Mon 01 Jan",
+    ),
+    "another name, a bad date among 12/31/2024": Messy(
+        csv(named(dated(DAYS, "%m/%d/%Y"), "shop", "date", "sold")).replace(
+            b"01/20/2024", b"02/30/2024"
+        ),
+        None,
+        mend="1 cells of the time column 'date' are no dates: 02/30/2024.",
+    ),
+    "another name, no dates": Messy(
+        csv(named(dated(FEW, lambda d: "soon"), "shop", "x", "sold")),
+        None,
+        mend="None of them reads as dates; name the one that tells the time",
     ),
 }
 WORDS = dict(time_column="time")

@@ -248,6 +248,38 @@ def test_columns_by_date_are_joined_to_every_series_and_reach_ahead(tmp_path):
     assert np.flatnonzero(weekly.known["holiday"][:42]).tolist() == [1, 4]
 
 
+def test_the_command_that_look_prints_names_no_column_of_another_file(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_bytes(csv(named(WEEKS, "shop", "week", "sold")))
+    (tmp_path / "feasts.csv").write_bytes(b"ds;holiday\n14.01.2024;1\n")
+    assert main(["look", "a.csv", "-p", "by_date", "feasts.csv"]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert "known" not in words and words[-2:] == ["by_date", "feasts.csv"]
+    given = words[words.index("a.csv") + 1 :]
+    assert main(["look", "a.csv", *given]) == 0
+    assert "holiday by date, for every series" in capsys.readouterr().out
+
+
+def test_words_of_the_owner_that_mean_nothing_are_refused(tmp_path, capsys):
+    (tmp_path / "a.csv").write_bytes(csv(WEEKS))
+    for name, value, words in (
+        ("repeated", "max", "Leave it out, or choose 'sum', 'mean', 'first' or 'last'"),
+        ("dates", "iso", "Leave it out, or choose 'day' or 'month'"),
+        ("freq", "0", "an integer freq must be at least 1"),
+    ):
+        assert main(["look", str(tmp_path / "a.csv"), "-p", name, value]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_names_that_are_the_same_number_are_noted():
+    names = np.repeat(["1", "1.0", "007", "7"], 20)
+    said = understand(WEEKS.assign(unique_id=names), Settings(id="unique_id"))
+    note = "the same number, read as different: '1' and '1.0', '007' and '7'"
+    assert any(note in n for n in said.notes)
+
+
 def test_a_plan_in_a_file_is_read_like_the_data(tmp_path):
     (tmp_path / "a.csv").write_bytes(csv(WEEKS.assign(price=3.5), sep=";", decimal=","))
     plan = planned(WEEKS)[80:].drop(columns="y")

@@ -208,7 +208,7 @@ def _look(a):
     settings = Settings(
         **said | {n: said[n] or None for n in ("available", "future", "by_date")},
         time=words["time_column"],
-        freq=(int(freq) if freq.isdigit() else freq) or None,
+        freq=freq or None,
         fill=meaning[words["fill"]],
         align_end=words["fill"] == "zero",
         ahead=words["horizon"] or 8,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ZONES', 'Settings', 'listed', 'columns_meant', 'Calendar', 'calendar_of', 'dates_in_words', 'on_calendar',
-           'winter_time', 'in_winter', 'Understood', 'guess_roles', 'understand', 'read_rows', 'id_column']
+           'winter_time', 'in_winter', 'Understood', 'guess_roles', 'understand', 'read_rows', 'id_column', 'time_part',
+           'read_time']
 
 # %% ../../nbs/core/16_reader.ipynb #reader_imports
 import json
@@ -19,10 +20,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from .basics import one_of, refuse, whole
+from .basics import refuse, whole
 from .packing import Roles, canonical_freq
 from .panel import Panel
-from .tables import NOTHING, Fault, Opened, distinct, open_table
+from .tables import NOTHING, Dates, Fault, Opened, distinct
+from .tables import open_table
 from .tables import read_dates, read_numbers, refuse_all
 
 # %% ../../nbs/core/16_reader.ipynb #Settings
@@ -49,9 +51,12 @@ class Settings:
     ahead: int = 0  # steps after the history that `by_date` shall reach
 
     def __post_init__(self) -> None:
-        one_of("repeated", self.repeated, ("", "sum", "mean", "first", "last"))
-        one_of("dates", self.dates, ("", "day", "month"))
-        one_of("decimal", self.decimal, ("", ".", ","))
+        _word("repeated", self.repeated, ("sum", "mean", "first", "last"))
+        _word("dates", self.dates, ("day", "month"))
+        _word("decimal", self.decimal, (".", ","))
+        # digits count steps, wherever they were written
+        if isinstance(self.freq, str) and self.freq.isdecimal():
+            self.freq = int(self.freq)
         self.freq = canonical_freq(self.freq)
         _check_freq(self.freq)
         whole("ahead", self.ahead, 0)
@@ -78,6 +83,13 @@ class Settings:
     def counted(self) -> bool:
         "Is time counted in integers?"
         return isinstance(self.freq, int)
+
+
+def _word(name: str, value: Any, words: tuple[str, ...]) -> None:
+    "Refuse what is none of a few words, nor left out."
+    if value != "" and value not in words:
+        choice = f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}"
+        refuse(f"unknown {name}", [value], f"Leave it out, or choose {choice}")
 
 
 def listed(
@@ -175,6 +187,17 @@ def _clock_calendar(stamps: np.ndarray) -> Calendar:
         )
         return Calendar(None, stamps, fault=fault)
     seconds = step // 1_000_000
+    if step % 1_000_000 == 0 and seconds < 86_400 and 86_400 % seconds:
+        word = f"{seconds // 60}min" if seconds % 60 == 0 else f"{seconds}s"
+        fault = Fault(
+            f"the time stamps lie multiples of {word} apart, which divides no day",
+            [str(s)[:19] for s in stamps[:3]],
+            "Add them up by period: freq='D', repeated='sum'; or say that this is the"
+            f" step: freq={word!r}",
+            "Add them up by period: `-p freq D -p repeated sum`; or say that this is"
+            f" the step: `-p freq {word}`",
+        )
+        return Calendar(None, stamps, fault=fault)
     for size, word in ((3600, "h"), (60, "min"), (1, "s")):
         if seconds % size == 0:
             many = seconds // size
@@ -443,6 +466,7 @@ class Understood:
     faults: list[Fault] = field(default_factory=list)  # what is to be mended
     source: str = ""  # path, as it was given
     guessed: list[str] = field(default_factory=list)  # roles that nobody named
+    joined: list[str] = field(default_factory=list)  # known columns of `by_date`
 
     def __str__(self) -> str:
         return self.words()
@@ -496,20 +520,22 @@ class Understood:
         s = self.settings
         freq = "" if s.freq is None else str(s.freq)
         fill = {None: "", "missing": "missing", 0: "zero"}.get(s.fill, "")
-        static = s.static if isinstance(s.static, (list, tuple)) else []
+        static = _flow(s.static) if isinstance(s.static, (list, tuple)) else s.static
+        # columns of another file are not of this one
+        known = [n for n in s.known if n not in self.joined]
         said = {
             "data": self.source or "FILE",
             "id": ",".join(listed(s.id)),
             "time_column": ",".join(listed(s.time)),
             "target": s.target,
             "freq": freq,
-            "known": _flow(s.known),
+            "known": _flow(known),
             "past": _flow(s.past),
-            "static": _flow(static),
+            "static": _path_said(static),
             "available": s.available or "",
             "fill": fill,
-            "future": s.future if isinstance(s.future, str) else "",
-            "by_date": s.by_date if isinstance(s.by_date, str) else "",
+            "future": _path_said(s.future),
+            "by_date": _path_said(s.by_date),
             "repeated": s.repeated,
             "dates": s.dates,
             "decimal": s.decimal,
@@ -521,6 +547,11 @@ class Understood:
         return " ".join([f"forecastlab run {pipeline}", *parts])
 
 
+def _path_said(source: Any) -> str:
+    "A path as it was given; nothing for a frame."
+    return str(source) if isinstance(source, (str, os.PathLike)) else ""
+
+
 def _flow(names: Iterable[str]) -> str:
     "A list as a parameter file writes it."
     plain = [n if re.fullmatch(r"\w[\w. ]*", n) else json.dumps(n) for n in names]
@@ -528,17 +559,24 @@ def _flow(names: Iterable[str]) -> str:
 
 # %% ../../nbs/core/16_reader.ipynb #guess_roles
 _TIMES = "ds date day week month time timestamp datum tag woche monat fecha jour"
-_TIMES += " semaine mois data giorno period datetime zeit year quarter"
+_TIMES += " semaine mois data giorno period datetime zeit year quarter ts dt wk kw"
+_TIMES += " jahr quartal hour uhrzeit heure"
 _TARGETS = "y sales sold quantity qty units demand volume value menge absatz umsatz"
 _TARGETS += " ventes quantite quantité cantidad ventas target amount count load orders"
 _IDS = "unique_id id sku item item_id product series article artikel store shop asin"
 _IDS += " filiale produkt magasin produit name code region country meter sensor"
+_IDS += " filial material location site station branch outlet warehouse lager depot"
+_IDS += " plant device"
 
 
 def _place(name: str, words: str) -> int:
     "How early a name, or a part of it, stands in a list of telling ones; 99: nowhere."
     known = words.split()
-    parts = [name.lower(), *re.split(r"[\s_.-]+", name.lower())]
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    parts = [name.lower(), *re.split(r"[\s_.-]+", plain.lower())]
+    if words is _IDS:
+        # storeid, artikelnr
+        parts += [re.sub(r"(?:id|nr|no|nbr|num|number|code|key)$", "", parts[0])]
     found = [
         known.index(p) + (20 if i else 0) for i, p in enumerate(parts) if p in known
     ]
@@ -555,24 +593,62 @@ def guess_roles(
     names = list(dict.fromkeys(table.column_names))
     at = np.unique(np.linspace(0, max(rows - 1, 0), min(rows, 2000)).astype(int))
     sample = table.take(pa.array(at)) if rows else table
-    kinds = {n: _kind(sample[n], opened) for n in names}
+    kinds = {n: _kind(sample[n], n, opened) for n in names}
     there = lambda said: [c for c in columns_meant(said, names) if c in names]
+    parts = {
+        n: time_part(n)
+        for n in names
+        if time_part(n) in _PART_RANGE
+        and _part_cells(sample[n], time_part(n)) is not None
+    }
     said_time = there(settings.time)
-    time = said_time or _best(names, kinds, ("date",), _TIMES)
-    if not time:
-        counting = [n for n in names if _place(n, _TIMES) < 99 and kinds[n] == "number"]
-        time = counting[:1]
+    time = said_time or _times(names, kinds, parts)
     left = [n for n in names if n not in time]
+    own = [n for n in left if n not in parts] or left
     said_target = [settings.target] if settings.target in names else []
-    varies = [n for n in left if _place(n, _IDS) == 99 and len(sample[n].unique()) > 1]
+    varies = [n for n in own if _place(n, _IDS) == 99 and len(sample[n].unique()) > 1]
     target = said_target or _best(varies, kinds, ("number",), _TARGETS)
-    target = target or _best(left, kinds, ("number",), _TARGETS)
-    left = [n for n in left if n not in target]
-    ids = there(settings.id) or _ids(table, time, left, kinds)
+    target = target or _best(own, kinds, ("number",), _TARGETS)
+    own = [n for n in own if n not in target and n not in parts]
+    said_ids = there(settings.id)
+    ids, alone = _ids(table, time, own, kinds, settings, said_ids)
+    clock = [n for p in ("hour", "minute") for n in left if parts.get(n) == p][:2]
+    if not alone and clock and not said_time and set(clock).isdisjoint(target):
+        # rows of a date that differ by their hour
+        finer = _ids(table, [*time, *clock], own, kinds, settings, said_ids)
+        if finer[1]:
+            time, ids = [*time, *clock], finer[0]
     return dict(id=ids, time=time, target=target), kinds
 
 
-def _kind(column: pa.ChunkedArray, opened: Opened) -> str:
+def _times(names: list[str], kinds: dict[str, str], parts: dict[str, str]) -> list[str]:
+    "The column of time, or the parts of a date, such as year and month."
+    if len(names) < 2:
+        return []
+    whole = [n for n in names if kinds[n] == "date" and n not in parts]
+    told = [n for n in whole if _place(n, _TIMES) < 99]
+    if told:
+        return _best(told, kinds, ("date",), _TIMES)
+    first = {part: n for n, part in reversed(parts.items())}
+    for join in _JOINS:
+        if all(part in first for part in join):
+            return [first[part] for part in join]
+    # a name that tells, where cells do not: numbers that count, or unreadable dates
+    return (
+        whole[:1]
+        or ([first["year"]] if "year" in first else [])
+        or _telling(names, kinds, "number")
+        or _telling(names, kinds, "text")
+    )
+
+
+def _telling(names: list[str], kinds: dict[str, str], kind: str) -> list[str]:
+    "The column of a kind whose name is most clearly one of time; none, where none is."
+    some = [n for n in names if kinds[n] == kind and _place(n, _TIMES) < 99]
+    return sorted(some, key=lambda n: _place(n, _TIMES))[:1]
+
+
+def _kind(column: pa.ChunkedArray, name: str, opened: Opened) -> str:
     "What a sample of cells is: date, number, text or empty."
     if column.null_count == len(column):
         return "empty"
@@ -580,7 +656,9 @@ def _kind(column: pa.ChunkedArray, opened: Opened) -> str:
     if t.is_timestamp(kind) or t.is_date(kind):
         return "date"
     if t.is_string(kind):
-        if read_dates(column, dates="day").share > 0.9 and not _counts(column):
+        # where the name tells, some unreadable cells are a fault of a date column
+        enough = 0.5 if _place(name, _TIMES) < 99 else 0.9
+        if _either_order(column).share > enough and not _counts(column):
             return "date"
         cells, _ = distinct(column)
         codes = cells.str.fullmatch(r"0\d+").any()
@@ -592,9 +670,18 @@ def _kind(column: pa.ChunkedArray, opened: Opened) -> str:
     return "number"
 
 
+def _either_order(column: pa.ChunkedArray) -> Dates:
+    "Cells as dates, day or month first: whichever reads more of them."
+    by_day = read_dates(column, dates="day")
+    if by_day.share == 1:
+        return by_day
+    by_month = read_dates(column, dates="month")
+    return by_month if by_month.share > by_day.share else by_day
+
+
 def _counts(column: pa.ChunkedArray) -> bool:
     "Do whole numbers count something, rather than name days, months or weeks?"
-    found = read_dates(column, dates="day")
+    found = _either_order(column)
     years = found.coarse == "YS-JAN" and pa.types.is_integer(column.type)
     return found.counted is not None or years or "since 1970" in found.note
 
@@ -602,7 +689,7 @@ def _counts(column: pa.ChunkedArray) -> bool:
 def _best(
     names: list[str], kinds: dict[str, str], wanted: tuple[str, ...], words: str
 ) -> list[str]:
-    "The column of a kind with the most telling name; the only one, where none tells."
+    "The column of a kind with the most telling name; the first, where none tells."
     some = [n for n in names if kinds[n] in wanted]
     telling = sorted(
         (n for n in some if _place(n, words) < 99), key=lambda n: _place(n, words)
@@ -611,34 +698,86 @@ def _best(
 
 
 def _ids(
-    table: pa.Table, time: list[str], names: list[str], kinds: dict[str, str]
-) -> list[str]:
-    "The fewest columns that make every date unique."
-    if not time:
-        return []
+    table: pa.Table,
+    time: list[str],
+    names: list[str],
+    kinds: dict[str, str],
+    settings: Settings,
+    said: list[str],
+) -> tuple[list[str], bool]:
+    "The fewest columns that make every date unique, and whether they do."
+    if not time or not len(table):
+        return said, True
+    key, days = _time_codes(table, time, settings)
     some = [n for n in names if kinds[n] in ("text", "number", "date")]
     some = [n for n in some if kinds[n] == "text" or _place(n, _IDS) < 99]
     some = sorted(some, key=lambda n: (_place(n, _IDS), kinds[n] != "text"))[:6]
-    codes = {n: _codes(table[n]) for n in [time[0], *some]}
-    key = codes[time[0]]
-    if len(np.unique(key)) == len(key):
-        return [n for n in some if codes[n].max(initial=0) == 0][:1]
+    codes = {n: _codes(table[n]) for n in {*some, *said}}
+    if said:
+        return said, len(_crossed(key, codes, said)[1]) == len(key)
+    # what is different in every row names rows, not series
+    many = {n: len(np.unique(codes[n])) for n in some}
+    some = [n for n in some if many[n] <= max(len(key) / 2, 8)]
     chosen: list[str] = []
-    seen = len(np.unique(key))
+    if days is not None:
+        # moments hardly come twice: what names series names it nonetheless
+        told = [n for n in some if _place(n, _IDS) < 99]
+        for n in told or some:
+            seen = len(_crossed(days, codes, chosen)[1])
+            split = len(_crossed(days, codes, [*chosen, n])[1]) > seen
+            chosen += [n] if split and many[n] > 1 else []
+    elif len(np.unique(key)) == len(key):
+        return [n for n in some if many[n] == 1][:1], True
+    key, found = _crossed(key, codes, chosen)
+    seen = len(found)
+    some = [n for n in some if n not in chosen]
     while some and seen < len(key):
         made = {n: key * (codes[n].max() + 1) + codes[n] for n in some}
-        found = {n: len(np.unique(k)) for n, k in made.items()}
+        counts = {n: len(np.unique(k)) for n, k in made.items()}
         best = max(
-            some, key=lambda n: (found[n] == len(key), -_place(n, _IDS), found[n])
+            some, key=lambda n: (counts[n] == len(key), -_place(n, _IDS), counts[n])
         )
-        if found[best] == seen:
+        if counts[best] == seen:
             some.remove(best)
             continue
         key = np.unique(made[best], return_inverse=True)[1]
-        seen = found[best]
+        seen = counts[best]
         chosen.append(best)
         some.remove(best)
-    return chosen
+    return chosen, seen == len(key)
+
+
+def _crossed(
+    key: np.ndarray, codes: dict[str, np.ndarray], names: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    "(row,) codes of times and columns together, and the distinct ones."
+    for n in names:
+        key = np.unique(key * (codes[n].max() + 1) + codes[n], return_inverse=True)[1]
+    return key, np.unique(key)
+
+
+def _time_codes(
+    table: pa.Table, time: list[str], settings: Settings
+) -> tuple[np.ndarray, np.ndarray | None]:
+    "(row,) codes of the times; those of the days, where times are moments."
+    found = read_time(table, time, settings)
+    if found.counted is not None:
+        return np.unique(found.counted, return_inverse=True)[1], None
+    if found.share < 1 or np.isnat(found.wall).all():
+        return _codes(_time_column(table, time)), None
+    stamps, _ = _local_or_utc(found.wall, found.utc)
+    unique, key = np.unique(stamps.astype("datetime64[us]"), return_inverse=True)
+    there = unique[~np.isnat(unique)]
+    within = there - there.astype("datetime64[D]")
+    if (within == within[0]).all():
+        return key, None
+    calendar = calendar_of(there, np.ones(len(there), int))
+    if calendar.fault is None:
+        gaps = np.diff(there).astype(np.int64)
+        steps = (there[-1] - there[0]).astype(np.int64) / np.gcd.reduce(gaps) + 1
+        if calendar.freq == "D" or len(there) >= 0.5 * steps:
+            return key, None
+    return key, np.unique(stamps.astype("datetime64[D]"), return_inverse=True)[1]
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
@@ -699,12 +838,17 @@ def _settle_columns(made: Understood, opened: Opened, guess: bool) -> bool:
         usual = {"id": "unique_id", "time": "ds", "target": "y"}
         for role in lacking if guess else ():
             one = {"target": s.target}.get(role) or getattr(s, role)
-            if one == usual[role] and (found[role] or role == "id"):
+            # one series without a name is suggested only where there is a time
+            if one == usual[role] and (found[role] or role == "id" and found["time"]):
                 wanted[role] = found[role]
                 made.guessed.append(role)
         unknown = [c for cs in wanted.values() for c in cs if c not in names]
         if unknown or not wanted["time"]:
             made.faults.insert(0, _unknown(unknown, names, found))
+        if unknown and found["time"] and found["time"] != wanted["time"]:
+            # the column to name is itself unreadable: said at once
+            odd = read_time(opened.table, found["time"], s)
+            made.faults += [odd.fault] if odd.fault else []
     more = [*s.known, *s.past, *([s.available] if s.available else [])]
     if isinstance(s.static, (list, tuple)):
         more += list(s.static)
@@ -735,13 +879,24 @@ def _unknown(unknown: list[str], names: list[str], found: dict[str, Any]) -> Fau
     python = {r: c[0] if len(c) == 1 else c for r, c in found.items() if c}
     flags = {"id": "id", "time": "time_column", "target": "target"}
     words = [f"-p {flags[r]} {shlex.quote(','.join(c))}" for r, c in found.items() if c]
+    here = f"The data has: {', '.join(names[:12])}"
+    what = "unknown column" if unknown else "no column of dates was found"
+    if not found["time"]:
+        # without a time nothing can be said of the series
+        return Fault(
+            what,
+            unknown,
+            f"{here}. None of them reads as dates; name the one that tells the time:"
+            " time='...'",
+            f"{here}. None of them reads as dates; name the one that tells the time:"
+            " `-p time_column NAME`",
+        )
     if not found["id"]:
         python["id"] = ""
         words.append("-p id ''")
-    here = f"The data has: {', '.join(names[:12])}"
     like = ", ".join(f"{k}={v!r}" for k, v in python.items())
     return Fault(
-        "unknown column" if unknown else "no column of dates was found",
+        what,
         unknown,
         f"{here}. It looks like {like}",
         f"{here}. It looks like `{' '.join(words)}`",
@@ -902,22 +1057,351 @@ def _read_series(rows: _Rows) -> None:
     for n in rows.names:
         if isinstance(n, str):
             folded.setdefault(" ".join(n.split()).casefold(), []).append(n)
-    alike = [" and ".join(map(repr, g)) for g in folded.values() if len(g) > 1]
-    if alike:
-        rows.note(f"names that differ by capitals or blanks: {', '.join(alike[:3])}")
+    _note_alike(rows, folded, "names that differ by capitals or blanks")
+    numbers: dict[str, Any] = {}
+    for n in rows.names:
+        found = isinstance(n, str) and re.fullmatch(r"0*(\d+)(?:[.,]0+)?", n)
+        if found:
+            numbers.setdefault(found[1], []).append(n)
+    _note_alike(rows, numbers, "names that are the same number, read as different")
 
-# %% ../../nbs/core/16_reader.ipynb #_read_time
-_LOST = -(2**62)
-_PERIODS = {"M": "MS", "Q": "QS-JAN", "Y": "YS-JAN", "A": "YS-JAN"}
+
+def _note_alike(rows: _Rows, groups: dict[str, Any], what: str) -> None:
+    "Note names of different series that may be meant as one."
+    alike = [" and ".join(map(repr, g)) for g in groups.values() if len(g) > 1]
+    if alike:
+        more = f" and {len(alike) - 3:,} more" if len(alike) > 3 else ""
+        rows.note(f"{what}: {', '.join(alike[:3])}{more}")
+
+# %% ../../nbs/core/16_reader.ipynb #time_part
+_LOST = -(2**62)  # a counted time that is not there
+_PARTS = {
+    "year": "year years yr yyyy jahr année annee año anno jaar ano",
+    "quarter": "quarter qtr quartal trimestre",
+    "month": "month months mon mm monat mois mes mese maand yearmonth yyyymm",
+    "week": "week weeks wk kw cw woche semaine semana settimana isoweek yearweek"
+    " kalenderwoche yyyyww",
+    "day": "day dd tag jour dia día giorno dag dayofmonth",
+    "hour": "hour hours hr hh stunde heure hora ora uhrzeit time zeit",
+    "minute": "minute minutes minuto",
+    "date": "date dates dt datum fecha data calendar datetime",
+}
+# a part of something else: weekdays, and how long or how late something is
+_OTHER_PARTS = "of_week ofweek day_week weekday wday dow until since per lead last to"
+
+
+def time_part(
+    name: str,  # of a column
+) -> str:  # "year", "quarter", "month", "week", "day", "hour", "minute", "date" or ""
+    "What part of a date a column's name says that it holds."
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
+    plain = re.sub(r"[\s.\-/]+", "_", plain).lower().strip("_")
+    words = plain.split("_")
+    if any(re.search(rf"(?:^|_){o}(?:_|$)", plain) for o in _OTHER_PARTS.split()):
+        return ""
+    if "of" in words:  # hour of day, week of year
+        words = words[: words.index("of")]
+    found = {part for w in words for part, said in _PARTS.items() if w in said.split()}
+    # a year_week is a week
+    found = found - {"year", "date"} or found
+    return found.pop() if len(found) == 1 else ""
+
+
+_PART_RANGE = dict(
+    year=(1900, 2100),
+    quarter=(1, 4),
+    month=(1, 12),
+    week=(1, 53),
+    day=(1, 31),
+    hour=(0, 24),
+    minute=(0, 59),
+)
+
+
+def _numeric(kind: pa.DataType) -> bool:
+    "Is an Arrow type a number?"
+    t = pa.types
+    tests = (t.is_floating, t.is_integer, t.is_boolean, t.is_decimal, t.is_null)
+    return any(test(kind) for test in tests)
+
+
+def _part_cells(column: pa.ChunkedArray, part: str) -> pa.Array | None:
+    "(row,) one part of a date as a date's text has it; None where cells are no such."
+    if not (pa.types.is_string(column.type) or _numeric(column.type)):
+        return None
+    cells, places = distinct(pa.chunked_array([pc.cast(column, pa.string())]))
+    gone = cells.str.lower().isin(NOTHING)
+    if gone.all():
+        return None
+    plain = cells.str.replace(r"\.0+$", "", regex=True)
+    prefix = dict(quarter="Q", week="W|KW|CW|Wk|Week|S", month="M").get(part)
+    if prefix:
+        plain = plain.str.replace(rf"(?i)^(?:{prefix})[-. ]*(?=\d)", "", regex=True)
+    whole = plain.str.fullmatch(r"\d{1,4}").fillna(False)
+    if (whole | gone).all():
+        low, high = _PART_RANGE[part]
+        # a year of two digits
+        two = part == "year" and plain[~gone].str.fullmatch(r"\d\d").all()
+        low, high = (0, 99) if two else (low, high)
+        value = plain.where(whole, str(low)).astype(int)
+        if not value.between(low, high).all():
+            return None
+        if two:
+            value += np.where(value < 70, 2000, 1900)
+        made = value.astype(str).str.zfill(1 if part == "quarter" else 2)
+        made = made + ":00" if part == "hour" else made
+    elif part == "month":
+        made = plain.str.lower()
+        short = r"[^\W\d_]{3,10}\.?"
+        named = pa.chunked_array([pa.array("2024 " + made[~gone], pa.string())])
+        if not made[~gone].str.fullmatch(short).all() or read_dates(named).fault:
+            return None
+    elif part == "hour":
+        clock = r"\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?\s*(?:[AaPp]\.?[Mm]\.?)?"
+        made = plain
+        if not made[~gone].str.fullmatch(clock).all():
+            return None
+    else:
+        return None
+    words = pa.array([*made.where(~gone, None), None], pa.string(), from_pandas=True)
+    return words.take(pa.array(np.where(places < 0, len(cells), places)))
+
+
+_JOINS = (
+    # parts, and the text between them
+    ("year", "month", "day"),
+    ("year", "month"),
+    ("year", "week"),
+    ("year", "quarter"),
+    ("date",),
+)
+
+
+def _joined_parts(table: pa.Table, names: list[str]) -> pa.ChunkedArray | None:
+    "Columns that their names call parts of one date, as its text; None: they do not."
+    parts = {time_part(n): n for n in names}
+    date = [n for n in names if time_part(n) in ("date", "day", "")]
+    if len(parts) < len(names):
+        return None
+    clock = [p for p in ("hour", "minute") if p in parts]
+    rest = tuple(p for p in _PARTS if p in parts and p not in clock)
+    if len(date) == 1 and clock and len(names) == len(clock) + 1:
+        made = _date_text(table[date[0]])
+    elif rest in _JOINS and "date" not in rest:
+        cells = [_part_cells(table[parts[p]], p) for p in rest]
+        if any(c is None for c in cells):
+            return None
+        between = {"week": "-W", "quarter": "-Q"}.get(rest[-1], "-")
+        made = pc.binary_join_element_wise(*cells, between, null_handling="emit_null")
+    else:
+        return None
+    if clock:
+        times = [_part_cells(table[parts[p]], p) for p in clock]
+        if any(t is None for t in times) or clock == ["minute"]:
+            return None
+        time = times[0]
+        if len(clock) == 2:
+            hours = pc.utf8_slice_codeunits(time, 0, -3)
+            time = pc.binary_join_element_wise(hours, times[1], ":")
+        made = pc.binary_join_element_wise(made, time, " ", null_handling="emit_null")
+    return pa.chunked_array([_plain(made)])
+
+
+def _date_text(column: pa.ChunkedArray) -> pa.Array:
+    "Days as text, whatever they were; a midnight beside them is dropped."
+    t = pa.types
+    if t.is_timestamp(column.type):
+        column = pc.cast(column, pa.date32(), safe=False)
+    text = _plain(pc.cast(column, pa.string()))
+    return pc.replace_substring_regex(text, r"[T ]0?0:00(?::00)?(?:\.0+)?$", "")
+
+
+def _weeks_or_months(
+    column: pa.ChunkedArray, name: str, freq: Any
+) -> tuple[pa.ChunkedArray, str, Fault | None]:
+    "A year and two digits are a month or a week: as text that says which, and a note."
+    # the first rows tell most columns apart
+    for some in (column.slice(0, 100), column):
+        cells = _whole_cells(some)
+        if cells is None:
+            return column, "", None
+        texts, places = cells
+        there = texts != ""
+        parts = texts[there].str.extract(r"^((?:19|20)\d\d)([-/. ]?)(\d{1,2})$")
+        if parts[0].isna().any():
+            return column, "", None
+    if not len(parts):
+        return column, "", None
+    part = parts[2].astype(int)
+    said = time_part(name)
+    asked = freq.lstrip("0123456789")[:1] if isinstance(freq, str) else ""
+    weekly = asked == "W"
+    weeks = weekly or said == "week" and asked not in ("M", "Q", "Y")
+    if weeks and part.between(1, 53).all():
+        made = pd.Series("", index=texts.index, dtype=object)
+        made[there] = parts[0] + "-W" + parts[2].str.zfill(2)
+        words = pa.array([v or None for v in made] + [None], pa.string())
+        column = pa.chunked_array([words.take(pa.array(places))])
+        why = "was asked for" if weekly else f"the name {name!r} says"
+        return column, f"a year and two digits were read as ISO weeks, as {why}", None
+    bare = (parts[1] == "").all() and (parts[2].str.len() == 2).all()
+    one_year = parts[0].nunique() == 1 and len(part) > 1
+    if freq is not None or said == "month" or not bare or not one_year:
+        return column, "", None
+    if not part.between(1, 12).all():
+        return column, "", None
+    fault = Fault(
+        f"the column {name!r} can be read as months or as ISO weeks",
+        texts[there].tolist()[:3],
+        "Say which: freq='MS' or freq='W-MON'",
+        "Say which: `-p freq MS` or `-p freq W-MON`",
+    )
+    return column, "", fault
+
+
+def _whole_cells(column: pa.ChunkedArray) -> tuple[pd.Series, np.ndarray] | None:
+    "Distinct cells of text or whole numbers, and the place of each row in them."
+    t = pa.types
+    if t.is_floating(column.type):
+        values = column.to_numpy()
+        there = np.isfinite(values)
+        if (values[there] != np.round(values[there])).any():
+            return None
+        whole = np.where(there, values, 0).astype(np.int64)
+        column = pa.chunked_array([pa.array(whole, mask=~there)])
+    if not (t.is_string(column.type) or t.is_integer(column.type)):
+        return None
+    cells, places = distinct(pa.chunked_array([pc.cast(column, pa.string())]))
+    texts = cells.where(~cells.str.lower().isin(NOTHING), "")
+    texts = texts.str.replace(r"\.0+$", "", regex=True)
+    return texts.reset_index(drop=True), np.where(places < 0, len(cells), places)
+
+
+def read_time(
+    table: pa.Table,  # any
+    names: list[str],  # its columns of time: one, or the parts of a date
+    settings: Settings,  # what was said: `freq`, `dates`
+    calendar: bool = False,  # is it known to be dates?
+) -> Dates:
+    "The time of every row, as cells and the names of their columns say."
+    s, name = settings, "-".join(names)
+    if len(names) > 1:
+        joined = _joined_parts(table, names)
+        if joined is not None:
+            return read_dates(joined, name, s.dates, s.counted, calendar)
+        parts = {time_part(n) for n in names}
+        if "" not in parts and not any(parts == set(j) for j in _JOINS):
+            return _no_time(len(table), _no_join(names))
+        column = _time_column(table, names)
+        found = read_dates(column, name, s.dates, s.counted, calendar)
+        if found.coarse and not found.note:
+            kind = _READ_AS.get(found.coarse, "dates")
+            found.note = f"{' and '.join(names)} were joined, and read as {kind}"
+        return found
+    column, note = table[name], ""
+    if not s.counted:
+        column, note, fault = _weeks_or_months(column, name, s.freq)
+        if fault:
+            return _no_time(len(column), fault)
+    fault = _exchanged(column, name)
+    if fault:
+        return _no_time(len(column), fault)
+    found = read_dates(column, name, s.dates, s.counted, calendar)
+    if found.fault and not s.dates and not s.counted:
+        # a few bad cells must not decide between day and month
+        other = read_dates(column, name, "month", s.counted, calendar)
+        found = other if other.share > found.share else found
+    if found.counted is not None and not s.counted:
+        return _day_numbers(column, name, s, found)
+    if note and found.fault is None:
+        found.note = note
+    return found
+
+
+_READ_AS = {"MS": "months", "W-MON": "ISO weeks", "QS-JAN": "quarters"}
+
+
+def _no_join(names: list[str]) -> Fault:
+    "The fault of parts that make no date."
+    may = "a year and a month (and a day), week or quarter, or a date and an hour"
+    return Fault(
+        "these columns of time do not make a date together",
+        names,
+        f"Name {may}, such as time=['year', 'month']",
+        f"Name {may}, such as `-p time_column year,month`",
+    )
+
+
+def _no_time(rows: int, fault: Fault) -> Dates:
+    "The answer for a column that cannot be read, and why."
+    nothing = np.full(rows, np.datetime64("NaT", "us"))
+    return Dates(nothing, fault=fault, share=0.0)
+
+
+def _day_numbers(
+    column: pa.ChunkedArray, name: str, settings: Settings, found: Dates
+) -> Dates:
+    "Whole numbers that count, or under the name of a date hardly do."
+    counted = np.zeros(0, np.int64) if found.counted is None else found.counted
+    numbers = np.unique(counted[counted > _LOST])
+    if not len(numbers):
+        return found
+    low, high = int(numbers[0]), int(numbers[-1])
+    dated = time_part(name) == "date"
+    # below, they may as well be days since 1970
+    if dated and 25_000 <= low and high <= 80_000:
+        made = read_dates(column, name, settings.dates, False, True)
+        made.note += f", as the name {name!r} is a date's; a whole `freq` counts them"
+        return made
+    step = int(np.gcd.reduce(np.diff(numbers))) if len(numbers) > 1 else 1
+    sparse = len(numbers) > 2 and len(numbers) < 0.5 * ((high - low) / step + 1)
+    if not (dated and low >= 10_000 or sparse and _place(name, _TIMES) < 99):
+        return found
+    cells, _ = distinct(pa.chunked_array([pc.cast(column, pa.string())]))
+    shown = cells[~cells.str.lower().isin(NOTHING)].tolist()[:5]
+    python = f"Write them as 2024-12-31; or, if they only count, pass freq={step}"
+    command = f"Write them as 2024-12-31; or, if they only count, say `-p freq {step}`"
+    if 20_000 <= low and high <= 80_000:
+        python += "; freq='D' reads them as a workbook's days"
+        command += "; `-p freq D` reads them as a workbook's days"
+    what = f"the numbers of the time column {name!r} are not understood as dates"
+    return _no_time(len(column), Fault(what, shown, python, command))
+
+
+def _exchanged(column: pa.ChunkedArray, name: str) -> Fault | None:
+    "The fault of a spreadsheet that took months for days where it could."
+    if not pa.types.is_string(column.type):
+        return None
+    if not pc.any(pc.match_substring_regex(column, r"^\s*\d{1,2}[/.-]")).as_py():
+        return None
+    cells, _ = distinct(column)
+    typed = cells.str.extract(r"^\d{4}-\d\d-(\d\d)(?:$|[T ]00:00)")[0].dropna()
+    pairs = cells.str.extract(r"^(\d{1,2})[/.-](\d{1,2})[/.-](?:\d{4}|\d\d)$").dropna()
+    if len(typed) < 3 or len(pairs) < 3:
+        return None
+    above = (pairs.astype(int) > 12).all()
+    if typed.astype(int).max() > 12 or not above.any():
+        return None
+    shown = [*cells[typed.index[:2]], *cells[pairs.index[:3]]]
+    mend = "Load that column as text, or write every date as 2024-12-31"
+    return Fault(
+        f"a spreadsheet took some dates of {name!r} for others: those that could be"
+        " read the other way became dates, the rest stayed text",
+        shown,
+        mend,
+    )
 
 
 def _time_column(table: pa.Table, names: list[str]) -> pa.ChunkedArray:
-    "The column of time; several, such as year and month, joined."
+    "The column of time; several whose names tell nothing are joined as they stand."
     if len(names) == 1:
         return table[names[0]]
     texts = [_plain(pc.cast(_id_text(table[n])[0], pa.string())) for n in names]
     joined = pc.binary_join_element_wise(*texts, "-", null_handling="emit_null")
     return pa.chunked_array([_plain(joined)])
+
+# %% ../../nbs/core/16_reader.ipynb #_read_time
+_PERIODS = {"M": "MS", "Q": "QS-JAN", "Y": "YS-JAN", "A": "YS-JAN"}
 
 
 def _local_or_utc(wall: np.ndarray, utc: np.ndarray | None) -> tuple[np.ndarray, str]:
@@ -937,9 +1421,7 @@ def _read_time(rows: _Rows) -> bool:
     s, made = rows.settings, rows.made
     made.time = "-".join(s.time)
     fixed = s.freq is not None and not s.counted
-    found = read_dates(
-        _time_column(rows.table, s.time), made.time, s.dates, s.counted, fixed
-    )
+    found = read_time(rows.table, s.time, s, fixed)
     if found.fault:
         made.faults.append(found.fault)
         return False
@@ -1143,13 +1625,6 @@ def _covariate(rows: _Rows, name: str, table: pa.Table, number: bool) -> np.ndar
     words = np.r_[cells.to_numpy(object), np.array([None], object)]
     return words[places]
 
-
-def _numeric(kind: pa.DataType) -> bool:
-    "Is an Arrow type a number?"
-    t = pa.types
-    tests = (t.is_floating, t.is_integer, t.is_boolean, t.is_decimal, t.is_null)
-    return any(test(kind) for test in tests)
-
 # %% ../../nbs/core/16_reader.ipynb #_gather
 def _gather(rows: _Rows) -> None:
     "One row a series and step."
@@ -1163,11 +1638,14 @@ def _gather(rows: _Rows) -> None:
         return
     if not s.repeated:
         twice = order[np.flatnonzero(~begins)]
+        python, command = _more_time(rows)
         rows.fault(
             f"{again:,} rows repeat a series and date",
             dict.fromkeys(rows.where(twice)),
-            "Say what they are: repeated='sum' adds them up ('mean', 'first', 'last')",
-            "Say what they are: `-p repeated sum` adds them up (mean, first, last)",
+            f"{python}Say what they are: repeated='sum' adds them up ('mean', 'first',"
+            " 'last')",
+            f"{command}Say what they are: `-p repeated sum` adds them up (mean, first,"
+            " last)",
         )
         rows.keep(np.sort(order[begins]))
         return
@@ -1187,6 +1665,26 @@ def _gather(rows: _Rows) -> None:
     rows.columns |= merged
     what = {"sum": "added up", "mean": "averaged"}.get(s.repeated, "left out")
     rows.note(f"{again:,} rows that repeat a series and date were {what}")
+
+
+def _more_time(rows: _Rows) -> tuple[str, str]:
+    "Columns that hold the rest of a date, where rows of a lone year or day repeat."
+    s = rows.settings
+    names = [n for n in rows.table.column_names if n not in {*s.id, *s.known, *s.past}]
+    first = {time_part(n): n for n in reversed(names)}
+    first |= {time_part(n): n for n in s.time}
+    parts = [time_part(n) for n in s.time]
+    joins = [j for j in _JOINS if parts != [*j] and all(p in first for p in j)]
+    joins = [j for j in joins if set(parts) < set(j)]
+    joins += [("date", "hour")] if parts == ["date"] and "hour" in first else []
+    for join in joins:
+        more = [first[p] for p in join]
+        if s.target not in more and _joined_parts(rows.table, more) is not None:
+            here = "If the rest of the date lies in other columns, join them: "
+            flag = shlex.quote(",".join(more))
+            python, command = f"time={more!r}", f"`-p time_column {flag}`"
+            return f"{here}{python}. If not: ", f"{here}{command}. If not: "
+    return "", ""
 
 
 def _merged(values: np.ndarray, first: np.ndarray, how: str) -> np.ndarray:
@@ -1300,9 +1798,7 @@ def _with_file(rows: _Rows, plan: _Plan | None, source: Any) -> _Plan | None:
             "Name them: `-p known '[price]'`",
         )
         return plan
-    found = read_dates(
-        _time_column(table, s.time), rows.made.time, s.dates, s.counted, not s.counted
-    )
+    found = read_time(table, s.time, s, not s.counted)
     if found.fault:
         rows.made.faults.append(found.fault)
         return plan
@@ -1646,9 +2142,7 @@ def _join_by_date(rows: _Rows, plan: _Plan | None) -> _Plan | None:
             "Name them otherwise than the columns of the data",
         )
         return plan
-    found = read_dates(
-        _time_column(table, times), times[0], s.dates, s.counted, not s.counted
-    )
+    found = read_time(table, times, s, not s.counted)
     if found.fault:
         rows.made.faults.append(found.fault)
         return plan
@@ -1669,6 +2163,7 @@ def _join_by_date(rows: _Rows, plan: _Plan | None) -> _Plan | None:
         if plan is not None:
             plan.columns[n] = made[plan.step]
     s.known = [*own, *names]
+    rows.made.joined = names
     rows.note(f"{opened.name}: {', '.join(names)} by date, for every series")
     return plan
 
