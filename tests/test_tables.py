@@ -266,7 +266,7 @@ def test_words_of_the_owner_that_mean_nothing_are_refused(tmp_path, capsys):
     (tmp_path / "a.csv").write_bytes(csv(WEEKS))
     for name, value, words in (
         ("repeated", "max", "Leave it out, or choose 'sum', 'mean', 'first' or 'last'"),
-        ("dates", "iso", "Leave it out, or choose 'day' or 'month'"),
+        ("dates", "iso", "Leave it out, or choose 'day', 'month' or 'year'"),
         ("freq", "0", "an integer freq must be at least 1"),
     ):
         assert main(["look", str(tmp_path / "a.csv"), "-p", name, value]) == 2

@@ -46,13 +46,15 @@ class Settings:
     by_date: Any = None  # file or frame of columns by date, for every series
     # rows of the same series and date: "" refuses; "sum", "mean", "first", "last"
     repeated: str = ""
-    dates: str = ""  # what 03/04/2024 begins with: "day" or "month"; "": noticed
+    # what 03/04/2024 begins with: "day" or "month", 03-04-05 perhaps with the "year";
+    # "": noticed
+    dates: str = ""
     decimal: str = ""  # the decimal mark: "." or ","; "": noticed
     ahead: int = 0  # steps after the history that `by_date` shall reach
 
     def __post_init__(self) -> None:
         _word("repeated", self.repeated, ("sum", "mean", "first", "last"))
-        _word("dates", self.dates, ("day", "month"))
+        _word("dates", self.dates, ("day", "month", "year"))
         _word("decimal", self.decimal, (".", ","))
         # digits count steps, wherever they were written
         if isinstance(self.freq, str) and self.freq.isdecimal():
@@ -1583,9 +1585,16 @@ def _number_column(rows: _Rows, name: str, table: pa.Table) -> np.ndarray:
     s = rows.settings
     european = rows.opened.european
     found = read_numbers(table[name], s.decimal or rows.mark, european)
-    if found.unclear or found.odd:
+    if found.mixed or found.unclear or found.odd:
         rows.broken.add(name)
-    if found.unclear:
+    if found.mixed:
+        rows.fault(
+            f"the numbers of {name!r} have two decimal marks",
+            found.mixed,
+            "Write one, or say which is right: decimal=',' or decimal='.'",
+            "Write one, or say which is right: `-p decimal ,` or `-p decimal .`",
+        )
+    elif found.unclear:
         rows.fault(
             f"the numbers of {name!r} have two readings (is 1.234 more than a"
             " thousand?)",

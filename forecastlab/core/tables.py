@@ -1096,17 +1096,21 @@ def order_of(
     "Whether day, month or a year of two digits comes first in a whole column."
     if dates:
         return dates, "", []
-    readings = {}
+    readings, broken = {}, {}
     for order in ("day", "month", "year"):
         made = _stamps_of(parts, "pair", order)
-        if not np.isnat(made).any():
+        broken[order] = int(np.isnat(made).sum())
+        if not broken[order]:
             readings[order] = made
     dotted = bool((parts["s"] == ".").all())
     if "day" in readings and "month" in readings:
         if dotted or (readings["day"] == readings["month"]).all():
             del readings["month"]
-    if len(readings) < 2:
-        order = next(iter(readings), "day")
+    if not readings:
+        # a few bad cells do not decide
+        order = min(broken, key=lambda o: broken[o])
+    elif len(readings) == 1:
+        order = next(iter(readings))
     elif len(readings) == 3:
         return "day", "", list(readings)
     elif "year" in readings:
