@@ -24,13 +24,13 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 
-from forecastlab.core.basics import SEAL, LabError
+from forecastlab.core.basics import LabError
 from forecastlab.ranking.calibration import ece, pairs_of
 from forecastlab.ranking.estimator import ExtremeClassifier, add, held_out_parts
 from forecastlab.ranking.estimator import label_matrix
 from forecastlab.ranking.metrics import precision
 from forecastlab.ranking.report import report
-from toys import grouped
+from toys import grouped, unsealed
 
 
 QUICK = dict(trees=1, leaf=4, branches=2, threads=1)
@@ -472,10 +472,18 @@ def test_the_first_answer_keeps_its_promise():
 def test_a_model_of_an_earlier_version_is_refused(model, tmp_path):
     model.save(tmp_path / "m")
     # it kept no checksums
-    (tmp_path / "m" / SEAL).unlink()
+    unsealed(tmp_path / "m")
     file = tmp_path / "m" / "estimator.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | dict(format=1)))
-    with pytest.raises(ValueError, match="earlier version"):
+    with pytest.warns(UserWarning, match="no checksums"):
+        with pytest.raises(ValueError, match="earlier version"):
+            ExtremeClassifier.load(tmp_path / "m")
+
+
+def test_a_model_that_lost_its_checksums_is_refused(model, tmp_path):
+    model.save(tmp_path / "m")
+    (tmp_path / "m" / "checksums.json").unlink()
+    with pytest.raises(FileNotFoundError, match="its checksums are missing"):
         ExtremeClassifier.load(tmp_path / "m")
 
 

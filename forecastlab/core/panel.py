@@ -251,7 +251,7 @@ class Panel:
     def load(
         folder: str | os.PathLike,  # written by `save`, or a cache of `from_parquet`
         # compare every checksum; None: of panels up to 4 GiB, of larger ones only where
-        # the series lie
+        # the series lie; False: only those, and only if there are checksums
         check: bool | None = None,
     ) -> "Panel":
         """Open a saved panel; arrays stay on the disk until they are read.
@@ -554,16 +554,20 @@ _PLACES = ("panel.json", "start.npy", "indptr.npy", "length.npy")
 
 def open_panel(
     folder: str | os.PathLike,  # written by `write_panel`
-    check: bool | None = None,  # compare every checksum; None: of panels up to 4 GiB
+    # compare every checksum; None: of panels up to 4 GiB; False: those of the small
+    # files, if there are any
+    check: bool | None = None,
 ) -> Panel:
     "A saved panel with its arrays mapped. Refuses a missing and a damaged one."
     folder = path_of(folder)
     note = panel_note(folder)
+    sealed = "panel.json" if check is None or check else None
     if check is None:
         sizes = [f.stat().st_size for f in folder.glob("*.npy")]
         check = sum(sizes) <= _LARGE
     small = lambda name: name in _PLACES or name.startswith("static-")
-    check_seal(folder, "saved panel", wanted=None if check else small)
+    which = None if check else small
+    check_seal(folder, "saved panel", wanted=which, mark=sealed, ours=True)
     try:
         panel = _opened(note, folder)
         fault = _fault_of(panel, check)
@@ -588,7 +592,8 @@ def panel_note(
             "Save one with panel.save(folder)",
             FileNotFoundError,
         )
-    check_seal(folder, "saved panel", wanted=lambda name: name == "panel.json")
+    only = lambda name: name == "panel.json"
+    check_seal(folder, "saved panel", wanted=only)
     try:
         return dict(json.loads((folder / "panel.json").read_text()))
     except Exception as e:

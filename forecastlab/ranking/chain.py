@@ -180,7 +180,7 @@ def load_chain(
     path = Path(path)
     if path.is_file():
         return from_clusters(load_matrix(path), branches)
-    check_seal(path, "chain")
+    check_seal(path, "chain", mark="config.json")
     head = path / "config.json"
     try:
         layers = range(json.loads(head.read_text())["len"])

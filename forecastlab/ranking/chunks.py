@@ -196,7 +196,7 @@ class Chunks:
             found = [folder / f"{name}.npy" for name in LAYER_ARRAYS]
             late = sum(f.stat().st_size for f in found if f.is_file()) >= 1 << 30
         now = lambda name: not late or name.removesuffix(".npy") not in _LATE
-        check_seal(folder, "layer", "Save the layer again", now)
+        check_seal(folder, "layer", "Save the layer again", now, "chunks.json")
         features, bias, nodes = _read_about(folder)
         chunks = cls(features, bias, **_read_arrays(folder, mmap), nodes=nodes)
         if not late:
@@ -491,7 +491,8 @@ def write_layer_note(
     about = dict(format=1, features=int(features), bias=float(bias), nodes=int(nodes))
     with atomic(folder / "chunks.json") as tmp:
         tmp.write_text(json.dumps(about))
-    seal(folder, ["chunks.json", *(f"{name}.npy" for name in LAYER_ARRAYS)])
+    files = ["chunks.json", *(f"{name}.npy" for name in LAYER_ARRAYS)]
+    seal(folder, files, "chunks.json")
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_read_arrays
 def _mapped(path):

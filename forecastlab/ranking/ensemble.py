@@ -309,7 +309,7 @@ class Ensemble:
         forecastlab's rankers.
         """
         folder = Path(folder)
-        check_seal(folder, "ensemble")
+        check_seal(folder, "ensemble", mark="ensemble.json")
         how, k, members = _read_about(folder)
         kinds = [_class_of(name) for name in members]
         models = [kind.load(folder / str(i)) for i, kind in enumerate(kinds)]

@@ -716,7 +716,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
     ) -> "ExtremeClassifier":
         "Read what `save` wrote. Refuses a folder that is missing or damaged."
         folder = Path(folder)
-        check_seal(folder, "ExtremeClassifier")
+        check_seal(folder, "ExtremeClassifier", mark="estimator.json", ours=True)
         about = _read(folder)
         try:
             return cls._restored(about, folder)

@@ -166,7 +166,7 @@ class Statistics:
         "Read what `save` wrote. Refuses a folder that is missing or damaged."
         folder = Path(folder)
         mend = "Build them with Statistics.of"
-        check_seal(folder, "statistics", mend)
+        check_seal(folder, "statistics", mend, mark="statistics.json")
         try:
             about = json.loads((folder / "statistics.json").read_text())
             layers = about["layers"]

@@ -119,7 +119,7 @@ def save_mapped(
         np.save(folder / "indptr.npy", start.astype(np.int32) if small else start)
     with atomic(folder / "matrix.json") as tmp:
         tmp.write_text(json.dumps(dict(format=kind, shape=shape)))
-    seal(folder)
+    seal(folder, mark="matrix.json")
 
 # %% ../../nbs/ranking/85_scale.ipynb #load_mapped
 def _opened(
@@ -153,7 +153,8 @@ def load_mapped(
     One of an earlier version has no checksums: its indices are looked at.
     """
     folder = Path(folder)
-    sealed = check and check_seal(folder, "matrix", "Write it again with save_mapped")
+    mend = "Write it again with save_mapped"
+    sealed = check and check_seal(folder, "matrix", mend, mark="matrix.json")
     kind, shape, (data, *rest) = _opened(folder)
     if kind == "dense":
         if data.shape != shape:

@@ -436,7 +436,7 @@ def _write_vectorizer(v: Vectorizer, folder: Path) -> None:
 
 def _read_vectorizer(folder: Path) -> Vectorizer:
     "The vectorizer of a folder of ours."
-    check_seal(folder, "vectorizer")
+    check_seal(folder, "vectorizer", mark="vectorizer.json")
     head = _read(folder / "vectorizer.json")
     try:
         return _vectorizer_of(head, folder)

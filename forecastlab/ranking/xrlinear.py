@@ -308,7 +308,7 @@ class XRLinear:
         """
         ranker = Path(folder) / "ranker"
         read = lambda name: not (mmap and name.endswith(".npz"))
-        check_seal(folder, "XR-Linear model", wanted=read)
+        check_seal(folder, "XR-Linear model", wanted=read, mark="ranker/param.json")
         _read(Path(folder) / "param.json")
         about = _read(ranker / "param.json")
         layers, kept, posts = [], [], []

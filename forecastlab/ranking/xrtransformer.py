@@ -756,6 +756,8 @@ class XRTransformer:
                 head = torch.from_numpy(np.asarray(self.head, np.float32))
                 parts = dict(weight=head[:, :-1], bias=head[:, -1])
                 write_tensors(new / "head.safetensors", parts, {})
+            # the file by which the folder is known belongs to a part with its own seal
+            about["sealed"] = True
             (new / "param.json").write_text(json.dumps(about, indent=1), "utf-8")
 
     @classmethod
@@ -766,7 +768,7 @@ class XRTransformer:
     ) -> "XRTransformer":
         "Read a model's folder. Refuses one that is missing, foreign or mixed."
         folder = Path(folder)
-        check_seal(folder, "XR-Transformer")
+        check_seal(folder, "XR-Transformer", mark="param.json")
         features, weight, bf16 = _read_param(folder)
         encoder = TextEncoder.load(folder / "text_encoder")
         linear = XRLinear.load(folder / "concat_model", mmap)
