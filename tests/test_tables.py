@@ -210,7 +210,11 @@ def test_numbers_in_training_are_not_text_in_a_forecast():
     )
     numbers = Panel.from_frame(frame, freq="D", known=["price"])
     text = Panel.from_frame(
-        frame.assign(price=frame.price.map("{:.2f}".format).str.replace(".", ",")),
+        frame.assign(
+            price=frame.price.map("{:.2f}".format)
+            .str.replace(".", ",")
+            .astype("category")
+        ),
         freq="D",
         known=["price"],
     )

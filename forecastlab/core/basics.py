@@ -8,8 +8,8 @@ __all__ = ['SEAL', 'BLOCK', 'SEALED', 'named', 'LabError', 'LabValueError', 'Lab
            'LabFileNotFoundError', 'LabFileExistsError', 'refuse', 'sister_of', 'refuse_to_replace', 'within_memory',
            'whole', 'whole_numbers', 'number', 'one_of', 'yes_or_no', 'path_of', 'atomic', 'as_json', 'block_sums',
            'seal', 'check_place', 'atomic_folder', 'clear_leftovers', 'sealed_sums', 'check_seal', 'refuse_damage',
-           'write_note', 'read_note', 'write_tensors', 'read_tensors', 'home', 'pipelines_dir', 'embedded_dir',
-           'data_dir', 'cache_dir', 'runs_dir', 'has_gpu', 'machine', 'versions']
+           'refuse_other_folder', 'write_note', 'read_note', 'write_tensors', 'read_tensors', 'home', 'pipelines_dir',
+           'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'has_gpu', 'machine', 'versions']
 
 # %% ../../nbs/core/00_basics.ipynb #5852214d
 import contextlib
@@ -543,6 +543,49 @@ def refuse_damage(
         OSError,
     )
 
+# %% ../../nbs/core/00_basics.ipynb #refuse_other_folder
+# the file by which a folder is known -> what it holds, and what opens it
+_READERS = {
+    "panel.json": ("a panel", "core.panel.Panel.load", ""),
+    "estimator.json": (
+        "an ExtremeClassifier",
+        "ranking.estimator.ExtremeClassifier.load",
+        "run xmr_predict -p model",
+    ),
+    "ensemble.json": ("an Ensemble", "ranking.ensemble.Ensemble.load", ""),
+    "concat_model/param.json": (
+        "an XR-Transformer",
+        "ranking.xrtransformer.XRTransformer.load",
+        "",
+    ),
+    "output_items.json": ("a Text2Text", "ranking.text2text.Text2Text.load", ""),
+    "ranker/param.json": (
+        "an XR-Linear model",
+        "ranking.xrlinear.XRLinear.load",
+        "run xmr_predict -p model",
+    ),
+    "vectorizer.json": ("a Vectorizer", "ranking.text.Vectorizer.load", ""),
+    "statistics.json": ("statistics", "ranking.growth.Statistics.load", ""),
+}
+
+
+def refuse_other_folder(
+    folder: str | os.PathLike,  # that was handed to a reader
+    what: str,  # what the reader reads, for the error
+    mark: str | None = None,  # the file it looks for; None: it reads a file, no folder
+) -> Path:  # the same place
+    "Refuse a folder of ours that is of another kind, and name its own reader."
+    folder = path_of(folder)
+    if mark is not None and (folder / mark).is_file():
+        return folder
+    for name, (holds, reader, command) in _READERS.items():
+        if name != mark and (folder / name).is_file():
+            mend = f"Open it with forecastlab.{reader}"
+            if command:
+                mend += f", or on the command line: `forecastlab {command} {folder}`"
+            refuse(f"this is no {what}, but the folder of {holds}", [folder], mend)
+    return folder
+
 # %% ../../nbs/core/00_basics.ipynb #write_note
 def write_note(
     path: str | os.PathLike,  # JSON file to appear
@@ -634,7 +677,7 @@ def read_tensors(
     "Read a file of `write_tensors`. Refuses one that is missing, foreign or damaged."
     from safetensors import safe_open
 
-    if not path_of(path).is_file():
+    if not refuse_other_folder(path, f"{what} file").is_file():
         refuse(f"no such {what} file", [path], kind=FileNotFoundError)
     try:
         with safe_open(path, "pt") as f:

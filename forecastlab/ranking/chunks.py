@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from numba import njit
 from ..core.basics import BLOCK, SEAL, atomic, block_sums, check_seal
 from ..core.basics import refuse, refuse_damage, refuse_to_replace, seal
-from ..core.basics import sealed_sums
+from ..core.basics import path_of, sealed_sums
 from ..core.sparse import arrays, as_features, own_columns
 from .lanes import LANES, largest_lane, load_lanes, prefetch
 from .lanes import rounded_product, rounded_sum, spread, store_lanes
@@ -190,7 +190,7 @@ class Chunks:
 
         A layer of an earlier version has no checksums: its pointers are looked at.
         """
-        folder = Path(folder)
+        folder = path_of(folder)
         late = mmap and check is not None and not check
         if mmap and check is None:
             found = [folder / f"{name}.npy" for name in LAYER_ARRAYS]

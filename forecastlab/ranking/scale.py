@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 from ..core.basics import SEAL, atomic, check_seal, number, refuse, seal
-from ..core.basics import whole
+from ..core.basics import path_of, whole
 from ..core.sparse import l2_rows
 from .chunks import LAYER_ARRAYS, Chunks, write_layer_note
 from .linear import train_layer
@@ -152,7 +152,7 @@ def load_mapped(
 
     One of an earlier version has no checksums: its indices are looked at.
     """
-    folder = Path(folder)
+    folder = path_of(folder)
     mend = "Write it again with save_mapped"
     sealed = check and check_seal(folder, "matrix", mend, mark="matrix.json")
     kind, shape, (data, *rest) = _opened(folder)
