@@ -94,7 +94,7 @@ def test_integers_come_back_as_integers_and_zeros_stay(tmp_path):
         (tmp_path / "a.csv").write_bytes(csv(frame))
         panel = read_panel(tmp_path / "a.csv")
         assert panel.to_frame().unique_id.dtype == kind
-        assert panel.select([0]).names.dtype == panel.names.dtype
+        assert panel.take([0]).names.dtype == panel.names.dtype
         panel.save(tmp_path / kind, overwrite=True)
         again = Panel.load(tmp_path / kind)
         assert again.names.tolist() == panel.names.tolist()
