@@ -1036,9 +1036,9 @@ def _pack(
         columns[n] = new(n, np.int32 if n in text else np.float32, panel.rows)
         columns[n][:] = 0 if n in text else np.nan
     came = _scatter(panel, parts, columns, categories, scans[0].codes, roles)
-    for n, words in categories.items():
+    for n, said in categories.items():
         if not pa.types.is_dictionary(history.schema.field(n).type):
-            _refuse_numbers_as_words(n, words)
+            _refuse_numbers_as_words(n, said)
     later = _future_rows(panel)
     _settle_target(panel, columns[roles.target], came, later, roles.fill)
     for n in [*roles.known, *roles.past]:
