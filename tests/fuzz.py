@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from forecastlab.core.basics import LabError
+from toys import unsealed
 
 GOOD = ("answer", "refused")
 # more than any case may take
@@ -778,8 +779,7 @@ def ranking_folders(rng):
         )
     path.write_text(text)
     # as a folder of libpecos, which has no seal
-    for seal in folder.rglob("checksums.json"):
-        seal.unlink()
+    unsealed(folder)
     yield f"{load.__qualname__} {path.name}", text
     load(folder)
 

@@ -223,6 +223,21 @@ FRAMES = {  # name: (frame, arguments, error, message)
         ValueError,
         r"column declared both target and known: y",
     ),
+    "numbers as text": (
+        GOOD.assign(price=[f"{i},99" for i in range(len(GOOD))]),
+        dict(known=["price"]),
+        TypeError,
+        (
+            r"column 'price' is text that reads as numbers: '0,99', .* more. Convert"
+            r" it to numbers, .*astype\('category'\)"
+        ),
+    ),
+    "dates in another order": (
+        GOOD.assign(ds=GOOD.ds.dt.strftime("%d/%m/%Y")),
+        {},
+        TypeError,
+        r"the time column does not hold dates. .*core.reader.read_panel",
+    ),
     "a bare name": (GOOD, dict(known="prise"), ValueError, r"unknown column: prise. "),
     "null id": (
         change(GOOD, 3, "unique_id", None),

@@ -599,6 +599,23 @@ def test_series_are_chosen_by_name_position_or_mask(tmp_path, mapped):
         p.select([8, -9, 0])
 
 
+@pytest.mark.parametrize("kind", [int, np.int32, np.uint64])
+def test_whole_numbers_are_names_where_names_are_whole_numbers(kind):
+    frame = pd.DataFrame(
+        dict(unique_id=np.repeat([1, 2, 3], 4), ds=[0, 1, 2, 3] * 3, y=np.arange(12.0))
+    )
+    p = Panel.from_frame(frame.astype({"unique_id": kind}), freq=1)
+    for which in ([1], 1, np.array([1], kind), ["1"]):
+        assert p.select(which).y.tolist() == [0, 1, 2, 3]
+    assert p.select(p.names[1:]).names.tolist() == [2, 3]
+    assert p.take([1]).names.tolist() == p.take(-2).names.tolist() == [2]
+    assert p.select([False, True, False]).names.tolist() == [2]
+    with pytest.raises(KeyError, match=r"unknown series: 0\. .*take\(...\) asks by"):
+        p.select([0])
+    with pytest.raises(TypeError, match="take wants positions"):
+        p.take([True, False, False])
+
+
 def test_actual_is_what_plain_python_finds():
     p = Panel.from_frame(ragged(5, series=9), freq="D")
     rng = np.random.default_rng(0)

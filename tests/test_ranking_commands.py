@@ -163,7 +163,7 @@ def test_dense_features_and_label_features(files, xr):
         (["-x", "no.npz", "-y", "Y.npz", "-m", "m"], "no such matrix file: .*no.npz"),
         (
             ["-x", "items.txt", "-y", "Y.npz", "-m", "m"],
-            "items.txt holds no sound matrix",
+            "items.txt is a table or a text, no matrix",
         ),
         (["-x", "X.npz", "-y", "short.npz", "-m", "m"], "72 rows, .*short.npz has 10"),
         (

@@ -24,13 +24,17 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 
-from forecastlab.core.basics import SEAL, LabError
+from forecastlab.core.basics import LabError
+from forecastlab.core.forecaster import load_model
 from forecastlab.ranking.calibration import ece, pairs_of
+from forecastlab.ranking.ensemble import Ensemble
 from forecastlab.ranking.estimator import ExtremeClassifier, add, held_out_parts
 from forecastlab.ranking.estimator import label_matrix
 from forecastlab.ranking.metrics import precision
 from forecastlab.ranking.report import report
-from toys import grouped
+from forecastlab.ranking.text import Vectorizer
+from forecastlab.ranking.xrlinear import XRLinear
+from toys import grouped, unsealed
 
 
 QUICK = dict(trees=1, leaf=4, branches=2, threads=1)
@@ -197,6 +201,35 @@ def test_labels_that_are_numbers_can_be_added(data):
     assert 99 not in m.classes_
 
 
+def test_what_cannot_be_added_is_refused(shop, tmp_path):
+    texts, labels = list(shop[0]), [list(own) for own in shop[1]]
+    m = ExtremeClassifier(**QUICK, calibrate=False).fit(texts, labels)
+    m.save(tmp_path / "m")
+    for one in (m, ExtremeClassifier.load(tmp_path / "m")):
+        with pytest.raises(ValueError, match="model knows: tool"):
+            add(one, [*texts, *["zyx qwv"] * 6], [*labels, *[["tool"]] * 6])
+        with pytest.raises(ValueError, match="X has 6 rows, the model was trained on"):
+            add(one, ["red cup"] * 6, [["tool"]] * 6)
+        rows = len(texts) + 6
+        with pytest.warns(UserWarning, match="labels that the model knows have no row"):
+            add(one, ["red cup"] * rows, [["tool"]] * rows)
+
+
+def test_a_folder_names_its_own_reader(shop, tmp_path):
+    m = tmp_path / "m"
+    ExtremeClassifier(**QUICK, calibrate=False).fit(*shop).save(m)
+    for load in (XRLinear.load, Ensemble.load, Vectorizer.load, load_model):
+        with pytest.raises(
+            ValueError, match="ranking.estimator.ExtremeClassifier.load"
+        ):
+            load(m)
+    with pytest.raises(ValueError, match="ranking.ensemble.Ensemble.load"):
+        ExtremeClassifier.load(m / "trees")
+    for load in (ExtremeClassifier.load, XRLinear.load, Ensemble.load, Vectorizer.load):
+        with pytest.raises(TypeError, match="expected a path, got 3"):
+            load(3)
+
+
 # --- what is given as X
 
 
@@ -294,6 +327,7 @@ def test_rows_are_weighted_or_refused(shop):
         (dict(trees=0), "trees"),
         (dict(trees=True), "trees"),
         (dict(C=0), "C must"),
+        (dict(threshold=2), r"threshold must lie in \[0, 1\]"),
         (dict(C=-1.0), "C must"),
         (dict(C=float("nan")), "C must"),
         (dict(C="1"), "C must"),
@@ -472,10 +506,18 @@ def test_the_first_answer_keeps_its_promise():
 def test_a_model_of_an_earlier_version_is_refused(model, tmp_path):
     model.save(tmp_path / "m")
     # it kept no checksums
-    (tmp_path / "m" / SEAL).unlink()
+    unsealed(tmp_path / "m")
     file = tmp_path / "m" / "estimator.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | dict(format=1)))
-    with pytest.raises(ValueError, match="earlier version"):
+    with pytest.warns(UserWarning, match="no checksums"):
+        with pytest.raises(ValueError, match="earlier version"):
+            ExtremeClassifier.load(tmp_path / "m")
+
+
+def test_a_model_that_lost_its_checksums_is_refused(model, tmp_path):
+    model.save(tmp_path / "m")
+    (tmp_path / "m" / "checksums.json").unlink()
+    with pytest.raises(FileNotFoundError, match="its checksums are missing"):
         ExtremeClassifier.load(tmp_path / "m")
 
 

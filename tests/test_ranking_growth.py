@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from forecastlab.core.basics import SEAL
 from forecastlab.ranking.chunks import Chunks
 from forecastlab.ranking.growth import Statistics, add_labels, drop_labels, health
 from forecastlab.ranking.growth import place, rename_labels, widened
@@ -155,7 +154,7 @@ def test_where_nothing_is_new_nothing_changes(grown):
 def test_statistics_of_an_earlier_version_are_refused(grown, tmp_path):
     grown[1].save(tmp_path / "s")
     # an earlier version kept no checksums
-    (tmp_path / "s" / SEAL).unlink()
+    unsealed(tmp_path / "s")
     (tmp_path / "s" / "statistics.json").write_text('{"format": 1, "layers": 2}')
     with pytest.raises(ValueError, match="earlier version"):
         Statistics.load(tmp_path / "s")

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose
 from sklearn.preprocessing import normalize
 
-from forecastlab.core.basics import SEAL, LabError
+from forecastlab.core.basics import LabError
 from forecastlab.ranking.chain import check_chain, from_clusters, from_leaf_codes
 from forecastlab.ranking.chain import label_chain, load_chain, matching_chain, merged
 from forecastlab.ranking.chain import parent_matrix, relevance_chain, save_chain
@@ -22,6 +22,7 @@ from forecastlab.ranking.labels import pifa
 from forecastlab.ranking.natural import unbalanced_kmeans
 from forecastlab.ranking.taxonomy import from_taxonomy
 from forecastlab.ranking.two_means import codes_of, halved, hierarchical_kmeans
+from toys import unsealed
 
 C0 = sp.csc_matrix(np.ones((2, 1), np.float32))
 C1 = sp.csc_matrix(np.repeat(np.eye(2, dtype=np.float32), 2, 0))
@@ -215,7 +216,8 @@ def test_two_means_part_as_libpecos_parts():
 def test_a_chain_is_filed_as_libpecos_files_it(tmp_path):
     "test_cluster_util::test_cluster_chain."
     save_chain(tmp_path / "chain", CHAIN)
-    assert json.loads((tmp_path / "chain" / "config.json").read_text()) == {"len": 3}
+    head = json.loads((tmp_path / "chain" / "config.json").read_text())
+    assert head == {"len": 3, "sealed": True}
     assert equal(load_chain(tmp_path / "chain"), CHAIN)
     assert equal(from_clusters(C2, 2), CHAIN)
     assert equal(load_chain(tmp_path / "chain" / "C2.npz", 2), CHAIN)
@@ -416,7 +418,7 @@ def test_a_broken_folder_is_refused(tmp_path):
     with pytest.raises(OSError, match="the chain is damaged: .*C1.npz"):
         load_chain(tmp_path)
     # of an earlier version, or of libpecos
-    (tmp_path / SEAL).unlink()
+    unsealed(tmp_path)
     with pytest.raises(ValueError, match="C1.npz"):
         load_chain(tmp_path)
     (tmp_path / "config.json").write_text("{")

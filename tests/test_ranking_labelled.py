@@ -141,6 +141,17 @@ def test_files_that_are_none_are_refused_in_words(name, content, fault, tmp_path
         read_corpus(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_the_only_column_is_proposed(name, tmp_path):
+    content = b"body\nred or blue\nsmall cup\n"
+    packed = name.endswith(".gz")
+    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(LabError, match="It has: body. Say `-p text_column body`"):
+        read_labelled(tmp_path / name, "text", None, door="command")
+    found = read_labelled(tmp_path / name, "body", None)
+    assert found.texts == ["red or blue", "small cup"]
+
+
 def test_a_missing_column_is_refused_and_the_likeliest_proposed(tmp_path):
     texts, labels = goods(30)
     table = pd.DataFrame(dict(nr=range(30), title=texts, shop_topic=labels))

@@ -94,7 +94,7 @@ def test_integers_come_back_as_integers_and_zeros_stay(tmp_path):
         (tmp_path / "a.csv").write_bytes(csv(frame))
         panel = read_panel(tmp_path / "a.csv")
         assert panel.to_frame().unique_id.dtype == kind
-        assert panel.select([0]).names.dtype == panel.names.dtype
+        assert panel.take([0]).names.dtype == panel.names.dtype
         panel.save(tmp_path / kind, overwrite=True)
         again = Panel.load(tmp_path / kind)
         assert again.names.tolist() == panel.names.tolist()
@@ -210,7 +210,11 @@ def test_numbers_in_training_are_not_text_in_a_forecast():
     )
     numbers = Panel.from_frame(frame, freq="D", known=["price"])
     text = Panel.from_frame(
-        frame.assign(price=frame.price.map("{:.2f}".format).str.replace(".", ",")),
+        frame.assign(
+            price=frame.price.map("{:.2f}".format)
+            .str.replace(".", ",")
+            .astype("category")
+        ),
         freq="D",
         known=["price"],
     )

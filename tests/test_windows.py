@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal as same
 
-from forecastlab.core.basics import SEAL
 from forecastlab.core.frequency import cycles_of
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Batch, Windows, calendar_features, continued
 from forecastlab.core.windows import forked
+from toys import unsealed
 
 ROLES = dict(known=["price", "promo"], past=["weather", "sky"])
 
@@ -482,7 +482,7 @@ def test_a_panel_larger_than_the_machine_opens_and_is_cut(tmp_path):
         np.ones(0, np.float32),
     ).save(tmp_path / "p")
     # the layout is written anew, and no longer what was sealed
-    os.unlink(tmp_path / "p" / SEAL)
+    unsealed(tmp_path / "p")
     np.save(tmp_path / "p" / "indptr.npy", np.arange(series + 1) * steps)
     os.unlink(tmp_path / "p" / "y.npy")
     np.lib.format.open_memmap(

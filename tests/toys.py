@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from forecastlab.core.basics import SEALED
 from forecastlab.core.panel import Panel
 
 QUIET = dict(progress=False, accelerator="cpu")  # how networks train in tests
@@ -396,4 +397,8 @@ def unsealed(folder):
     "The same folder without checksums: what is changed in it is taken as it stands."
     for seal in Path(folder).rglob("checksums.json"):
         seal.unlink()
+    for note in Path(folder).rglob("*.json"):
+        if SEALED in (text := note.read_text(encoding="utf-8")):
+            bare = text.replace(f", {SEALED}", "").replace(SEALED, "")
+            note.write_text(bare, encoding="utf-8")
     return folder

@@ -87,7 +87,7 @@ def folds_of(
 
     Beside it the targets, (series, origin, step), NaN where there are none.
     """
-    some = panel.select(rows)
+    some = panel.take(rows)
     place = {name: i for i, name in enumerate(some.ids)}
     y = np.full((len(rows), len(origins), horizon), np.nan)
     folds = []
@@ -459,7 +459,7 @@ class Chooser(Forecaster):
 
         folds, y = folds_of(panel, self.horizon, at, rows)
         train = panel.cut(int(at[0]))
-        train = train.select(np.flatnonzero(observed_series(train)))
+        train = train.take(np.flatnonzero(observed_series(train)))
         asked = (len(rows), len(at), self.horizon)
         trials: dict[str, Trial] = {}
         notes: dict[str, str] = {}
@@ -686,7 +686,7 @@ def scorable_origins(
     rows: np.ndarray,  # (series,) positions of the series asked
 ) -> np.ndarray:  # (origin,) those at which there is a target to score
     "Origins with an observed history before them and an observed target behind."
-    some, kept = panel.select(rows), []
+    some, kept = panel.take(rows), []
     for origin in origins:
         with suppress(LabError):
             as_known(some, int(origin), horizon)
@@ -702,7 +702,7 @@ def local_cost(
     pilot: int = 8,  # series that are timed
 ) -> float:  # CPU seconds
     "What a trial and the last forecast will cost, from a few series."
-    some = known.select(np.linspace(0, len(known) - 1, pilot).astype(int))
+    some = known.take(np.linspace(0, len(known) - 1, pilot).astype(int))
     # the first call imports and compiles
     candidate.fit(some).predict(asked[2], some)
     begun = time.process_time()

@@ -52,7 +52,7 @@ def as_known(
 ) -> tuple[Panel, np.ndarray]:  # known at the origin; (series, horizon) what came next
     "Cut the panel at the origin and keep the series that can be scored."
     known = panel.cut(origin)
-    begun = panel.select(np.flatnonzero(panel.start <= origin))
+    begun = panel.take(np.flatnonzero(panel.start <= origin))
     actual = begun.actual(known.last, horizon)
     # y beyond the origin is NaN by now
     observed = np.add.reduceat(np.isfinite(known.y), known.indptr[:-1]) > 0
@@ -67,7 +67,7 @@ def as_known(
         )
     if keep.all():
         return known, actual
-    return known.select(np.flatnonzero(keep)), actual[keep]
+    return known.take(np.flatnonzero(keep)), actual[keep]
 
 # %% ../../nbs/core/70_backtest.ipynb #Fold
 @dataclass(repr=False)

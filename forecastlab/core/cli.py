@@ -13,7 +13,7 @@ import re
 import sys
 from importlib import metadata
 from .. import __version__
-from .basics import home, pipelines_dir, refuse, runs_dir
+from .basics import atomic, home, pipelines_dir, refuse, runs_dir
 from .parameters import about, declared, find, from_file
 from .parameters import pipeline_name, pipelines, resolve
 from .runs import RunFailed, run
@@ -142,7 +142,8 @@ def _runs(a):
         print(f"no runs in {where} yet: forecastlab run demand_forecast makes one")
         return 0
     if a.csv:
-        df.to_csv(a.csv, index=False)
+        with atomic(a.csv) as tmp:
+            df.to_csv(tmp, index=False)
     _print_table(df)
     return 0
 

@@ -155,12 +155,13 @@ class Forecast:
 
     def select(
         self,
-        which: Any,  # names, positions or a mask
+        # names or a mask; positions where the panel's names are no whole numbers
+        which: Any,
     ) -> "Forecast":  # of these series
         "The forecast of some series."
         at = self.panel.index(which)
         some = self.distribution[torch.as_tensor(at)]
-        return Forecast(self.panel.select(at), some, self.model)
+        return Forecast(self.panel.take(at), some, self.model)
 
     def to_frame(
         self,
@@ -194,7 +195,7 @@ class Forecast:
         columns: int = 3,  # charts side by side
     ) -> Any:  # a matplotlib figure
         "Fan charts of some series."
-        first = np.arange(min(6, len(self.ids)))
+        first = np.arange(len(self.ids)) < 6
         some = self.select(first if which is None else which)
         if not len(some.ids):
             refuse("no series to draw", mend="Name some, or leave `which` out")

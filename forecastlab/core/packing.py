@@ -11,6 +11,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -458,6 +459,25 @@ class _Codes(dict[str, int]):
             codes[place] = self.get(name, 0)
         return codes[at]
 
+# %% ../../nbs/core/12_packing.ipynb #refuse_numbers_as_words
+_GROUPED = r"[1-9]\d{0,2}([.,' \u00a0\u202f]\d{3})+([.,]\d+)?"
+_NUMBER = re.compile(rf"\s*[-+]?({_GROUPED}|(0|[1-9]\d*)([.,]\d+)?)\s*")
+
+
+def _refuse_numbers_as_words(name: str, words: Iterable[str]) -> None:
+    "Refuse a text covariate whose distinct values read as numbers."
+    said = [w for w in words if w.strip()]
+    read = [w for w in said if _NUMBER.fullmatch(w)]
+    if len(said) <= 2 or len(read) < 0.9 * len(said):
+        return
+    refuse(
+        f"column {name!r} is text that reads as numbers",
+        [repr(w) for w in read],
+        "Convert it to numbers, or see how `forecastlab look FILE` reads the file; if"
+        f" these are categories, say so: df[{name!r}].astype('category')",
+        TypeError,
+    )
+
 # %% ../../nbs/core/12_packing.ipynb #_is_text
 def _is_text(kind: pa.DataType) -> bool:
     "Whether an Arrow type is read as a category."
@@ -499,11 +519,14 @@ def _stamps(
         return pc.cast(times, pa.int64()).to_numpy()
     except pa.ArrowException as e:
         what = "whole numbers" if counted else "dates"
-        refuse(
-            f"the time column does not hold {what}",
-            mend=f"Convert it first ({e})",
-            kind=TypeError,
-        )
+        mend = f"Convert it first ({e})"
+        if _is_text(column.type) and not counted:
+            mend = (
+                "Convert it first: text is read as 2023-12-31 and in no other order."
+                " forecastlab.core.reader.read_panel knows other ways to write a date"
+                f" and reads frames, too; or pd.to_datetime(column, format=...) ({e})"
+            )
+        refuse(f"the time column does not hold {what}", mend=mend, kind=TypeError)
 
 
 def _check_time(kind: pa.DataType, counted: bool) -> None:
@@ -881,7 +904,8 @@ def _settle_covariate(
             panel,
             hole,
             f"values of {name!r} are NaN",
-            "Fill them, or pass fill=, which fills holes by date or carries forward",
+            "Fill them, or pass fill=: then a hole takes what its date says in the"
+            " other series or the calendar, and only else the last value before it",
         )
     if roles.fill is not None:
         ahead = name in roles.known
@@ -1012,6 +1036,9 @@ def _pack(
         columns[n] = new(n, np.int32 if n in text else np.float32, panel.rows)
         columns[n][:] = 0 if n in text else np.nan
     came = _scatter(panel, parts, columns, categories, scans[0].codes, roles)
+    for n, said in categories.items():
+        if not pa.types.is_dictionary(history.schema.field(n).type):
+            _refuse_numbers_as_words(n, said)
     later = _future_rows(panel)
     _settle_target(panel, columns[roles.target], came, later, roles.fill)
     for n in [*roles.known, *roles.past]:

@@ -101,7 +101,7 @@ class Panel:
 
     def history(
         self,
-        series: int | str,  # position or name of the series
+        series: int | str,  # position from 0, or name as text, of the series
     ) -> np.ndarray:  # (length,) float32
         "Targets of one series, NaN where not observed. Refuses what is not there."
         at = one_position(series, self.ids)
@@ -110,7 +110,7 @@ class Panel:
 
     def dates(
         self,
-        series: int | str,  # position or name of the series
+        series: int | str,  # position from 0, or name as text, of the series
     ) -> pd.Index:  # (length,)
         "Time stamps of one series' history. Refuses what is not there."
         at = one_position(series, self.ids)
@@ -119,17 +119,36 @@ class Panel:
 
     def index(
         self,
-        names: Any,  # names or positions, one or a list, or a (series,) mask
+        # names, one or a list, or a (series,) mask; whole numbers are names where the
+        # data has whole numbers as names, else positions
+        names: Any,
     ) -> np.ndarray:  # (k,) int64
         "Positions of some series. Refuses what is not in the panel."
-        return positions(names, self.ids)
+        return positions(names, self.ids, self.whole_ids)
 
     def select(
         self,
-        which: Any,  # names or positions, one or a list, or a (series,) mask
+        # names, one or a list, or a (series,) mask; whole numbers are names where the
+        # data has whole numbers as names, else positions
+        which: Any,
     ) -> "Panel":
-        "The panel of some series, in the order asked for."
-        chosen = self.index(which)
+        "The panel of some series, in the order asked for. Positions: see `take`."
+        return self.take(self.index(which))
+
+    def take(
+        self,
+        at: Any,  # positions, one or a list; negative ones count from the end
+    ) -> "Panel":
+        "The panel of the series at some positions, whatever their names are."
+        at = np.atleast_1d(np.asarray(at))
+        if len(at) and at.dtype.kind not in "iu":
+            refuse(
+                "take wants positions",
+                at.tolist(),
+                "Names and masks go to select(...)",
+                TypeError,
+            )
+        chosen = positions(at.astype(np.int64), self.ids)
         count = np.diff(self.indptr)[chosen]
         rows = ranges(self.indptr[:-1][chosen], count)
         return replace(
@@ -161,7 +180,7 @@ class Panel:
                 f"no series had begun by step {step}",
                 mend=f"The first one begins at step {first}, {self.calendar[first]}",
             )
-        panel = self if begun.all() else self.select(begun)
+        panel = self if begun.all() else self.take(np.flatnonzero(begun))
         length = np.minimum(panel.length, step - panel.start + 1)
         hide = lambda column: hidden_after(column, panel.indptr, length)
         past = {n: hide(c) for n, c in panel.past.items()}
@@ -251,7 +270,7 @@ class Panel:
     def load(
         folder: str | os.PathLike,  # written by `save`, or a cache of `from_parquet`
         # compare every checksum; None: of panels up to 4 GiB, of larger ones only where
-        # the series lie
+        # the series lie; False: only those, and only if there are checksums
         check: bool | None = None,
     ) -> "Panel":
         """Open a saved panel; arrays stay on the disk until they are read.
@@ -387,12 +406,15 @@ def fitting(
 def positions(
     which: Any,  # names or positions, one or a list, or a (series,) mask
     ids: np.ndarray,  # (series,) all names
+    whole_ids: bool = False,  # are whole numbers names, too, and no positions?
 ) -> np.ndarray:  # (k,) int64
     "Positions of what was asked for. Refuses what is not there."
     which = np.atleast_1d(np.asarray(which))
     n = len(ids)
     if which.dtype == bool and len(which) == n:
         return np.flatnonzero(which)
+    if which.dtype.kind in "iu" and whole_ids:
+        which = which.astype(str)
     if which.dtype.kind in "iu":
         outside = which[(which < -n) | (which >= n)]
         if len(outside):
@@ -404,7 +426,10 @@ def positions(
         refuse(
             "unknown series",
             unknown,
-            f"The panel holds {n:,}, such as {named(ids, 3)}",
+            f"The panel holds {n:,}, such as {named(ids, 3)}"
+            + (
+                ". Whole numbers are names here: take(...) asks by position" * whole_ids
+            ),
             KeyError,
         )
     return np.array([at[name] for name in which], np.int64)
@@ -554,16 +579,20 @@ _PLACES = ("panel.json", "start.npy", "indptr.npy", "length.npy")
 
 def open_panel(
     folder: str | os.PathLike,  # written by `write_panel`
-    check: bool | None = None,  # compare every checksum; None: of panels up to 4 GiB
+    # compare every checksum; None: of panels up to 4 GiB; False: those of the small
+    # files, if there are any
+    check: bool | None = None,
 ) -> Panel:
     "A saved panel with its arrays mapped. Refuses a missing and a damaged one."
     folder = path_of(folder)
     note = panel_note(folder)
+    sealed = "panel.json" if check is None or check else None
     if check is None:
         sizes = [f.stat().st_size for f in folder.glob("*.npy")]
         check = sum(sizes) <= _LARGE
     small = lambda name: name in _PLACES or name.startswith("static-")
-    check_seal(folder, "saved panel", wanted=None if check else small)
+    which = None if check else small
+    check_seal(folder, "saved panel", wanted=which, mark=sealed, ours=True)
     try:
         panel = _opened(note, folder)
         fault = _fault_of(panel, check)
@@ -588,7 +617,8 @@ def panel_note(
             "Save one with panel.save(folder)",
             FileNotFoundError,
         )
-    check_seal(folder, "saved panel", wanted=lambda name: name == "panel.json")
+    only = lambda name: name == "panel.json"
+    check_seal(folder, "saved panel", wanted=only)
     try:
         return dict(json.loads((folder / "panel.json").read_text()))
     except Exception as e:

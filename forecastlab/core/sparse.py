@@ -778,14 +778,41 @@ def load_matrix(
     path = path_of(path)
     if not path.is_file():
         refuse("there is no such matrix file", [path], kind=FileNotFoundError)
+    _refuse_table(path)
     try:
         return _read_matrix(path, mmap)
     except Exception as e:
+        why = f"{type(e).__name__}: {e}"
+        if "pickle" in why:
+            # NumPy advises to let the file run code
+            why = "it is of another format, or holds Python objects"
         refuse(
             f"{path} holds no sound matrix",
-            [f"{type(e).__name__}: {e}"],
+            [why],
             "It is cut off, or no matrix: write it again",
         )
+
+
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_TABLES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".parquet", ".pq", ".feather")
+
+
+def _refuse_table(path: Path) -> None:
+    "Refuse a table of text, and name what reads one."
+    endings = [s.lower() for s in path.suffixes if s.lower() not in _PACKED]
+    if not endings or endings[-1] not in _TABLES:
+        return
+    with open(path, "rb") as f:
+        if f.read(6) == b"\x93NUMPY":
+            return
+    refuse(
+        f"{path} is a table or a text, no matrix (.npz, .npy)",
+        mend=(
+            f"`forecastlab run xmr_train` and `forecastlab run xmr_predict -p data"
+            f" {path}` read tables, and in Python forecastlab.ranking.labelled"
+            ".read_labelled"
+        ),
+    )
 
 
 def _read_matrix(path: Path, mmap: bool) -> Matrix:

@@ -153,7 +153,7 @@ class Eve:
     ) -> np.ndarray:  # (product,) log(1 + units)
         "How much products sold within a launch's time."
         before = np.broadcast_to(start, len(products)) - 1
-        sold = self.shop.panel.select(products).actual(before, self.shop.horizon)
+        sold = self.shop.panel.take(products).actual(before, self.shop.horizon)
         return np.log1p(np.nansum(sold, 1))
 
 

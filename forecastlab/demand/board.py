@@ -144,7 +144,7 @@ def board_task(
         panel, horizon, season = data.panel(), data.horizon, data.season
     if len(panel) > most:
         rng = np.random.default_rng(seed)
-        panel = panel.select(np.sort(rng.choice(len(panel), most, replace=False)))
+        panel = panel.take(np.sort(rng.choice(len(panel), most, replace=False)))
     seen = panel.cut(int(panel.last.max()) - horizon)
     count = usable_origins(seen, horizon, origins)
     if count == 0:

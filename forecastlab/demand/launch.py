@@ -57,7 +57,7 @@ def launches(
     step = first_sale(panel)
     over = step + horizon - 1 <= panel.last
     position = np.flatnonzero((step >= since) & over)
-    sold = panel.select(position).actual(step[position] - 1, horizon)
+    sold = panel.take(position).actual(step[position] - 1, horizon)
     return Launches(position, step[position], sold)
 
 # %% ../../nbs/demand/20_launch.ipynb #launch_weights
@@ -431,7 +431,7 @@ class LaunchForecaster(Forecaster):
         if len(late) < 8 or not (sold[late] > 0).any():
             self.notes["too few launches to choose on"] = len(late)
             return
-        scores = self._scores(panel.select(position[late]))
+        scores = self._scores(panel.take(position[late]))
         held_out = sold[late], sizes[late], scores, allowed
         self.table = _losses(pairs, *held_out, self.relative, self.levels)
         # equals: the last one, with more shrinkage

@@ -15,7 +15,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from ..core.basics import atomic_folder, check_seal, one_of, refuse, whole
+from ..core.basics import atomic_folder, check_seal, one_of, path_of, refuse
+from ..core.basics import whole
 from ..core.sparse import Matrix, as_features, as_labels, binary
 from ..core.sparse import as_entries, load_matrix, save_matrix
 
@@ -177,10 +178,10 @@ def load_chain(
     branches: int = 16,  # for a single matrix: children of the nodes put above it
 ) -> Chain:
     "Read a chain, and check it."
-    path = Path(path)
+    path = path_of(path)
     if path.is_file():
         return from_clusters(load_matrix(path), branches)
-    check_seal(path, "chain")
+    check_seal(path, "chain", mark="config.json")
     head = path / "config.json"
     try:
         layers = range(json.loads(head.read_text())["len"])

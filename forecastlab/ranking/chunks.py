@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from numba import njit
 from ..core.basics import BLOCK, SEAL, atomic, block_sums, check_seal
 from ..core.basics import refuse, refuse_damage, refuse_to_replace, seal
-from ..core.basics import sealed_sums
+from ..core.basics import path_of, sealed_sums
 from ..core.sparse import arrays, as_features, own_columns
 from .lanes import LANES, largest_lane, load_lanes, prefetch
 from .lanes import rounded_product, rounded_sum, spread, store_lanes
@@ -190,13 +190,13 @@ class Chunks:
 
         A layer of an earlier version has no checksums: its pointers are looked at.
         """
-        folder = Path(folder)
+        folder = path_of(folder)
         late = mmap and check is not None and not check
         if mmap and check is None:
             found = [folder / f"{name}.npy" for name in LAYER_ARRAYS]
             late = sum(f.stat().st_size for f in found if f.is_file()) >= 1 << 30
         now = lambda name: not late or name.removesuffix(".npy") not in _LATE
-        check_seal(folder, "layer", "Save the layer again", now)
+        check_seal(folder, "layer", "Save the layer again", now, "chunks.json")
         features, bias, nodes = _read_about(folder)
         chunks = cls(features, bias, **_read_arrays(folder, mmap), nodes=nodes)
         if not late:
@@ -491,7 +491,8 @@ def write_layer_note(
     about = dict(format=1, features=int(features), bias=float(bias), nodes=int(nodes))
     with atomic(folder / "chunks.json") as tmp:
         tmp.write_text(json.dumps(about))
-    seal(folder, ["chunks.json", *(f"{name}.npy" for name in LAYER_ARRAYS)])
+    files = ["chunks.json", *(f"{name}.npy" for name in LAYER_ARRAYS)]
+    seal(folder, files, "chunks.json")
 
 # %% ../../nbs/ranking/30_chunks.ipynb #_read_arrays
 def _mapped(path):

@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 from scipy import sparse
 from ..core.basics import LabError, atomic, atomic_folder, check_seal
-from ..core.basics import refuse, whole
+from ..core.basics import refuse, refuse_other_folder, whole
 from ..core.sparse import as_features, ordered, softmax_rows
 
 # %% ../../nbs/ranking/45_ensemble.ipynb #_checked
@@ -308,8 +308,8 @@ class Ensemble:
         Refuses a folder that lacks members, and members of a class that is none of
         forecastlab's rankers.
         """
-        folder = Path(folder)
-        check_seal(folder, "ensemble")
+        folder = refuse_other_folder(folder, "ensemble", "ensemble.json")
+        check_seal(folder, "ensemble", mark="ensemble.json")
         how, k, members = _read_about(folder)
         kinds = [_class_of(name) for name in members]
         models = [kind.load(folder / str(i)) for i, kind in enumerate(kinds)]

@@ -13,9 +13,9 @@ import json
 import math
 import numbers
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
@@ -23,7 +23,8 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from ..core.basics import LabError, atomic_folder, check_seal, number, one_of
-from ..core.basics import refuse, whole, yes_or_no
+from ..core.basics import named, refuse, refuse_other_folder, whole
+from ..core.basics import yes_or_no
 from ..core.sparse import as_features, as_labels, checked
 from ..core.sparse import take_rows
 from ..kernels.posts import POSTS
@@ -411,7 +412,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         leaf: int = 100,  # labels in a tree's leaf, at most
         negatives: str = "tfn",  # who trains with whom, see XRLinear
         solver: str = "l2-svm",  # of the rankers, see LinearSettings
-        threshold: float = 0.1,  # weights below it are dropped
+        threshold: float = 0.1,  # weights below it are dropped, 0 to 1
         post: str = "l3-hinge",  # margin to score
         beam: int = 10,  # nodes kept on the way down
         k: int = 20,  # labels ranked
@@ -509,6 +510,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         self.threshold_ = threshold
         self.model_ = model
         self.common_ = common_labels(Y)
+        self.rows_ = Y.shape[0]
         return self
 
     def rank(
@@ -715,8 +717,8 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         folder: str | os.PathLike,  # folder of `save`
     ) -> "ExtremeClassifier":
         "Read what `save` wrote. Refuses a folder that is missing or damaged."
-        folder = Path(folder)
-        check_seal(folder, "ExtremeClassifier")
+        folder = refuse_other_folder(folder, "ExtremeClassifier", "estimator.json")
+        check_seal(folder, "ExtremeClassifier", mark="estimator.json", ours=True)
         about = _read(folder)
         try:
             return cls._restored(about, folder)
@@ -739,6 +741,9 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         model.n_features_in_ = about["features"]
         model.threshold_ = about["threshold"]
         model.common_ = _common_of(about)
+        # an earlier version did not count them
+        rows = about.get("rows")
+        model.rows_ = rows if type(rows) is int else 0
         model.model_ = Ensemble.load(folder / "trees")
         model.vectorizer_ = None
         if (folder / "vectorizer").is_dir():
@@ -783,7 +788,8 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(self.negatives, str):
             negatives_of(self.negatives, 1)
         C = number("C", self.C, 0, ends="(]")
-        return LinearSettings(self.solver, C, C, threshold=self.threshold)
+        threshold = number("threshold", self.threshold, 0, 1)
+        return LinearSettings(self.solver, C, C, threshold=threshold)
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "model_")
@@ -907,9 +913,38 @@ def _weights(weights, rows):
     return weights
 
 # %% ../../nbs/ranking/70_estimator.ipynb #add
+def _check_rows(model, Y, names, features):
+    "Refuse rows that cannot teach the new labels, or would unteach the old ones."
+    if features.shape[0] < model.rows_:
+        refuse(
+            f"X has {features.shape[0]:,} rows, the model was trained on"
+            f" {model.rows_:,}",
+            mend="Give all instances that it was trained on, and the new ones",
+        )
+    old = len(model.classes_)
+    seen = np.bincount(Y.indices[Y.data != 0], minlength=len(names)) > 0
+    said = np.diff(features.indptr) > 0
+    rows = sparse.csr_matrix(Y)[said]
+    taught = np.bincount(rows.indices[rows.data != 0], minlength=len(names)) > 0
+    if mute := [names[j] for j in np.flatnonzero(~taught) if j >= old]:
+        refuse(
+            "no row of these new labels has a word or feature that the model knows",
+            mute,
+            "Give them rows with known words, or fit again on everything: fit learns"
+            " new words, add does not",
+        )
+    if lost := [names[j] for j in np.flatnonzero(~seen[:old])]:
+        warnings.warn(
+            f"{len(lost):,} labels that the model knows have no row: {named(lost)}."
+            " add wants all instances that it was trained on, and the new ones",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def add(
     model: ExtremeClassifier,  # fitted with lists of labels
-    X: Any,  # all training instances: texts or features
+    X: Any,  # all training instances and the new ones: texts or features
     y: Any,  # (instance,) their labels, the new ones among them
     # how firmly old rankers hold to what they knew; None: they are not touched
     hold: float | None = 0.2,
@@ -917,7 +952,10 @@ def add(
     neighbours: bool = True,
     most: int | None = None,  # instances of a leaf that take part; None: all
 ) -> ExtremeClassifier:  # a new model; the old one is untouched
-    "Teach a fitted model labels that it did not know."
+    """Teach a fitted model labels that it did not know.
+
+    Refuses fewer rows than `fit` saw, and new labels without any known word.
+    """
     features = model.features_of(X)
     if not model.names_:
         refuse(
@@ -939,6 +977,8 @@ def add(
     known = checked(Y[:, :old], labels=True)
     its_new = checked(Y[:, old:], labels=True)
     features, rows = checked(sparse.csr_matrix(features)), np.arange(len(lists))
+    if len(lists) == features.shape[0]:
+        _check_rows(model, sparse.csr_matrix(Y), names, features)
     grown = []
     for tree in model.model_.models:
         about = Statistics.of(tree, features, known, most)
@@ -947,6 +987,7 @@ def add(
         )
     new = copy.copy(model)
     new.classes_ = classes
+    new.rows_ = len(lists)
     new.model_ = model._combined(grown)
     return new
 
@@ -966,6 +1007,7 @@ def _as_json(model):
         threshold=model.threshold_,
         places=None if model.calibration_ is None else model.calibration_.as_json(),
         common=[values.tolist() for values in model.common_],
+        rows=model.rows_,
     )
     try:
         return json.dumps(about)

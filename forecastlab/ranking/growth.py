@@ -19,7 +19,7 @@ import pandas as pd
 from numba import njit
 from scipy import sparse
 from ..core.basics import atomic_folder, check_seal, number, refuse, whole
-from ..core.basics import yes_or_no
+from ..core.basics import refuse_other_folder, yes_or_no
 from .beam import beam_search
 from .calibration import clusters_of
 from .chunks import Chunks
@@ -164,9 +164,9 @@ class Statistics:
         folder: str | os.PathLike,  # folder of `save`
     ) -> "Statistics":
         "Read what `save` wrote. Refuses a folder that is missing or damaged."
-        folder = Path(folder)
+        folder = refuse_other_folder(folder, "statistics", "statistics.json")
         mend = "Build them with Statistics.of"
-        check_seal(folder, "statistics", mend)
+        check_seal(folder, "statistics", mend, mark="statistics.json")
         try:
             about = json.loads((folder / "statistics.json").read_text())
             layers = about["layers"]

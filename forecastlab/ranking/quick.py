@@ -70,7 +70,7 @@ def _read_small_layer(part):
 def _read_small(folder):
     "All layers of a folder, root first. What is damaged, the compiled search refuses."
     folder = Path(folder)
-    check_seal(folder)
+    check_seal(folder, mark="ranker/param.json")
     ranker = folder / "ranker"
     json.loads((folder / "param.json").read_text(encoding="utf-8")).items()
     about = json.loads((ranker / "param.json").read_text(encoding="utf-8"))

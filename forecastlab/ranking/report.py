@@ -267,6 +267,21 @@ def _forecast_colour() -> str:
     return PALETTE["forecast"]
 
 
+def _log_ticks(ax: Axes, values: pd.Series) -> None:
+    "A few plain numbers on a logarithmic axis, however short or long it is."
+    low, high = values.min(), values.max()
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1)
+    ticks = np.ravel(np.outer(powers, [1, 2, 5]))
+    ticks = ticks[(low <= ticks) & (ticks <= high)]
+    if len(ticks) < 2:
+        ticks = np.array([low, high] if high > 1.5 * low else [high])
+    if len(ticks) > 5:
+        ticks = ticks[:: -(-len(ticks) // 5)]
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    ax.minorticks_off()
+
+
 def _with_interval(ax: Axes, x: Any, rows: pd.DataFrame, mark: str = "o-") -> None:
     "P@1 with the interval of chance."
     y, low, high = (rows[n].to_numpy() for n in ("P@1", "low", "high"))
@@ -294,7 +309,8 @@ def _plot_beams(ax: Axes, rows: pd.DataFrame) -> None:
     "P@1 against the share of labels that is looked at."
     share = 100 * rows.looked_at
     _with_interval(ax, share, rows)
-    ax.set(xscale="log", xlabel="labels looked at, %", title="beam against exact")
+    _log_ticks(ax, share)
+    ax.set(xlabel="labels looked at, %", title="beam against exact")
     ax.set_ylabel("P@1, %")
     ax.margins(0.15)
     if len(share) == 1:  # no beam is narrower than all
@@ -307,8 +323,8 @@ def _plot_trees(ax: Axes, rows: pd.DataFrame) -> None:
     "P@1 against what training takes."
     _with_interval(ax, rows.train_cpu_s, rows, "o")
     ax.margins(0.3)
-    ax.set(xscale="log", xlabel="training, CPU s", title="tree against one-vs-rest")
-    ax.minorticks_off()
+    _log_ticks(ax, rows.train_cpu_s)
+    ax.set(xlabel="training, CPU s", title="tree against one-vs-rest")
     points = zip(rows.index, rows.train_cpu_s, rows["P@1"])
     for i, (name, x, y) in enumerate(points):
         _note(ax, name, x, y, below=i % 2 == 1)
@@ -354,7 +370,11 @@ def _plot_thresholds(ax: Axes, rows: pd.DataFrame) -> None:
 def _plot_reliability(ax: Axes, steps: pd.DataFrame, error: float | None) -> None:
     "Observed shares against promised probabilities."
     plot_reliability(steps, ax, color=_forecast_colour())
-    ax.set(xlim=(0, 1), ylim=(0, 1), title=f"probabilities, ECE {error or 0:.3f}")
+    # tiny probabilities would all lie in the corner
+    top = 1.2 * max(steps.promised.max(), steps.high.max())
+    top = 1 if top > 0.5 else top
+    ends = -0.03 * top, top
+    ax.set(xlim=ends, ylim=ends, title=f"probabilities, ECE {error or 0:.3f}")
 
 
 def _panels(r: Report) -> list[Callable[[Axes], None]]:

@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 from ..core.basics import SEAL, atomic, check_seal, number, refuse, seal
-from ..core.basics import whole
+from ..core.basics import path_of, whole
 from ..core.sparse import l2_rows
 from .chunks import LAYER_ARRAYS, Chunks, write_layer_note
 from .linear import train_layer
@@ -119,7 +119,7 @@ def save_mapped(
         np.save(folder / "indptr.npy", start.astype(np.int32) if small else start)
     with atomic(folder / "matrix.json") as tmp:
         tmp.write_text(json.dumps(dict(format=kind, shape=shape)))
-    seal(folder)
+    seal(folder, mark="matrix.json")
 
 # %% ../../nbs/ranking/85_scale.ipynb #load_mapped
 def _opened(
@@ -152,8 +152,9 @@ def load_mapped(
 
     One of an earlier version has no checksums: its indices are looked at.
     """
-    folder = Path(folder)
-    sealed = check and check_seal(folder, "matrix", "Write it again with save_mapped")
+    folder = path_of(folder)
+    mend = "Write it again with save_mapped"
+    sealed = check and check_seal(folder, "matrix", mend, mark="matrix.json")
     kind, shape, (data, *rest) = _opened(folder)
     if kind == "dense":
         if data.shape != shape:

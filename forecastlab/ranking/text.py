@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from ..core.basics import atomic_folder, check_seal, LabError, refuse
 from ..core.sparse import Matrix, as_features, hstack
-from ..core.basics import path_of
+from ..core.basics import path_of, refuse_other_folder
 from .ngrams import NGrams, Numbers, Terms, fit_terms, normalised
 from .ngrams import keys_fit, term_names, terms_of_ngrams, weigh
 
@@ -295,11 +295,12 @@ class Vectorizer:
         folder: str | os.PathLike,  # of `save`, or of libpecos' own tfidf
     ) -> "Vectorizer":
         "Read a folder; nothing in it is ever executed."
-        folder = Path(folder)
+        folder = path_of(folder)
         if (folder / "vectorizer.json").is_file():
             return _read_vectorizer(folder)
         if (folder / "config.json").is_file():
             return _read_libpecos(folder)
+        refuse_other_folder(folder, "vectorizer")
         refuse(
             "there is no vectorizer in this folder", [folder], kind=FileNotFoundError
         )
@@ -436,7 +437,7 @@ def _write_vectorizer(v: Vectorizer, folder: Path) -> None:
 
 def _read_vectorizer(folder: Path) -> Vectorizer:
     "The vectorizer of a folder of ours."
-    check_seal(folder, "vectorizer")
+    check_seal(folder, "vectorizer", mark="vectorizer.json")
     head = _read(folder / "vectorizer.json")
     try:
         return _vectorizer_of(head, folder)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy import sparse
 from ..core.basics import atomic_folder, check_seal, number, refuse
+from ..core.basics import refuse_other_folder
 from ..core.sparse import ordered
 from .ensemble import average
 from .text import Vectorizer
@@ -99,7 +100,8 @@ class Text2Text:
         folder: str | os.PathLike,  # ours, or libpecos' with a tfidf vectorizer
     ) -> "Text2Text":
         "Read a folder; nothing in it is ever executed."
-        folder = Path(folder)
+        known = "output_items.json"
+        folder = refuse_other_folder(folder, "text2text model", known)
         check_seal(folder, "text2text model")
         items = _read_json(folder / "output_items.json")
         ensemble = folder / "xlinear_ensemble"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 from ..core.basics import atomic_folder, check_seal, one_of, refuse, whole
-from ..core.basics import yes_or_no
+from ..core.basics import refuse_other_folder, yes_or_no
 from ..core.sparse import as_entries, as_features, as_labels, binary
 from ..core.sparse import load_matrix, refuse_idle_labels, save_matrix
 from ..kernels.posts import POSTS, post_name
@@ -306,10 +306,12 @@ class XRLinear:
         Refuses a folder that is not whole or is damaged, and files that do not fit each
         other.
         """
-        ranker = Path(folder) / "ranker"
+        known = "ranker/param.json"
+        folder = refuse_other_folder(folder, "XR-Linear model", known)
+        ranker = folder / "ranker"
         read = lambda name: not (mmap and name.endswith(".npz"))
-        check_seal(folder, "XR-Linear model", wanted=read)
-        _read(Path(folder) / "param.json")
+        check_seal(folder, "XR-Linear model", wanted=read, mark=known)
+        _read(folder / "param.json")
         about = _read(ranker / "param.json")
         layers, kept, posts = [], [], []
         for t in range(_entry(about, ranker / "param.json", "depth", int, 1)):

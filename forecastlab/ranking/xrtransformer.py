@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import atomic, atomic_folder, check_seal, number, one_of
 from ..core.basics import read_tensors, refuse, whole, whole_numbers
-from ..core.basics import write_tensors, yes_or_no
+from ..core.basics import refuse_other_folder, write_tensors, yes_or_no
 from ..core.fit import Training, fit
 from ..core.sparse import as_features, as_labels, binary, checked, hstack
 from .beam import beam_search
@@ -756,6 +756,8 @@ class XRTransformer:
                 head = torch.from_numpy(np.asarray(self.head, np.float32))
                 parts = dict(weight=head[:, :-1], bias=head[:, -1])
                 write_tensors(new / "head.safetensors", parts, {})
+            # the file by which the folder is known belongs to a part with its own seal
+            about["sealed"] = True
             (new / "param.json").write_text(json.dumps(about, indent=1), "utf-8")
 
     @classmethod
@@ -765,8 +767,9 @@ class XRTransformer:
         mmap: bool = False,  # leave the linear model's weights on the disk, mapped
     ) -> "XRTransformer":
         "Read a model's folder. Refuses one that is missing, foreign or mixed."
-        folder = Path(folder)
-        check_seal(folder, "XR-Transformer")
+        known = "concat_model/param.json"
+        folder = refuse_other_folder(folder, "XR-Transformer", known)
+        check_seal(folder, "XR-Transformer", mark="param.json")
         features, weight, bf16 = _read_param(folder)
         encoder = TextEncoder.load(folder / "text_encoder")
         linear = XRLinear.load(folder / "concat_model", mmap)
