@@ -649,7 +649,8 @@ def refuse_early(
     values: dict[str, Any],  # its parameters
 ) -> None:
     "Refuse what the cells tagged `early` refuse, all of it at once."
-    names, faults = {"__name__": "early", **values}, []
+    names = {"__name__": "early", **values}
+    faults: list[LabError] = []
     with contextlib.redirect_stdout(io.StringIO()):
         for cell in cells(path):
             if cell["kind"] == "code" and "early" in cell["tags"]:
