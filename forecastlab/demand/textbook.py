@@ -623,15 +623,16 @@ def _in_parallel(
     processes: int,  # 1 works in this process
     bar: Any,  # progress bar, moved by the length of each result
 ) -> list[np.ndarray]:  # results in the order of the jobs
-    "Run `work` on every job, in this process or in several."
+    "Run `work` on every job, in this process or in several, never more than jobs."
     made = []
+    processes = min(processes, len(jobs))
 
     def take(results):
         for result in results:
             made.append(result)
             bar.update(len(result))
 
-    if processes == 1:
+    if processes <= 1:
         take(map(work, jobs))
         return made
     from concurrent.futures import ProcessPoolExecutor
