@@ -352,7 +352,8 @@ def test_texts_and_names_go_in_and_names_come_out(texts, tmp_path):
     assert again.explain("green chair", "cup", tree=0).verdict.startswith(
         "Tree 0 of 2 (counted from 0): 'cup'"
     )
-    grown = add(m, texts[0] + ["orange whale", "whale"], texts[1] + [["animal"]] * 2)
+    more = ["red whale", "green whale"], [["animal"]] * 2
+    grown = add(m, texts[0] + more[0], texts[1] + more[1])
     assert "animal" in grown.classes_ and "animal" not in m.classes_
     r = report(m, *texts, *texts)
     assert r.ece >= 0 and set(r.trees.index) >= {"one-vs-rest"} and "beam" in str(r)
