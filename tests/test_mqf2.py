@@ -485,7 +485,7 @@ def test_longer_horizons_are_refused_and_so_are_impossible_settings():
         (dict(draws=1), "draws must be a whole number, at least 2"),
         (dict(marginal=1.0), r"marginal must lie in \[0, 1\)"),
         (dict(season=12), "season must not exceed 11"),
-        (dict(start=-1.0), "start must be a number above 0"),
+        (dict(start=-1.0), r"start must lie in \(0, 100\]"),
         (dict(start="a"), "start must be a number"),
     ):
         with pytest.raises((ValueError, TypeError), match=words):
