@@ -3,7 +3,9 @@ smalldocs) -> _docs, made to read offline, every link checked.
 
 Both renderers read the same _quarto.yml. What they leave different or online is evened
 out here: page names lose their number, links to our own host become relative, TeX
-becomes MathML (no script, no font to fetch), and "source" leads to a page of the site.
+becomes MathML (no script, no font to fetch), scripts for widgets go, every table
+scrolls in a box of its own, and "source" leads to a page of the site. Then every page
+is read as a reader would, and what stayed raw is a fault: see page_faults.py.
 """
 
 import ast
@@ -18,13 +20,17 @@ import sys
 import textwrap
 from dataclasses import is_dataclass
 from functools import lru_cache
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+sys.path.append(str(Path(__file__).resolve().parent))
+from page_faults import STYLED, Page, elsewhere
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC, DOCS = ROOT / "_proc", ROOT / "_docs"
 COLUMNS = 88  # of a page
+# A link in Markdown, whose words may hold brackets in code.
+LINK = r"(!?\[(?:[^\[\]]|\[[^\[\]]*\])*\]\([^)]*\))"
 NEXT_LINE = dict(
     subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
 )
@@ -98,13 +104,44 @@ def signature(name, params, ends, maxline=COLUMNS, prefix="def"):
     return "\n".join([f"{prefix} {name}(", *lines, ends])
 
 
+def one_line_each(source):
+    """Directives, each on one line: nbdev loses those of a second, `#|   more words`,
+    which Quarto's YAML allows and a long alternative text needs.
+    """
+    head = re.match(r"(?:#\|.*\n?)*", source)[0]
+    return re.sub(r"\s*\n#\|[ \t]{2,}", " ", head) + source[len(head) :]
+
+
+def link_names(link_line, line):
+    "A line with its names as links, but for those within a link that is there already."
+    parts = re.split(LINK, line)
+    parts[::2] = map(link_line, parts[::2])
+    return "".join(parts)
+
+
 def document_methods():
     """Let nbdev's pages show every public method below its class, in place of classes
-    alone, fields of dataclasses with their comments, and code without links in it.
+    alone, fields of dataclasses with their comments, code without links in it, and no
+    link within a link. Directives may have several lines.
     """
     from fastcore import docments
-    from nbdev import processors, showdoc
+    from nbdev import process, processors, showdoc
     from nbdev.doclinks import NbdevLookup
+
+    class Lookup(NbdevLookup):
+        "Names become links, but not those that are (part of) a link already."
+
+        def link_line(self, line):
+            return link_names(super().link_line, line)
+
+    extract_directives = process.extract_directives
+
+    def extract_long_directives(cell, **how):
+        if cell.cell_type == "code":
+            cell.source = one_line_each(cell.source)
+        return extract_directives(cell, **how)
+
+    process.extract_directives = extract_long_directives
 
     sources = {}
     docments.get_dataclass_source = lambda cls: fields_of(cls, sources)
@@ -122,7 +159,7 @@ def document_methods():
 
     def add_links(cell):
         "As nbdev's, but code that is shown in an output stays as it is."
-        lookup = NbdevLookup()
+        lookup = Lookup()
         if cell.cell_type == "markdown":
             cell.source = lookup.linkify(cell.source)
         for out in cell.get("outputs", []):
@@ -265,16 +302,64 @@ def sources_on_the_site(text, blob, up):
     return re.sub(pattern, link, text), modules
 
 
-def read_offline(text, host, up):
-    "Links to our own host become relative, TeX becomes MathML."
+def equations(text):
+    r"""TeX becomes MathML.
+
+    smalldocs leaves all of it, in `\(...\)` and `\[...\]`; Quarto what its pandoc does
+    not know, in dollars.
+    """
 
     def equation(m):
-        return mathml(m[2], m[1] == "display")
+        tex = re.sub(
+            r"^\s*(\\[(\[]|\$\$?)(.*?)(\\[)\]]|\$\$?)\s*$", r"\2", m[2], flags=re.S
+        )
+        return mathml(tex, m[1] == "display")
 
+    spans = r'<span class="math (inline|display)">(.*?)</span>'
+    return re.sub(spans, equation, text, flags=re.S)
+
+
+# What renderers add for widgets and for mathematics in scripts: no page has either.
+NEEDLESS = "require|jquery|embed-amd|html-manager|katex|mathjax|tex-mml|polyfill"
+
+
+def without_needless_scripts(text):
+    """No script, style or data for widgets and TeX.
+
+    Quarto adds require.js, jQuery and a line that joins them to every notebook with an
+    HTML output, which is every one with a table.
+    """
+    far = rf'(?:src|href)="(?:https?:)?//[^"]*(?:{NEEDLESS})[^"]*"'
+    text = re.sub(rf"<script\b[^>]*{far}[^>]*>\s*</script>\s*", "", text, flags=re.I)
+    text = re.sub(rf"<link\b[^>]*{far}[^>]*>\s*", "", text, flags=re.I)
+    joins = r"<script\b[^>]*>\s*define\(\s*['\"]jquery['\"].*?</script>\s*"
+    data = r"<script\b[^>]*application/vnd\.jupyter[^>]*>.*?</script>\s*"
+    return re.sub(f"{joins}|{data}", "", text, flags=re.S)
+
+
+def wide_tables(text):
+    """Every table in a box that scrolls by itself, also by keyboard: on a phone a table
+    is wider than the page, which must not grow with it.
+    """
+    depth = 0
+
+    def box(m):
+        nonlocal depth
+        if m[0].startswith("</"):
+            depth -= 1
+            return m[0] if depth else f"{m[0]}</div>"
+        depth += 1
+        return m[0] if depth > 1 else f'<div class="wide" tabindex="0">{m[0]}'
+
+    begin, main, end = re.split(r"(<main\b.*</main>)", text, maxsplit=1, flags=re.S)
+    return begin + re.sub(r"<table\b[^>]*>|</table>", box, main) + end
+
+
+def read_offline(text, host, up):
+    "Links to our own host become relative, and nothing is left to fetch or to widen."
     text = re.sub(rf'(<a [^>]*href="){re.escape(host)}', rf"\g<1>{up}", text)
-    spans = r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>'
-    text = re.sub(spans, equation, text, flags=re.S)
-    return re.sub(r"<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?", "", text)
+    text = equations(without_needless_scripts(text))
+    return wide_tables(text) if "<main" in text else text
 
 
 def finish():
@@ -304,26 +389,10 @@ def finish():
     anchors()
 
 
-class Links(HTMLParser):
-    "Every id of a page, what it links to, and what it loads."
-
-    def __init__(self, page):
-        super().__init__()
-        self.ids, self.links, self.loads = set(), [], []
-        self.feed(page.read_text())
-
-    def handle_starttag(self, tag, attrs):
-        a = dict(attrs)
-        self.ids |= {a[k] for k in ("id", "name") if a.get(k)}
-        if tag == "a" and a.get("href"):
-            self.links.append(a["href"])
-        elif tag == "link" and a.get("rel") in ("stylesheet", "icon"):
-            self.loads.append(a["href"])
-        elif a.get("src"):
-            self.loads.append(a["src"])
-
-
-read = lru_cache(None)(Links)
+@lru_cache(None)
+def read(page):
+    "A page of the site, read once."
+    return Page(page.read_text())
 
 
 def target(page, url):
@@ -357,11 +426,14 @@ def anchors():
 
 
 def check():
-    "Broken links and anchors, and anything that is loaded from another host."
+    """Broken links and anchors, anything that is loaded from another host, and what a
+    reader would stumble over.
+    """
     wrong = []
     for page in sorted(DOCS.rglob("*.html")):
         where, found = page.relative_to(DOCS), read(page)
-        wrong += [f"{where} loads {u}" for u in found.loads if urlsplit(u).netloc]
+        wrong += [f"{where} loads {u}" for u in found.loads if elsewhere(u)]
+        wrong += [f"{where} has {fault}" for fault in found.faults]
         files = [u for u in found.loads if not u.startswith("data:")]
         for url in dict.fromkeys(found.links + files):
             file, fragment = target(page, url) or (None, "")
@@ -371,9 +443,8 @@ def check():
                 wrong.append(f"{where} links to {url}, which does not exist")
             elif fragment and file.suffix == ".html" and fragment not in read(file).ids:
                 wrong.append(f"{where} links to {url}, which has no such anchor")
-    elsewhere = r"(?:@import|url\()\s*[\"'(]*(https?://[^\"')]+)"
     for style in DOCS.rglob("*.css"):
-        urls = re.findall(elsewhere, style.read_text())
+        urls = re.findall(STYLED, style.read_text())
         wrong += [f"{style.relative_to(DOCS)} loads {u}" for u in urls]
     return wrong
 

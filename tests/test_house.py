@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, LIB = ROOT / "nbs", ROOT / "forecastlab"
@@ -459,6 +460,73 @@ def test_planted_widget_state_and_outputs_of_a_pipeline_are_found(tmp_path):
     assert "widget state" in str(ballast(state))
     run = plant(tmp_path / "pipelines" / "x.ipynb", cell("1", outputs=[said("1")]))
     assert "belong in runs/" in str(ballast(run))
+
+
+# words that nbdev would obey where an alternative text goes on in a new line
+ORDERS = set(
+    "default_exp eval exec_doc export exporti exports filter_stream gpu hide hide_line"
+    " include skip_exec skip_showdoc slow".split()
+)
+
+
+def unspoken(nb):
+    "Pictures that a reader who cannot see them would not hear of."
+    for c in code(nb):
+        drawn = [
+            kind
+            for out in c["outputs"]
+            for kind in out.get("data", {})
+            if kind.startswith("image/")
+        ]
+        if not drawn:
+            continue
+        head = re.match(r"(?:#\|.*\n?)*", source(c))[0].splitlines()
+        options = [line[2:].removeprefix(" ") for line in head]
+        told = [line for line in options if line.startswith((" ", "fig-alt:"))]
+        alt = (yaml.safe_load("\n".join(told)) or {}).get("fig-alt")
+        orders = {line.split()[0] for line in told[1:]} & ORDERS
+        here = f"{where(nb)}, cell {c.get('id')}"
+        if len(drawn) > 1:
+            yield f"{here} draws {len(drawn)} pictures: one cell each, with its words"
+        elif not isinstance(alt, str):
+            yield f"{here} has a picture without words: begin it with #| fig-alt: ..."
+        elif len(alt.split()) < 6 or not alt.endswith("."):
+            yield f"{here}: {alt!r} is no sentence that says what the picture shows"
+        elif orders:
+            yield f"{here}: nbdev obeys {orders} at a line's beginning: wrap elsewhere"
+
+
+def test_every_stored_picture_says_what_it_shows():
+    wrong = [x for nb in notebooks() for x in unspoken(nb)]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize(
+    "head, fault",
+    [
+        ("#| fig-alt: A line that rises from zero to one.\n", None),
+        ("#| echo: false\n#| fig-alt: A line that\n#|   rises to one.\n", None),
+        ("", "without words"),
+        ("#| echo: false\n", "without words"),
+        ("#| fig-cap: A line that rises from zero to one.\n", "without words"),
+        ("f(1)\n#| fig-alt: A line that rises from zero to one.\n", "without words"),
+        ("#| fig-alt: [A line that rises to one., Another.]\n", "without words"),
+        ("#| fig-alt: A line.\n", "no sentence"),
+        ("#| fig-alt: A line that rises from zero\n", "no sentence"),
+        ("#| fig-alt: A line that is\n#|   slow to rise to one.\n", "obeys {'slow'}"),
+    ],
+)
+def test_a_planted_picture_without_words_is_found(head, fault, tmp_path):
+    drawn = cell(f"{head}plot()", outputs=[shown(image_png="x")])
+    wrong = list(unspoken(plant(tmp_path / "planted.ipynb", drawn, cell("g()"))))
+    assert fault in str(wrong) if fault else not wrong
+
+
+def test_planted_pictures_of_one_cell_are_found(tmp_path):
+    head = "#| fig-alt: A line that rises from zero to one.\n"
+    drawn = cell(f"{head}plot()", outputs=[shown(image_png="x")] * 2)
+    wrong = list(unspoken(plant(tmp_path / "planted.ipynb", drawn)))
+    assert "draws 2 pictures" in str(wrong)
 
 
 def remade(root, copy):

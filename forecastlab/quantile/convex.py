@@ -22,7 +22,7 @@ from ..kernels.energy_score import energy_score
 def lift(
     t: Tensor,  # any numbers
 ) -> Tensor:  # same shape
-    "Integral of `rise`: convex, grows like t**2/2 on the right."
+    "Integral of `rise`: convex, grows like half of t squared on the right."
     return 0.25 * (t * t + t * (t * t + 1).sqrt() + t.asinh())
 
 
