@@ -224,7 +224,7 @@ class Page(HTMLParser):
             self._link.append(alt)
 
     def _table(self):
-        boxed = any("wide" in a.get("class", "").split() for _, a in self._open)
+        boxed = any("table-scroll" in a.get("class", "").split() for _, a in self._open)
         if self._in_main() and not boxed and not self._inside(("table",)):
             self.faults.append("a table that may widen a phone's page")
 

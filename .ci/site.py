@@ -112,6 +112,14 @@ def one_line_each(source):
     return re.sub(r"\s*\n#\|[ \t]{2,}", " ", head) + source[len(head) :]
 
 
+def emphasised(words):
+    "A docstring with its first line in italics, where a star of its own ends nothing."
+    first, *more = words.split("\n", 1)
+    parts = re.split(r"(`[^`]*`|\$[^$]*\$)", first)
+    parts[::2] = [re.sub(r"(?<!\\)[*_]", r"\\\g<0>", part) for part in parts[::2]]
+    return "\n".join([f"*{''.join(parts)}*", *more])
+
+
 def link_names(link_line, line):
     "A line with its names as links, but for those within a link that is there already."
     parts = re.split(LINK, line)
@@ -146,6 +154,7 @@ def document_methods():
     sources = {}
     docments.get_dataclass_source = lambda cls: fields_of(cls, sources)
     docments._maybe_nm, docments._fmt_sig = type_name, signature
+    docments._ital_first = emphasised
 
     class Shown(showdoc.BasicMarkdownRenderer):
         "A property is called without brackets, and says so."
@@ -338,8 +347,8 @@ def without_needless_scripts(text):
 
 
 def wide_tables(text):
-    """Every table in a box that scrolls by itself, also by keyboard: on a phone a table
-    is wider than the page, which must not grow with it.
+    """Every table in a box that scrolls by itself: on a phone a table is wider than the
+    page, which must not grow with it.
     """
     depth = 0
 
@@ -349,7 +358,7 @@ def wide_tables(text):
             depth -= 1
             return m[0] if depth else f"{m[0]}</div>"
         depth += 1
-        return m[0] if depth > 1 else f'<div class="wide" tabindex="0">{m[0]}'
+        return m[0] if depth > 1 else f'<div class="table-scroll">{m[0]}'
 
     begin, main, end = re.split(r"(<main\b.*</main>)", text, maxsplit=1, flags=re.S)
     return begin + re.sub(r"<table\b[^>]*>|</table>", box, main) + end

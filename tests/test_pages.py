@@ -81,7 +81,7 @@ def test_a_page_without_a_fault_has_none(page):
  encoding="application/x-tex">\alpha</annotation></math>
 <h2>Parent</h2><h3>Child</h3><p>Something.</p>
 <h2>Picture</h2><p><img src="a.png" alt="A line that rises from 0 to 1."></p>
-<h2>Table</h2><div class="wide" tabindex="0"><table><tr><td>1</td></tr></table></div>
+<h2>Table</h2><div class="table-scroll"><table><tr><td>1</td></tr></table></div>
 <p><a href="b.html"><code>Panel</code></a> and
 <a href="c.html"><img src="d.png" alt="A line that falls to 0."></a></p>"""
     script = "<script>const required = 1; window.define = undefined;</script>"
@@ -247,7 +247,7 @@ def test_a_script_that_nobody_knows_is_not_taken_away_in_silence():
 def test_a_table_within_a_table_and_many_beside_each_have_one_box():
     inner = "<table><tr><td><table><tr><td>1</td></tr></table></td></tr></table>"
     even = builder.read_offline(smalldocs(inner + "<p>And</p>" + inner), HOST, "")
-    assert even.count('<div class="wide"') == 2
+    assert even.count('<div class="table-scroll"') == 2
     assert even.count("<div") == even.count("</div>")
 
 
@@ -314,6 +314,20 @@ def test_pandoc_understands_all_prose_with_equations_or_tables():
         if made.count("<table") < len(rules):
             wrong.append(f"{where}: a table that pandoc does not see")
     assert not wrong, wrong
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "(*batch,) expectation, same unit as the target.",
+        "A piece of a word in brackets, its blanks as _.",
+        "Grows like t**2/2. See `f(*x)` and $q_a * 2$.",
+    ],
+)
+def test_a_star_in_a_docstring_ends_no_italics(words):
+    (made,) = by_pandoc([builder.emphasised(words)])
+    assert raw(made) == [] and "</em></p>" in made
+    assert builder.emphasised("One.\n\nTwo *x*.") == "*One.*\n\nTwo *x*."
 
 
 def test_an_equation_that_pandoc_does_not_know_is_found():

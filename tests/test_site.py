@@ -1,6 +1,5 @@
 "The built site, opened in headless Chromium with every other host cut off."
 
-import importlib.util
 import json
 import os
 import re
@@ -16,11 +15,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from test_pages import builder, by_pandoc, raw
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("site_builder", ROOT / ".ci" / "site.py")
-builder = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(builder)
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -113,6 +111,24 @@ def test_site_has_no_broken_link_and_loads_nothing_from_elsewhere(site):
         if ".ipynb_checkpoints" not in p.parts
     ]
     assert len(pages()) == len(notebooks)
+
+
+def test_pandoc_understands_every_docstring_too(site):
+    "Prose and equations of notebooks: test_pages.py. Code is not parsed again."
+    said = []
+    for notebook in pages():
+        made = builder.PROC / notebook.relative_to(ROOT / "nbs")
+        for cell in json.loads(made.read_text())["cells"]:
+            for out in cell.get("outputs", []):
+                words = "".join(out.get("data", {}).get("text/markdown", ""))
+                plain = re.sub(r"^```.*?^```", "", words, flags=re.S | re.M)
+                said.append((made.stem, plain))
+    pieces = by_pandoc([words for _, words in said])
+    assert len(pieces) == len(said) > 1000
+    wrong = [
+        (name, fault) for (name, _), made in zip(said, pieces) for fault in raw(made)
+    ]
+    assert not wrong, wrong
 
 
 DRAWN = """
