@@ -197,6 +197,19 @@ def test_pages_show_equations_and_figures_on_a_phone_without_an_error(site, phon
     )
 
 
+@pytest.mark.parametrize("boxed", [True, False])
+def test_a_planted_page_wider_than_a_phone_is_found(boxed, phone, tmp_path):
+    table = f"<table><tr>{'<td>' + 'w' * 30 + '</td>'}{'<td>x</td>' * 60}</tr></table>"
+    if boxed:
+        table = f'<div class="table-scroll" style="overflow-x: auto">{table}</div>'
+    page = tmp_path / "page.html"
+    scale = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    page.write_text(f"<!doctype html>{scale}<main>{table}</main>")
+    phone.get(page.as_uri())
+    wide = phone.execute_script(TOO_WIDE)
+    assert bool(wide) is not boxed and (boxed or "<table" in str(wide)), wide
+
+
 FOUND = """
 [...document.querySelectorAll(".smalldocs-search-results a, .aa-Panel a")]
     .map(a => a.href)
