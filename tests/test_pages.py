@@ -160,6 +160,8 @@ JQUERY = "https://cdnjs.cloudflare.com/ajax/libs/jquery/3.5.1/jquery.min.js"
 WIDGETS = (
     "https://cdn.jsdelivr.net/npm/@jupyter-widgets/html-manager@*/dist/embed-amd.js"
 )
+POLYFILL = "https://cdnjs.cloudflare.com/polyfill/v3/polyfill.min.js?features=es6"
+MATHJAX = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-chtml-full.js"
 OF_QUARTO = {
     "require.js": (
         f'<script src="{REQUIRE}" integrity="sha512-c3Nl8==" crossorigin="anonymous">'
@@ -187,9 +189,8 @@ OF_QUARTO = {
         "loads https://cdn.jsdelivr",
     ),
     "MathJax": (
-        '<script src="https://cdnjs.cloudflare.com/polyfill/v3/polyfill.min.js?features='
-        'es6"></script><script src="https://cdn.jsdelivr.net/npm/mathjax@3/es5/'
-        'tex-chtml-full.js" type="text/javascript"></script>',
+        f'<script src="{POLYFILL}"></script>'
+        f'<script src="{MATHJAX}" type="text/javascript"></script>',
         "loads https://cdn",
     ),
     "displayed TeX": (
