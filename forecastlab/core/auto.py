@@ -755,10 +755,7 @@ def tail_shares(
     worse: float = 1.01,  # times the loss of the plain average that is borne
     sharpness: float = 100.0,  # a loss 1 % above the least weighs e times less
 ) -> dict[str, float]:  # candidate -> share; empty: no shares of their own
-    """Shares of the tails by their loss there, unless the plain average loses less.
-
-    A candidate without a weight must lose less than the plain average.
-    """
+    "Shares of the tails by their loss there, unless the plain average loses less."
     names = [n for n in tailed if n in trials]
     at = np.asarray(levels)
     outer = (at < DECILES[0] - 1e-6) | (at > DECILES[-1] + 1e-6)
@@ -770,8 +767,7 @@ def tail_shares(
         return float(cell_losses(y, average[..., outer], at[outer]).sum())
 
     shares = soft_weights({n: loss({n: 1.0}) for n in names}, sharpness)
-    bound = worse if set(shares) <= set(weights) else 1.0
-    return shares if loss(shares) <= bound * loss({}) else {}
+    return shares if loss(shares) <= worse * loss({}) else {}
 
 
 def correction_of(
