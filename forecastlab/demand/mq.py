@@ -60,6 +60,7 @@ class MQSettings(Reading):
     smoothing: float = 0.0
     drift: float = 0.0  # share of the slope that goes on; searched
     penalty: float = 0.1  # of a linear start; searched
+    late: bool = False  # is it learned from the later half of the history? searched
     # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
     weight: float = 0.5
     # is the mean of all history read, too?
@@ -600,7 +601,7 @@ class MQCNN(MQForecaster):
     - the encoder: `channels`, `kernel`, `dilations`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
     - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
-    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`
+    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`, `late`
     - scale: `centre`, `cycle`, `squash`, `floor`, `unit`, `memory`, `history`
     - categories: `embedding`, `identity`, `unknown`
     - training: `forks`, `least`, `weight`
@@ -617,7 +618,7 @@ class MQRNN(MQForecaster):
     - the encoder: `channels`, `layers`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
     - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
-    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`
+    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`, `late`
     - scale: `centre`, `cycle`, `squash`, `floor`, `unit`, `memory`, `history`
     - categories: `embedding`, `identity`, `unknown`
     - training: `forks`, `least`, `weight`
@@ -634,7 +635,7 @@ class MQDense(MQForecaster):
     - the encoder: `channels`, `layers`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
     - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
-    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`
+    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`, `late`
     - scale: `centre`, `cycle`, `squash`, `floor`, `unit`, `memory`, `history`
     - categories: `embedding`, `identity`, `unknown`
     - training: `forks`, `least`, `weight`
