@@ -191,7 +191,7 @@ def hasty(monkeypatch):
 
 
 def test_where_nothing_helps_the_start_is_delivered(hasty, tmp_path):
-    panel = noise(rows=80)
+    panel = noise(seed=1, rows=80)
     model = MQCNN(training=QUIET, **ADAPTIVE).fit(panel)
     assert model.explain().splitlines()[-1].startswith("steps: 0, of 0, 20, 50 that")
     start = PooledLinear(7, 28, forks=14).fit(panel)

@@ -273,7 +273,16 @@ class Choice:
                 " But a forecast of 0 for everything has a loss of 1, and this one has"
                 f" {self.wql:.3f}: on these data nothing tried says when or how much."
             )
-        return said
+        return said + self._tail_words()
+
+    def _tail_words(self) -> str:
+        "Whose tails they are, where it is none of those that deliver the middle."
+        if set(self.tails) <= set(self.weights):
+            return ""
+        return (
+            f" Below {DECILES[0]:g} and above {DECILES[-1]:g} it is as wide as"
+            f" {_in_words(self.tails)}, learned from all series together."
+        )
 
     def _lead_words(self) -> str:
         "How far below or above the best simple method, and whether that is noise."
@@ -313,10 +322,16 @@ class Choice:
 
 def _shares(weights: dict[str, float]) -> str:
     "A model, or an average of several, in words."
+    start = "" if len(weights) == 1 else "An average of "
+    return start + _in_words(weights)
+
+
+def _in_words(weights: dict[str, float]) -> str:
+    "Names, the largest share first; shares where there are several."
     if len(weights) == 1:
         return next(iter(weights))
     order = sorted(weights, key=lambda n: -weights[n])
-    return "An average of " + ", ".join(f"{n} ({weights[n]:.0%})" for n in order)
+    return ", ".join(f"{n} ({weights[n]:.0%})" for n in order)
 
 # %% ../../nbs/core/72_auto.ipynb #Chooser
 class Chooser(Forecaster):
@@ -393,7 +408,7 @@ class Chooser(Forecaster):
 
     def tailed(
         self,
-        candidates: Mapping[str, Any],  # those that deliver
+        candidates: Mapping[str, Any],  # those that were tried
     ) -> tuple[str, ...]:  # names
         "Whose tails were learned from all series together; here nobody's."
         return ()
@@ -527,7 +542,7 @@ class Chooser(Forecaster):
             lead = lead_of(own, loss[best]) if best else (np.nan,) * 3
             if not lead[2] < 0:
                 break
-        tails = tail_shares(trials, y, self.levels, weights, self.tailed(weights))
+        tails = tail_shares(trials, y, self.levels, weights, self.tailed(trials))
         average = combined(quantiles_of(trials), self.levels, weights, tails)
         # a loss means nothing where all targets are 0
         size = float(np.nansum(np.abs(y))) or float("nan")
@@ -546,12 +561,12 @@ class Chooser(Forecaster):
             self.correction = correction_of(average, y, self.levels, self.support)
 
     def _deliver(self, panel, trials, candidates, first, begun) -> None:
-        "Train what has a weight on everything known, as far as the budget goes."
+        "Train what has a share on everything known, as far as the budget goes."
         assert self.choice is not None
         self.members = {}
         # a trial that saw nearly all of the history need not be repeated
         enough = nearly_all(panel.cut(first), panel)
-        for name in self.choice.weights:
+        for name in {**self.choice.weights, **self.choice.tails}:
             trial, candidate = trials[name], candidates[name]
             left = self.budget - (time.process_time() - begun)
             model = trial.model or candidate
@@ -738,23 +753,21 @@ def tail_shares(
     weights: Mapping[str, float],  # candidate -> share of the average
     tailed: tuple[str, ...],  # whose tails were learned from all series
     worse: float = 1.01,  # times the loss of the plain average that is borne
+    sharpness: float = 100.0,  # a loss 1 % above the least weighs e times less
 ) -> dict[str, float]:  # candidate -> share; empty: no shares of their own
-    "Equal shares of the tails, unless the trials say that they lose there."
-    names = [n for n in tailed if n in weights]
+    "Shares of the tails by their loss there, unless the plain average loses less."
+    names = [n for n in tailed if n in trials]
     at = np.asarray(levels)
     outer = (at < DECILES[0] - 1e-6) | (at > DECILES[-1] + 1e-6)
     if not names or not outer.any():
         return {}
-    shares = {n: 1 / len(names) for n in names}
-    plain, own = (
-        cell_losses(
-            y,
-            combined(quantiles_of(trials), levels, weights, tails)[..., outer],
-            at[outer],
-        ).sum()
-        for tails in ({}, shares)
-    )
-    return shares if own <= worse * plain else {}
+
+    def loss(tails: dict[str, float]) -> float:
+        average = combined(quantiles_of(trials), levels, weights, tails)
+        return float(cell_losses(y, average[..., outer], at[outer]).sum())
+
+    shares = soft_weights({n: loss({n: 1.0}) for n in names}, sharpness)
+    return shares if loss(shares) <= worse * loss({}) else {}
 
 
 def correction_of(

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LINKS', 'ENCODERS', 'Reading', 'check_reading', 'check_scale', 'check_link', 'link_of', 'given_scale',
-           'typical_spread', 'running_scale', 'CausalConvolutions', 'Recurrent', 'DenseLags', 'squashed',
-           'recent_quantiles', 'seasonal_map', 'classical', 'carried', 'scaled_lags', 'Encoder']
+           'typical_spread', 'running_scale', 'first_observed', 'CausalConvolutions', 'Recurrent', 'DenseLags',
+           'squashed', 'recent_quantiles', 'seasonal_map', 'classical', 'carried', 'scaled_lags', 'scale_of',
+           'history_mean', 'Encoder']
 
 # %% ../../nbs/core/65_encoders.ipynb #78a03ffc
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ class Reading:
     # windows of last values whose quantiles the decoder sees; () = none
     recent: tuple[int, ...] = (4, 8, 13, 26)
     least: int = 13  # observed rows that an origin needs to be trained on
+    # do the mean and the scale begin with the history, or with the window?
+    memory: bool = False
+    # is the mean of all history read, too?
+    history: bool = False
     # smallest scale, in units of the target; 0 = learned (`given_scale`)
     floor: float = 0.0
     unit: float = 1.0  # mean size of the target over series; learned
@@ -88,7 +93,7 @@ def check_reading(
         whole_numbers(name, getattr(settings, name))
     for name in ("dropout", "unknown"):
         number(name, getattr(settings, name), 0, 1, "[)")
-    for name in ("identity", "centre", "squash"):
+    for name in ("identity", "centre", "squash", "memory", "history"):
         yes_or_no(name, getattr(settings, name))
     one_of("encoder", settings.encoder, ENCODERS)
     one_of("support", settings.support, SUPPORTS)
@@ -180,22 +185,47 @@ def running_scale(
     # with `centre`: the scale is twice the mean absolute change over so many rows; 0:
     # the standard deviation
     cycle: int = 0,
+    # (batch, 4) of `Batch.earlier`: the history before the window counts, too
+    earlier: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # loc and scale, both (batch, fork)
     "Location and scale of each origin from what was observed up to it."
-    seen = observed.cumsum(1)
-    count, n = seen[:, -forks:], seen[:, -forks:].clamp(min=1)
+    least = floor or 1e-6 * unit
+    count = observed.cumsum(1)[:, -forks:]
     if not centre:
-        size = y.abs().cumsum(1)[:, -forks:] / n
-        return torch.zeros_like(size), size.clamp(min=floor or 1e-6 * unit)
-    # around the first value: a level of a million leaves no digits for a change of one
-    first = torch.where(seen == 1, y * observed, 0).sum(1, keepdim=True)
+        size = y.abs().cumsum(1)[:, -forks:]
+        if earlier is not None:
+            before, _, mean_size, _ = earlier[..., None].unbind(1)
+            count, size = count + before, size + before * mean_size
+        size = (size / count.clamp(min=1)).to(y.dtype)
+        return torch.zeros_like(size), size.clamp(min=least)
+    first = first_observed(y, observed)
     y = (y - first) * observed
-    mean = y.cumsum(1)[:, -forks:] / n
-    spread = (y.square().cumsum(1)[:, -forks:] / n - mean.square()).clamp(min=0).sqrt()
+    total, square = (x.cumsum(1)[:, -forks:] for x in (y, y.square()))
+    if earlier is not None:
+        before, mean, _, variance = earlier[..., None].unbind(1)
+        # around the window's first value, if it has one
+        gap = torch.where(count > 0, mean - first, 0.0)
+        first = torch.where(count > 0, first.double(), mean)
+        total, square = total + before * gap, square + before * (variance + gap**2)
+        count = count + before
+    mean = total / count.clamp(min=1)
+    spread = (square / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
     if cycle:
         spread = _change(y, observed, forks, cycle, spread)
     loc = torch.where(count > 0, first + mean, 0)
-    return loc, spread.clamp(min=floor or 1e-6 * unit)
+    return loc.to(y.dtype), spread.to(y.dtype).clamp(min=least)
+
+
+def first_observed(
+    y: Tensor,  # (batch, context) target, 0 where not observed
+    observed: Tensor,  # (batch, context) 1 where observed
+) -> Tensor:  # (batch, 1) 0 where there is none
+    """The first value of a window, around which sums are taken.
+
+    A level of a million leaves no digits for a change of one.
+    """
+    begin = (observed.cumsum(1) == 1) * observed
+    return (y * begin).sum(1, keepdim=True)
 
 
 def _change(y, observed, forks, cycle, instead) -> Tensor:
@@ -410,6 +440,43 @@ def scaled_lags(
     usual = 0.0 if settings.centre else 1.0
     return torch.where(observed.unfold(1, lags, 1) > 0, x, usual)
 
+# %% ../../nbs/core/65_encoders.ipynb #history_mean
+def scale_of(
+    settings: Reading,  # how windows are centred and scaled
+    batch: Batch,  # of windows
+) -> tuple[Tensor, Tensor]:  # loc and scale, both (batch, fork)
+    "`running_scale` as the settings ask for it."
+    context = settings.context
+    return running_scale(
+        batch.y[:, :context],
+        batch.observed[:, :context],
+        settings.forks,
+        settings.floor,
+        settings.centre,
+        settings.unit,
+        settings.cycle,
+        batch.earlier if settings.memory else None,
+    )
+
+
+def history_mean(
+    settings: Reading,  # `context`, `forks` and `centre`
+    batch: Batch,  # of windows
+    loc: Tensor,  # (batch, fork) what is subtracted
+    scale: Tensor,  # (batch, fork) what is divided by
+) -> Tensor:  # (batch, fork)
+    "The mean of all that was observed up to each origin, scaled as of that origin."
+    context, forks = settings.context, settings.forks
+    y, observed = batch.y[:, :context], batch.observed[:, :context]
+    first = first_observed(y, observed)
+    before, mean = batch.earlier[:, 0, None], batch.earlier[:, 1, None]
+    count = before + observed.cumsum(1)[:, -forks:]
+    gaps = ((y - first) * observed).cumsum(1)[:, -forks:]
+    gaps = gaps + before * (mean - first)
+    level = gaps / count.clamp(min=1) + (first - loc)
+    usual = 0.0 if settings.centre else 1.0
+    return torch.where(count > 0, level / scale, usual).to(y.dtype)
+
 # %% ../../nbs/core/65_encoders.ipynb #Encoder
 class Encoder(nn.Module):
     """Windows to one code an origin, with what is known ahead.
@@ -434,7 +501,7 @@ class Encoder(nn.Module):
         self.encoder: Any = ENCODERS[settings.encoder](inputs, settings)
         still = sizes.static + self.static.width
         future = settings.horizon * self.ahead
-        beside = still + future + 2 + 5 * len(settings.recent)
+        beside = still + future + 2 + 5 * len(settings.recent) + settings.history
         self.width = self.encoder.width + beside
 
     def forward(
@@ -448,9 +515,7 @@ class Encoder(nn.Module):
         """
         s = self.settings
         y, observed = batch.y[:, : s.context], batch.observed[:, : s.context]
-        loc, scale = running_scale(
-            y, observed, s.forks, s.floor, s.centre, s.unit, s.cycle
-        )
+        loc, scale = scale_of(s, batch)
         # (batch, time, channel)
         known = torch.cat([batch.known, self.known(batch.known_codes)], -1)
         # (batch, context, channel)
@@ -472,6 +537,8 @@ class Encoder(nn.Module):
             0.1 * (scale / s.unit).log()[..., None],
             age,
         ]
+        if s.history:
+            parts.append(squashed(history_mean(s, batch, loc, scale))[..., None])
         if s.recent:
             parts.append(recent_quantiles(y, observed, loc, scale, s.recent))
         return torch.cat(parts, -1), ahead, loc, scale

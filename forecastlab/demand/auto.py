@@ -154,7 +154,7 @@ class AutoForecaster(Chooser):
 
     def tailed(
         self,
-        candidates: Mapping[str, Any],  # those that deliver
+        candidates: Mapping[str, Any],  # those that were tried
     ) -> tuple[str, ...]:  # names
         "The linear map and MQ-CNN: quantiles of the errors of all series."
         return tuple(n for n in ("PooledLinear", "MQCNN") if n in candidates)

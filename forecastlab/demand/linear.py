@@ -10,9 +10,9 @@ from os import PathLike
 from typing import Any
 import torch
 from torch import Tensor, nn
-from ..core.encoders import Reading, running_scale, scaled_lags
+from ..core.encoders import Reading, scale_of
 from ..core.features import Sizes
-from ..core.starts import Start, plain_for
+from ..core.starts import Start, last_values, plain_for
 from ..core.windows import Batch
 from .mq import MQForecaster, MQSettings
 
@@ -47,11 +47,8 @@ class LinearNetwork(nn.Module):
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         "Values (batch, fork, horizon, level); loc and scale, both (batch, fork)."
         s = self.settings
-        y, observed = batch.y[:, : s.context], batch.observed[:, : s.context]
-        loc, scale = running_scale(
-            y, observed, s.forks, s.floor, s.centre, s.unit, s.cycle
-        )
-        lags = scaled_lags(s, y, observed, loc, scale).clamp(-20, 20)
+        loc, scale = scale_of(s, batch)
+        lags = last_values(s, batch, loc, scale)
         return dict(values=self.map(lags)[..., None] + self.spread), loc, scale
 
 # %% ../../nbs/demand/52_linear.ipynb #PooledLinear
@@ -59,8 +56,8 @@ class PooledLinear(MQForecaster):
     """One linear map of the last values for all series, and the quantiles it misses.
 
     Besides the parameters below it takes these fields of `MQSettings`: `levels`,
-    `start`, `season`, `penalty`, `centre`, `cycle`, `support`, `forks`, `least`,
-    `weight`. `explain()` says which start it found.
+    `start`, `season`, `penalty`, `centre`, `cycle`, `memory`, `history`, `support`,
+    `forks`, `least`, `weight`. `explain()` says which start it found.
     """
 
     name, encoder = "PooledLinear", "lags"

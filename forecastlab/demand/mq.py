@@ -25,7 +25,7 @@ from ..core.frequency import context_of, season_for
 from ..core.neural import NeuralForecaster, default_context
 from ..core.panel import Panel
 from ..core.starts import STARTS, Candidate, Start, fitted_start
-from ..core.starts import plain_for, start_losses
+from ..core.starts import last_values, plain_for, start_losses
 from ..core.windows import Batch, forked
 from ..kernels.quantile_loss import quantile_loss
 from ..quantile.heads import HEADS, Head, positive, step_table
@@ -60,8 +60,11 @@ class MQSettings(Reading):
     smoothing: float = 0.0
     drift: float = 0.0  # share of the slope that goes on; searched
     penalty: float = 0.1  # of a linear start; searched
+    late: bool = False  # is it learned from the later half of the history? searched
     # loss weight = scale ** weight: 0 treats series alike, 1 treats units alike
     weight: float = 0.5
+    # is the mean of all history read, too?
+    history: bool = True
 
     @property
     def mapped(self) -> bool:
@@ -295,7 +298,7 @@ class MQNetwork(nn.Module):
         code, ahead, loc, scale = self.encoder(batch)
         point: Tensor | None = None
         if self.start is not None:
-            lags = self.encoder.lags(batch, loc, scale).clamp(-20, 20)
+            lags = last_values(self.settings, batch, loc, scale)
             # what is learned moves in units of the start's error
             point = lags @ self.base.T + self.width * self.start(lags)
             said = squashed(point)
@@ -598,8 +601,8 @@ class MQCNN(MQForecaster):
     - the encoder: `channels`, `kernel`, `dilations`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
     - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
-    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`
-    - scale: `centre`, `cycle`, `squash`, `floor`, `unit`
+    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`, `late`
+    - scale: `centre`, `cycle`, `squash`, `floor`, `unit`, `memory`, `history`
     - categories: `embedding`, `identity`, `unknown`
     - training: `forks`, `least`, `weight`
     """
@@ -615,8 +618,8 @@ class MQRNN(MQForecaster):
     - the encoder: `channels`, `layers`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
     - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
-    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`
-    - scale: `centre`, `cycle`, `squash`, `floor`, `unit`
+    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`, `late`
+    - scale: `centre`, `cycle`, `squash`, `floor`, `unit`, `memory`, `history`
     - categories: `embedding`, `identity`, `unknown`
     - training: `forks`, `least`, `weight`
     """
@@ -632,8 +635,8 @@ class MQDense(MQForecaster):
     - the encoder: `channels`, `layers`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
     - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
-    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`
-    - scale: `centre`, `cycle`, `squash`, `floor`, `unit`
+    - the start: `start`, `season`, `smoothing`, `drift`, `penalty`, `late`
+    - scale: `centre`, `cycle`, `squash`, `floor`, `unit`, `memory`, `history`
     - categories: `embedding`, `identity`, `unknown`
     - training: `forks`, `least`, `weight`
     """
