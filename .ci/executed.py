@@ -18,6 +18,7 @@ import io
 import json
 import re
 import sys
+import textwrap
 from datetime import date
 from pathlib import Path
 
@@ -30,6 +31,7 @@ LEAD = {
     " median forecast, bands that hold 40 and 80 of 100 outcomes, and above them the"
     " stock that is enough in 95 of 100 weeks"
 }
+COLUMNS = 80  # of what is printed, on a page
 # what is run with something else than its defaults
 PARAMETERS = {"quantile_forecast": {"series": 200}}
 # Seconds on a clock tell how busy a machine was, not what a job costs.
@@ -84,6 +86,13 @@ def small(png):
     return base64.b64encode(made.getvalue()).decode()
 
 
+def wrapped(line):
+    "A printed sentence no wider than a page; what stands in columns stays as it is."
+    if len(line) <= COLUMNS or re.search(r"\S {2,}\S", line):
+        return line
+    return textwrap.fill(line, COLUMNS, break_long_words=False, break_on_hyphens=False)
+
+
 def shown(outputs, records):
     """The outputs of a cell that a page shows.
 
@@ -95,8 +104,9 @@ def shown(outputs, records):
         plain = {"output_type": "display_data", "metadata": {}}
         if out.get("name") == "stdout":
             lines = "".join(out["text"]).split("\n")
-            said = "\n".join(line.rsplit("\r", 1)[-1] for line in lines)
-            yield {"output_type": "stream", "name": "stdout", "text": said}
+            said = [wrapped(line.rsplit("\r", 1)[-1]) for line in lines]
+            text = "\n".join(said)
+            yield {"output_type": "stream", "name": "stdout", "text": text}
         elif "image/png" in data:
             yield plain | {"data": {"image/png": small("".join(data["image/png"]))}}
         elif "text/html" in data:
@@ -107,6 +117,21 @@ def shown(outputs, records):
             yield plain | {"data": {"text/markdown": "".join(data["text/markdown"])}}
         elif "text/plain" in data and not records:
             yield plain | {"data": {"text/plain": "".join(data["text/plain"])}}
+
+
+def answered(folder):
+    "The answer that a run left, its pictures with it; None where it left none."
+    place = folder / "answer.json"
+    if not place.exists():
+        return None
+    answer = json.loads(place.read_text(encoding="utf-8"))
+    drawn = {}
+    for file, words in answer.get("pictures", {}).items():
+        png = folder / "artifacts" / file
+        if png.suffix == ".png" and png.exists():
+            made = small(base64.b64encode(png.read_bytes()))
+            drawn[file] = {"words": words, "png": made}
+    return answer | {"pictures": drawn}
 
 
 def keep(folder, notebook):
@@ -120,6 +145,7 @@ def keep(folder, notebook):
     name, now = notebook.stem[3:], code(notebook)
     cells = {id: {"code": print_, "outputs": []} for id, print_ in now.items()}
     executed = json.loads((Path(folder) / "notebook.ipynb").read_text())["cells"]
+    answer = answered(Path(folder))
     for cell in executed:
         id, source = cell.get("id"), "".join(cell["source"])
         if now.get(id) != fingerprint(source):
@@ -128,6 +154,9 @@ def keep(folder, notebook):
         words = json.dumps(outputs, ensure_ascii=False)
         words = words.replace(str(Path(folder).resolve()), f"runs/{name}/RUN")
         cells[id]["outputs"] = json.loads(words)
+        if "answer" in cell["metadata"].get("tags", []) and answer:
+            # it opens the page
+            cells[id]["outputs"] = []
     asked = PARAMETERS.get(name, {})
     said = [f" -p {key} {json.dumps(value)}" for key, value in asked.items()]
     numbers = {k: v for k, v in run["metrics"].items() if not CLOCKS.search(k)}
@@ -136,6 +165,7 @@ def keep(folder, notebook):
         date=run["started"][:10],
         machine=machine(),
         numbers=numbers,
+        answer=answer,
         cells=cells,
     )
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -143,22 +173,37 @@ def keep(folder, notebook):
     (KEPT / f"{name}.json").write_text(words + "\n", encoding="utf-8")
 
 
-def introduction(run):
-    "What a page says of the run that it shows."
+def table(caption, rows):
+    "A table of an answer as Markdown."
+    cells = [[str(cell).replace("|", r"\|") for cell in row] for row in rows]
+    head, *below = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([f"{caption}:\n", head, "|---" * len(rows[0]) + "|", *below])
+
+
+def introduction(name, run):
+    "What a page says of the run that it shows: the answer, or else its numbers."
     from forecastlab.core.figures import readable
 
+    day = date.fromisoformat(run["date"])
+    parts = [
+        f"**One run of it:** `{run['command']}`, on {day.day} {day:%B %Y} with"
+        f" {run['machine']}. What it printed and drew stands below the code that made"
+        f" it."
+    ]
+    if answer := run["answer"]:
+        parts.append(f"**{answer['headline']}**")
+        parts += [f"*{what}.* {words}" for what, words in answer["points"].items()]
+        pictures = answer["pictures"].items()
+        parts += [f"![{p['words']}]({name}-{file})" for file, p in pictures]
+        parts += [table(*captioned) for captioned in answer["tables"].items()]
+    if name in LEAD:
+        parts.append(f"![{LEAD[name]}](../pictures/{name}.png)")
     told = [
         f"`{key}` {value if isinstance(value, str) else readable(value, 4)}"
         for key, value in run["numbers"].items()
     ]
-    day = date.fromisoformat(run["date"])
-    name = run["command"].split()[2]
-    lead = f"\n\n![{LEAD[name]}](../pictures/{name}.png)" if name in LEAD else ""
-    return (
-        f"**One run of it:** `{run['command']}`, on {day.day} {day:%B %Y} with"
-        f" {run['machine']}. What it printed and drew stands below the code that made"
-        f" it. Its numbers:\n\n{' · '.join(told)}{lead}"
-    )
+    parts.append(f"What it recorded: {' · '.join(told)}")
+    return "\n\n".join(parts)
 
 
 def prose(markdown):
@@ -172,22 +217,31 @@ def prose(markdown):
     return re.sub(r"\s+", " ", re.sub(r"[*_`$\\]", "", words))
 
 
-def with_run(nb, run, valid):
+def as_shown(cell, run, above):
+    "A code cell with its outputs of a run, its code folded but for the parameters."
+    source = "".join(cell["source"])
+    cell["outputs"] = run["cells"][cell["id"]]["outputs"]
+    if any("image/png" in out.get("data", {}) for out in cell["outputs"]):
+        if "fig-alt:" not in source:
+            source = f"#| fig-alt: {json.dumps(above, ensure_ascii=False)}\n{source}"
+    if "parameters" not in cell["metadata"].get("tags", []):
+        source = f"#| code-fold: true\n{source}"
+    return cell | {"source": source}
+
+
+def with_run(name, nb, run, valid):
     "A processed notebook with the outputs of a run in it, where the code is the same."
-    first = next(i for i, c in enumerate(nb["cells"]) if c["cell_type"] == "code")
-    above = ""
+    above, cells = "What this step of the run drew", []
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
             above = prose("".join(cell["source"])) or above
         elif cell.get("id") in valid:
-            cell["outputs"] = run["cells"][cell["id"]]["outputs"]
-            drawn = any("image/png" in o.get("data", {}) for o in cell["outputs"])
-            source = "".join(cell["source"])
-            if drawn and "fig-alt:" not in source:
-                cell["source"] = f"#| fig-alt: {json.dumps(above)}\n{source}"
+            cell = as_shown(cell, run, above)
+        cells.append(cell)
+    first = next(i for i, c in enumerate(cells) if c["cell_type"] == "code")
     told = dict(cell_type="markdown", id="one-run", metadata={})
-    nb["cells"].insert(first, told | {"source": introduction(run)})
-    return nb
+    cells.insert(first, told | {"source": introduction(name, run)})
+    return nb | {"cells": cells}
 
 
 def fill(proc):
@@ -198,8 +252,12 @@ def fill(proc):
             continue
         now = code(notebook)
         valid = {id for id, c in run["cells"].items() if now.get(id) == c["code"]}
-        nb = with_run(json.loads(place.read_text(encoding="utf-8")), run, valid)
+        nb = json.loads(place.read_text(encoding="utf-8"))
+        nb = with_run(name, nb, run, valid)
         place.write_text(json.dumps(nb, indent=1), encoding="utf-8")
+        for file, picture in (run["answer"] or {"pictures": {}})["pictures"].items():
+            png = base64.b64decode(picture["png"])
+            (place.parent / f"{name}-{file}").write_bytes(png)
 
 
 def at_a_glance(folder, item="85099B"):
@@ -220,12 +278,12 @@ def at_a_glance(folder, item="85099B"):
     ends = {float(c.split("_ql")[1]): ahead[c] for c in ahead if "_ql" in c}
     levels = {level: ends[level] for level in (0.1, 0.3, 0.5, 0.7, 0.9)}
     with plt.rc_context(style()):
-        fig, ax = plt.subplots(figsize=(7, 3.1), dpi=120)
-    about = dict(ylabel="units a week", title="Jumbo bag red retrospot, week by week")
+        fig, ax = plt.subplots(figsize=(5.8, 3.3), dpi=140)
+    about = dict(ylabel="units a week", title="A shopping bag, week by week")
     fan(ax, weeks, sold, ahead.ds, levels, bands=(40, 80), legend=False, **about)
     ax.plot(ahead.ds, ends[0.95], color=PALETTE["notice"], lw=2.2)
     last = ahead.ds.iloc[-1] + pd.Timedelta(days=6)
-    said = dict(va="center", annotation_clip=False, fontsize=10)
+    said = dict(va="center", annotation_clip=False, fontsize=11)
     for level, words, colour in (
         (0.95, "stock that is enough\nin 95 of 100 weeks", "notice"),
         (0.8, "80 and 40 of\n100 outcomes", "forecast"),
@@ -233,11 +291,11 @@ def at_a_glance(folder, item="85099B"):
     ):
         place = (last, ends[level].iloc[-1])
         ax.annotate(words, place, color=PALETTE[colour], **said)
-    ax.tick_params(labelsize=10)
+    ax.tick_params(labelsize=11)
     ax.grid(visible=False)
     ax.yaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     made = io.BytesIO()
-    fig.savefig(made, dpi=120)
+    fig.savefig(made, dpi=140)
     return base64.b64encode(made.getvalue())
 
 

@@ -1,5 +1,6 @@
 """The runs that pages of jobs show are runs of the jobs as they stand."""
 
+import base64
 import importlib.util
 import json
 import shutil
@@ -117,7 +118,37 @@ def test_a_page_gets_what_the_run_showed_and_no_noise(toy, tmp_path, monkeypatch
     assert page["data"] == {
         "text/html": table.replace("<style scoped>td {}</style>\n", "")
     }
-    assert nb["cells"][-1]["source"].startswith("#| fig-alt: ")
+    code = nb["cells"][-1]["source"]
+    assert code.startswith("#| code-fold: true\n#| fig-alt: ")
+
+
+def test_the_answer_of_a_run_opens_its_page(toy, tmp_path, monkeypatch):
+    nb = json.loads(toy.read_text())
+    nb["cells"][-1]["metadata"]["tags"] = ["answer"]
+    toy.write_text(json.dumps(nb))
+    said = dict(output_type="stream", name="stdout", text="Order 12.")
+    folder = ran(toy, tmp_path / "run", said)
+    (folder / "artifacts" / "fan.png").write_bytes(base64.b64decode(PNG))
+    answer = dict(
+        headline="Order 12 boxes.",
+        points={"How sure": "19 of 20 weeks."},
+        tables={"By item": [["item", "boxes"], ["a|b", 12]]},
+        pictures={"fan.png": "What may come", "gone.png": "Nothing"},
+        files={},
+    )
+    (folder / "answer.json").write_text(json.dumps(answer))
+    executed.keep(folder, toy)
+    place = tmp_path / "proc" / "pipelines"
+    place.mkdir(parents=True)
+    shutil.copy(toy, place)
+    monkeypatch.setattr(executed, "jobs", lambda: {"toy": toy})
+    executed.fill(tmp_path / "proc")
+    cells = json.loads((place / toy.name).read_text())["cells"]
+    told = next(c["source"] for c in cells if c["id"] == "one-run")
+    assert "**Order 12 boxes.**\n\n*How sure.* 19 of 20 weeks.\n\n" in told
+    assert "![What may come](toy-fan.png)" in told and "gone.png" not in told
+    assert r"| a\|b | 12 |" in told
+    assert (place / "toy-fan.png").exists() and not cells[-1]["outputs"]
 
 
 def test_the_sidebar_names_every_job_and_folds_the_measurements(root):

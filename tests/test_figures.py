@@ -138,7 +138,7 @@ def test_a_table_of_figures_names_what_is_missed_and_not_measured(claims, tmp_pa
     upsert([dict(id="toy.steps", value=0.123456)], file)
     lines = measured_table(file).splitlines()
     assert lines[2:] == [
-        "| `toy.wql` | a toy | – | ≤ 0.5 | naive: 0.7 |",
+        "| `toy.wql` | a toy | - | ≤ 0.5 | naive: 0.7 |",
         r"| `toy.steps` | either \| or | 0.123 **missed** | ≥ 1 | |",
     ]
 

@@ -276,7 +276,7 @@ def readable(
 ) -> str:  # for a reader: "1,168,270", "0.0368", "8.03e-13"; a dash where there is none
     "A number as a reader wants it: commas in thousands, no digits that mean nothing."
     if value is None or value != value:
-        return "–"
+        return "-"
     if abs(value) >= 999.5:
         return f"{value:,.0f}"
     return re.sub(r"e([+-])0*", lambda m: "e" + m[1].strip("+"), f"{value:.{digits}g}")
@@ -302,7 +302,7 @@ def claims(
             dict(
                 id=row["id"],
                 what=row["what"],
-                value=value if value == "–" else value + unit,
+                value=value if value == "-" else value + unit,
                 bar=f"{BARS.get(sign, sign)} {readable(figure['bar'], 6)}",
                 peer=peer,
                 met=row["met"],
