@@ -150,10 +150,10 @@ def keep(folder, notebook):
         id, source = cell.get("id"), "".join(cell["source"])
         if now.get(id) != fingerprint(source):
             continue
-        outputs = [*shown(cell["outputs"], "runs.record(" in source)]
-        words = json.dumps(outputs, ensure_ascii=False)
+        words = json.dumps(cell["outputs"])
         words = words.replace(str(Path(folder).resolve()), f"runs/{name}/RUN")
-        cells[id]["outputs"] = json.loads(words)
+        outputs = shown(json.loads(words), "runs.record(" in source)
+        cells[id]["outputs"] = [*outputs]
         if "answer" in cell["metadata"].get("tags", []) and answer:
             # it opens the page
             cells[id]["outputs"] = []
@@ -199,7 +199,7 @@ def introduction(name, run):
     if name in LEAD:
         parts.append(f"![{LEAD[name]}](../pictures/{name}.png)")
     told = [
-        f"`{key}` {value if isinstance(value, str) else readable(value, 4)}"
+        f"`{key}` {value if isinstance(value, str | bool) else readable(value, 4)}"
         for key, value in run["numbers"].items()
     ]
     parts.append(f"What it recorded: {' · '.join(told)}")
