@@ -459,8 +459,11 @@ def check():
 
 
 if __name__ == "__main__":
+    from executed import fill
+
     os.chdir(ROOT)
     process()
+    fill(PROC)
     render()
     finish()
     wrong = check()

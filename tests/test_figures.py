@@ -10,7 +10,7 @@ import yaml
 from forecastlab.core import basics, figures
 from forecastlab.core.cli import main
 from forecastlab.core.figures import COLUMNS, declared_figures, figures_csv, measure
-from forecastlab.core.figures import met, overview, recorded, upsert
+from forecastlab.core.figures import measured_table, met, overview, recorded, upsert
 from toys import COUNT, notebook
 
 CLAIMED = {
@@ -125,6 +125,22 @@ def test_the_record_in_this_checkout_reads_and_names_only_declared_figures():
     with open(figures_csv(), newline="") as f:
         assert tuple(csv.DictReader(f).fieldnames) == COLUMNS
     assert set(recorded()) <= set(declared_figures())
+
+
+def test_the_readme_shows_the_record_of_this_checkout(root):
+    shown = (root / "README.md").read_text(encoding="utf-8")
+    assert measured_table() in shown, "mend: python .ci/readme.py"
+
+
+def test_a_table_of_figures_names_what_is_missed_and_not_measured(claims, tmp_path):
+    file = tmp_path / "f.csv"
+    claims(unit="ratio", what="either | or", direction="min")
+    upsert([dict(id="toy.steps", value=0.123456)], file)
+    lines = measured_table(file).splitlines()
+    assert lines[2:] == [
+        "| `toy.wql` | a toy | - | ≤ 0.5 | naive: 0.7 |",
+        r"| `toy.steps` | either \| or | 0.123 **missed** | ≥ 1 | |",
+    ]
 
 
 @pytest.mark.slow
