@@ -56,7 +56,7 @@ def _likeness(word, name):
     "From 0 to 1: how alike two names are; a part of a name is quite like it."
     word, name = word.lower(), name.lower()
     alike = difflib.SequenceMatcher(None, word, name).ratio()
-    return max(alike, 0.8) if len(word) > 2 and word in name else alike
+    return max(alike, 0.8) if len(word) > 1 and word in name else alike
 
 
 def near(
@@ -92,9 +92,9 @@ def find(
         return Path(name)
     known = pipelines()
     if text not in known:
-        there = ", ".join(known) or "none"
-        hint = f"{near(text, known)}Known: {there}. A path to a notebook works too."
-        refuse("unknown pipeline", [text], hint)
+        hint = near(text, known) or f"Known: {', '.join(jobs()) or 'none'}. "
+        more = "`forecastlab list` tells of them; a path to a notebook works too."
+        refuse("unknown pipeline", [text], hint + more)
     return known[text]
 
 # %% ../../nbs/core/87_parameters.ipynb #as_typed
