@@ -45,7 +45,9 @@ def _line_of(cells, widths, room):
     last = cells[-1]
     if room is not None:
         width = max(20, room - len(first))
-        last = f"\n{' ' * len(first)}".join(textwrap.wrap(last, width))
+        # a path or a command stays whole, so that it can be copied
+        whole = dict(break_long_words=False, break_on_hyphens=False)
+        last = f"\n{' ' * len(first)}".join(textwrap.wrap(last, width, **whole))
     return f"{first}{last}".rstrip()
 
 
@@ -269,7 +271,9 @@ def _one_run(folder):
     if known["status"] in ("failed", "killed"):
         going_on = resume_command(known.get("notebook") or known["name"], folder)
     head = ("name", "id", "status", "started", "seconds", "error", "folder")
-    _pairs([*((k, known.get(k, "")) for k in head), ("go on", going_on)])
+    _pairs((k, known.get(k, "")) for k in head)
+    if going_on:
+        print(f"\ngo on: {going_on}")
     set_here = {
         k: v for k, v in known["parameters"].items() if k not in usual or v != usual[k]
     }
@@ -459,7 +463,8 @@ examples:
 
 `forecastlab list` shows the pipelines, `forecastlab list demand_forecast` the
 parameters of one. A path of your own notebook runs as well: in the current
-folder, with the Python of this command. Ctrl-C ends a run and says how to go on."""
+folder, with the Python of this command. Ctrl-C ends a run and says how it goes
+on: training from its last checkpoint."""
 
 
 def _add_run(parsers):
