@@ -647,7 +647,9 @@ def from_file(
     place = _place_of(path)
     values = named_values(place)
     owner = values.get("pipeline")
-    if notebook is not None and "pipeline" in declared(notebook) or owner is None:
+    # a notebook may have a parameter of that name
+    is_value = notebook is not None and "pipeline" in declared(notebook)
+    if owner is None or is_value:
         return values
     del values["pipeline"]
     if notebook is not None and owner != pipeline_name(notebook):
