@@ -458,7 +458,7 @@ def only(
 def content_hash(
     about: Any,  # plain values, such as settings
     matrices: Iterable[Matrix | None] = (),  # dense or sparse; None counts as nothing
-    texts: Iterable[str] = (),
+    texts: Iterable[str] = (),  # encoded as UTF-8
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of plain values, texts and matrices: another one for other content."
     mark = hashlib.sha256(json.dumps(about).encode())
