@@ -14,8 +14,11 @@ from forecastlab.core.forecast import Forecast
 from forecastlab.core.forecaster import Forecaster
 from forecastlab.core.panel import Panel
 from forecastlab.core.frequency import season_found
+from forecastlab.core.neural import WindowTask
 from forecastlab.demand.auto import AutoForecaster, simple_methods
 from forecastlab.demand.linear import PooledLinear
+from forecastlab.demand.mq import MQCNN
+from toys import QUIET
 
 HORIZON = 4
 
@@ -28,6 +31,9 @@ class Level(Forecaster):
     def __init__(self, shift=0.0, refuses=False):
         self.horizon, self.shift, self.refuses = HORIZON, shift, refuses
         self.seen = []
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.shift})"
 
     def fit(self, panel):
         if self.refuses:
@@ -270,6 +276,8 @@ def test_a_trial_of_other_roles_or_a_damaged_one_is_not_taken(tmp_path):
     # the same numbers on other days
     auto(frame_of(y, "D"), checkpoint=tmp_path)
     assert len(list(tmp_path.glob("trial-*"))) > len(files)
+    for file in tmp_path.glob("fit-*"):
+        file.unlink()
     for file in tmp_path.glob("trial-*"):
         file.write_bytes(file.read_bytes()[:200])
     with pytest.warns(UserWarning, match="is tried again"):
@@ -284,3 +292,80 @@ def test_a_failed_fit_leaves_nothing_behind():
         chooser.fit("no panel")
     with pytest.raises(RuntimeError, match="has not been fitted"):
         chooser.predict()
+
+
+@pytest.mark.parametrize("dies", [12, 33, 52])
+def test_a_killed_choice_goes_on_to_the_same_forecast(tmp_path, monkeypatch, dies):
+    """Killed in a trial, in the training of what delivers, and in one on more data.
+
+    What was finished is not trained again, and what was not goes on from its last
+    checkpoint.
+    """
+    panel, draw, count = steady(6), WindowTask.draw, []
+    less, alive = panel.cut(55), []
+
+    def drawn(task, generator):
+        if alive and len(count) == dies:
+            raise KeyboardInterrupt
+        count.append(1)
+        return draw(task, generator)
+
+    monkeypatch.setattr(WindowTask, "draw", drawn)
+
+    def forecast(place):
+        "Of a choice on less data, trained again on all of it; steps that it took."
+        count.clear()
+        small = dict(context=8, forks=2, channels=4, dilations=(1, 2), mixing=8)
+        often = QUIET | dict(checkpoint_every=5)
+        network = MQCNN(HORIZON, steps=20, batch=4, training=often, **small)
+        models = dict(level=Level(1), network=network)
+        chooser = Chooser(models, HORIZON, progress=False, origins=2, checkpoint=place)
+        chooser.fit(less).fit_again(panel)
+        assert network.checkpoint is None
+        assert chooser.members["network"].checkpoint is None
+        return chooser.predict().quantile([0.1, 0.5, 0.9]).numpy(), len(count)
+
+    whole, steps = forecast(None)
+    assert steps == 60
+    alive.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        forecast(tmp_path)
+    alive.clear()
+    resumed, rest = forecast(tmp_path)
+    assert rest == steps - dies // 5 * 5
+    assert np.array_equal(resumed, whole)
+    again, none = forecast(tmp_path)
+    assert none == 0 and np.array_equal(again, whole)
+    # a damaged fit is fitted anew, from trials and checkpoints that are whole
+    for file in tmp_path.glob("fit-*"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="fitted again"):
+        again, none = forecast(tmp_path)
+    assert none == 0 and np.array_equal(again, whole)
+
+
+def test_what_a_kept_trial_cost_counts_as_spent(tmp_path, monkeypatch):
+    "A run that goes on leaves out what the whole run would have left out."
+
+    class Dear(Level):
+        def fit(self, panel):
+            spent.append(1)
+            return super().fit(panel)
+
+    spent = []
+    monkeypatch.setattr("time.process_time", lambda: 10.0 * len(spent))
+    panel, models = steady(6), dict(first=Dear(), second=Dear(), third=Dear())
+
+    def notes():
+        chooser = Chooser(
+            models, HORIZON, progress=False, budget=15, checkpoint=tmp_path
+        )
+        return chooser.fit(panel).choice.table.note.to_dict()
+
+    whole = notes()
+    assert "the budget was spent" in whole["third"]
+    assert len(spent) == 2
+    for file in tmp_path.glob("fit-*"):
+        file.unlink()
+    monkeypatch.setattr("time.process_time", lambda: 0.0)
+    assert notes() == whole and len(spent) == 2

@@ -1,21 +1,27 @@
 "The command line: one line for an error, an exit code for scripts, quick to answer."
 
+import contextlib
 import importlib.util
+import io
+import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from forecastlab import __version__
-from forecastlab.core import cli
-from forecastlab.core.basics import pipelines_dir
+from forecastlab.core import cli, datasets, figures
 from forecastlab.core.cli import main
 from forecastlab.core.figures import declared_figures, figure_parameters
-from forecastlab.core.parameters import about, declared, pipelines, resolve
-from forecastlab.core.runs import load_json, read, save_json
+from forecastlab.core.parameters import about, about_file, belongs_to, declared
+from forecastlab.core.parameters import find, from_file, jobs, parameter_files
+from forecastlab.core.parameters import pipelines, resolve
+from forecastlab.core.runs import load_json, read, refuse_early, save_json
 from toys import COMMAND, COUNT, notebook
 
 
@@ -57,7 +63,12 @@ def test_version_and_help(capsys):
 def test_list_shows_every_pipeline_and_its_parameters(capsys):
     code, out, _ = command(capsys, "list")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == list(pipelines())
+    named = [line.split()[0] for line in out.splitlines() if line[:1].strip()]
+    assert named[:-1] == list(jobs()) and "list --all" in out
+    assert not any(name.startswith("bench_") for name in jobs())
+    code, out, _ = command(capsys, "list", "--all")
+    named = [line.split()[0] for line in out.splitlines() if line[0] != " "]
+    assert code == 0 and named == list(pipelines())
     for name, path in pipelines().items():
         known = declared(path)
         assert about(path), f"{name} needs a subtitle"
@@ -89,12 +100,150 @@ def test_each_figure_sets_parameters_that_its_pipeline_knows(id):
     assert resolve(pipelines()[figure["pipeline"]], figure_parameters(figure))
 
 
-def test_each_parameter_file_is_offered_by_its_pipelines_only(capsys):
+def test_each_parameter_file_belongs_to_one_pipeline(capsys):
     offered = {name: command(capsys, "list", name)[1] for name in pipelines()}
-    for file in pipelines_dir().glob("*.yaml"):
-        by = [name for name, out in offered.items() if file.name in out]
-        assert by, f"{file.name} fits no pipeline of its first word"
-        assert {name.split("_")[0] for name in by} == {file.name.split("_")[0]}
+    listed = command(capsys, "list")[1]
+    for file in parameter_files().values():
+        owner = belongs_to(file)
+        assert [n for n, out in offered.items() if file.name in out] == [owner]
+        assert about_file(file) and f"-f {file.name}" in listed
+        assert resolve(pipelines()[owner], from_file(file, pipelines()[owner]))
+        other = "toy_paths" if owner != "toy_paths" else "toy_density"
+        code, out, err = command(capsys, "run", other, "-f", file.name)
+        assert code == 2 and f"belongs to {owner}, not to {other}" in err
+        assert f"forecastlab run {owner} -f {file.name}" in err
+
+
+@pytest.fixture
+def runs_of_many(tmp_path):
+    "A folder of runs with many parameters, many metrics, one failure."
+    for i, name in enumerate(["demand_forecast", "xmr_train", "demand_forecast"]):
+        folder = tmp_path / "runs" / name / f"20260102-03040{i}"
+        known = dict(data=f"sales {i}.csv", horizon=8) | {f"p{k}": i for k in range(9)}
+        save_json(folder / "parameters.json", known)
+        save_json(folder / "metrics.json", {f"metric_{k}": i / 7 for k in range(30)})
+        state = dict(name=name, status="done" if i else "failed", seconds=1.5)
+        state |= dict(
+            started=f"2026-01-02T03:04:0{i}+00:00", error="" if i else "x" * 90
+        )
+        save_json(folder / "status.json", state)
+    return tmp_path / "runs"
+
+
+TABLES = ["list", "list --all", "list demand_forecast", "figures", "data list"]
+TABLES += ["figures lab.load.gb", "data list m5_foods3_tx3", "runs", "--help"]
+TABLES += ["runs --where p1>0 --sort -metric_29", "runs 20260102-030401"]
+TABLES += [f"{c} --help" for c in "list look runs data figures run sweep".split()]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_every_table_fits_the_terminal(capsys, runs_of_many, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("FORECASTLAB_RUNS", str(runs_of_many))
+    for words in TABLES:
+        code, out, err = command(capsys, *words.split())
+        assert code == 0 and not err, words
+        # a path stays whole, so that it can be copied
+        lines = [x for x in out.splitlines() if str(runs_of_many) not in x]
+        assert lines and max(map(len, lines)) <= columns, words
+        if words in ("figures", "data list", "runs"):
+            assert 4 <= len(re.split(r"  +", lines[0].strip())) <= 8, lines[0]
+
+
+def test_a_narrow_table_keeps_what_was_asked_for(capsys, runs_of_many, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    asked = ["runs", "--runs", runs_of_many, "--where", "metric_29>0.1"]
+    out = command(capsys, *asked, "--sort", "-metric_3")[1]
+    assert {"name", "id", "status", "metric_29", "metric_3"} <= set(
+        out.split("\n")[0].split()
+    )
+    assert "more columns: --wide" in out
+    assert "metric_17" in command(capsys, *asked, "--wide")[1]
+    one = command(capsys, "runs", "20260102-030400", "--runs", runs_of_many)[1]
+    assert "metric_17" in one and "x" * 40 in one
+    assert "not a condition" in command(capsys, *asked[:3], "--where", "nonsense")[2]
+    assert "no such column: a" in command(capsys, *asked[:3], "--where", "a=1")[2]
+    again = f"--resume --out {runs_of_many / 'demand_forecast' / '20260102-030400'}"
+    assert again in one
+
+
+def test_in_a_pipe_nothing_is_left_out(capsys, runs_of_many, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    out = command(capsys, "runs", "--runs", runs_of_many)[1]
+    assert "metric_29" in out and "p8" in out and "..." not in out
+    out = command(capsys, "figures")[1]
+    assert all(f["what"] in out for f in declared_figures().values())
+
+
+def examples():
+    "Command lines in the help of every command."
+    found = []
+    for name in "list look runs data figures run sweep".split():
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), pytest.raises(SystemExit):
+            main([name, "--help"])
+        lines = out.getvalue().splitlines()
+        found += [x.strip() for x in lines if x.startswith("  forecastlab ")]
+    return found
+
+
+def test_every_example_in_the_help_works(capsys, here, monkeypatch, runs_of_many):
+    "Those that take minutes are checked up to the first cell that is not early."
+    assert len(examples()) > 15
+    weeks = pd.date_range("2024-01-07", periods=60, freq="W-SUN").astype(str)
+    sold = pd.DataFrame({"unique_id": "a", "ds": weeks, "y": range(60)})
+    sold.to_csv(here / "sales.csv", index=False)
+    monkeypatch.setenv("FORECASTLAB_RUNS", str(runs_of_many))
+    # `--where 'metrics.wql<0.5'`
+    save_json(
+        runs_of_many / "xmr_train" / "20260102-030401" / "metrics.json", {"wql": 1}
+    )
+
+    def checked(name, given, resume=False, **more):
+        path = find(name)
+        refuse_early(path, resolve(path, given))
+        return resume
+
+    monkeypatch.setattr(cli, "run", checked)
+    monkeypatch.setattr(figures, "measure", lambda ids, *more: list(ids))
+    fetched = []
+    monkeypatch.setattr(datasets, "get", fetched.append)
+    for line in examples():
+        code, out, err = command(capsys, *shlex.split(line)[1:])
+        assert code == 0 and out and not err, (line, err)
+    assert fetched == ["online_retail"]
+
+
+EARLY = """
+import json, sys
+from forecastlab.core.basics import LabError
+from forecastlab.core.parameters import cells, declared, pipelines, resolve
+from forecastlab.core.runs import refuse_early
+wrong = dict(bench_house=("tests", "none"), bench_conformance=("tests", "none"))
+wrong |= dict(bench_board=("most", 0), bench_public=("most", -1))
+silent = []
+for name, path in pipelines().items():
+    known = declared(path).values()
+    whole = [p.name for p in known if p.hint == "int" and p.name != "seed"]
+    where, value = wrong.get(name) or ((whole or ["seed"])[0], -7)
+    if not any("early" in c["tags"] for c in cells(path)):
+        silent.append(name)
+    try:
+        refuse_early(path, resolve(path, {where: value}))
+        silent.append(name)
+    except LabError as e:
+        if where not in str(e) and value not in (-7, "none"):
+            silent.append(f"{name}: {e}")
+heavy = "torch pandas numpy scipy numba sklearn pyarrow matplotlib IPython papermill"
+print(json.dumps([silent, sorted(set(heavy.split()) & set(sys.modules))]))
+"""
+
+
+def test_every_pipeline_refuses_a_bad_value_before_any_heavy_import():
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [[], []]
 
 
 def test_no_runs_yet_says_where_it_looked_and_what_makes_one(capsys, here):
@@ -156,14 +305,22 @@ def test_a_failing_run_has_exit_code_1(capsys, here):
         ),
         (["run", "10_toy.ipynb", "-f", "list.yaml"], "a parameter file holds"),
         (["run", "10_toy.ipynb", "-f", "twice.yaml"], "given twice"),
-        (["runs", "--where", "nonsense"], "not a condition"),
-        (["runs", "--where", "a=1"], "no such column: a"),
         (["sweep", "none.yaml"], "no such sweep file"),
         (["sweep", "list.yaml"], "a parameter file holds"),
         (["data", "get"], "data get needs a name"),
         (["data", "get", "onlin_retail"], "unknown data set 'onlin_retail'"),
         (["figures", "lab.window"], "unknown figure: lab.window"),
         (["figures", "lab.window", "--run"], "did you mean 'lab.windows'?"),
+        (["figures", "lab.wndows"], "did you mean 'lab.windows'?"),
+        (["rnu"], "unknown command: rnu. did you mean 'run'?"),
+        (["demand_forecast"], "forecastlab run demand_forecast runs it."),
+        (["run", "demand"], "did you mean 'demand_forecast'?"),
+        (["run", "xmr_train", "--resum"], "did you mean '--resume'?"),
+        (["run", "demand_forecast", "-p", "horizn=8"], "did you mean 'horizon'?"),
+        (["run", "demand_forecast", "-f", "demand_m6"], "mean 'demand_m5.yaml'?"),
+        (["look", "sales.csv", "-p", "tagret", "y"], "did you mean 'target'?"),
+        (["data", "chek"], "did you mean 'check'?"),
+        (["runs", "nothing"], "no run nothing in"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_2(capsys, toy, here, words, message):

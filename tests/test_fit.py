@@ -256,7 +256,7 @@ def test_the_seed_decides_the_losses():
         dict(rates={1: 0.1}),
         dict(seed=2**70),
         dict(accelerator="quantum"),
-        dict(checkpoint_every=0),
+        dict(checkpoint_every=-1),
         dict(lr=0.0),
         dict(average=2.0),
         dict(clip=-1.0),

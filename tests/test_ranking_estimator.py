@@ -621,3 +621,40 @@ def test_files_with_relevance_and_predictions_with_their_kind(tmp_path):
     assert list(t) == ["row", "id", "place", "label", "score", "kind", "text"]
     assert set(t.kind) == {"probability"}
     assert asked["kind"] == "probability"
+
+
+@pytest.mark.parametrize("dies", [7, 11])
+def test_a_killed_training_goes_on_with_the_parts_that_are_left(
+    data, model, tmp_path, monkeypatch, dies
+):
+    "Killed in a held-out part, and in the trees that deliver."
+    X, Y, X_test, _ = data
+    train, trained = XRLinear.train.__func__, []
+
+    def counted(cls, *what, **how):
+        if len(trained) == dies:
+            raise KeyboardInterrupt
+        trained.append(1)
+        return train(cls, *what, **how)
+
+    settings = QUICK | dict(trees=2, checkpoint=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(XRLinear, "train", classmethod(counted))
+        with pytest.raises(KeyboardInterrupt):
+            ExtremeClassifier(**settings).fit(X, Y)
+        killed_at, dies = len(trained), None
+        resumed = ExtremeClassifier(**settings).fit(X, Y)
+    parts = len(held_out_parts(X.shape[0], 0))
+    finished = min(killed_at // 2, parts)
+    assert len(trained) - killed_at <= 2 * (parts + 1 - finished)
+    for other in (resumed, ExtremeClassifier(**settings).fit(X, Y)):
+        P, Q = other.predict_proba(X_test), model.predict_proba(X_test)
+        assert_array_equal(P.data, Q.data)
+        assert_array_equal(P.indices, Q.indices)
+    resumed.save(tmp_path / "model")
+    assert ExtremeClassifier.load(tmp_path / "model").checkpoint is None
+    # damage is noticed
+    for file in tmp_path.rglob("answers-*.npz"):
+        file.write_bytes(b"half a file")
+    with pytest.warns(UserWarning, match="is damaged, asked again"):
+        ExtremeClassifier(**settings).fit(X, Y)

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ pytest.importorskip("papermill", reason="papermill is in the `run` extra")
 
 from forecastlab.core import basics, runs
 from forecastlab.core.basics import LabError
+from forecastlab.core.cli import main
 from forecastlab.core.runs import Echo, RunFailed, load_json, locked, read, run
 from forecastlab.core.runs import save_json
 from forecastlab.core.sweep import folders, job_folder, plan, sweep, table
@@ -177,7 +179,7 @@ def test_a_notebook_checks_its_parameters_under_plain_papermill(tmp_path, given,
     [
         (
             {"stepps": 1},
-            "unknown 'stepps' \\(did you mean 'steps'\\?\\).*Known: out: str = '';"
+            "unknown 'stepps' \\(did you mean 'steps'\\?\\).*Known:"
             " seed: int = 0; steps: int = 3; wait: float = 0.0",
         ),
         ({"steps": "many"}, "steps='many' is not int"),
@@ -314,15 +316,49 @@ def test_the_lock_admits_one_thread(tmp_path):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_marks_the_run_and_kills_the_kernel(toy, tmp_path, number, code):
-    runner = start("run", toy, "-p", "wait", 60, "--out", tmp_path / "run")
-    kernel = kernel_at_work(tmp_path / "run")
+def test_a_signal_ends_a_run_with_the_command_that_goes_on(toy, tmp_path, number, code):
+    "One line, no kernel, no half-written file; the command works as it was told."
+    here, steps = tmp_path / "run", "-p steps 40 -p wait 0.1 --out".split()
+    runner = start("run", toy, *steps, here)
+    until(lambda: counted(here) >= 3)
+    kernel = kernel_at_work(here)
+    half = here / "artifacts" / ".model.7.tmp"
+    half.touch()
     runner.send_signal(number)
     assert runner.wait(60) == code
-    assert f"stopped by {signal.Signals(number).name}" in runner.stderr.read()
-    found = status(tmp_path / "run")
-    assert found["status"] == "killed" and signal.Signals(number).name in found["error"]
+    out, err = runner.stdout.read(), runner.stderr.read()
+    assert out == "" and "Traceback" not in err and "killed" not in err
+    last = err.splitlines()[-1]
+    name = signal.Signals(number).name
+    assert last.startswith(f"forecastlab: stopped by {name} in cell 3/3. Go on with: ")
+    found = status(here)
+    assert found["status"] == "killed" and name in found["error"]
     until(lambda: not alive(kernel), 10)
+    assert not half.exists() and not list(here.rglob("*.tmp"))
+    words = shlex.split(last.split("Go on with: ")[1])
+    assert words == ["forecastlab", "run", str(toy), "--resume", "--out", str(here)]
+    assert main([*words[1:], "--quiet"]) == 0
+    assert read(here)["metrics"]["begin"] >= 3
+
+
+def test_a_command_that_is_no_run_ends_with_one_line_too(tmp_path):
+    table = tmp_path / "a.csv"
+    os.mkfifo(table)
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        command = start("look", table)
+        time.sleep(2)
+        command.send_signal(number)
+        assert command.wait(60) == code
+        told = command.stderr.read()
+        assert told.startswith("forecastlab: stopped") and told.count("\n") == 1
+
+
+def test_to_go_on_in_a_folder_with_a_misspelt_time_is_refused(toy, tmp_path):
+    there = tmp_path / "20260102-030405"
+    save_json(there / "status.json", {"name": "toy", "status": "killed"})
+    with pytest.raises(ValueError, match="did you mean '20260102-030405'"):
+        run(toy, out=tmp_path / "20260102-03045", resume=True, terminal=None)
+    assert not (tmp_path / "20260102-03045").exists()
 
 
 def test_sigkill_then_status_then_resume(toy, tmp_path):

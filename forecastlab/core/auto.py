@@ -7,13 +7,13 @@ __all__ = ['EXACT', 'Trial', 'try_candidate', 'folds_of', 'cell_losses', 'greedy
            'as_shares', 'averaged_weights', 'combined', 'lead_of', 'Choice', 'Chooser', 'usable_origins',
            'trial_origins', 'some_series', 'scorable_origins', 'local_cost', 'curve_of_average', 'quantiles_of',
            'tail_shares', 'correction_of', 'table_of', 'choice_note', 'noted_table', 'trial_mark', 'write_trial',
-           'kept_trial', 'read_trial']
+           'kept_trial', 'read_trial', 'checkpoints_in', 'kept_fit']
 
 # %% ../../nbs/core/72_auto.ipynb #auto-imports
 import time
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -383,6 +383,8 @@ class Chooser(Forecaster):
         self.choice: Choice | None = None
         self.correction: Correction | None = None
         self.support = "real"
+        # name of the file of the last fit; empty where none is kept
+        self.kept_as = ""
 
     def candidates_for(
         self,
@@ -423,6 +425,7 @@ class Chooser(Forecaster):
         """
         whole("horizon", self.horizon)
         self.members, self.choice, self.correction = {}, None, None
+        self.kept_as = ""
         self.panel = checked_panel(panel)
         refuse_unobserved(panel)
         begun = time.process_time()
@@ -432,16 +435,26 @@ class Chooser(Forecaster):
             refuse("there is no candidate to choose from")
         if wrong := [n for n in simple if n not in candidates]:
             refuse("no such candidates", wrong, f"There are: {named(candidates)}")
+        words = {name: repr(candidate) for name, candidate in candidates.items()}
+        place = self._fit_place(panel, [words, simple, list(self.levels)])
+        if self._is_taken_over(place):
+            return self
+        self._choose(panel, candidates, simple, begun)
+        self._keep(place)
+        return self
+
+    def _choose(self, panel, candidates, simple, begun) -> None:
+        "Try, weigh and deliver; without an origin deliver what is trusted."
         at = trial_origins(panel, self.horizon, self.origins)
         rows = some_series(panel, int(at[0]), self.most) if len(at) else at
         if len(rows):
             at = scorable_origins(panel, at, self.horizon, rows)
         if not len(rows) or not len(at):
-            return self._unchecked(panel, candidates, simple)
-        trials, y, notes = self._trials(panel, candidates, at, rows, begun)
+            self._unchecked(panel, candidates, simple)
+            return
+        trials, y, notes, begun = self._trials(panel, candidates, at, rows, begun)
         self._weigh(panel, trials, y, at, notes, simple)
         self._deliver(panel, trials, candidates, int(at[0]), begun)
-        return self
 
     def fit_again(
         self,
@@ -452,21 +465,59 @@ class Chooser(Forecaster):
             return self.fit(panel)
         assert self.choice is not None
         self.panel = checked_panel(panel)
+        place = self._fit_place(panel, self.kept_as) if self.kept_as else None
+        if self._is_taken_over(place):
+            return self
         self.support = support_of(panel)
-        self.members = {name: m.fit_again(panel) for name, m in self.members.items()}
+        self.members = {
+            name: self._trained(model, panel, again=True)
+            for name, model in self.members.items()
+        }
         self.choice.table.loc[list(self.members), "note"] = ""
+        self._keep(place)
         return self
 
-    def _unchecked(self, panel, candidates, simple) -> Self:
+    def _trained(self, model, panel, again=False):
+        "A model trained on a panel, with checkpoints among those of the chooser."
+        with checkpoints_in(self.checkpoint, model):
+            return model.fit_again(panel) if again else model.fit(panel)
+
+    def _fit_place(self, panel, asked) -> Path | None:
+        "File of a finished fit; None: it is not kept."
+        if self.checkpoint is None:
+            return None
+        mark = fingerprint(panel, [self.name, self.settings(), asked])
+        return Path(self.checkpoint) / f"fit-{mark}.safetensors"
+
+    def _is_taken_over(self, place) -> bool:
+        "Has an earlier run finished this fit? Then it is read."
+        found = kept_fit(place, type(self))
+        if found is None:
+            return False
+        self.members, self.choice = found.members, found.choice
+        self.correction, self.support = found.correction, found.support
+        self.kept_as = place.stem
+        return True
+
+    def _keep(self, place) -> None:
+        "Keep a finished fit, if all its members can be kept."
+        if place is None:
+            return
+        with suppress(LabError):
+            note, tensors = packed(self)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(place, tensors, note, overwrite=True)
+        self.kept_as = place.stem
+
+    def _unchecked(self, panel, candidates, simple) -> None:
         "Without an origin: those that are trusted, in equal parts."
         names = self.trusted(candidates, simple)
-        self.members = {n: candidates[n].fit(panel) for n in names}
+        self.members = {n: self._trained(candidates[n], panel) for n in names}
         weights = {n: 1 / len(names) for n in names}
         notes = {n: "unchecked" if n in names else "not tried" for n in candidates}
         table = table_of({}, weights, notes, simple)
         nan = float("nan")
         self.choice = Choice(table, weights, "", [], nan, nan, nan, nan)
-        return self
 
     def _trials(self, panel, candidates, at, rows, begun):
         "Every candidate that the budget holds, on the same series and origins."
@@ -485,6 +536,9 @@ class Chooser(Forecaster):
             place = self._place(panel, name, candidate, at)
             try:
                 kept = kept_trial(place, name, asked, self.levels)
+                if kept is not None:
+                    # what it cost then counts as spent
+                    begun -= kept.cpu
                 if kept is None and candidate.local:
                     known = folds[0][0]
                     need = local_cost(candidate, known, asked, len(panel))
@@ -495,9 +549,10 @@ class Chooser(Forecaster):
                     notes[name] = "left out: the budget was spent"
                     continue
                 data = folds[0][0] if candidate.local else train
-                trials[name] = kept or try_candidate(
-                    name, candidate, folds, data, asked, self.levels
-                )
+                with checkpoints_in(self.checkpoint, candidate):
+                    trials[name] = kept or try_candidate(
+                        name, candidate, folds, data, asked, self.levels
+                    )
                 if kept is None:
                     write_trial(place, trials[name])
             except LabError as e:
@@ -511,7 +566,7 @@ class Chooser(Forecaster):
                 [f"{n}: {note}" for n, note in notes.items()],
                 "Give a larger budget, or other candidates",
             )
-        return trials, y, notes
+        return trials, y, notes, begun
 
     def _place(self, panel, name, candidate, at) -> Path | None:
         "File of a trial; None: it is not kept."
@@ -573,7 +628,7 @@ class Chooser(Forecaster):
             if candidate.local:
                 self.members[name] = model.fit(panel)
             elif not enough and trial.cpu <= left:
-                self.members[name] = model.fit_again(panel)
+                self.members[name] = self._trained(model, panel, again=True)
             else:
                 self.members[name] = model
                 self.choice.table.loc[name, "note"] = "as trained for the trial"
@@ -892,3 +947,35 @@ def read_trial(
     own = {n.removeprefix("model."): v for n, v in tensors.items()}
     model = unpacked(note["model"], own, place)
     return Trial(name, quantiles, note["cpu"], note["predict_cpu"], model)
+
+# %% ../../nbs/core/72_auto.ipynb #fits-kept
+@contextmanager
+def checkpoints_in(
+    folder: str | PathLike | None,  # None: nothing is kept
+    model: Any,  # a forecaster; one without checkpoints, or with its own, stays so
+) -> Iterator[None]:
+    "Let a model that trains in steps keep its checkpoints in a folder for now."
+    lent = folder is not None and getattr(model, "checkpoint", folder) is None
+    if lent:
+        model.checkpoint = folder
+    try:
+        yield
+    finally:
+        if lent:
+            model.checkpoint = None
+
+
+def kept_fit(
+    place: Path | None,  # file of a finished fit
+    family: type,  # of the chooser
+) -> Any:  # the chooser as it was fitted; None: there is none that can be read
+    "A fit that an earlier run finished; a damaged file is told, and fitted again."
+    if place is None or not place.exists():
+        return None
+    try:
+        tensors, note = read_tensors(place, "fit", "Remove it, and it is fitted again")
+        found = unpacked(note, tensors, place)
+    except LabError as e:
+        warnings.warn(f"fitted again: {e}", stacklevel=3)
+        return None
+    return found if type(found) is family else None

@@ -10,57 +10,143 @@ import argparse
 import contextlib
 import os
 import re
+import shlex
+import shutil
+import signal
 import sys
+import textwrap
+import threading
 from importlib import metadata
+from pathlib import Path
 from .. import __version__
 from .basics import atomic, home, pipelines_dir, refuse, runs_dir
-from .parameters import about, declared, find, from_file
-from .parameters import pipeline_name, pipelines, resolve
-from .runs import RunFailed, run
+from .parameters import about, about_file, belongs_to, declared
+from .parameters import find, from_file, jobs, near
+from .parameters import parameter_files, pipeline_name, pipelines
+from .parameters import resolve
+from .runs import RunFailed, Stopped, resume_command, run
 
-# %% ../../nbs/core/99_cli.ipynb #_rows
-def _rows(rows):
-    "Print rows of text in aligned columns."
+# %% ../../nbs/core/99_cli.ipynb #_room
+def _room():
+    "Columns of the terminal; None where the output goes elsewhere."
+    if "COLUMNS" not in os.environ and not sys.stdout.isatty():
+        return None
+    return max(40, shutil.get_terminal_size().columns)
+
+
+def _short(text, most):
+    "A text of at most so many letters."
+    return text if len(text) <= most else text[: max(1, most - 3)] + "..."
+
+
+def _line_of(cells, widths, room):
+    "Cells side by side; the last one goes on below itself."
+    first = "".join(c.ljust(w + 2) for c, w in zip(cells, widths))
+    last = cells[-1]
+    if room is not None:
+        width = max(20, room - len(first))
+        # a path or a command stays whole, so that it can be copied
+        whole = dict(break_long_words=False, break_on_hyphens=False)
+        last = f"\n{' ' * len(first)}".join(textwrap.wrap(last, width, **whole))
+    return f"{first}{last}".rstrip()
+
+
+def _rows(rows, most=26):
+    "Print rows of text in aligned columns; on a terminal none wider than `most`."
+    room = _room()
     rows = [[str(c) for c in r] for r in rows]
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    if room is not None:
+        rows = [[*(_short(c, most) for c in r[:-1]), r[-1]] for r in rows]
+    widths = [max(map(len, column)) for column in zip(*rows)][:-1]
     for r in rows:
-        print("  ".join(c.ljust(w) for c, w in zip(r, widths)).rstrip())
+        print(_line_of(r, widths, room))
+
+# %% ../../nbs/core/99_cli.ipynb #_pairs
+def _pairs(pairs):
+    "Print names beside values, without those that are empty."
+    _rows([(name, value) for name, value in pairs if value not in ("", None)])
 
 
-def _list_all():
-    "Every pipeline with what it is for."
-    there = [[name, about(path)] for name, path in pipelines().items()]
-    _rows(there or [[f"no pipelines in {pipelines_dir()}"]])
+def _fitting(df, first, room):
+    """How many columns of text fit into the room; `first` are kept in any case.
+
+    At most eight; the last may be cut.
+    """
+    width, count = 0, 0
+    for name in df:
+        width += max([len(name), *map(len, df[name])]) + 2
+        if count >= first and (width - 2 > room or count == 8):
+            break
+        count += 1
+    return count
+
+
+def _aligned(name, cells):
+    "A column, its name on top, in cells of one width: numbers to the right."
+    width = max(map(len, [name, *cells]))
+    right = all(re.fullmatch(r"-?[\d.,]*(e[-+]\d+)?", c) for c in cells)
+    return [c.rjust(width) if right else c.ljust(width) for c in (name, *cells)]
+
+
+def _print_frame(df, first=1, more="", wide=False):
+    "A table of text; on a terminal the columns that fit, and how to see the others."
+    room = None if wide else _room()
+    shown = df if room is None else df.iloc[:, : _fitting(df, first, room)]
+    for cells in zip(*(_aligned(name, shown[name]) for name in shown)):
+        line = "  ".join(cells).rstrip()
+        print(line if room is None else _short(line, room))
+    left = df.shape[1] - shown.shape[1]
+    if left and more:
+        print(_short(f"({left} more columns: {more})", room))
+
+# %% ../../nbs/core/99_cli.ipynb #_list
+def _list_several(everything):
+    "Pipelines with what they are for and their parameter files."
+    there = pipelines() if everything else jobs()
+    own = {}
+    for path in parameter_files().values():
+        own.setdefault(belongs_to(path), []).append(f"-f {path.name}")
+    rows = []
+    for name, path in there.items():
+        rows.append((name, about(path)))
+        rows += [("", file) for file in own.get(name, ())]
+    _rows(rows or [[f"no pipelines in {pipelines_dir()}"]])
+    if rest := len(pipelines()) - len(there):
+        print(f"\nlist NAME: its parameters. list --all: {rest} measurements more.")
 
 
 def _list_one(path):
-    "The parameters of one, and the parameter files that fit it."
+    "The parameters of one, and the parameter files that belong to it."
     known = declared(path)
-    print(about(path), f"\n{path}\n")
+    name = pipeline_name(path)
+    print(textwrap.fill(about(path), _room() or 10_000))
+    print(f"{path}\n")
     _rows(
-        [p.name, p.hint, repr(p.default), p.help]
-        for p in known.values()
-        if p.name != "out"
+        [
+            (p.name, p.hint, repr(p.default), p.help)
+            for p in known.values()
+            if p.name != "out"
+        ],
+        most=16,
     )
-    # xmr_finna4k.yaml is for xmr_train and xmr_predict
-    files = sorted(pipelines_dir().glob(f"{pipeline_name(path).split('_')[0]}_*.yaml"))
-    fitting = [f.name for f in files if set(from_file(f)) <= set(known)]
-    if fitting:
-        print("\nparameter files:", ", ".join(fitting))
+    own = [f for f in parameter_files().values() if belongs_to(f) == name]
+    if own:
+        print("\nparameter files:")
+        _rows([(f"  -f {f.name}", about_file(f)) for f in own], most=40)
 
 
 def _list(a):
     if a.name:
         _list_one(find(a.name))
     else:
-        _list_all()
+        _list_several(a.all)
     return 0
 
 # %% ../../nbs/core/99_cli.ipynb #_run
 def _run(a):
     given = {}
     for file in a.file:
-        given |= from_file(file)
+        given |= from_file(file, find(a.name))
     given |= dict(a.parameter)
     terminal = None if a.quiet else sys.stderr
     folder = run(
@@ -111,11 +197,8 @@ def _cell(v):
     return f"{v:.5g}" if isinstance(v, float) else str(v)
 
 
-def _print_table(df):
-    "A table of runs for the terminal."
-    if df.empty:
-        print("no runs")
-        return
+def _as_text(df):
+    "Runs as text, without what is the same in all of them and what has no cell."
     hidden = {*_all_the_same(df), *_left_alone(df)}
     shown = df.drop(columns=["folder", *hidden])
     shown["started"] = shown.started.map(lambda t: str(t or "")[:16].replace("T", " "))
@@ -128,23 +211,100 @@ def _print_table(df):
         if c.startswith("metrics.")
         and shown[c].map(lambda v: isinstance(v, (list, dict))).any()
     ]
-    shown = shown.drop(columns=nested)
+    return shown.drop(columns=nested).map(_cell)
+
+
+def _by_weight(shown, wanted):
+    "Columns in the order in which a narrow terminal keeps them."
+    first = [c for c in ("name", "id", "status", "error") if c in shown]
+    if shown.id.str.fullmatch(r"\d{8}-\d{6}(-\d+)?").all():
+        # such a name is the time
+        first += [c for c in wanted if c not in first] + ["seconds"]
+    else:
+        first += [c for c in wanted if c not in first] + ["started", "seconds"]
+    filled = (shown != "-").sum()
+    rest = [c for c in shown if c not in first]
+    return list(dict.fromkeys(first)) + sorted(rest, key=lambda c: -filled[c])
+
+
+def _print_table(df, wanted=(), wide=False):
+    "A table of runs for the terminal."
+    if df.empty:
+        print("no runs")
+        return
+    shown = _as_text(df)
+    if _room() is not None and not wide:
+        shown = shown[_by_weight(shown, [c for c in wanted if c in shown])]
+        if "error" in shown:
+            shown["error"] = shown.error.map(lambda e: _short(e, 30))
     shown = shown.rename(columns=_short_names(list(shown)))
-    print(shown.map(_cell).to_string(index=False))
+    _print_frame(shown, 3, "--wide; one run in full: forecastlab runs ID", wide)
+
+# %% ../../nbs/core/99_cli.ipynb #_one_run
+def _the_run(word, base):
+    "The run of that name, or in that folder."
+    from forecastlab.core.sweep import folders
+
+    there = folders(base)
+    place = Path(word).resolve()
+    found = [f for f in there if f.resolve() == place]
+    found = found or [f for f in there if word in (f.name, f"{f.parent.name}/{f.name}")]
+    if not found and (place / "status.json").is_file():
+        return place
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = [f"{f.parent.name}/{f.name}" for f in found]
+        refuse("several runs have that name", names, "Name one of them so.")
+    known = [f.name for f in there]
+    refuse(f"no run {word} in {base}", mend=f"{near(word, known)}See forecastlab runs.")
+
+
+def _one_run(folder):
+    "A run in words: state, what was set, metrics, how it goes on."
+    from forecastlab.core.runs import read
+
+    known = read(folder)
+    path = pipelines().get(known["name"])
+    usual = {p.name: p.default for p in declared(path).values()} if path else {}
+    going_on = ""
+    if known["status"] in ("failed", "killed"):
+        going_on = resume_command(known.get("notebook") or known["name"], folder)
+    head = ("name", "id", "status", "started", "seconds", "error", "folder")
+    _pairs((k, known.get(k, "")) for k in head)
+    if going_on:
+        print(f"\ngo on: {going_on}")
+    set_here = {
+        k: v for k, v in known["parameters"].items() if k not in usual or v != usual[k]
+    }
+    for title, values in (("set", set_here), ("metrics", known["metrics"])):
+        if values:
+            print(f"\n{title}")
+            _pairs([(f"  {k}", _cell(v)) for k, v in values.items()])
 
 # %% ../../nbs/core/99_cli.ipynb #_runs
-def _runs(a):
-    from forecastlab.core.sweep import table
+def _asked_columns(where, sort):
+    "Names of columns in conditions and in the order asked for."
+    names = [re.split(r"[<>=!]", condition)[0].strip() for condition in where]
+    names += [sort.lstrip("-")] if sort else []
+    return [f"{part}{n}" for n in names for part in ("", "metrics.", "parameters.")]
 
-    df = table(a.runs, a.where, a.sort)
-    if df.empty and not a.where:
-        where = os.path.abspath(a.runs or runs_dir())
-        print(f"no runs in {where} yet: forecastlab run demand_forecast makes one")
+
+def _runs(a):
+    from forecastlab.core.sweep import folders, table
+
+    base = os.path.abspath(a.runs or runs_dir())
+    if a.run:
+        _one_run(_the_run(a.run, base))
         return 0
+    if not folders(base):
+        print(f"no runs in {base} yet: forecastlab run demand_forecast makes one")
+        return 0
+    df = table(base, a.where, a.sort)
     if a.csv:
         with atomic(a.csv) as tmp:
             df.to_csv(tmp, index=False)
-    _print_table(df)
+    _print_table(df, _asked_columns(a.where, a.sort), a.wide)
     return 0
 
 # %% ../../nbs/core/99_cli.ipynb #_sweep
@@ -156,11 +316,30 @@ def _sweep(a):
     return 0 if (df.status == "done").all() else 1
 
 # %% ../../nbs/core/99_cli.ipynb #_data
+def _list_data(names, wide):
+    "Data sets: some words on each; with `wide` also season and licence; one in full."
+    from forecastlab.core import datasets
+
+    for name in names:
+        datasets.info(name)
+    df = datasets.table().reset_index()
+    if len(names) == 1:
+        _pairs(df[df.name == names[0]].iloc[0].items())
+        return
+    if names:
+        df = df[df.name.isin(names)]
+    order = "name series rows freq horizon title season licence".split()
+    df = df[[c for c in order if c in df]]
+    if _room() is not None and not wide:
+        df = df.drop(columns=["season", "licence"])
+    _print_frame(df.map(str), 6, wide=wide)
+
+
 def _data(a):
     from forecastlab.core import datasets
 
     if a.what == "list":
-        print(datasets.table().reset_index().to_string(index=False, max_colwidth=48))
+        _list_data(a.names, a.wide)
         return 0
     if a.what == "get":
         if not a.names:
@@ -181,8 +360,8 @@ def _check_data(names):
     present = found.present.map({True: "DAMAGED", False: "missing"})
     state = present.mask(found.ok, "whole")
     where = [w or "-" for w in found["where"]]
-    head = [["data set", "file", "where", "state"]]
-    _rows(head + [list(r) for r in zip(found.name, found.file, where, state)])
+    head = [["data set", "file", "state", "where"]]
+    _rows(head + [list(r) for r in zip(found.name, found.file, state, where)])
     bad = found[~found.ok & (found.present | found.name.isin(names))]
     for fault in bad.fault:
         print(fault, file=sys.stderr)
@@ -199,7 +378,8 @@ def _look(a):
     given = dict(a.parameter)
     unknown = [n for n in given if n not in _OWN_FILE]
     if unknown:
-        refuse("look has no such parameter", unknown, f"Known: {', '.join(_OWN_FILE)}.")
+        mend = f"{near(unknown[0], _OWN_FILE)}Known: {', '.join(_OWN_FILE)}."
+        refuse("look has no such parameter", unknown, mend)
     words = resolve(find("demand_forecast"), given)
     meaning = {"": None, "zero": 0.0, "missing": "missing"}
     if words["fill"] not in meaning:
@@ -224,6 +404,13 @@ def _number(v):
     return "-" if v is None or v != v else f"{v:,.6g}"
 
 
+def _rounded(v):
+    "A number for a narrow table: four digits, whole from a thousand on."
+    if v is None or v != v:
+        return "-"
+    return f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.4g}"
+
+
 def _figure(row):
     "One figure as a row of text."
     peer = f"{row.peer} {_number(row.peer_value)}" if row.peer else ""
@@ -231,19 +418,39 @@ def _figure(row):
     return [row.id, value, row.bar, row.met, row.unit, peer, row.what]
 
 
+def _print_figures(df, wide):
+    "All that is known of each figure, or on a terminal what fits."
+    import pandas as pd
+
+    head = ["id", "value", "bar", "met", "unit", "peer", "what"]
+    full = pd.DataFrame([_figure(r) for r in df.itertuples()], columns=head)
+    if _room() is None or wide:
+        _print_frame(full, wide=True)
+        return
+    full["value"] = [_rounded(v) for v in df.value]
+    _print_frame(full[["id", "value", "bar", "met", "what"]], 5)
+    print(_short("(unit, peer and more of one: forecastlab figures ID)", _room()))
+
+
 def _figures(a):
     from forecastlab.core.figures import declared_figures, measure, overview
 
+    claimed = declared_figures()
+    if unknown := [i for i in a.ids if i not in claimed]:
+        mend = near(unknown[0], claimed) + "`forecastlab figures` shows all."
+        refuse("unknown figure", unknown, mend)
     if a.run:
-        measure(a.ids or list(declared_figures()), a.csv, a.runs)
+        measure(a.ids or list(claimed), a.csv, a.runs)
     df = overview(a.csv)
-    unknown = [i for i in a.ids if i not in set(df.id)]
-    if unknown:
-        refuse("unknown figure", unknown, f"Known: {', '.join(df.id)}.")
     if a.ids:
         df = df[df.id.isin(a.ids)]
-    head = ["id", "value", "bar", "met", "unit", "peer", "what"]
-    _rows([head, *map(_figure, df.itertuples())])
+    if len(a.ids) == 1:
+        row = df.iloc[0]
+        told = row.to_dict() | dict(value=_number(row.value))
+        told["peer_value"] = _number(row.peer_value) if row.peer else ""
+        _pairs(told.items())
+    else:
+        _print_figures(df, a.wide)
     return 1 if a.run and (df.met == "NO").any() else 0
 
 # %% ../../nbs/core/99_cli.ipynb #_add_run
@@ -252,9 +459,12 @@ examples:
   forecastlab run demand_forecast
   forecastlab run demand_forecast -p data sales.csv -p horizon 8
   forecastlab run demand_forecast -f demand_m5.yaml --out runs/m5
-  forecastlab run my/notebook.ipynb --out runs/mine --resume
+  forecastlab run demand_forecast --resume
 
-The notebook runs in the current folder, with the Python of this command."""
+`forecastlab list` shows the pipelines, `forecastlab list demand_forecast` the
+parameters of one. A path of your own notebook runs as well: in the current
+folder, with the Python of this command. Ctrl-C ends a run and says how it goes
+on: training from its last checkpoint."""
 
 
 def _add_run(parsers):
@@ -270,7 +480,7 @@ def _add_run(parsers):
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
-        help="set a parameter; repeat for more",
+        help="set a parameter (or NAME=VALUE); repeat for more",
     )
     p.add_argument(
         "-f",
@@ -278,7 +488,7 @@ def _add_run(parsers):
         action="append",
         default=[],
         metavar="YAML",
-        help="parameter file; -p overrides it",
+        help="parameter file of this pipeline; -p overrides it",
     )
     p.add_argument("--out", metavar="DIR", help="run folder (default: runs/NAME/TIME)")
     p.add_argument(
@@ -329,21 +539,42 @@ def _add_sweep(parsers):
     p.add_argument("--runs", metavar="DIR", help="folder of all runs")
 
 # %% ../../nbs/core/99_cli.ipynb #_add_runs
+_LIST_EXAMPLES = """\
+examples:
+  forecastlab list
+  forecastlab list demand_forecast
+  forecastlab list --all"""
+
+
 def _add_list(parsers):
     "`list`: what can be run."
-    p = parsers("list", _list, "pipelines, or the parameters of one")
+    p = parsers("list", _list, "pipelines, or the parameters of one", _LIST_EXAMPLES)
     p.add_argument("name", nargs="?", help="pipeline or notebook")
+    p.add_argument("--all", action="store_true", help="the measurements, too")
+
+
+def _add_wide(p):
+    "`--wide`: what a narrow terminal leaves out."
+    p.add_argument(
+        "--wide",
+        action="store_true",
+        help="all columns (in a pipe or a file nothing is ever left out)",
+    )
 
 # %% ../../nbs/core/99_cli.ipynb #_add_runs_table
 _RUNS_EXAMPLES = """\
 examples:
+  forecastlab runs
   forecastlab runs --where status=failed
   forecastlab runs --where 'metrics.wql<0.5' --sort -wql"""
 
 
 def _add_runs(parsers):
     "`runs`: what was run."
-    p = parsers("runs", _runs, "table of runs", _RUNS_EXAMPLES)
+    p = parsers("runs", _runs, "table of runs, or one run in full", _RUNS_EXAMPLES)
+    p.add_argument(
+        "run", nargs="?", metavar="ID", help="show all of this run (its id or folder)"
+    )
     p.add_argument(
         "--where",
         action="append",
@@ -356,25 +587,35 @@ def _add_runs(parsers):
         metavar="COLUMN",
         help="column to sort by; -COLUMN for downwards",
     )
+    _add_wide(p)
     p.add_argument("--csv", metavar="FILE", help="write the whole table there")
     p.add_argument("--runs", metavar="DIR", help="folder of all runs")
 
 # %% ../../nbs/core/99_cli.ipynb #_add_data
+_DATA_EXAMPLES = """\
+examples:
+  forecastlab data list
+  forecastlab data list m5_foods3_tx3
+  forecastlab data get online_retail
+  forecastlab data check"""
+
+
 def _add_data(parsers):
     "`data`: what can be read."
-    p = parsers("data", _data, "data sets: list, get, check")
+    p = parsers("data", _data, "data sets: list, get, check", _DATA_EXAMPLES)
     p.add_argument(
         "what",
         choices=["list", "get", "check"],
         help="list the registry; get: download and verify; check: verify what is here",
     )
-    p.add_argument("names", nargs="*", help="data sets")
+    p.add_argument("names", nargs="*", metavar="NAME", help="data sets")
+    _add_wide(p)
 
 
 _LOOK_EXAMPLES = """\
 examples:
   forecastlab look sales.csv
-  forecastlab look sales.csv -p id store,item -p fill zero
+  forecastlab look sales.csv -p id unique_id -p fill zero
 
 Exit code 1: something is to be mended first."""
 
@@ -397,6 +638,7 @@ def _add_look(parsers):
 _FIGURES_EXAMPLES = """\
 examples:
   forecastlab figures
+  forecastlab figures lab.import.seconds
   forecastlab figures lab.import.seconds --run"""
 
 
@@ -410,6 +652,7 @@ def _add_figures(parsers):
     )
     p.add_argument("ids", nargs="*", metavar="ID", help="figures (default: all)")
     p.add_argument("--run", action="store_true", help="measure again and record")
+    _add_wide(p)
     p.add_argument(
         "--csv",
         metavar="FILE",
@@ -417,6 +660,34 @@ def _add_figures(parsers):
         " ./figures.csv)",
     )
     p.add_argument("--runs", metavar="DIR", help="folder of all runs")
+
+# %% ../../nbs/core/99_cli.ipynb #_Parser
+class _Parser(argparse.ArgumentParser):
+    "argparse with one line for an error, and the nearest words in it."
+
+    def error(self, message):
+        self.exit(2, f"forecastlab: {_mended(message)}See: {self.prog} --help\n")
+
+
+def _mended(message):
+    "What argparse says, with the nearest word; a sentence and a blank."
+    choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \((.*)\)", message)
+    if choice:
+        what, word, known = choice[1], choice[2], re.findall(r"[\w-]+", choice[3])
+        if word in pipelines():
+            return f"{word} is a pipeline. forecastlab run {word} runs it. "
+        name = "command" if what == "COMMAND" else what
+        known = [k for k in known if k not in ("choose", "from")]
+        hint = near(word, known)
+        return f"unknown {name}: {word}. {hint}There are: {', '.join(known)}. "
+    if message.startswith("unrecognized arguments:"):
+        word = next(w for w in message.split()[2:])
+        return f"{message}. {near(word, _OPTIONS)}"
+    return f"{message}. "
+
+
+_OPTIONS = """--parameter --file --out --resume --quiet --runs --workers --address
+--all --where --sort --wide --csv --run --debug --help --version""".split()
 
 # %% ../../nbs/core/99_cli.ipynb #_parser
 def _parser():
@@ -428,7 +699,7 @@ def _parser():
         default=argparse.SUPPRESS,
         help="show the traceback of an error",
     )
-    top = argparse.ArgumentParser(
+    top = _Parser(
         "forecastlab",
         description=(
             "Probabilistic forecasting: pipelines, runs, sweeps, data, figures."
@@ -448,6 +719,7 @@ def _parser():
             epilog=epilog,
             parents=[debug],
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         p.set_defaults(action=action)
         return p
@@ -493,21 +765,58 @@ def _line(e):
     usual = isinstance(e, (ValueError, OSError, RuntimeError, LookupError, TypeError))
     return text if usual else f"{text} ({type(e).__name__}; --debug shows where)"
 
+# %% ../../nbs/core/99_cli.ipynb #_typed
+def _typed(argv):
+    "The words of a command as argparse takes them."
+    words = iter(argv)
+    made = []
+    for word in words:
+        follows = next(words, None) if word in ("--sort", "-p", "--parameter") else None
+        if follows is None:
+            made.append(word)
+        elif word == "--sort":
+            made.append(f"--sort={follows}")
+        else:
+            name, sign, value = follows.partition("=")
+            made += [word, name, value] if sign else [word, follows]
+    return made
+
 # %% ../../nbs/core/99_cli.ipynb #main
+@contextlib.contextmanager
+def _heard():
+    "SIGTERM and SIGHUP end a command as Ctrl-C does, with a line."
+
+    def stop(number, frame):
+        raise Stopped(number)
+
+    mine = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = (signal.SIGTERM, signal.SIGHUP)
+        mine = [s for s in numbers if signal.getsignal(s) is signal.SIG_DFL]
+    for s in mine:
+        signal.signal(s, stop)
+    try:
+        yield
+    finally:
+        for s in mine:
+            signal.signal(s, signal.SIG_DFL)
+
+
 def main(
     argv: list[str] | None = None,  # words of the command; None: those of the process
 ) -> int:  # exit code
     "The `forecastlab` command."
-    argv = list(sys.argv[1:] if argv is None else argv)
-    for i, word in enumerate(argv[:-1]):
-        if word == "--sort":
-            argv[i : i + 2] = [f"--sort={argv[i + 1]}"]
-            break
+    argv = _typed(sys.argv[1:] if argv is None else argv)
     a = _parser().parse_args(argv)
     try:
-        return a.action(a)
+        with _heard():
+            return a.action(a)
     except KeyboardInterrupt as e:
-        print(f"forecastlab: {e or 'stopped'}", file=sys.stderr)
+        again = shlex.join(["forecastlab", *argv])
+        told = str(e) or "stopped"
+        if a.action is _sweep:
+            told += f". What is finished stays. Go on with: {again}"
+        print(f"forecastlab: {told}", file=sys.stderr)
         return 128 + getattr(e, "number", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 import pandas as pd
 from .basics import atomic, embedded_dir, home, machine, refuse
-from .parameters import from_file, near
+from .parameters import find, from_file, near
 from .runs import locked, read, run
 
 # %% ../../nbs/core/95_figures.ipynb #declared_figures
@@ -159,7 +159,11 @@ def figure_parameters(
     figure: dict,  # its declaration
 ) -> dict:  # name -> value
     "All parameters a figure sets: those of its file, and its own on top."
-    file = from_file(figure["file"]) if figure.get("file") else {}
+    file = (
+        from_file(figure["file"], find(figure["pipeline"]))
+        if figure.get("file")
+        else {}
+    )
     return file | (figure.get("parameters") or {})
 
 # %% ../../nbs/core/95_figures.ipynb #outcomes

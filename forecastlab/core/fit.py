@@ -50,7 +50,8 @@ class Training:
     prefetch: bool = False  # draw the next step's batches while this one computes
     validate_every: int = 0  # steps between validations, 0 = none
     patience: int = 0  # validations without progress before stopping, 0 = never
-    checkpoint_every: int = 200  # steps between checkpoints
+    # steps between checkpoints; 0: by the clock, for a hundredth of the time
+    checkpoint_every: int = 0
     # one of `PRECISIONS`, Fabric's names; what is trained in another kind of number
     # comes back in its own
     precision: str = "32-true"
@@ -62,9 +63,8 @@ class Training:
     progress: bool = True  # show a bar
 
     def __post_init__(self):
-        for name in ("accumulate", "checkpoint_every"):
-            whole(name, getattr(self, name), 1, _MOST)
-        for name in ("steps", "validate_every", "patience"):
+        whole("accumulate", self.accumulate, 1, _MOST)
+        for name in ("steps", "validate_every", "patience", "checkpoint_every"):
             whole(name, getattr(self, name), 0, _MOST)
         whole("devices", self.devices, 1, 4096)
         whole("seed", self.seed, 0, 2**33)
@@ -433,6 +433,43 @@ def _validate(state: _State, validate: Callable) -> None:
     _swap(state)
     state.model.train()
 
+# %% ../../nbs/core/60_fit.ipynb #_Keeper
+_SHARE = 0.01  # of the training's time that checkpoints may take
+_LEAST = 1.0  # seconds between two of them
+_SPEED = 1e8  # bytes a second, before any was written
+
+
+class _Keeper:
+    "When the state is written, and where."
+
+    def __init__(self, state: _State, path: str | PathLike | None):
+        self.state, self.path = state, path
+        # the step of the last one; without a path everything counts as written
+        self.written = state.step if path and Path(path).exists() else -1
+        if path is None:
+            self.written = state.training.steps
+        weights = state.model.state_dict().values()
+        size = sum(x.numel() * x.element_size() for x in weights)
+        self.cost = 4 * size / _SPEED
+        self.since = time.perf_counter()
+
+    def is_due(self) -> bool:
+        "Is it time for the next one?"
+        if self.path is None:
+            return False
+        if every := self.state.training.checkpoint_every:
+            return _due(self.state.step, every)
+        waited = time.perf_counter() - self.since
+        return waited >= max(_LEAST, self.cost / _SHARE)
+
+    def write(self) -> None:
+        "Write the state, and see how long that takes."
+        begun = time.perf_counter()
+        _write(self.state, self.path)
+        self.since = time.perf_counter()
+        self.cost = self.since - begun
+        self.written = self.state.step
+
 # %% ../../nbs/core/60_fit.ipynb #_loop
 def _begin(fabric, model: nn.Module, training: Training) -> tuple:
     "The state before the first step; model and optimiser as the engine wraps them."
@@ -468,7 +505,7 @@ def _loop(fabric, model, draw, loss, training, checkpoint, validate):
     if checkpoint and Path(checkpoint).exists():
         _read(state, checkpoint)
     rank, first = fabric.global_rank, fabric.global_rank == 0
-    keep = bool(checkpoint) and first
+    keeper = _Keeper(state, checkpoint if first else None)
     done = training.steps if state.out_of_patience else state.step
     wall, cpu = time.perf_counter() - state.seconds, time.process_time() - state.cpu
     batches = _Batches(draw, state, rank, fabric.world_size)
@@ -482,14 +519,13 @@ def _loop(fabric, model, draw, loss, training, checkpoint, validate):
             state.cpu = time.process_time() - cpu
             if state.out_of_patience:
                 break
-            if keep and _due(state.step, training.checkpoint_every):
-                if state.step < training.steps:
-                    _write(state, checkpoint)
+            if state.step < training.steps and keeper.is_due():
+                keeper.write()
             if _due(state.step, 100):
                 last = float(state.losses[-1].reshape(-1)[-1])
                 bar.set_postfix(loss=f"{last:.4f}", refresh=False)
-    if keep:
-        _write(state, checkpoint)
+    if state.step > keeper.written:
+        keeper.write()
     return _finish(state)
 
 

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['arrays', 'canonical', 'is_checked', 'checked', 'as_features', 'as_entries', 'as_labels', 'l2_rows', 'scale_rows',
            'scale_columns', 'binary', 'softmax_rows', 'own_columns', 'refuse_idle_labels', 'hstack', 'vstack',
-           'block_diag', 'take_rows', 'only', 'ordered', 'strongest', 'inner_products', 'cores', 'product',
-           'csr_of_blocks', 'save_matrix', 'load_matrix']
+           'block_diag', 'take_rows', 'only', 'content_hash', 'ordered', 'strongest', 'inner_products', 'cores',
+           'product', 'csr_of_blocks', 'save_matrix', 'load_matrix']
 
 # %% ../../nbs/core/15_sparse.ipynb #d1f962b3
 import functools
+import hashlib
+import json
 import math
 import os
 import struct
@@ -451,6 +453,24 @@ def only(
     keep = np.isin(C.row, rows) & np.isin(C.col, columns)
     entries = C.data[keep], (C.row[keep], C.col[keep])
     return sp.coo_matrix(entries, shape=A.shape).asformat(A.format)
+
+# %% ../../nbs/core/15_sparse.ipynb #content_hash
+def content_hash(
+    about: Any,  # plain values, such as settings
+    matrices: Iterable[Matrix | None] = (),  # dense or sparse; None counts as nothing
+    texts: Iterable[str] = (),  # encoded as UTF-8
+) -> str:  # 64 hexadecimal digits
+    "SHA-256 of plain values, texts and matrices: another one for other content."
+    mark = hashlib.sha256(json.dumps(about).encode())
+    for text in texts:
+        mark.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    for A in matrices:
+        if A is None:
+            continue
+        parts = (A.indptr, A.indices, A.data) if sp.issparse(A) else (A,)
+        for part in parts:
+            mark.update(np.ascontiguousarray(part).tobytes())
+    return mark.hexdigest()
 
 # %% ../../nbs/core/15_sparse.ipynb #_best
 @functools.cache

@@ -67,11 +67,8 @@ def _column(df, name):
         if full in df.columns:
             return full
     short = [c.split(".")[-1] for c in df.columns]
-    refuse(
-        "no such column",
-        [name],
-        f"{near(name, [*df.columns, *short])}Known: {', '.join(df.columns)}.",
-    )
+    hint = near(name, [*df.columns, *short]) or f"Known: {', '.join(df.columns)}. "
+    refuse("no such column", [name], hint.strip())
 
 # %% ../../nbs/core/93_sweep.ipynb #_sortable
 def _sortable(column):

@@ -13,20 +13,30 @@ import json
 import math
 import numbers
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
-from ..core.basics import LabError, atomic_folder, check_seal, number, one_of
-from ..core.basics import named, refuse, refuse_other_folder, whole
+from ..core.basics import LabError, atomic, atomic_folder, check_seal
+from forecastlab.core.basics import (
+    named,
+    number,
+    one_of,
+    path_of,
+    refuse,
+    refuse_other_folder,
+    whole,
+)
 from ..core.basics import yes_or_no
 from ..core.sparse import as_features, as_labels, checked
-from ..core.sparse import take_rows
+from ..core.sparse import content_hash, take_rows
 from ..kernels.posts import POSTS
 from .calibration import Places, best_threshold
 from .ensemble import COMBINE, Ensemble
@@ -242,6 +252,28 @@ def _same_columns(known, now):
         f"the columns of X {what} in fit", odd, "Say X[list(model.feature_names_in_)]"
     )
 
+# %% ../../nbs/ranking/70_estimator.ipynb #kept_trees
+_WORTH = 50  # times the seconds of writing that a tree must have taken
+_SPEED = 1e8  # bytes a second
+
+
+def _keep_tree(tree, place, seconds):
+    "Write a finished tree, if that is worth it."
+    size = 8 * sum(layer.value.size for layer in tree.layers)
+    if place is not None and seconds >= _WORTH * size / _SPEED:
+        tree.save(place, overwrite=True)
+
+
+def _kept_tree(place):
+    "A tree that an earlier attempt finished; None: there is none that can be read."
+    if place is None or not place.is_dir():
+        return None
+    try:
+        return XRLinear.load(place)
+    except LabError as e:
+        warnings.warn(f"trained again: {e}", stacklevel=3)
+        return None
+
 # %% ../../nbs/ranking/70_estimator.ipynb #train_trees
 def train_trees(
     X: np.ndarray | sparse.csr_matrix,  # (instance, feature)
@@ -260,6 +292,8 @@ def train_trees(
     seed: int = 0,  # of the first tree; the next ones count up
     threads: int | None = None,  # None: all cores
     progress: bool = False,  # show bars
+    # of this training, for finished trees; None: nothing is kept
+    folder: str | os.PathLike | None = None,
 ) -> list[XRLinear]:  # (tree,)
     "Trees over the same labels, each clustered from another seed."
     X = as_features(X)
@@ -268,6 +302,11 @@ def train_trees(
     Z = as_features(Z, "label_features")
     found = []
     for i in range(trees):
+        place = None if folder is None else Path(folder) / f"tree-{i}"
+        if (tree := _kept_tree(place)) is not None:
+            found.append(tree)
+            continue
+        begun = time.perf_counter()
         chain = hierarchical_kmeans(Z, branches, leaf, seed=seed + i, threads=threads)
         tree = XRLinear.train(
             X,
@@ -283,6 +322,7 @@ def train_trees(
             threads=threads,
             progress=progress,
         )
+        _keep_tree(tree, place, time.perf_counter() - begun)
         found.append(tree)
     return found
 
@@ -359,6 +399,25 @@ def can_calibrate(
         return False
     return all(Y[held].nnz for held in held_out_parts(Y.shape[0], seed))
 
+# %% ../../nbs/ranking/70_estimator.ipynb #kept_answers
+def _write_answers(place, P):
+    "Keep the answers of a part, rows in their order."
+    with atomic(place) as tmp, open(tmp, "wb") as f:
+        np.savez(f, data=P.data, indices=P.indices, indptr=P.indptr, shape=P.shape)
+
+
+def _read_answers(place):
+    "Answers that an earlier attempt gave; None: there are none that can be read."
+    if not place.is_file():
+        return None
+    try:
+        with np.load(place) as f:
+            parts = (f["data"], f["indices"], f["indptr"])
+            return sparse.csr_matrix(parts, tuple(f["shape"]))
+    except Exception as e:
+        warnings.warn(f"{place} is damaged, asked again: {e}", stacklevel=3)
+        return None
+
 # %% ../../nbs/ranking/70_estimator.ipynb #calibrate_trees
 def calibrate_trees(
     X: np.ndarray | sparse.csr_matrix,  # (instance, feature)
@@ -367,6 +426,8 @@ def calibrate_trees(
     combined: Callable,  # trees -> Ensemble
     seed: int = 0,  # of the held-out rows
     threads: int | None = None,  # None: all cores
+    # of this training, for the answers of finished parts; None: nothing is kept
+    folder: str | os.PathLike | None = None,
 ) -> tuple[Places, float]:
     """The probabilities of every place's scores, and the best threshold.
 
@@ -382,10 +443,16 @@ def calibrate_trees(
             mend="Say calibrate=False, or give more rows with labels",
         )
     answers = []
-    for held in parts:
-        trees = train(np.setdiff1d(np.arange(X.shape[0]), held))
-        (x,) = take_rows([X], held)
-        answers.append(combined(trees).predict(x, threads=threads))
+    for i, held in enumerate(parts):
+        place = None if folder is None else Path(folder) / f"answers-{i}.npz"
+        given = None if place is None else _read_answers(place)
+        if given is None:
+            trees = train(np.setdiff1d(np.arange(X.shape[0]), held))
+            (x,) = take_rows([X], held)
+            given = combined(trees).predict(x, threads=threads)
+            if place is not None:
+                _write_answers(place, given)
+        answers.append(given)
     P = sparse.vstack(answers, format="csr")
     (truth,) = take_rows([Y], np.concatenate(parts))
     places = Places.fit(P, truth, rows=P.shape[0], folds=len(parts))
@@ -425,6 +492,8 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         seed: int = 0,  # of the trees and of the held-out rows
         threads: int | None = None,  # None or -1: all cores
         progress: bool = False,  # show bars
+        # folder for finished parts of a training; a killed one goes on from there
+        checkpoint: str | os.PathLike | None = None,
     ):
         self.trees = trees
         self.C = C
@@ -442,6 +511,7 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         self.seed = seed
         self.threads = threads
         self.progress = progress
+        self.checkpoint = checkpoint
 
     def fit(
         self,
@@ -469,6 +539,8 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
         if label_features is not None:
             label_features = as_features(label_features, "label_features")
 
+        folder = self._folder(X, Y, R, label_features)
+
         def train(rows):
             x, y, worth = X, Y, R
             if rows is not None:
@@ -490,12 +562,13 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
                 seed=self.seed,
                 threads=self._cores(),
                 progress=self.progress,
+                folder=folder if rows is None else None,
             )
 
         calibration, threshold = None, None
         if self.calibrate:
             calibration, threshold = calibrate_trees(
-                X, Y, train, self._combined, self.seed, self._cores()
+                X, Y, train, self._combined, self.seed, self._cores(), folder
             )
         model = self._combined(train(None))
 
@@ -768,6 +841,14 @@ class ExtremeClassifier(ClassifierMixin, BaseEstimator):
             return None
         return whole("threads", threads, 1, 4096)
 
+    def _folder(self, *data):
+        "Where parts of this training are kept: other data or settings, other folder."
+        if self.checkpoint is None:
+            return None
+        idle = ("threads", "progress", "checkpoint")
+        known = {n: repr(v) for n, v in self.get_params().items() if n not in idle}
+        return path_of(self.checkpoint) / content_hash(known, data)[:16]
+
     def _combined(self, trees):
         "The trees as one."
         return Ensemble(trees, self.how, self.k)
@@ -995,7 +1076,8 @@ def add(
 def _as_json(model):
     "Everything but the trees and the vectorizer."
     settings = {n: _as_python(v) for n, v in model.get_params().items()}
-    del settings["threads"]
+    for name in ("threads", "checkpoint"):
+        del settings[name]
     columns = getattr(model, "feature_names_in_", None)
     about = dict(
         format=2,

@@ -7,7 +7,6 @@ __all__ = ['LOSSES', 'STARTS', 'FineTuning', 'Matcher', 'Batch', 'node_loss', 'D
            'mix_weights', 'beside_words', 'claim', 'XRTransformer', 'preliminary_tree', 'with_label_names']
 
 # %% ../../nbs/ranking/80_xrtransformer.ipynb #4b7adbdd
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -24,7 +23,8 @@ from ..core.basics import atomic, atomic_folder, check_seal, number, one_of
 from ..core.basics import read_tensors, refuse, whole, whole_numbers
 from ..core.basics import refuse_other_folder, write_tensors, yes_or_no
 from ..core.fit import Training, fit
-from ..core.sparse import as_features, as_labels, binary, checked, hstack
+from ..core.sparse import as_features, as_labels, binary, checked
+from ..core.sparse import content_hash, hstack
 from .beam import beam_search
 from .chunks import Chunks
 from .encoder import TextEncoder, Tokens, embed
@@ -76,7 +76,8 @@ class FineTuning:
     validation: float = 0.0
     validate_every: int = 0  # steps between two looks at them
     patience: int = 0  # looks without progress before a layer ends
-    checkpoint_every: int = 200  # steps
+    # steps; 0: by the clock, for a hundredth of the time
+    checkpoint_every: int = 0
     # "bf16-mixed": up to three times as fast where the processor has it
     precision: str = "32-true"
     recompute: bool = False  # gradient checkpointing: less memory, a third more time
@@ -542,20 +543,6 @@ def beside_words(
 _FREE = ("progress", "devices", "accelerator", "checkpoint_every", "mix")
 
 
-def _hash_of(texts, matrices, about):
-    "SHA-256 over texts and matrices, dense or sparse; None has no bytes."
-    mark = hashlib.sha256(json.dumps(about).encode())
-    for text in texts:
-        mark.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    for A in matrices:
-        if A is None:
-            continue
-        parts = (A.indptr, A.indices, A.data) if sparse.issparse(A) else (A,)
-        for part in parts:
-            mark.update(np.ascontiguousarray(part).tobytes())
-    return mark.hexdigest()
-
-
 def claim(
     folder: Path,  # work folder
     data: str,  # hash of what is trained on
@@ -660,7 +647,7 @@ class XRTransformer:
         work = Path(folder) if folder else None
         if work:
             about = [encoder.fingerprint(), weight]
-            claim(work, _hash_of(texts, [X, Y, *(chain or ())], about), s)
+            claim(work, content_hash(about, [X, Y, *(chain or ())], texts), s)
 
         seen = partial(_seen, texts, X, encoder, s, work, weight)
         if chain is not None:
