@@ -1,14 +1,16 @@
 """How a page of the site looks and works, where neither renderer does it alone.
 
-`site.py` calls `Look.dress` for every page and `Look.finish` once. What is static lies in
-nbs/styles.css and nbs/assets: colours, a script, the favicon, a font for mathematics.
+`site.py` calls `Look.dress` for every page and `Look.finish` once. What is static lies
+in nbs/styles.css and nbs/assets: colours, a script, the favicon, a font for formulas.
 """
 
 import html
 import json
+import logging
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,28 +18,32 @@ ROOT = Path(__file__).resolve().parent.parent
 # Before anything is painted: the scheme that the reader chose on a page of the site, or
 # else the one that the browser prefers.
 SCHEME = """(() => {
-  const key = (name) => { try { return localStorage.getItem(name); } catch { return null; } };
-  const chosen = key("smalldocs-scheme") || key("quarto-color-scheme");
-  const dark = chosen ? chosen === "alternate" : matchMedia("(prefers-color-scheme: dark)").matches;
+  let chosen = null;
+  for (const name of ["smalldocs-scheme", "quarto-color-scheme"])
+    try { chosen = chosen || localStorage.getItem(name); } catch { /* private */ }
+  const preferred = matchMedia("(prefers-color-scheme: dark)").matches;
+  const dark = chosen ? chosen === "alternate" : preferred;
   document.documentElement.dataset.scheme = dark ? "alternate" : "default";
 })();"""
 SWITCH = """document.querySelector("button").onclick = () => {
   const page = document.documentElement.dataset;
   page.scheme = page.scheme === "alternate" ? "default" : "alternate";
   for (const name of ["smalldocs-scheme", "quarto-color-scheme"])
-    try { localStorage.setItem(name, page.scheme); } catch { /* a private window */ }
+    try { localStorage.setItem(name, page.scheme); } catch { /* private */ }
 };"""
 
-# A page that is not found is served at an address of any depth. Its links count from the
-# site's first folder: the one in settings.ini, or the root of a local server.
-BASE = """document.write('<base href="' + (location.pathname.startsWith("{0}/") ? "{0}/" : "/") + '">');"""
+# A page that is not found is served at an address of any depth. Its links count from
+# the site's first folder: the one in settings.ini, or the root of a local server.
+BASE = """{ const home = location.pathname.startsWith("%s/") ? "%s/" : "/";
+document.write('<base href="' + home + '">'); }"""
 LOST = """<main class="content" id="quarto-document-content">
 <header id="title-block-header" class="quarto-title-block default">
-<div class="quarto-title"><h1 class="title">Nothing lies at this address</h1></div></header>
+<div class="quarto-title"><h1 class="title">Nothing lies at this address</h1></div>
+</header>
 <p>The page may have moved: a notebook is renamed now and then.</p>
 <ul>
-<li>Search for a word of it, in the field above.</li>
-<li>Look into the list beside this text; on a phone the button at the top opens it.</li>
+<li>Search for a word of it: the field is in the bar at the top.</li>
+<li>Look into the list of all pages; on a phone the button at the top opens it.</li>
 <li>Or begin at the <a href="index.html">first page</a>.</li>
 </ul>
 </main>"""
@@ -85,9 +91,54 @@ def output_as_markdown(out):
         return re.sub(r"(?<=\))\{[^}\n]*\}", "", words).removeprefix("---\n").strip()
     if "image/png" in data:
         return "*(a picture: see the page)*"
-    if "text/plain" in data:
-        return fenced("".join(data["text/plain"]))
+    plain = "".join(data.get("text/plain", ""))
+    if "text/html" in data and plain.startswith("<IPython"):
+        return "\n".join(Told("".join(data["text/html"])).lines)
+    if plain:
+        return fenced(plain)
     return ""
+
+
+class Told(HTMLParser):
+    "What a table or a list of an HTML output says, as Markdown."
+
+    def __init__(self, words):
+        super().__init__()
+        self.lines, self.row, self.word = [], [], ""
+        self.feed(words)
+        self.close()
+        self.end_line()
+
+    def end_line(self):
+        words = " ".join(self.word.split())
+        if words and not self.row:
+            self.lines.append(words)
+        self.word = ""
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("tr", "table", "p", "h1", "h2", "h3", "h4"):
+            self.end_line()
+        elif tag == "li":
+            self.end_line()
+            self.word = "- "
+        elif tag in ("style", "script"):
+            self.end_line()
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.row.append(" ".join(self.word.split()).replace("|", r"\|"))
+            self.word = ""
+        elif tag == "tr":
+            self.lines.append(f"| {' | '.join(self.row)} |")
+            self.row = []
+        elif tag == "thead":
+            columns = self.lines[-1].replace(r"\|", "").count("|") - 1
+            self.lines.append("|" + "---|" * columns)
+        elif tag in ("style", "script"):
+            self.word = ""
+
+    def handle_data(self, data):
+        self.word += data
 
 
 def as_markdown(cells):
@@ -161,8 +212,8 @@ MADE_AT_RUN_TIME = ("quarto", "aa-", "sd-", "smalldocs", "search-", "callout")
 def without_unused(css, words):
     """A style sheet without the rules that no page can match.
 
-    A rule goes where each of its selectors asks for a class that is in no page and in no
-    script.
+    A rule goes where each of its selectors asks for a class that is in no page and in
+    no script.
     """
 
     def used(selector):
@@ -190,7 +241,7 @@ def without_unused(css, words):
 def dark_rules(css):
     "Bootstrap's colours of the dark mode, as the colours of the whole page."
     held = r"\{[^{}]*\}"
-    found = re.findall(rf"\[data-bs-theme=dark\][^{{}}]*{held}", css)
+    found = re.findall(rf"(?:^|(?<=[{{}},]))\[data-bs-theme=dark\][^{{}}]*{held}", css)
     return "".join(found).replace("[data-bs-theme=dark]", ":root")
 
 
@@ -199,6 +250,7 @@ def smaller_icons(folder, words):
     from fontTools import subset
     from fontTools.ttLib import TTFont
 
+    logging.getLogger("fontTools").setLevel(logging.ERROR)
     for css in folder.rglob("bootstrap-icons*.css"):
         text = css.read_text()
         drawn = {"".join(m) for m in re.findall(r"\.(bi-[\w-]+)", text)} & words
@@ -213,7 +265,9 @@ def smaller_icons(folder, words):
         if not points or not fonts:
             continue
         font = TTFont(fonts[0])
-        chosen = subset.Subsetter(subset.Options(layout_features=[], notdef_outline=True))
+        chosen = subset.Subsetter(
+            subset.Options(layout_features=[], notdef_outline=True)
+        )
         chosen.populate(unicodes=points)
         chosen.subset(font)
         font.flavor = "woff"
@@ -268,8 +322,8 @@ def source_page(module, page, up):
         f'<link rel="icon" href="{up}assets/favicon.svg">\n'
         f"<script>{SCHEME}</script>\n"
         f'<link rel="stylesheet" href="{up}source/source.css">\n</head>\n<body>\n'
-        f'<header><nav aria-label="Back"><a href="{up}index.html">forecastlab</a> {back}'
-        '</nav><button type="button">Light or dark</button></header>\n'
+        f'<header><nav aria-label="Back"><a href="{up}index.html">forecastlab</a>'
+        f' {back}</nav><button type="button">Light or dark</button></header>\n'
         f"<main>\n<h1>{name}</h1>\n"
         f'<pre class="code" tabindex="0"><code>{code}</code></pre>\n</main>\n'
         f"<script>{SWITCH}</script>\n</body>\n</html>\n"
@@ -319,7 +373,9 @@ class Look:
             text,
             count=1,
         )
-        folds = r'<a\b(?=[^>]*data-bs-toggle="collapse")(?=[^>]*role="navigation")[^>]*>'
+        folds = (
+            r'<a\b(?=[^>]*data-bs-toggle="collapse")(?=[^>]*role="navigation")[^>]*>'
+        )
         text = re.sub(folds, foldable, text)
         # a full stop stays with its formula
         stop = r"(<math(?![^>]*display=\"block\")(?:(?!</math>).)*</math>)([.,;:!?)]+)"
@@ -328,7 +384,9 @@ class Look:
     def source(self, module):
         "One module's page, with the way back to its notebook's."
         stem = PurePosixPath(module).with_suffix("").relative_to("forecastlab")
-        page = next((p for p in self.notebooks if p.with_suffix("") == Path(stem)), None)
+        page = next(
+            (p for p in self.notebooks if p.with_suffix("") == Path(stem)), None
+        )
         target = self.docs / "source" / module.with_suffix(".html")
         target.parent.mkdir(parents=True, exist_ok=True)
         up = "../" * (len(target.relative_to(self.docs).parts) - 1)
@@ -338,7 +396,7 @@ class Look:
             sheet.write_text(source_style())
 
     def finish(self):
-        "What the site has once: page not found, Markdown, small style sheets and fonts."
+        "What the site has once: a page for what is not there, Markdown, small files."
         self.not_found()
         self.markdown()
         self.slim()
@@ -347,20 +405,25 @@ class Look:
         "404.html: the first page's bars around a few words."
         text = (self.docs / "index.html").read_text()
         text = re.sub(r"<main\b.*?</main>", lambda m: LOST, text, flags=re.S)
-        text = re.sub(r"<title>.*?</title>", "<title>Not found</title>", text, flags=re.S)
+        text = re.sub(
+            r"<title>.*?</title>", "<title>Not found</title>", text, flags=re.S
+        )
         text = re.sub(r'<nav id="TOC".*?</nav>', "", text, flags=re.S)
+        text = re.sub(r'href="#', 'href="404.html#', text)
         text = re.sub(r'<link rel="alternate"[^>]*>', "", text)
-        base = f"<script>{BASE.format(self.config.doc_baseurl.rstrip('/'))}</script>"
+        root = self.config.doc_baseurl.rstrip("/")
+        base = f"<script>{BASE % (root, root)}</script>"
         text = re.sub(r"<head[^>]*>", lambda m: m[0] + base, text, count=1)
         (self.docs / "404.html").write_text(text)
 
     def markdown(self):
-        """A Markdown copy beside every page (`panel.html.md`), and `llms.txt`, which lists
-        them: the form of https://llmstxt.org.
+        """A Markdown copy beside every page (`panel.html.md`), and `llms.txt`.
+
+        That lists them in the form of https://llmstxt.org.
         """
         config = self.config
         host = f"{config.doc_host}{config.doc_baseurl}"
-        rooms = {}
+        rooms = {"Start": []}
         for page, notebook in self.notebooks.items():
             cells = json.loads((self.proc / notebook).read_text())["cells"]
             fields = front_matter(cells)

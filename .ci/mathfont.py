@@ -3,7 +3,7 @@
     python .ci/mathfont.py texgyrepagella-math.otf
 
 TeX Gyre Pagella Math (Debian: fonts-texgyre-math) with the characters that a page of
-mathematics uses, under another name, as its licence asks. `pip install fonttools brotli`.
+mathematics uses, under another name, as its licence asks. Needs fonttools and brotli.
 """
 
 import sys
@@ -31,16 +31,20 @@ SINGLE = (
 )
 
 
+def characters():
+    "The characters that the font has."
+    return {c for a, b in RANGES for c in range(a, b + 1)} | set(map(ord, SINGLE))
+
+
 def make(source):
     "The subset, with the table that sets scripts and stretches brackets."
     font = TTFont(source)
-    wanted = {c for a, b in RANGES for c in range(a, b + 1)} | set(map(ord, SINGLE))
     options = subset.Options(
         layout_features=[], hinting=False, glyph_names=False, name_IDs=[0, 13, 14]
     )
     options.drop_tables += ["FFTM"]
     cut = subset.Subsetter(options)
-    cut.populate(unicodes=wanted)
+    cut.populate(unicodes=characters())
     cut.subset(font)
     for number, words in ((1, "Lab Math"), (2, "Regular"), (4, "Lab Math")):
         font["name"].setName(words, number, 3, 1, 0x409)
