@@ -32,9 +32,11 @@ CONFIG = SimpleNamespace(
 
 def test_a_page_opens_its_very_notebook_of_the_public_repository():
     row = look.row_of_links(CONFIG, "nbs/core/10_panel.ipynb", Path("core/panel.html"))
+    colab = "https://colab.research.google.com/github"
     for address in (
-        "https://mybinder.org/v2/gh/someone/lab/main?urlpath=lab/tree/nbs/core/10_panel.ipynb",
-        "https://colab.research.google.com/github/someone/lab/blob/main/nbs/core/10_panel.ipynb",
+        "https://mybinder.org/v2/gh/someone/lab/main"
+        "?urlpath=lab/tree/nbs/core/10_panel.ipynb",
+        f"{colab}/someone/lab/blob/main/nbs/core/10_panel.ipynb",
         "panel.html.md",
     ):
         assert f'href="{address}"' in row
@@ -105,13 +107,13 @@ def built(folder, **pages):
 
 
 def test_llms_txt_lists_every_page_and_copies_lead_to_copies(tmp_path):
+    host = "https://someone.github.io/lab"
     made = built(
         tmp_path,
         index="[a panel](core/10_panel.ipynb#rows), [elsewhere](https://x.org/y.ipynb)",
-        panel="[home](../index.ipynb), [itself](https://someone.github.io/lab/core/panel.html#a)",
+        panel=f"[home](../index.ipynb), [itself]({host}/core/panel.html#a)",
     )
     made.markdown()
-    host = "https://someone.github.io/lab"
     assert (made.docs / "llms.txt").read_text() == (
         "# lab\n\n> Forecasts.\n\n"
         f"## Start\n\n- [The index]({host}/index.html.md): About index.\n\n"
