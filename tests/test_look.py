@@ -97,7 +97,7 @@ def built(folder, **pages):
         for file, text in (
             (
                 docs / page,
-                f"<html><head><title>x</title></head><body><main>{words}</main></body></html>",
+                f"<head><title>x</title></head><body><main>{words}</main></body>",
             ),
             (proc / old.with_suffix(".ipynb"), json.dumps(notebook)),
         ):
