@@ -8,6 +8,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 SITE   := smalldocs==0.5.4 fastcore==2.2.39 markdown-it-py==4.3.0 \
   mdit-py-plugins==0.7.0 pygments==2.21.0 pyyaml==6.0.3
+# What looks for barriers on a page of the site: contrast, names, focus.
+AXE    := axe-core@4.14.1
 # The lightest set with which libpecos' XR-Linear can be imported (no torch, no
 # transformers), and two more programs of its kind.
 PECOS  := libpecos==1.2.8 numpy==1.26.4 scipy==1.13.1 scikit-learn==1.5.2 \
@@ -26,6 +28,7 @@ demo: .venv/.ready  ## the main job: a probabilistic forecast of real retail dem
 	$(BIN)/forecastlab run demand_forecast
 
 test: .venv/.ready .venv-docs/.ready  ## every test: notebooks, modules, pipelines, the site and the study in a browser
+	@$(MAKE) --no-print-directory .venv-docs/axe.min.js || echo 'axe-core cannot be installed here (npm): its test will be skipped.'
 	@$(MAKE) --no-print-directory .venv-peers/.ready || echo 'libpecos cannot be installed here (it has wheels for Linux and Python 3.9 to 3.12): its tests will be skipped.'
 	$(BIN)/python -m pytest -n auto
 
@@ -72,6 +75,9 @@ clean:  ## back to a fresh clone; your runs/ stay
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip --disable-pip-version-check install -q $(SITE)
 	@touch $@
+
+.venv-docs/axe.min.js: .venv-docs/.ready
+	cd .venv-docs && npm pack --silent $(AXE) && tar xzmf axe-core-*.tgz --strip-components 1 package/axe.min.js && rm axe-core-*.tgz
 
 .venv-peers/.ready: Makefile
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers

@@ -24,6 +24,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 sys.path.append(str(Path(__file__).resolve().parent))
+from look import Look
 from page_faults import STYLED, Page, elsewhere
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -232,7 +233,7 @@ def render():
     notes = [
         n
         for n in (done.stdout + done.stderr).splitlines()
-        if not re.search(r"output-file|is ignored|broken link", n)
+        if not re.search(r"output-file|is ignored|broken link|compiles no Sass", n)
     ]
     if notes:
         print("\n".join(notes))
@@ -270,24 +271,6 @@ def mathml(tex, display):
     if "\\" in re.sub(r"<annotation.*?</annotation>", "", made):
         sys.exit(f"equation not understood: {html.unescape(tex)}")
     return made
-
-
-def source_page(module):
-    "A module as a page with numbered lines, which `source` links lead to."
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
-    from pygments.lexers import PythonLexer
-
-    page = DOCS / "source" / module.with_suffix(".html")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    look = HtmlFormatter(
-        full=True,
-        title=str(module),
-        linenos="inline",
-        lineanchors="L",
-        anchorlinenos=True,
-    )
-    page.write_text(highlight((ROOT / module).read_text(), PythonLexer(), look))
 
 
 def pages_by_their_names(text, short):
@@ -382,7 +365,7 @@ def finish():
         if old != new and (DOCS / old).exists():
             (DOCS / old).rename(DOCS / new)
     short = {old.name: new.name for old, new in renamed.items() if old.name != new.name}
-    modules = set()
+    modules, look = set(), Look(DOCS, PROC, renamed, config)
     for file in DOCS.rglob("*"):
         if file.suffix not in (".html", ".json", ".xml") or "site_libs" in file.parts:
             continue
@@ -392,9 +375,11 @@ def finish():
             text, linked = sources_on_the_site(text, blob, up)
             modules |= linked
             text = read_offline(text, host, up)
+            text = look.dress(text, file.relative_to(DOCS), up)
         file.write_text(text)
     for module in modules:
-        source_page(module)
+        look.source(module)
+    look.finish()
     anchors()
 
 

@@ -5,6 +5,7 @@ A test that this machine cannot run says what is missing.
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 # Set before torch or triton is imported: one thread a test process, kernels through
@@ -14,6 +15,9 @@ if not shutil.which("nvidia-smi"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / ".ci"))
+import browse
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,11 +40,8 @@ def pytest_collection_modifyitems(config, items):
     lacking = {}
     if not shutil.which("nvidia-smi"):
         lacking["gpu"] = "no NVIDIA GPU"
-    if not (browser() and shutil.which("chromedriver")):
-        lacking["browser"] = (
-            "no Chromium with ChromeDriver (Debian: apt-get install chromium"
-            " chromium-driver)"
-        )
+    if not browse.can_drive():
+        lacking["browser"] = browse.NO_BROWSER
     if not config.getoption("--network"):
         lacking["network"] = "downloads from the internet: pass --network"
     if not config.getoption("--long"):
@@ -60,19 +61,6 @@ def kernels_run():
     from forecastlab.kernels.runtime import interpreting, native
 
     return interpreting() or native()
-
-
-def browser():
-    return next(
-        (
-            p
-            for p in map(
-                shutil.which, ("chromium", "chromium-browser", "google-chrome")
-            )
-            if p
-        ),
-        None,
-    )
 
 
 @pytest.fixture(scope="session")
@@ -126,28 +114,6 @@ def xr(capsys):
 @pytest.fixture
 def chrome(tmp_path):
     "A headless Chromium with an empty profile, which keeps every console message."
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser()
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "disable-dev-shm-usage",
-        "window-size=1400,1200",
-        "host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost",
-        f"user-data-dir={tmp_path / 'profile'}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(
-        options, webdriver.ChromeService(shutil.which("chromedriver"))
-    )
+    driver = browse.chrome(tmp_path / "profile")
     yield driver
     driver.quit()
