@@ -29,6 +29,7 @@ CLAIMED = {
     "house.documented": (">= 0.99", 1),
     "house.columns": ("<= 0.002", 0.001),
     "house.contract": ("= 1", 1),
+    "house.slider.ms": ("<= 200", 90),
     "doors.files": (">= 1", 1),
     "doors.look.seconds": ("<= 5", 3),
     "quantile.crossing": ("<= 0", 0),
