@@ -50,11 +50,11 @@ def _check_words(controls: dict[str, Any]) -> None:
 
 
 def _dress(controls: dict[str, Any]) -> None:
-    "Room for the longest description, and as much again for the slider."
+    "Room for the longest description, and a slider that is wide enough to aim."
     longest = max(len(control.description) for control in controls.values())
     for control in controls.values():
         control.style.description_width = f"{0.55 * longest + 1:.0f}em"
-        control.layout.width = f"{0.55 * longest + 26:.0f}em"
+        control.layout.width = f"{0.55 * longest + 34:.0f}em"
         control.layout.max_width = "100%"
 
 # %% ../../nbs/core/86_sliders.ipynb #settle
@@ -136,7 +136,8 @@ class MovingPicture:
         _check_words(controls)
         _dress(controls)
         self.controls = controls
-        words = widgets.HTML(f"<p style='max-width: 60em'>{html.escape(look)}</p>")
+        size = "max-width: 64em; line-height: 1.4; margin: 0.6em 0"
+        words = widgets.HTML(f"<p style='{size}'>{html.escape(look)}</p>")
         self.image = widgets.Image(format="png")
         self.image.layout.align_self = "flex-start"
         self.note = widgets.HTML()
