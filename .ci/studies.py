@@ -88,22 +88,36 @@ class Study:
 
     def __init__(self, path):
         import nbformat
-        from nbclient import NotebookClient
 
         self.path = path
         self.notebook = nbformat.read(path, 4)
-        self.client = NotebookClient(
-            self.notebook,
-            timeout=1800,
-            kernel_name="python3",
-            resources={"metadata": {"path": str(path.parent)}},
-        )
 
     def __enter__(self):
         here = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": self.path_for()}
-        self._kernel = self.client.setup_kernel(env=here)
-        self._kernel.__enter__()
+        for left in (2, 1, 0):
+            self.client = self.fresh_client()
+            self._kernel = self.client.setup_kernel(env=here)
+            try:
+                self._kernel.__enter__()
+            except RuntimeError:
+                # another program took its port before the kernel had it
+                if not left:
+                    raise
+            else:
+                break
         return self
+
+    def fresh_client(self):
+        "What runs the notebook, in its folder."
+        from nbclient import NotebookClient
+
+        return NotebookClient(
+            self.notebook,
+            timeout=1800,
+            startup_timeout=300,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(self.path.parent)}},
+        )
 
     def path_for(self):
         "Where the kernel finds the package of this checkout, and this file."

@@ -140,7 +140,7 @@ def test_the_slider_of_a_study_redraws_its_figure(study, lab, chrome):
         lambda: one(
             ".jp-StatusBar-Widget .jp-StatusBar-TextItem", "Python 3 (ipykernel) | Idle"
         ),
-        60,
+        180,
         "no kernel",
     )
     assert not one(".jp-Dialog"), "JupyterLab asks which kernel to use"
