@@ -31,6 +31,7 @@ CLAIMED = {
     "house.contract": ("= 1", 1),
     "house.axe": ("<= 0", 0),
     "house.page.kb": ("<= 1000", 700),
+    "house.slider.ms": ("<= 200", 90),
     "doors.files": (">= 1", 1),
     "doors.look.seconds": ("<= 5", 3),
     "quantile.crossing": ("<= 0", 0),

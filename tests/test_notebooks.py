@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Pipelines run under papermill in tests/test_pipelines.py.
+# Pipelines run under papermill in tests/test_pipelines.py, studies in
+# tests/test_studies.py, which also compares what they show.
 NOTEBOOKS = sorted(
     p.relative_to(ROOT / "nbs")
     for p in (ROOT / "nbs").rglob("*.ipynb")
-    if "pipelines" not in p.parts
+    if not {"pipelines", "studies"} & set(p.parts)
     and not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts)
 )
 RUN = """
