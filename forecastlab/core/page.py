@@ -419,6 +419,8 @@ def _tidy_html(text):
     text = _numbered("<table", lambda i, m: frame.format(i, m[0]), text)
     text = text.replace("</table>", "</table></div>")
     text = re.sub(r"<(/?)h1\b", r"<\1h2", text)
+    # a link to a neighbour in the house leads nowhere from a run's folder
+    text = re.sub(r'<a href="(?![a-z]+:|#|artifacts/)[^"]*">(.*?)</a>', r"\1", text)
     named = lambda i, m: f'<h{m[1]} id="step-{i}">'
     text = _numbered(r"<h([2-6])(?: [^>]*)?>", named, text)
     # sentences wrap, what stands in columns does not
@@ -442,7 +444,8 @@ def without_scripts(
 
 # %% ../../nbs/core/89_page.ipynb #_top
 def _text(words):
-    return html.escape(str(words))
+    "Words as HTML; a number and its sign stay on one line."
+    return re.sub(r"(?<=\d) %", "&nbsp;%", html.escape(str(words)))
 
 
 def _table(rows, caption=""):
@@ -459,8 +462,9 @@ def _table(rows, caption=""):
         return "<tr>" + "".join(made) + "</tr>"
 
     below = "".join(row(r, "td") for r in rows[1:])
-    head = f"<caption>{_text(caption)}</caption>" if caption else ""
-    return f"<table>{head}<thead>{row(rows[0], 'th')}</thead><tbody>{below}</tbody></table>"
+    head = f'<p class="caption">{_text(caption)}</p>' if caption else ""
+    top = f"<thead>{row(rows[0], 'th')}</thead>"
+    return f"{head}<table>{top}<tbody>{below}</tbody></table>"
 
 
 def _picture(path, words):
@@ -497,7 +501,7 @@ def _answered(answer, folder):
 def _broken(run, has_traceback):
     "What failed, as the first section of the page."
     told = _text(run.get("error") or "no reason was given")
-    again = f"forecastlab run {run.get('name', '')} --resume --out {run.get('folder')}"
+    again = run.get("resume", "add --resume to the command, and --out with this folder")
     where = ' <a href="#error">Where it happened</a>.' if has_traceback else ""
     return (
         f'<h2>This run failed</h2><p class="headline">{told}</p>'
@@ -614,13 +618,14 @@ details.code > summary, details.messages > summary { font-size: .8rem;
   color: var(--quiet); }
 .wide { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .86rem; }
-caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+.caption { margin: 1.2rem 0 -.4rem; font-weight: 600; font-size: .9rem; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 tbody th { font-weight: 500; }
 .n, table.dataframe td, table.dataframe thead th { text-align: right;
-  font-variant-numeric: tabular-nums; white-space: nowrap; }
-table.dataframe tbody th { white-space: nowrap; }
+  font-variant-numeric: tabular-nums; }
+td.n, table.dataframe :is(td, tbody th) { white-space: nowrap; }
+thead th { vertical-align: bottom; }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 .ansi-red-fg { color: var(--bad); } .ansi-bold { font-weight: 600; }
 """
@@ -662,14 +667,15 @@ def _contents(body):
         return ""
     links = "".join(f'<li><a href="#{i}">{name}</a></li>' for i, name in found)
     return (
-        '<details><summary>How it was made, step by step</summary><nav aria-label="Steps">'
+        '<details><summary>The steps</summary><nav aria-label="Steps">'
         f"<ol>{links}</ol></nav></details>"
     )
 
 
 def page(
     cells: Sequence[Mapping],  # of the executed notebook
-    # name, status, folder, started, seconds, error, metrics: what is known of the run
+    # name, status, folder, started, seconds, error, metrics, the command and the one
+    # that resumes it: what is known of the run
     run: Mapping[str, Any],
     answer: Answer | None = None,  # what it found; None: its metrics stand there
     # (name, value, default, meaning) of each parameter
@@ -699,7 +705,7 @@ def page(
         numbers = _tidy_html(_table(_measured(metrics)))
         recorded = f"<details><summary>Recorded numbers</summary>{numbers}</details>"
     seconds = run.get("seconds")
-    about = [f"forecastlab run {run.get('name', '')}", _day(run.get("started"))]
+    about = [run.get("command", run.get("name", "")), _day(run.get("started"))]
     about += (
         [f"{run['status']} after {lasting(seconds)}"] if seconds is not None else []
     )
@@ -710,6 +716,7 @@ def page(
         f"<p>{_text(subtitle)}</p></header>" if subtitle else "</header>",
         top,
         _tidy_html(_parameters(parameters)),
+        "<h2>How it was made</h2>" if body else "",
         _contents(body),
         body,
         recorded,

@@ -19,6 +19,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -30,10 +31,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 from .basics import LabError, LabOSError, atomic, clear_leftovers
-from .basics import refuse, runs_dir, versions
-from .page import BAR, MOVES, Answer, answer_from, page
-from .page import lasting, rows_of, steps_of, tidied
-from .parameters import cells, declared, find, pipeline_name, resolve
+from .basics import readable, refuse, runs_dir, versions
+from .page import BAR, MOVES, Answer, aligned, answer_from
+from .page import lasting, page, rows_of, steps_of, tidied
+from .parameters import cells, declared, find, pipeline_name
+from .parameters import pipelines, resolve
 
 # %% ../../nbs/core/90_runs.ipynb #load_json
 def load_json(
@@ -91,6 +93,14 @@ def folder(
     return path
 
 # %% ../../nbs/core/90_runs.ipynb #record
+class _Recorded(dict):
+    "Metrics that show themselves as people read numbers."
+
+    def _repr_pretty_(self, printer, cycle):
+        rows = [[str(name), readable(value)] for name, value in self.items()]
+        printer.text("\n".join(aligned([["metric", "value"], *rows])))
+
+
 def record(
     out: str | os.PathLike,  # run folder
     **metrics: Any,  # name -> number
@@ -98,7 +108,7 @@ def record(
     "Add metrics to the run; each call keeps what earlier ones wrote."
     known = {**(load_json(Path(out) / "metrics.json") or {}), **_plain(metrics)}
     save_json(Path(out) / "metrics.json", known)
-    return known
+    return _Recorded(known)
 
 # %% ../../nbs/core/90_runs.ipynb #answer
 def answer(
@@ -332,6 +342,10 @@ class Echo:
 
     def _end(self):
         "The open line is complete, unless it is one of several bars at work."
+        # blanks with which a bar was wiped out
+        if self._line.isspace():
+            self._line = ""
+            return
         if BAR.search(self._line) and time.monotonic() - self._shown < 10:
             self._begin_anew = True
             return
@@ -516,6 +530,13 @@ def _execute(nb, path, echo, cell_started, kernels):
             echo.say(f"the kernel did not start ({e}), trying once more")
 
 # %% ../../nbs/core/90_runs.ipynb #_page
+def _words_of(notebook):
+    "How the command line names a notebook: by its name if it is a pipeline of ours."
+    name = pipeline_name(notebook)
+    ours = pipelines().get(name)
+    return name if ours and ours.resolve() == notebook else shlex.quote(str(notebook))
+
+
 def _page(notebook, values, path, status, echo):
     "Write notebook.html beside an executed notebook."
     try:
@@ -525,10 +546,16 @@ def _page(notebook, values, path, status, echo):
             for p in known
             if p.name != "out"
         ]
-        metrics = load_json(path / "metrics.json")
+        command = f"forecastlab run {_words_of(notebook)}"
+        known_of_run = dict(
+            folder=str(path),
+            metrics=load_json(path / "metrics.json"),
+            command=command,
+            resume=f"{command} --resume --out {shlex.quote(str(path))}",
+        )
         text = page(
             json.loads((path / "notebook.ipynb").read_text(encoding="utf-8"))["cells"],
-            status | dict(folder=str(path), metrics=metrics),
+            status | known_of_run,
             answer_from(load_json(path / "answer.json")),
             rows,
         )
