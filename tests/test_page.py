@@ -136,9 +136,7 @@ def test_a_run_that_goes_on_forgets_the_answer_of_before(tmp_path):
     assert "Order up" not in first and 'id="error"' in made
     path = tmp_path / "run" / "answer.json"
     assert path.exists()
-    nb.write_text(
-        nb.read_text().replace("raise", "pass #").replace("answer = ", "0 and ")
-    )
+    notebook(nb, "1")
     run(nb, out=tmp_path / "run", resume=True, terminal=None)
     assert not path.exists()
 

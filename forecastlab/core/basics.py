@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEAL', 'BLOCK', 'SEALED', 'named', 'LabError', 'LabValueError', 'LabTypeError', 'LabKeyError', 'LabIndexError',
            'LabImportError', 'LabRuntimeError', 'LabArithmeticError', 'LabFloatingPointError', 'LabOSError',
-           'LabFileNotFoundError', 'LabFileExistsError', 'refuse', 'sister_of', 'readable', 'percent',
+           'LabFileNotFoundError', 'LabFileExistsError', 'refuse', 'sister_of', 'readable', 'rounded', 'percent',
            'refuse_to_replace', 'within_memory', 'whole', 'whole_numbers', 'number', 'one_of', 'yes_or_no', 'path_of',
            'atomic', 'as_json', 'block_sums', 'seal', 'check_place', 'atomic_folder', 'clear_leftovers', 'sealed_sums',
            'check_seal', 'refuse_damage', 'refuse_other_folder', 'write_note', 'read_note', 'write_tensors',
@@ -150,6 +150,15 @@ def readable(
     if math.isinf(value) or value == 0:
         return f"{value:g}".removeprefix("-" if value == 0 else "+")
     return _digits_of(value, digits)
+
+
+def rounded(
+    x: Any,  # a quantity; a number of any library
+    digits: int = 4,  # how many count, however large it is
+) -> str:  # "136,000", "1,456,000,000"
+    "A quantity for a sentence, where the last digits only distract."
+    value = float(x)
+    return readable(float(f"{value:.{digits}g}") if math.isfinite(value) else value)
 
 
 def percent(

@@ -539,28 +539,24 @@ def _parameters(rows):
         return ""
     made, changed = [], 0
     for name, value, default, meaning in rows:
-        shown, usual = _text(value), _text(default)
+        shown = _text(value)
         if value != default:
             changed += 1
             shown = f"<strong>{shown}</strong>"
-            meaning = f"{meaning} (default: {usual or 'empty'})"
-            meaning = _text(meaning).replace(_text(usual), usual)
-        else:
-            meaning = _text(meaning)
-        made.append(
-            f"<tr><th scope=row>{_text(name)}</th><td>{shown}</td><td>{meaning}</td></tr>"
-        )
-    set_here = (
-        f"{changed} of {len(made)} set for this run" if changed else "all default"
-    )
-    head = (
-        "<th scope=col>parameter</th><th scope=col>value</th><th scope=col>meaning</th>"
-    )
-    return (
-        f"<details><summary>Parameters: {set_here}</summary>"
+            meaning = f"{meaning} (default: {default if default != '' else 'empty'})"
+        cells = f"<td>{shown}</td><td>{_text(meaning)}</td>"
+        made.append(f"<tr><th scope=row>{_text(name)}</th>{cells}</tr>")
+    done = f"{changed} of {len(made)} set for this run" if changed else "all default"
+    head = "".join(f"<th scope=col>{w}</th>" for w in ("parameter", "value", "meaning"))
+    table = (
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(made)}</tbody></table>"
-        "</details>"
     )
+    return _folded(f"Parameters: {done}", table)
+
+
+def _folded(summary, content):
+    "Something to be looked up, behind its name."
+    return f"<details><summary>{summary}</summary>{content}</details>"
 
 
 def _files(folder):
@@ -573,7 +569,7 @@ def _files(folder):
         f" {readable(p.stat().st_size / 1000, 2)} kB</li>"
         for p in found[:60]
     ]
-    return f"<details><summary>Files of this run</summary><ul>{''.join(made)}</ul></details>"
+    return _folded("Files of this run", f"<ul>{''.join(made)}</ul>")
 
 # %% ../../nbs/core/89_page.ipynb #_LOOK
 _LOOK = """
@@ -593,12 +589,14 @@ h2 { margin: 2.2rem 0 .6rem; font-size: 1.25rem; line-height: 1.3; }
 h3 { margin: 1.6rem 0 .5rem; font-size: 1.05rem; }
 a { color: var(--link); }
 p, ul, ol { margin: .6rem 0; }
-code { font-size: .88em; background: var(--tint); padding: .1em .25em; border-radius: 3px; }
+code { font-size: .88em; background: var(--tint); padding: .1em .25em;
+  border-radius: 3px; }
 pre { margin: .7rem 0; padding: .6rem .8rem; background: var(--tint);
   border-radius: 6px; font-size: .8rem; line-height: 1.45; overflow-x: auto;
   white-space: pre; }
 pre code { padding: 0; }
-details.code pre, section > pre, pre.words { white-space: pre-wrap; overflow-wrap: anywhere; }
+details.code pre, section > pre, pre.words { white-space: pre-wrap;
+  overflow-wrap: anywhere; }
 .top { margin: 1rem 0 1.4rem; padding: .2rem 1.1rem .8rem; background: var(--tint);
   border-left: 5px solid var(--link); border-radius: 6px; }
 .top.failed { border-color: var(--bad); }
@@ -666,10 +664,36 @@ def _contents(body):
     if len(found) < 3:
         return ""
     links = "".join(f'<li><a href="#{i}">{name}</a></li>' for i, name in found)
-    return (
-        '<details><summary>The steps</summary><nav aria-label="Steps">'
-        f"<ol>{links}</ol></nav></details>"
-    )
+    return _folded("The steps", f'<nav aria-label="Steps"><ol>{links}</ol></nav>')
+
+
+def _first(run, answer, metrics, body):
+    "The first section: what failed, the answer, or what was measured."
+    if _broke(run):
+        made = _broken(run, 'id="error"' in body)
+    elif answer is not None:
+        made = _answered(answer, Path(run.get("folder") or "."))
+    elif metrics:
+        made = "<h2>What it measured</h2>" + _table(_measured(metrics))
+    else:
+        return ""
+    made = _tidy_html(made).replace('id="step-', 'id="top-')
+    kind = "top failed" if _broke(run) else "top"
+    return f'<section class="{kind}" id="answer">{made}</section>'
+
+
+def _broke(run):
+    "Did the run end before its end?"
+    return run.get("status") not in ("done", "running", None)
+
+
+def _about(run):
+    "The command, the day, how long it took: one line."
+    seconds = run.get("seconds")
+    parts = [run.get("command", run.get("name", "")), _day(run.get("started"))]
+    if seconds is not None:
+        parts.append(f"{run.get('status')} after {lasting(seconds)}")
+    return _text(" · ".join(str(part) for part in parts if part))
 
 
 def page(
@@ -685,49 +709,27 @@ def page(
     folder, metrics = Path(run.get("folder") or "."), run.get("metrics") or {}
     title, subtitle = _title_of(cells)
     title = title or str(run.get("name") or "A run")
-    failed = run.get("status") not in ("done", "running", None)
-    shown = _with_words(cells_to_read(cells, answered=answer is not None))
-    body = _body(shown)
-    if failed:
-        top = _broken(run, 'id="error"' in body)
-    elif answer is not None:
-        top = _tidy_html(_answered(answer, folder))
-    elif metrics:
-        top = "<h2>What it measured</h2>" + _tidy_html(_table(_measured(metrics)))
-    else:
-        top = ""
-    top = top.replace('id="step-', 'id="top-')
-    if top:
-        kind = "top failed" if failed else "top"
-        top = f'<section class="{kind}" id="answer">{top}</section>'
-    recorded = ""
-    if metrics and (failed or answer is not None):
-        numbers = _tidy_html(_table(_measured(metrics)))
-        recorded = f"<details><summary>Recorded numbers</summary>{numbers}</details>"
-    seconds = run.get("seconds")
-    about = [run.get("command", run.get("name", "")), _day(run.get("started"))]
-    about += (
-        [f"{run['status']} after {lasting(seconds)}"] if seconds is not None else []
-    )
-    maths = any(_prose(c) and "$" in "".join(c["source"]) for c in cells)
+    body = _body(_with_words(cells_to_read(cells, answered=answer is not None)))
+    below = f"<p>{_text(subtitle)}</p>" if subtitle else ""
     parts = [
-        f"<header><p>{_text(' · '.join(x for x in about if x))}</p>",
-        f"<h1>{_text(title)}</h1>",
-        f"<p>{_text(subtitle)}</p></header>" if subtitle else "</header>",
-        top,
+        f"<header><p>{_about(run)}</p><h1>{_text(title)}</h1>{below}</header>",
+        _first(run, answer, metrics, body),
         _tidy_html(_parameters(parameters)),
         "<h2>How it was made</h2>" if body else "",
         _contents(body),
         body,
-        recorded,
-        _files(folder),
     ]
-    head = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)} · {_text(folder.name)}</title>\n"
-        f"<style>{_LOOK}{_code_look()}</style>\n"
-    )
+    if metrics and (_broke(run) or answer is not None):
+        numbers = _tidy_html(_table(_measured(metrics)))
+        parts.append(_folded("Recorded numbers", numbers))
+    parts.append(_files(folder))
+    maths = any(_prose(c) and "$" in "".join(c["source"]) for c in cells)
+    head = [
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{_text(title)} · {_text(folder.name)}</title>",
+        f"<style>{_LOOK}{_code_look()}</style>",
+        f"{_MATHS if maths else ''}</head>\n<body><main>",
+    ]
     whole = without_scripts("\n".join(part for part in parts if part))
-    whole = f"{head}{_MATHS if maths else ''}</head>\n<body><main>\n{whole}\n</main></body>\n</html>\n"
-    return whole
+    return "\n".join([*head, whole, "</main></body>\n</html>\n"])
