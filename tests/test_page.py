@@ -77,9 +77,9 @@ print(answer)
 """
 
 
-def answering(path):
-    "A small pipeline that prints progress, shows a frame and answers."
-    book = json.loads(notebook(path, WORK, ANSWER).read_text())
+def answering(path, *code):
+    "A small pipeline with a title, whose last cell answers."
+    book = json.loads(notebook(path, *code).read_text())
     title = dict(
         cell_type="markdown", id="t", metadata={}, source="# A toy\n> It answers"
     )
@@ -90,7 +90,7 @@ def answering(path):
 
 
 def test_the_page_and_the_terminal_of_a_run_give_the_answer(tmp_path, capfd):
-    nb = answering(tmp_path / "10_toy.ipynb")
+    nb = answering(tmp_path / "10_toy.ipynb", WORK, ANSWER)
     folder = run(nb, {"steps": 7}, out=tmp_path / "run", terminal=sys.stderr)
     told = capfd.readouterr().err
     assert "Order up to 3 units <now>" in told and re.search(r"Naive +0\.3333", told)
@@ -125,7 +125,7 @@ def test_the_page_and_the_terminal_of_a_run_give_the_answer(tmp_path, capfd):
 def test_a_run_that_goes_on_forgets_the_answer_of_before(tmp_path):
     code = f"{ANSWER}\nraise ValueError('late')"
     imports = "import pandas as pd\nfrom forecastlab.core import runs"
-    nb = notebook(tmp_path / "toy.ipynb", imports, code)
+    nb = answering(tmp_path / "toy.ipynb", imports, code)
     with pytest.raises(RunFailed, match="late"):
         run(nb, out=tmp_path / "run", terminal=None)
     made = (tmp_path / "run" / "notebook.html").read_text().split("<body>")[1]
@@ -133,6 +133,7 @@ def test_a_run_that_goes_on_forgets_the_answer_of_before(tmp_path):
     first = made[: made.index("</section>")]
     assert "This run failed" in first and "ValueError: late (step 2/2 Train)" in first
     assert f"--resume --out {tmp_path / 'run'}" in first and 'href="#error"' in first
+    assert "<h1>A toy</h1>" in first and made.count("<h1>") == 1
     assert "Order up" not in first and 'id="error"' in made
     path = tmp_path / "run" / "answer.json"
     assert path.exists()

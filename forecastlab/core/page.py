@@ -220,7 +220,13 @@ class Answer:
     files: Mapping[str, str] = field(default_factory=dict)  # file -> what it holds
 
     def __str__(self) -> str:
-        fill = lambda text, more="": textwrap.fill(text, 78, subsequent_indent=more)
+        def fill(text, more=""):
+            # a number and its sign stay on one line
+            whole = textwrap.fill(
+                text.replace(" %", "\xa0%"), 78, subsequent_indent=more
+            )
+            return whole.replace("\xa0", " ")
+
         parts = [fill(self.headline)]
         said = [fill(f"{name}: {text}", "  ") for name, text in self.points.items()]
         parts += ["\n".join(said)] if said else []
@@ -500,7 +506,9 @@ def _answered(answer, folder):
 
 def _broken(run, has_traceback):
     "What failed, as the first section of the page."
-    told = _text(run.get("error") or "no reason was given")
+    error = str(run.get("error") or "no reason was given")
+    # a refusal of ours says everything in its words
+    told = _text(re.sub(r"^Lab\w*Error: ", "", error))
     again = run.get("resume", "add --resume to the command, and --out with this folder")
     where = ' <a href="#error">Where it happened</a>.' if has_traceback else ""
     return (
@@ -649,7 +657,8 @@ _MATHS = (
 
 def _title_of(cells):
     "Title and subtitle of a notebook, or nothing."
-    first = next((c for c in cells if c["cell_type"] == "markdown"), None)
+    own = [c for c in cells if _prose(c) and not _tags(c) & _DROPPED]
+    first = own[0] if own else None
     source = "".join(first["source"]) if first else ""
     title = re.match(r"\s*#\s+(.+)", source)
     if not title:
