@@ -265,7 +265,7 @@ def test_run_prints_its_folder_and_shows_progress(capsys, toy, here):
     code, out, err = command(capsys, "run", toy, "-f", "p.yaml", "-p", "steps", 2)
     folder = Path(out.strip())
     assert code == 0 and folder.parent == here / "runs" / "toy"
-    assert "[3/3] Train" in err and "step 2" in err
+    assert "[2/2] Train" in err and "step 2" in err
     assert read(folder)["parameters"] == {"seed": 4, "steps": 2, "wait": 0.0}
     code, out, err = command(capsys, "runs", "--where", "steps=2", "--sort", "-wql")
     assert code == 0 and folder.name in out and "done" in out and "wql" in out

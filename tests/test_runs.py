@@ -59,7 +59,7 @@ def counted(folder):
 def kernel_at_work(folder):
     "The kernel's process id, once it is in the last cell."
     found = until(
-        lambda: status(folder).get("cell") == "3/3" and status(folder)["kernel"]
+        lambda: status(folder).get("step") == "2/2 Train" and status(folder)["kernel"]
     )
     return found[0]
 
@@ -87,7 +87,7 @@ def test_a_run_leaves_a_whole_folder(toy, tmp_path, capsys):
     versions = load_json(folder / "versions.json")
     assert {"python", "torch", "papermill", "notebook_sha256"} <= set(versions)
     shown = capsys.readouterr().err
-    for line in ("[1/3] parameters", "[3/3] Train", "  step 2", "done after"):
+    for line in ("[1/2] set-up", "[2/2] Train", "  step 2", "done after"):
         assert line in shown
     assert "step 2" in (folder / "log.txt").read_text()
 
@@ -242,7 +242,7 @@ def test_finished_and_foreign_folders_are_left_alone(toy, tmp_path):
 def test_a_failed_run_says_so_and_resumes_with_its_parameters(tmp_path):
     code = COUNT + "\nif begin < steps:\n    raise KeyError('price')"
     nb, here = notebook(tmp_path / "toy.ipynb", code), tmp_path / "run"
-    failed = "toy failed: KeyError: 'price' \\(cell 3/3\\).*--resume"
+    failed = "toy failed: KeyError: 'price' \\(step 2/2 Train\\).*--resume"
     with pytest.raises(RunFailed, match=failed):
         run(nb, {"steps": 2}, out=here, terminal=None)
     assert read(here)["status"] == "failed"
@@ -283,7 +283,7 @@ def test_two_runs_in_one_folder(toy, tmp_path):
     first = start("run", toy, *"-p steps 1 -p wait 60 --out".split(), here)
     owner = f"is in use: process {first.pid} on {socket.gethostname()}"
     try:
-        until(lambda: status(here).get("cell") == "3/3")
+        until(lambda: status(here).get("step") == "2/2 Train")
         assert read(here)["status"] == "running"
         for resume in (False, True):
             with pytest.raises(RuntimeError, match=owner):
@@ -370,7 +370,7 @@ def test_sigkill_then_status_then_resume(toy, tmp_path):
     runner.wait()
     found = read(here)
     assert found["status"] == "killed"
-    assert "without a word in cell 3/3" in found["error"]
+    assert "without a word in step 2/2 Train" in found["error"]
     assert status(here)["status"] == "running"
     assert list(table(tmp_path).status) == ["killed"]
     until(lambda: not alive(kernel), 15)

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['SEAL', 'BLOCK', 'SEALED', 'named', 'LabError', 'LabValueError', 'LabTypeError', 'LabKeyError', 'LabIndexError',
            'LabImportError', 'LabRuntimeError', 'LabArithmeticError', 'LabFloatingPointError', 'LabOSError',
-           'LabFileNotFoundError', 'LabFileExistsError', 'refuse', 'sister_of', 'refuse_to_replace', 'within_memory',
-           'whole', 'whole_numbers', 'number', 'one_of', 'yes_or_no', 'path_of', 'atomic', 'as_json', 'block_sums',
-           'seal', 'check_place', 'atomic_folder', 'clear_leftovers', 'sealed_sums', 'check_seal', 'refuse_damage',
-           'refuse_other_folder', 'write_note', 'read_note', 'write_tensors', 'read_tensors', 'home', 'pipelines_dir',
-           'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'has_gpu', 'machine', 'versions']
+           'LabFileNotFoundError', 'LabFileExistsError', 'refuse', 'sister_of', 'readable', 'rounded', 'percent',
+           'refuse_to_replace', 'within_memory', 'whole', 'whole_numbers', 'number', 'one_of', 'yes_or_no', 'path_of',
+           'atomic', 'as_json', 'block_sums', 'seal', 'check_place', 'atomic_folder', 'clear_leftovers', 'sealed_sums',
+           'check_seal', 'refuse_damage', 'refuse_other_folder', 'write_note', 'read_note', 'write_tensors',
+           'read_tensors', 'home', 'pipelines_dir', 'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'has_gpu',
+           'machine', 'versions']
 
 # %% ../../nbs/core/00_basics.ipynb #5852214d
 import contextlib
@@ -114,6 +115,60 @@ def sister_of(
             if ancestor in (sister, *sister.__bases__[1:]):
                 return sister
     return LabError
+
+# %% ../../nbs/core/00_basics.ipynb #readable
+def _digits_of(x, digits):
+    "A finite float that is not 0, with so many digits that count."
+    size = math.floor(math.log10(abs(x)))
+    if not -4 <= size < 15:
+        mantissa, power = f"{x:.{digits - 1}e}".split("e")
+        return f"{_bare(mantissa)}e{int(power)}"
+    return _bare(f"{x:,.{max(0, digits - 1 - size)}f}")
+
+
+def _bare(text):
+    "A decimal number without zeros that say nothing."
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def readable(
+    x: Any,  # a number of any library; anything else is shown as it is
+    digits: int = 4,  # how many count; whole numbers keep all of theirs
+) -> str:  # "1,234", "196.8", "0.0123", "1.2e-6"; "-" where there is none
+    "A number as people read it."
+    if hasattr(x, "item") and getattr(x, "size", 0) == 1:
+        x = x.item()
+    if x is None:
+        return "-"
+    if not isinstance(x, numbers.Real) or isinstance(x, bool):
+        return str(x)
+    if isinstance(x, numbers.Integral):
+        return f"{int(x):,}"
+    value = float(x)
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value) or value == 0:
+        return f"{value:g}".removeprefix("-" if value == 0 else "+")
+    return _digits_of(value, digits)
+
+
+def rounded(
+    x: Any,  # a quantity; a number of any library
+    digits: int = 4,  # how many count, however large it is
+) -> str:  # "136,000", "1,456,000,000"
+    "A quantity for a sentence, where the last digits only distract."
+    value = float(x)
+    return readable(float(f"{value:.{digits}g}") if math.isfinite(value) else value)
+
+
+def percent(
+    share: Any,  # 0.9312; a number of any library
+    digits: int = 3,  # how many count
+) -> str:  # "93.1 %"; "-" where there is none
+    "A share as people read it."
+    if share is None or share != share:
+        return "-"
+    return f"{readable(100 * share, digits)} %"
 
 # %% ../../nbs/core/00_basics.ipynb #refuse_to_replace
 def refuse_to_replace(

@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'OPTIONAL', 'SIGNS', 'COLUMNS', 'OUTCOMES', 'BARS', 'declared_figures', 'met', 'figures_csv', 'recorded',
-           'upsert', 'figure_parameters', 'outcomes_csv', 'outcomes', 'keep_outcomes', 'measure', 'overview',
-           'readable', 'claims', 'measured_table']
+           'upsert', 'figure_parameters', 'outcomes_csv', 'outcomes', 'keep_outcomes', 'measure', 'overview', 'claims',
+           'measured_table']
 
 # %% ../../nbs/core/95_figures.ipynb #7882d098
 import csv
 import datetime
 import json
-import re
 import sys
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import TextIO
 import pandas as pd
-from .basics import atomic, embedded_dir, home, machine, refuse
+from .basics import atomic, embedded_dir, home, machine
+from .basics import readable, refuse
 from .parameters import find, from_file, near
 from .runs import locked, read, run
 
@@ -273,18 +273,6 @@ def overview(
         )
     return pd.DataFrame(rows)
 
-# %% ../../nbs/core/95_figures.ipynb #readable
-def readable(
-    value: float | None,  # any number; None or nan: not measured
-    digits: int = 3,  # significant ones, below a thousand
-) -> str:  # for a reader: "1,168,270", "0.0368", "8.03e-13"; a dash where there is none
-    "A number as a reader wants it: commas in thousands, no digits that mean nothing."
-    if value is None or value != value:
-        return "-"
-    if abs(value) >= 999.5:
-        return f"{value:,.0f}"
-    return re.sub(r"e([+-])0*", lambda m: "e" + m[1].strip("+"), f"{value:.{digits}g}")
-
 # %% ../../nbs/core/95_figures.ipynb #claims
 BARS = {"<=": "≤", ">=": "≥"}  # signs as a page shows them
 
@@ -298,7 +286,7 @@ def claims(
         figure = declared[row["id"]]
         unit = "" if row["unit"] in ("ratio", "share") else f" {row['unit']}"
         sign, _ = row["bar"].split(" ")
-        value = readable(row["value"])
+        value = readable(row["value"], 3)
         peer = row["peer"]
         if peer and figure.get("peer_value") is not None:
             peer += f": {readable(figure['peer_value'], 6)}"

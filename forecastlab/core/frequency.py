@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FREQUENCIES', 'CYCLES', 'Frequency', 'Cycle', 'frequency_of', 'season_of', 'recent_of', 'context_of', 'unrolled_of',
-           'season_found', 'autocorrelation', 'season_for', 'cycles_of', 'lags_of']
+           'step_word', 'season_found', 'autocorrelation', 'season_for', 'cycles_of', 'lags_of']
 
 # %% ../../nbs/core/05_frequency.ipynb #frequency-imports
 from dataclasses import dataclass
@@ -19,24 +19,25 @@ class Frequency:
 
     season: int = 1  # steps in the usual season; 1: none
     context: int = 0  # rows of one natural cycle for a network; 0: no opinion
+    word: str = "step"  # what one step is called
 
 
 # "MS" starts a month, "ME" ends it, "B" stands for business days
 FREQUENCIES = {
-    "s": Frequency(season=3600),
-    "min": Frequency(season=1440),
-    "h": Frequency(season=24, context=168),
-    "bh": Frequency(season=8),
-    "D": Frequency(season=7, context=56),
-    "B": Frequency(season=5, context=40),
-    "C": Frequency(season=5),
-    "W": Frequency(season=52, context=52),
-    **dict.fromkeys(("SM", "SMS", "SME"), Frequency(season=24)),
-    **dict.fromkeys(("M", "MS", "ME"), Frequency(season=12, context=24)),
-    **dict.fromkeys(("BM", "BMS", "BME"), Frequency(season=12)),
-    **dict.fromkeys(("Q", "QS", "QE"), Frequency(season=4, context=8)),
-    **dict.fromkeys(("BQ", "BQS", "BQE"), Frequency(season=4)),
-    **dict.fromkeys(("Y", "YS", "YE"), Frequency(context=6)),
+    "s": Frequency(3600, word="second"),
+    "min": Frequency(1440, word="minute"),
+    "h": Frequency(24, 168, "hour"),
+    "bh": Frequency(8, word="business hour"),
+    "D": Frequency(7, 56, "day"),
+    "B": Frequency(5, 40, "business day"),
+    "C": Frequency(5, word="business day"),
+    "W": Frequency(52, 52, "week"),
+    **dict.fromkeys(("SM", "SMS", "SME"), Frequency(24, word="half month")),
+    **dict.fromkeys(("M", "MS", "ME"), Frequency(12, 24, "month")),
+    **dict.fromkeys(("BM", "BMS", "BME"), Frequency(12, word="month")),
+    **dict.fromkeys(("Q", "QS", "QE"), Frequency(4, 8, "quarter")),
+    **dict.fromkeys(("BQ", "BQS", "BQE"), Frequency(4, word="quarter")),
+    **dict.fromkeys(("Y", "YS", "YE"), Frequency(1, 6, "year")),
 }
 
 # %% ../../nbs/core/05_frequency.ipynb #Cycle
@@ -112,6 +113,16 @@ def unrolled_of(
     A cycle need not fit: its lags reach further back than that.
     """
     return max(2, min(max(12, 2 * horizon), 48, longest - 1))
+
+# %% ../../nbs/core/05_frequency.ipynb #step_word
+def step_word(
+    freq: str | int,  # pandas offset alias or integer
+    count: int = 1,  # how many; more than one takes the plural
+) -> str:  # "week", "weeks"; "step" where the calendar has no word for it
+    "What one step is called, or several."
+    row, multiple = frequency_of(freq)
+    word = row.word if multiple == 1 else "step"
+    return word if count == 1 else word + "s"
 
 # %% ../../nbs/core/05_frequency.ipynb #season_found
 def season_found(

@@ -10,23 +10,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
-from ..core.basics import refuse
+from ..core.basics import readable, refuse, rounded
 from ..core.plots import PALETTE, axes, same_length
 
 # %% ../../nbs/demand/65_stock_plots.ipynb #_saving
-def _short(x):
-    "A number with three digits, or as a whole one where it is large."
-    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
-
-
 def _sentence(low, high, less, more, unit, value, currency):
     "What going from one service level to the other saves."
     saved = more - less
-    text = f"{100 * high:g} % to {100 * low:g} % saves {_short(saved)} {unit}"
+    text = f"{100 * high:g} % to {100 * low:g} % saves {rounded(saved)} {unit}"
     if more > 0:
         text += f" ({100 * saved / more:.1f} %)"
     if value is not None:
-        text += f",\n{currency}{_short(value * saved)}"
+        text += f",\n{currency}{rounded(value * saved)}"
     return text
 
 # %% ../../nbs/demand/65_stock_plots.ipynb #_saving_drawn
@@ -83,7 +78,9 @@ def stock_curve(
     ax.set_xlim(100 * levels[0], 100 * levels[-1] + 0.3)
     ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g} %")
-    ax.yaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    # beyond ten million, matplotlib's power of ten takes less room
+    if abs(units).max() < 1e7:
+        ax.yaxis.set_major_formatter(lambda x, _: readable(x))
     low, high = sorted(marks)
     less, more = np.interp([low, high], levels, units)
     text = _sentence(low, high, less, more, unit, value, currency)

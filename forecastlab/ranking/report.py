@@ -230,7 +230,8 @@ class Report:
         from forecastlab.core.plots import style
 
         panels = _panels(self)
-        wide = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
+        # two beside each other can be read on a phone
+        wide = min(2, len(panels))
         high = -(-len(panels) // wide)
         with plt.rc_context(style()):
             fig, axes = plt.subplots(
