@@ -182,7 +182,7 @@ def table(caption, rows):
 
 def introduction(name, run):
     "What a page says of the run that it shows: the answer, or else its numbers."
-    from forecastlab.core.figures import readable
+    from forecastlab.core.basics import readable
 
     day = date.fromisoformat(run["date"])
     parts = [
