@@ -387,6 +387,11 @@ _CELLS = r"""
 {%- block data_text -%}
 <pre class="said" tabindex="0">{{ output.data['text/plain'] | ansi2html }}</pre>
 {%- endblock -%}
+{%- block data_html -%}
+{%- set shown = output.data['text/html'] -%}
+{%- set own = '<style' in shown and 'class="dataframe"' not in shown -%}
+<div class="output{{ ' foreign' if own }}">{{ shown }}</div>
+{%- endblock -%}
 {%- block data_javascript -%}{%- endblock -%}
 {%- block data_widget_view -%}{%- endblock -%}
 """
@@ -619,7 +624,10 @@ figure { margin: .6rem 0; }
 figcaption { font-size: .82rem; color: var(--quiet); }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 details { margin: .5rem 0; }
-summary { cursor: pointer; color: var(--link); }
+summary { cursor: pointer; }
+main > details > summary { color: var(--link); }
+.foreign { overflow-x: auto; color: #1b1f24; background: #fff; color-scheme: light; }
+pre span[style] { color: inherit !important; background: none !important; }
 details.code > summary, details.messages > summary { font-size: .8rem;
   color: var(--quiet); }
 .wide { overflow-x: auto; margin: .8rem 0; }
