@@ -196,17 +196,17 @@ def _table(size: tuple[int, int, int], heads: int) -> nn.Parameter:
 
 def attend_globally(
     parts: list[tuple[Tensor, Tensor, Tensor]],  # queries, keys, values of each part
-    mask: Tensor | None = None,  # (place,) False: empty, of the first part
+    scale: float,  # that scores are multiplied with
+    seen: Tensor | None = None,  # (place,) False: hidden, of the first part
     dropout: float = 0.0,  # share of the weights that are dropped
 ) -> Tensor:  # (batch, vector, head, feature)
     "Global vectors attend to several sets of tokens at once, with one softmax."
     scores = []
     for queries, keys, _ in parts:
-        scale = queries.shape[-1] ** -0.5
         q = (queries * scale).transpose(1, 2)
         scores.append(q @ keys.permute(0, 2, 3, 1))
-    if mask is not None:
-        scores[0].masked_fill_(~mask, -math.inf)
+    if seen is not None:
+        scores[0] = scores[0].masked_fill(~seen, -math.inf)
     counts = [s.shape[-1] for s in scores]
     weights = F.dropout(torch.cat(scores, -1).softmax(-1), dropout)
     split = weights.split(counts, -1)
@@ -326,10 +326,9 @@ class SelfAttention(nn.Module, RelativeBias):
         parts = [(q, k.flatten(1, 2), v.flatten(1, 2)) for q, k, v in parts]
         if self.among_vectors:
             parts.append(among)
-        real = None
-        if self.padding == "ignore" and cut.empty:
-            real = (cut.tokens >= 0).flatten()
-        collected = attend_globally(parts, real, dropout).flatten(2)
+        seen = cut.filled if self.padding == "ignore" and cut.empty else None
+        scale = queries.shape[-1] ** -0.5
+        collected = attend_globally(parts, scale, seen, dropout).flatten(2)
         if self.global_proj is not None:
             collected = self.global_proj(collected)
         return self.put_back(cut, heard), self.drop(collected)
@@ -389,19 +388,18 @@ def self_attention_ref(
     grid = grid.unflatten(1, cut.shape)
     if vectors is None:
         return grid
-    # a global vector is a cuboid of its own, which holds all tokens
-    real = torch.ones_like(cut.tokens, dtype=torch.bool)
-    if layer.padding == "ignore":
-        real = cut.tokens >= 0
+    # a global vector is a cuboid of its own, which holds all places
     ask, keys, values = heard
+    features = q.shape[-1]
     collected = []
     for head in range(layer.heads):
-        k_all, v_all = keys[..., head, :][:, real], values[..., head, :][:, real]
-        ask_one = ask[:, :, head]
-        scores = ask_one @ k_all.mT / math.sqrt(ask_one.shape[-1])
+        k_all, v_all = (part[..., head, :].flatten(1, 2) for part in (keys, values))
+        scores = ask[:, :, head] @ k_all.mT / math.sqrt(features)
+        if layer.padding == "ignore":
+            scores = scores.masked_fill(~cut.filled, -math.inf)
         if layer.among_vectors:
             q_g, k_g, v_g = (part[:, :, head] for part in among)
-            more = q_g @ k_g.mT / math.sqrt(q_g.shape[-1])
+            more = q_g @ k_g.mT / math.sqrt(features)
             scores = torch.cat([scores, more], -1)
             v_all = torch.cat([v_all, v_g], 1)
         collected.append(scores.softmax(-1) @ v_all)

@@ -138,6 +138,8 @@ class Decomposition:
     tokens: Tensor  # (cuboid, place) which token stands there, -1: none
     region: Tensor  # (cuboid, place) who came round an edge has another number
     slots: Tensor  # (token,) where each token is found again, cuboid * volume + place
+    # (frame * row * column,) of the padded, shifted grid: does a token stand there?
+    filled: Tensor
 
     @property
     def in_order(self) -> bool:  # True: strides can say it
@@ -242,10 +244,13 @@ def decompose(
     slot_of = torch.empty_like(flat)
     slot_of[flat] = torch.arange(len(flat))
     slots = slot_of[_grid(targets, padded).flatten()]
-    region = region.to(device)
-    return Decomposition(
-        shape, padded, cuboid, tokens.to(device), region, slots.to(device)
+    filled = F.pad(
+        torch.ones(shape, dtype=torch.bool),
+        [n for s, p in zip(shape[::-1], padded[::-1], strict=True) for n in (0, p - s)],
     )
+    filled = filled.roll([-s for s in cuboid.shift], (0, 1, 2)).flatten()
+    tables = [x.to(device) for x in (tokens, region, slots, filled)]
+    return Decomposition(shape, padded, cuboid, *tables)
 
 # %% ../../nbs/earth/10_cuboid.ipynb #may_attend
 def may_attend(
