@@ -8,14 +8,12 @@ __all__ = ['published_settings', 'differences', 'load_published', 'resized', 'ti
 # %% ../../nbs/earth/24_checkpoints.ipynb #imports
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from ..core.basics import path_of, refuse, whole
 from .attention import CrossAttention, SelfAttention
-from .cuboid import CrossCuboid, Cuboid
 from .earthformer import ConvStem, Earthformer, EarthformerSettings
 from .earthformer import PositionEmbedding, StackStem
 from .presets import preset
@@ -207,8 +205,8 @@ def _stretched(
             share = (at - low).to(table.dtype)
             shape = [1] * grid.dim()
             shape[axis] = wanted
-            part = [grid.index_select(axis, i) for i in (low, high)]
-            grid = torch.lerp(*part, share.view(shape))
+            below, above = (grid.index_select(axis, i) for i in (low, high))
+            grid = torch.lerp(below, above, share.view(shape))
     return grid.flatten(0, len(old) - 1)
 
 
@@ -240,8 +238,8 @@ def resized(
     old = model.settings
     if target_shape is None:
         target_shape = (old.target_shape[0], *input_shape[1:3], old.target_shape[3])
-    shapes = dict(input_shape=input_shape, target_shape=target_shape)
-    made = Earthformer(replace(old, **shapes))
+    new = replace(old, input_shape=input_shape, target_shape=target_shape)
+    made = Earthformer(new)
     before, after = _tables(model), _tables(made)
     weights, fresh = {}, made.state_dict()
     for name, value in model.state_dict().items():
@@ -290,7 +288,8 @@ def tiled(
         whole(f"overlap of {name}", both, 0, side - 1)
     counts = [_ramp(side, both) for side, both in zip(tile, shared, strict=True)]
     weight = (counts[0][:, None] * counts[1]).to(x)[..., None]
-    total = share = None
+    total: Any = None
+    share: Any = None
     for top in _starts(x.shape[2], tile[0], shared[0]):
         for left in _starts(x.shape[3], tile[1], shared[1]):
             rows, columns = slice(top, top + tile[0]), slice(left, left + tile[1])

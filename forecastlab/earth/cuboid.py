@@ -11,7 +11,7 @@ import functools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
@@ -86,7 +86,9 @@ class Cuboid:
             whole_axis = places <= block
             size.append(places if whole_axis else block)
             shift.append(0 if whole_axis or letter == "d" else s)
-        return replace(self, size=tuple(size), shift=tuple(shift))
+        return Cuboid(
+            (size[0], size[1], size[2]), self.strategy, (shift[0], shift[1], shift[2])
+        )
 
     def padded(
         self,
@@ -219,10 +221,9 @@ def decompose(
     padded = max(padded[0], parts * cuboid.size[0]), *padded[1:]
     cuts = zip(padded, cuboid.size, cuboid.strategy, cuboid.shift, strict=True)
     places = _boxes([axis_members(*cut) for cut in cuts])
-    region = sum(
-        (place < s).long() << i
-        for i, (place, s) in enumerate(zip(places, cuboid.shift, strict=True))
-    )
+    region = torch.zeros_like(places[0])
+    for i, (place, s) in enumerate(zip(places, cuboid.shift, strict=True)):
+        region += (place < s).long() << i
     # the token that stands in each place of the padded grid, axis by axis
     sources, targets = [], []
     for i, (size, wide) in enumerate(zip(shape, padded, strict=True)):

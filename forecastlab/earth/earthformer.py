@@ -43,8 +43,7 @@ def _draw_linear(map: nn.Linear, mode: str) -> nn.Linear:
     if mode == "0":
         nn.init.kaiming_normal_(map.weight, nonlinearity="linear")
     else:
-        law = dict(a=0.1, mode="fan_out", nonlinearity="leaky_relu")
-        nn.init.kaiming_normal_(map.weight, **law)
+        nn.init.kaiming_normal_(map.weight, 0.1, "fan_out", "leaky_relu")
     if map.bias is not None:
         nn.init.zeros_(map.bias)
     return map
@@ -200,9 +199,8 @@ class Upsample(nn.Module):
         super().__init__()
         self.size = size
         self.conv = nn.Conv2d(channels, out, taps, padding=taps // 2)
-        law = dict(a=0.1, mode="fan_out", nonlinearity="leaky_relu")
-        nn.init.kaiming_normal_(self.conv.weight, **law)
-        nn.init.zeros_(self.conv.bias)
+        nn.init.kaiming_normal_(self.conv.weight, 0.1, "fan_out", "leaky_relu")
+        self.conv.bias.data.zero_()  # type: ignore[union-attr]
 
     def forward(
         self,
@@ -372,6 +370,8 @@ class ConvDecoder(nn.Module):
 class StackDecoder(nn.Module):
     "The head that belongs to the stem `stack`: its stages, backwards."
 
+    upsample_list: Any  # by stage, from the coarsest
+
     def __init__(
         self,
         width: int,  # numbers a token
@@ -408,12 +408,8 @@ class EarthformerSettings:
     "What an Earthformer is made of. The defaults are the paper's for SEVIR."
 
     input_shape: tuple[int, int, int, int] = (13, 384, 384, 1)  # T, H, W, channels
-    target_shape: tuple[int, int, int, int] = (
-        12,
-        384,
-        384,
-        1,
-    )  # the same of the answer
+    # the same of the answer
+    target_shape: tuple[int, int, int, int] = (12, 384, 384, 1)
     width: int = 128  # numbers a token at the finest level
     growth: float = 1.0  # how the width grows with the coarseness, as a power
     widths: tuple[int, ...] | None = None  # of each level; None: from width and growth
@@ -452,14 +448,14 @@ class EarthformerSettings:
     stem: ConvStem | StackStem = StackStem()  # how frames become tokens
     stem_activation: str = "leaky"  # after each convolution of stem and head
     upsample_taps: int = 3  # of the convolution between the decoder's levels, odd
-    # 0: keep everything for the gradient; 1: compute feed-forwards again; 2: attentions too
+    # 0: keep all for the gradient; 1: compute feed-forwards again; 2: attentions too
     recompute: int = 0
 
     def __post_init__(self):
         for name in ("input_shape", "target_shape"):
             found = whole_numbers(name, getattr(self, name))
             if len(found) != 4:
-                mend = "Write frames, rows, columns and channels, such as (13, 384, 384, 1)"
+                mend = "Write frames, rows, columns, channels: (13, 384, 384, 1)"
                 refuse(f"{name} must be four numbers", found, mend)
             object.__setattr__(self, name, found)
         if self.input_shape[1:3] != self.target_shape[1:3]:
@@ -505,7 +501,7 @@ class EarthformerSettings:
     def factors(self) -> tuple[int, int]:  # rows, columns
         "How many rows and columns become one between levels."
         both = self.downsample
-        return (both, both) if isinstance(both, int) else tuple(both)
+        return (both, both) if isinstance(both, int) else (both[0], both[1])
 
     @property
     def level_widths(self) -> tuple[int, ...]:  # numbers a token, of each level
@@ -550,16 +546,16 @@ def _round_to(number: float, step: int) -> int:
     return int((number + step // 2) // step * step)
 
 
-def _shrunk(size, steps):
+def _shrunk(size: Sequence[int], steps: Sequence[Sequence[int]]):
     "Sizes before, between and after steps; a rest counts as one more."
-    sizes = [tuple(size)]
+    sizes = [(size[0], size[1])]
     for rows, columns in steps:
         sizes.append((-(-sizes[-1][0] // rows), -(-sizes[-1][1] // columns)))
     return tuple(sizes)
 
 # %% ../../nbs/earth/20_earthformer.ipynb #SelfBlock
 def _again(how: bool, layer: Callable, *inputs):
-    "Run a layer; if asked, forget what is inside and compute it again for the gradient."
+    "Run a layer; if asked, compute its inside again for the gradient."
     if how and torch.is_grad_enabled():
         return checkpoint(layer, *inputs, use_reentrant=False)
     return layer(*inputs)
@@ -703,6 +699,9 @@ class CrossBlock(nn.Module):
 class Encoder(nn.Module):
     "Levels of self-attention, each coarser and wider than the one before."
 
+    blocks: Any  # by level, then by depth
+    down_layer_global_proj: Any  # by level, None without global vectors
+
     def __init__(
         self,
         settings: EarthformerSettings,  # of the model
@@ -744,6 +743,10 @@ class Encoder(nn.Module):
 # %% ../../nbs/earth/20_earthformer.ipynb #Decoder
 class Decoder(nn.Module):
     "From the coarsest level upwards: attend to itself, ask the memory, grow."
+
+    self_blocks: Any  # by level, then by depth
+    cross_blocks: Any  # by level, then by depth
+    hierarchical_pos_embed_l: Any  # by level, None where positions come once
 
     def __init__(
         self,
@@ -819,10 +822,10 @@ class Earthformer(nn.Module):
         self.settings = s = EarthformerSettings() if settings is None else settings
         channels, width = s.input_shape[3], s.width
         if isinstance(s.stem, ConvStem):
-            self.initial_encoder: nn.Module = ConvEncoder(
+            self.initial_encoder: Any = ConvEncoder(
                 channels, width, s.stem, s.stem_activation, s.padding
             )
-            self.final_decoder: nn.Module = ConvDecoder(
+            self.final_decoder: Any = ConvDecoder(
                 width, s.stem_sizes[0], s.stem, s.stem_activation
             )
             last = width
@@ -849,7 +852,7 @@ class Earthformer(nn.Module):
         self.enc_pos_embed = PositionEmbedding(width, grids[0], s.positions)
         self.dec_pos_embed = PositionEmbedding(deep, grids[1], s.positions)
         self.z_proj = _draw_linear(nn.Linear(deep, deep), "0")
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def check(
         self,
@@ -862,7 +865,7 @@ class Earthformer(nn.Module):
                 "this model was made for other frames: (batch, frames, rows, columns,"
                 f" channels) = (any, {', '.join(map(str, expected))})",
                 [f"got {tuple(x.shape)}"],
-                "Give it those, resize it with `resized`, or cut a large grid with `tiled`",
+                "Give it those, or use `resized`, or `tiled` for a large grid",
             )
 
     def begin(

@@ -32,7 +32,7 @@ _NBODY = replace(
     target_shape=(10, 64, 64, 1),
     stem=ConvStem((1, 2, 2), 2, 1),
 )
-_LIGHT = dict(encoder_depth=(1, 1), decoder_depth=(1, 1))
+_LIGHT: dict[str, Any] = dict(encoder_depth=(1, 1), decoder_depth=(1, 1))
 _SEVIR = EarthformerSettings()
 _SEVIR_LR = replace(
     _SEVIR,
@@ -178,7 +178,7 @@ def _chain_operations(chain: torch.nn.Sequential, pixels: int) -> int:
     return pixels * sum(each)
 
 # %% ../../nbs/earth/22_presets.ipynb #operation_counts
-def _stem_operations(model: Earthformer) -> tuple[int, int]:
+def _stem_operations(model: Any) -> tuple[int, int]:
     "Operations of stem and head."
     s, sizes = model.settings, model.settings.stem_sizes
     past, future = s.input_shape[0], s.target_shape[0]
@@ -201,7 +201,7 @@ def _stem_operations(model: Earthformer) -> tuple[int, int]:
     return down, up
 
 
-def _block_operations(block, shape, vectors: int, read: bool) -> int:
+def _block_operations(block: Any, shape, vectors: int, read: bool) -> int:
     "Operations of a block of self-attention; `read`: somebody reads its vectors."
     total, last = 0, len(block.attn_l) - 1
     for i, layer in enumerate(block.attn_l):
@@ -220,7 +220,7 @@ def operation_counts(
     "Operations of one forward pass of one sequence, counted as published."
     s = settings
     with torch.device("meta"):
-        model = Earthformer(s)
+        model: Any = Earthformer(s)
     past, future, g = s.input_shape[0], s.target_shape[0], s.vectors
     encoder = decoder = 0
     for level, grid in enumerate(s.grids):
