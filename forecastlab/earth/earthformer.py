@@ -92,6 +92,14 @@ class PositionEmbedding(nn.Module):
         return frames + self.H_embed.weight[:, None] + self.W_embed.weight
 
 # %% ../../nbs/earth/20_earthformer.ipynb #FeedForward
+def _fuses(x: Tensor) -> bool:
+    "Can torch's oneDNN fuse a map with its activation here? Only without gradients."
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    there = torch.backends.mkldnn.is_available()
+    return there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 class FeedForward(nn.Module):
     "Two maps and an activation, token by token, added to what came in."
 
@@ -122,7 +130,11 @@ class FeedForward(nn.Module):
     ) -> Tensor:  # same shape
         "Tokens after the maps."
         y = self.layer_norm(x) if self.norm_first else x
-        if self.ffn_1_gate is None:
+        if self.ffn_1_gate is None and self.activation == "gelu" and _fuses(y):
+            # the map and the activation in one pass over what comes out
+            parts = y, self.ffn_1.weight, self.ffn_1.bias
+            hidden = torch.ops.mkldnn._linear_pointwise(*parts, "gelu", [], "none")
+        elif self.ffn_1_gate is None:
             hidden = activate(self.ffn_1(y), self.activation)
         else:
             hidden = activate(self.ffn_1_gate(y), self.activation) * self.ffn_1(y)
@@ -237,6 +249,9 @@ class _Activation(nn.Module):
         self.name = one_of("stem activation", name, ACTIVATIONS)
 
     def forward(self, x: Tensor) -> Tensor:
+        # what comes in was made by the normalisation, and nobody else needs it
+        if self.name == "leaky":
+            return F.leaky_relu_(x, 0.1)
         return activate(x, self.name)
 
 
