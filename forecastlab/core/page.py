@@ -87,7 +87,8 @@ def tidied(
     outputs: Iterable,  # of a cell, as nbformat has them
 ) -> list:  # streams in one piece each, progress gone
     "The outputs of a cell, without progress."
-    kept, streams = [], {}
+    kept: list = []
+    streams: dict[str, Any] = {}
     for output in outputs:
         if output["output_type"] != "stream":
             if not _is_bar(output):
