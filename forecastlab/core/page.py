@@ -673,7 +673,9 @@ def _title_of(cells):
     if not title:
         return "", ""
     below = re.match(r"\s*>\s*(.+)", source[title.end() :])
-    return title[1].strip(), below[1].strip() if below else ""
+    words = [found[1] if found else "" for found in (title, below)]
+    title, below = (re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", w) for w in words)
+    return title.strip(), below.strip()
 
 
 def _contents(body):
