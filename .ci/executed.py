@@ -245,10 +245,17 @@ def with_run(name, nb, run, valid):
 
 
 def fill(proc):
-    "Put the kept runs into the processed notebooks of a site."
+    """Put the kept runs into the processed notebooks of a site.
+
+    Gives what is wrong with them: runs that are missing, cells that changed since.
+    """
+    wrong = []
     for name, notebook in jobs().items():
         place, run = proc / "pipelines" / notebook.name, kept(name)
-        if run is None or not place.exists():
+        if not place.exists():
+            continue
+        wrong += faults(name, notebook)
+        if run is None:
             continue
         now = code(notebook)
         valid = {id for id, c in run["cells"].items() if now.get(id) == c["code"]}
@@ -258,6 +265,7 @@ def fill(proc):
         for file, picture in (run["answer"] or {"pictures": {}})["pictures"].items():
             png = base64.b64decode(picture["png"])
             (place.parent / f"{name}-{file}").write_bytes(png)
+    return wrong
 
 
 def at_a_glance(folder, item="85099B"):

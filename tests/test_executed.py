@@ -106,7 +106,7 @@ def test_a_page_gets_what_the_run_showed_and_no_noise(toy, tmp_path, monkeypatch
     place.mkdir(parents=True)
     shutil.copy(toy, place)
     monkeypatch.setattr(executed, "jobs", lambda: {"toy": toy})
-    executed.fill(tmp_path / "proc")
+    assert executed.fill(tmp_path / "proc") == []
     nb = json.loads((place / toy.name).read_text())
     first = next(i for i, c in enumerate(nb["cells"]) if c["cell_type"] == "code")
     told = nb["cells"][first - 1]["source"]
@@ -120,6 +120,14 @@ def test_a_page_gets_what_the_run_showed_and_no_noise(toy, tmp_path, monkeypatch
     }
     code = nb["cells"][-1]["source"]
     assert code.startswith("#| code-fold: true\n#| fig-alt: ")
+
+
+def test_a_page_without_a_run_is_told(toy, tmp_path, monkeypatch):
+    place = tmp_path / "proc" / "pipelines"
+    place.mkdir(parents=True)
+    shutil.copy(toy, place)
+    monkeypatch.setattr(executed, "jobs", lambda: {"toy": toy})
+    assert executed.fill(tmp_path / "proc") == ["no run of toy is kept"]
 
 
 def test_the_answer_of_a_run_opens_its_page(toy, tmp_path, monkeypatch):
@@ -142,7 +150,7 @@ def test_the_answer_of_a_run_opens_its_page(toy, tmp_path, monkeypatch):
     place.mkdir(parents=True)
     shutil.copy(toy, place)
     monkeypatch.setattr(executed, "jobs", lambda: {"toy": toy})
-    executed.fill(tmp_path / "proc")
+    assert executed.fill(tmp_path / "proc") == []
     cells = json.loads((place / toy.name).read_text())["cells"]
     told = next(c["source"] for c in cells if c["id"] == "one-run")
     assert "**Order 12 boxes.**\n\n*How sure.* 19 of 20 weeks.\n\n" in told
