@@ -134,6 +134,13 @@ def answered(folder):
     return answer | {"pictures": drawn}
 
 
+def placeless(what, folder, name):
+    "The same, with no word of the machine's folders."
+    words = json.dumps(what)
+    words = words.replace(str(Path(folder).resolve()), f"runs/{name}/RUN")
+    return json.loads(words)
+
+
 def keep(folder, notebook):
     "Keep what a finished run shows."
     from forecastlab.core.basics import machine
@@ -145,14 +152,13 @@ def keep(folder, notebook):
     name, now = notebook.stem[3:], code(notebook)
     cells = {id: {"code": print_, "outputs": []} for id, print_ in now.items()}
     executed = json.loads((Path(folder) / "notebook.ipynb").read_text())["cells"]
-    answer = answered(Path(folder))
+    answer = placeless(answered(Path(folder)), folder, name)
     for cell in executed:
         id, source = cell.get("id"), "".join(cell["source"])
         if now.get(id) != fingerprint(source):
             continue
-        words = json.dumps(cell["outputs"])
-        words = words.replace(str(Path(folder).resolve()), f"runs/{name}/RUN")
-        outputs = shown(json.loads(words), "runs.record(" in source)
+        outputs = placeless(cell["outputs"], folder, name)
+        outputs = shown(outputs, "runs.record(" in source)
         cells[id]["outputs"] = [*outputs]
         if "answer" in cell["metadata"].get("tags", []) and answer:
             # it opens the page

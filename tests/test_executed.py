@@ -139,7 +139,7 @@ def test_the_answer_of_a_run_opens_its_page(toy, tmp_path, monkeypatch):
     (folder / "artifacts" / "fan.png").write_bytes(base64.b64decode(PNG))
     answer = dict(
         headline="Order 12 boxes.",
-        points={"How sure": "19 of 20 weeks."},
+        points={"How sure": "19 of 20 weeks.", "Where": f"In {folder}."},
         tables={"By item": [["item", "boxes"], ["a|b", 12]]},
         pictures={"fan.png": "What may come", "gone.png": "Nothing"},
         files={},
@@ -154,6 +154,7 @@ def test_the_answer_of_a_run_opens_its_page(toy, tmp_path, monkeypatch):
     cells = json.loads((place / toy.name).read_text())["cells"]
     told = next(c["source"] for c in cells if c["id"] == "one-run")
     assert "**Order 12 boxes.**\n\n*How sure.* 19 of 20 weeks.\n\n" in told
+    assert "*Where.* In runs/toy/RUN." in told
     assert "![What may come](toy-fan.png)" in told and "gone.png" not in told
     assert r"| a\|b | 12 |" in told
     assert (place / "toy-fan.png").exists() and not cells[-1]["outputs"]
