@@ -134,6 +134,13 @@ def answered(folder):
     return answer | {"pictures": drawn}
 
 
+def placeless(what, folder, name):
+    "The same, with no word of the machine's folders."
+    words = json.dumps(what)
+    words = words.replace(str(Path(folder).resolve()), f"runs/{name}/RUN")
+    return json.loads(words)
+
+
 def keep(folder, notebook):
     "Keep what a finished run shows."
     from forecastlab.core.basics import machine
@@ -145,14 +152,13 @@ def keep(folder, notebook):
     name, now = notebook.stem[3:], code(notebook)
     cells = {id: {"code": print_, "outputs": []} for id, print_ in now.items()}
     executed = json.loads((Path(folder) / "notebook.ipynb").read_text())["cells"]
-    answer = answered(Path(folder))
+    answer = placeless(answered(Path(folder)), folder, name)
     for cell in executed:
         id, source = cell.get("id"), "".join(cell["source"])
         if now.get(id) != fingerprint(source):
             continue
-        words = json.dumps(cell["outputs"])
-        words = words.replace(str(Path(folder).resolve()), f"runs/{name}/RUN")
-        outputs = shown(json.loads(words), "runs.record(" in source)
+        outputs = placeless(cell["outputs"], folder, name)
+        outputs = shown(outputs, "runs.record(" in source)
         cells[id]["outputs"] = [*outputs]
         if "answer" in cell["metadata"].get("tags", []) and answer:
             # it opens the page
@@ -245,10 +251,17 @@ def with_run(name, nb, run, valid):
 
 
 def fill(proc):
-    "Put the kept runs into the processed notebooks of a site."
+    """Put the kept runs into the processed notebooks of a site.
+
+    Gives what is wrong with them: runs that are missing, cells that changed since.
+    """
+    wrong = []
     for name, notebook in jobs().items():
         place, run = proc / "pipelines" / notebook.name, kept(name)
-        if run is None or not place.exists():
+        if not place.exists():
+            continue
+        wrong += faults(name, notebook)
+        if run is None:
             continue
         now = code(notebook)
         valid = {id for id, c in run["cells"].items() if now.get(id) == c["code"]}
@@ -258,6 +271,7 @@ def fill(proc):
         for file, picture in (run["answer"] or {"pictures": {}})["pictures"].items():
             png = base64.b64decode(picture["png"])
             (place.parent / f"{name}-{file}").write_bytes(png)
+    return wrong
 
 
 def at_a_glance(folder, item="85099B"):

@@ -42,9 +42,14 @@ LOST = """<main class="content" id="quarto-document-content">
 </header>
 <p>The page may have moved: a notebook is renamed now and then.</p>
 <ul>
-<li>Search for a word of it: the field is in the bar at the top.</li>
-<li>Look into the list of all pages; on a phone the button at the top opens it.</li>
-<li>Or begin at the <a href="index.html">first page</a>.</li>
+<li>Search for a word of it: the field is in the bar at the top, on a phone behind its
+button.</li>
+<li>Look into the list of all pages; on a phone the small button below the bar opens
+it.</li>
+<li>Or begin at the <a href="index.html">first page</a>, with
+<a href="pipelines/demand_forecast.html">a forecast of demand</a>, with
+<a href="pipelines/xmr_train.html">a ranker of labels</a>, or with
+<a href="studies/what_does_94_percent_save.html">a study</a>.</li>
 </ul>
 </main>"""
 

@@ -448,10 +448,10 @@ if __name__ == "__main__":
 
     os.chdir(ROOT)
     process()
-    fill(PROC)
+    lost = fill(PROC)
     render()
     finish()
-    wrong = check()
+    wrong = lost + check()
     for line in wrong:
         print("broken:", line)
     print(

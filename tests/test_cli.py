@@ -313,6 +313,8 @@ def test_a_failing_run_has_exit_code_1(capsys, here):
         (["figures", "lab.window", "--run"], "did you mean 'lab.windows'?"),
         (["figures", "lab.wndows"], "did you mean 'lab.windows'?"),
         (["rnu"], "unknown command: rnu. did you mean 'run'?"),
+        (["demand_forecst"], "did you mean 'demand_forecast'? A pipeline is run by"),
+        (["run", "demand_forecast", "horizon=3"], "did you mean -p horizon 3?"),
         (["demand_forecast"], "forecastlab run demand_forecast runs it."),
         (["run", "demand"], "did you mean 'demand_forecast'?"),
         (["run", "xmr_train", "--resum"], "did you mean '--resume'?"),

@@ -106,7 +106,7 @@ def test_a_page_gets_what_the_run_showed_and_no_noise(toy, tmp_path, monkeypatch
     place.mkdir(parents=True)
     shutil.copy(toy, place)
     monkeypatch.setattr(executed, "jobs", lambda: {"toy": toy})
-    executed.fill(tmp_path / "proc")
+    assert executed.fill(tmp_path / "proc") == []
     nb = json.loads((place / toy.name).read_text())
     first = next(i for i, c in enumerate(nb["cells"]) if c["cell_type"] == "code")
     told = nb["cells"][first - 1]["source"]
@@ -122,6 +122,14 @@ def test_a_page_gets_what_the_run_showed_and_no_noise(toy, tmp_path, monkeypatch
     assert code.startswith("#| code-fold: true\n#| fig-alt: ")
 
 
+def test_a_page_without_a_run_is_told(toy, tmp_path, monkeypatch):
+    place = tmp_path / "proc" / "pipelines"
+    place.mkdir(parents=True)
+    shutil.copy(toy, place)
+    monkeypatch.setattr(executed, "jobs", lambda: {"toy": toy})
+    assert executed.fill(tmp_path / "proc") == ["no run of toy is kept"]
+
+
 def test_the_answer_of_a_run_opens_its_page(toy, tmp_path, monkeypatch):
     nb = json.loads(toy.read_text())
     nb["cells"][-1]["metadata"]["tags"] = ["answer"]
@@ -131,7 +139,7 @@ def test_the_answer_of_a_run_opens_its_page(toy, tmp_path, monkeypatch):
     (folder / "artifacts" / "fan.png").write_bytes(base64.b64decode(PNG))
     answer = dict(
         headline="Order 12 boxes.",
-        points={"How sure": "19 of 20 weeks."},
+        points={"How sure": "19 of 20 weeks.", "Where": f"In {folder}."},
         tables={"By item": [["item", "boxes"], ["a|b", 12]]},
         pictures={"fan.png": "What may come", "gone.png": "Nothing"},
         files={},
@@ -142,10 +150,11 @@ def test_the_answer_of_a_run_opens_its_page(toy, tmp_path, monkeypatch):
     place.mkdir(parents=True)
     shutil.copy(toy, place)
     monkeypatch.setattr(executed, "jobs", lambda: {"toy": toy})
-    executed.fill(tmp_path / "proc")
+    assert executed.fill(tmp_path / "proc") == []
     cells = json.loads((place / toy.name).read_text())["cells"]
     told = next(c["source"] for c in cells if c["id"] == "one-run")
     assert "**Order 12 boxes.**\n\n*How sure.* 19 of 20 weeks.\n\n" in told
+    assert "*Where.* In runs/toy/RUN." in told
     assert "![What may come](toy-fan.png)" in told and "gone.png" not in told
     assert r"| a\|b | 12 |" in told
     assert (place / "toy-fan.png").exists() and not cells[-1]["outputs"]

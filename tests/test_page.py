@@ -193,7 +193,7 @@ def wide_page(tmp_path, status="done"):
     frame.columns = [f"a long name {i}" for i in frame]
     html = dict(
         output_type="execute_result",
-        data={"text/html": frame._repr_html_()},
+        data={"text/html": frame.to_html(notebook=True)},
         metadata={},
         execution_count=1,
     )

@@ -125,7 +125,7 @@ def test_it_takes_other_peaks(tmp_path):
             dict(weights=[0.5, 0.5]),
             "weights, means and scales need one number a peak: 2, 3, 3",
         ),
-        (dict(scales=[1, 0, 1]), "weights, scales and lr must be above 0"),
+        (dict(scales=[1, 0, 1]), "scales must be a number above 0, got 0"),
         (
             dict(means=[0.0, float("nan"), 1.0]),
             r"means=\[0.0, nan, 1.0\] is not list\[float\]",
@@ -134,8 +134,8 @@ def test_it_takes_other_peaks(tmp_path):
         (dict(knots=[2]), "at least 3: 2"),
         (dict(knots=[]), "knots must be different"),
         (dict(head="mqf"), "unknown head: mqf. Choose sqf, iqf, isqf"),
-        (dict(samples=1), "samples must be at least 2"),
-        (dict(steps=0), "steps and batch at least 1"),
+        (dict(samples=1), "samples must be a whole number, at least 2, got 1"),
+        (dict(steps=0), "steps must be a whole number, at least 1, got 0"),
     ],
 )
 def test_bad_parameters_are_one_clear_error(tmp_path, change, message):

@@ -35,7 +35,9 @@ here = Path(out) / "artifacts" / "checkpoint"
 begin = int(here.read_text()) if here.exists() else 0
 for i in range(begin, steps):
     time.sleep(wait)
-    here.write_text(str(i + 1))
+    half = here.with_name("half")
+    half.write_text(str(i + 1))
+    half.replace(here)
     print("step", i + 1)
 record(out, steps=steps, begin=begin, wql=steps / (10 + seed))"""
 COMMAND = [

@@ -679,9 +679,15 @@ def _mended(message):
         name = "command" if what == "COMMAND" else what
         known = [k for k in known if k not in ("choose", "from")]
         hint = near(word, known)
+        meant = near(word, list(pipelines())) if name == "command" else ""
+        if meant and not hint:
+            hint = f"{meant}A pipeline is run by: forecastlab run NAME. "
         return f"unknown {name}: {word}. {hint}There are: {', '.join(known)}. "
     if message.startswith("unrecognized arguments:"):
         word = next(w for w in message.split()[2:])
+        parameter, equal, value = word.partition("=")
+        if equal and parameter.isidentifier():
+            return f"{message}. did you mean -p {parameter} {value}? "
         return f"{message}. {near(word, _OPTIONS)}"
     return f"{message}. "
 
@@ -807,6 +813,9 @@ def main(
 ) -> int:  # exit code
     "The `forecastlab` command."
     argv = _typed(sys.argv[1:] if argv is None else argv)
+    # who types nothing, or asks for help in words, is shown what there is
+    if not argv or argv[0] == "help":
+        argv = [*argv[1:], "--help"]
     a = _parser().parse_args(argv)
     try:
         with _heard():

@@ -256,13 +256,15 @@ def overview(
         value = row.get("value")
         sign = SIGNS[figure["direction"], bool(figure.get("strict"))]
         shown = "yes" if met(figure, value) else "NO"
+        exact = figure["direction"] == "equal"
+        bar = _written(figure["bar"]) if exact else f"{figure['bar']:g}"
         rows.append(
             dict(
                 id=id,
                 what=figure["what"],
                 value=value,
                 unit=figure["unit"],
-                bar=f"{sign} {figure['bar']:g}",
+                bar=f"{sign} {bar}",
                 met="-" if value is None else shown,
                 peer=figure.get("peer", ""),
                 peer_value=figure.get("peer_value"),

@@ -87,7 +87,8 @@ def tidied(
     outputs: Iterable,  # of a cell, as nbformat has them
 ) -> list:  # streams in one piece each, progress gone
     "The outputs of a cell, without progress."
-    kept, streams = [], {}
+    kept: list = []
+    streams: dict[str, Any] = {}
     for output in outputs:
         if output["output_type"] != "stream":
             if not _is_bar(output):
@@ -387,6 +388,11 @@ _CELLS = r"""
 {%- block data_text -%}
 <pre class="said" tabindex="0">{{ output.data['text/plain'] | ansi2html }}</pre>
 {%- endblock -%}
+{%- block data_html -%}
+{%- set shown = output.data['text/html'] -%}
+{%- set own = '<style' in shown and 'class="dataframe"' not in shown -%}
+<div class="output{{ ' foreign' if own }}">{{ shown }}</div>
+{%- endblock -%}
 {%- block data_javascript -%}{%- endblock -%}
 {%- block data_widget_view -%}{%- endblock -%}
 """
@@ -619,7 +625,10 @@ figure { margin: .6rem 0; }
 figcaption { font-size: .82rem; color: var(--quiet); }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 details { margin: .5rem 0; }
-summary { cursor: pointer; color: var(--link); }
+summary { cursor: pointer; }
+main > details > summary { color: var(--link); }
+.foreign { overflow-x: auto; color: #1b1f24; background: #fff; color-scheme: light; }
+pre span[style] { color: inherit !important; background: none !important; }
 details.code > summary, details.messages > summary { font-size: .8rem;
   color: var(--quiet); }
 .wide { overflow-x: auto; margin: .8rem 0; }
@@ -664,7 +673,9 @@ def _title_of(cells):
     if not title:
         return "", ""
     below = re.match(r"\s*>\s*(.+)", source[title.end() :])
-    return title[1].strip(), below[1].strip() if below else ""
+    words = [found[1] if found else "" for found in (title, below)]
+    title, below = (re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", w) for w in words)
+    return title.strip(), below.strip()
 
 
 def _contents(body):

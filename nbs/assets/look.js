@@ -40,11 +40,13 @@
   if (sidebar && opener) {
     const drawer = () => opener.offsetParent && sidebar.classList.contains("show");
     let open = false;
+    opener.setAttribute("aria-expanded", "false");
     const follow = () => {
       if (open === Boolean(drawer())) return;
       open = !open;
       opener.setAttribute("aria-expanded", String(open));
-      const entry = sidebar.querySelector(".sidebar-link.active, a[href]");
+      const entry =
+        sidebar.querySelector(".sidebar-link.active") || sidebar.querySelector("a[href]");
       if (!open || !entry) return;
       find();
       entry.focus({ preventScroll: true });
