@@ -21,7 +21,7 @@ import pytest
 
 pytest.importorskip("papermill", reason="papermill is in the `run` extra")
 
-from forecastlab.core import basics, runs
+from forecastlab.core import basics, reader, runs
 from forecastlab.core.basics import LabError
 from forecastlab.core.cli import main
 from forecastlab.core.runs import Echo, RunFailed, load_json, locked, read, run
@@ -330,7 +330,8 @@ def test_a_signal_ends_a_run_with_the_command_that_goes_on(toy, tmp_path, number
     assert out == "" and "Traceback" not in err and "killed" not in err
     last = err.splitlines()[-1]
     name = signal.Signals(number).name
-    assert last.startswith(f"forecastlab: stopped by {name} in cell 3/3. Go on with: ")
+    assert last.startswith(f"forecastlab: stopped by {name} in step 2/2 Train. ")
+    assert "Go on with: " in last
     found = status(here)
     assert found["status"] == "killed" and name in found["error"]
     until(lambda: not alive(kernel), 10)
@@ -341,16 +342,18 @@ def test_a_signal_ends_a_run_with_the_command_that_goes_on(toy, tmp_path, number
     assert read(here)["metrics"]["begin"] >= 3
 
 
-def test_a_command_that_is_no_run_ends_with_one_line_too(tmp_path):
-    table = tmp_path / "a.csv"
-    os.mkfifo(table)
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        command = start("look", table)
-        time.sleep(2)
-        command.send_signal(number)
-        assert command.wait(60) == code
-        told = command.stderr.read()
-        assert told.startswith("forecastlab: stopped") and told.count("\n") == 1
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_no_run_ends_with_one_line_too(
+    monkeypatch, capsys, tmp_path, number, code
+):
+    def stopped(*given, **named):
+        os.kill(os.getpid(), number)
+        time.sleep(30)
+
+    monkeypatch.setattr(reader, "understand", stopped)
+    assert main(["look", str(tmp_path / "a.csv")]) == code
+    out, told = capsys.readouterr()
+    assert told.startswith("forecastlab: stopped") and told.count("\n") == 1
 
 
 def test_to_go_on_in_a_folder_with_a_misspelt_time_is_refused(toy, tmp_path):

@@ -989,7 +989,7 @@ def run(
                 log.close()
     again = resume_command(notebook, path)
     if isinstance(problem, Stopped):
-        where = f"in cell {status.get('cell', '0')}"
+        where = f"in {_where(status)}"
         raise Stopped(problem.number, f"{where}. Go on with: {again}") from None
     # Ctrl-C and a full disk speak for themselves
     if isinstance(problem, (KeyboardInterrupt, LabOSError)):
