@@ -224,7 +224,7 @@ def test_a_class_that_is_no_forecaster_is_no_family(tmp_path):
 
 
 def test_a_forecaster_of_a_new_room_is_found_where_its_file_says(tmp_path, monkeypatch):
-    room = tmp_path / "earth"
+    room = tmp_path / "ocean"
     room.mkdir()
     (room / "__init__.py").write_text("")
     (room / "crust.py").write_text(
@@ -232,9 +232,9 @@ def test_a_forecaster_of_a_new_room_is_found_where_its_file_says(tmp_path, monke
         "class Quakes(SeasonalNaive):\n    name = 'Quakes'\n"
     )
     monkeypatch.setattr(forecastlab, "__path__", [*forecastlab.__path__, str(tmp_path)])
-    note = dict(family="earth.crust:Quakes", state=dict(horizon=3))
+    note = dict(family="ocean.crust:Quakes", state=dict(horizon=3))
     write_tensors(tmp_path / "m", {}, json.loads(json.dumps(note)))
     model = load_model(tmp_path / "m")
     assert (model.name, model.horizon) == ("Quakes", 3)
     assert isinstance(model, Forecaster)
-    vars(Forecaster)["_families"].pop("earth.crust:Quakes")
+    vars(Forecaster)["_families"].pop("ocean.crust:Quakes")
