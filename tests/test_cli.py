@@ -57,7 +57,9 @@ def test_version_and_help(capsys):
     for name in ("list", "run", "runs", "sweep", "data", "figures"):
         assert name in out
         assert command(capsys, name, "--help")[0] == 0
-    assert command(capsys)[0] == 2 and command(capsys, "ron")[0] == 2
+    # who types nothing is shown the same
+    assert command(capsys) == (0, out, err) == command(capsys, "help")
+    assert command(capsys, "ron")[0] == 2
 
 
 def test_list_shows_every_pipeline_and_its_parameters(capsys):
