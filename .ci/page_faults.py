@@ -28,7 +28,8 @@ ELSEWHERE = "\N{OBJECT REPLACEMENT CHARACTER}"
 RAW = {
     "raw TeX": r"\$\$|\\[a-zA-Z]{2,}|\\[()\[\]]|\$[^$\s][^$]*[\\^_][^$]*\$",
     "raw pipes of a table": r"^\s*\||\|\s*$|\s\|\s|\|\s*:?-{2,}",
-    "a raw link": r"\]\s?\(\S",
+    # not a shape, as in array[object](996,)
+    "a raw link": r"\]\s?\((?!\d+,)\S",
     "a raw backtick": r"`",
     "raw emphasis": r"(?<!\S)\*{1,2}(?=\w)|[\w.,!?)]\*{1,2}(?!\S)",
     "a raw heading": r"^\s*#{1,6}\s+\S",
