@@ -223,6 +223,7 @@ from forecastlab.core.parameters import cells, declared, pipelines, resolve
 from forecastlab.core.runs import refuse_early
 wrong = dict(bench_house=("tests", "none"), bench_conformance=("tests", "none"))
 wrong |= dict(bench_board=("most", 0), bench_public=("most", -1))
+wrong["bench_sliders"] = ("names", "none")
 silent = []
 for name, path in pipelines().items():
     known = declared(path).values()
