@@ -57,7 +57,9 @@ def test_a_study_shows_what_is_stored_and_each_of_its_widgets_moves_the_picture(
 def test_sliders_move_in_a_fresh_clone_without_shared_data(stem, tmp_path, monkeypatch):
     pytest.importorskip("nbclient", reason="nbclient is in the `run` extra")
     if not is_here(WHOLE[stem]):
-        pytest.skip("there is no shared data here: the test above was this one")
+        pytest.skip(
+            f"{WHOLE[stem]} is not here, so the comparison above ran without it already"
+        )
     monkeypatch.delenv("FORECASTLAB_DATA", raising=False)
     monkeypatch.setenv("FORECASTLAB_CACHE", str(tmp_path))
     told = studies.study_of(studies.STUDIES / f"{stem}.ipynb")

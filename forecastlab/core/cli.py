@@ -19,7 +19,8 @@ import threading
 from importlib import metadata
 from pathlib import Path
 from .. import __version__
-from .basics import atomic, home, pipelines_dir, refuse, runs_dir
+from .basics import atomic, home, pipelines_dir, readable, refuse
+from .basics import runs_dir
 from .parameters import about, about_file, belongs_to, declared
 from .parameters import find, from_file, jobs, near
 from .parameters import parameter_files, pipeline_name, pipelines
@@ -192,9 +193,9 @@ def _short_names(columns):
 
 def _cell(v):
     "A value as the terminal shows it."
-    if v is None or v != v:
-        return "-"
-    return f"{v:.5g}" if isinstance(v, float) else str(v)
+    if v is None or isinstance(v, float):
+        return readable(v, 5)
+    return str(v)
 
 
 def _as_text(df):
@@ -399,41 +400,17 @@ def _look(a):
     return 1 if seen.faults else 0
 
 # %% ../../nbs/core/99_cli.ipynb #_figures
-def _number(v):
-    "A number as the table of figures shows it."
-    return "-" if v is None or v != v else f"{v:,.6g}"
-
-
-def _rounded(v):
-    "A number for a narrow table: four digits, whole from a thousand on."
-    if v is None or v != v:
-        return "-"
-    return f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.4g}"
-
-
-def _figure(row):
-    "One figure as a row of text."
-    peer = f"{row.peer} {_number(row.peer_value)}" if row.peer else ""
-    value = _number(row.value)
-    return [row.id, value, row.bar, row.met, row.unit, peer, row.what]
-
-
 def _print_figures(df, wide):
     "All that is known of each figure, or on a terminal what fits."
-    import pandas as pd
-
-    head = ["id", "value", "bar", "met", "unit", "peer", "what"]
-    full = pd.DataFrame([_figure(r) for r in df.itertuples()], columns=head)
     if _room() is None or wide:
-        _print_frame(full, wide=True)
+        _print_frame(df[["id", "value", "bar", "met", "peer", "what"]], wide=True)
         return
-    full["value"] = [_rounded(v) for v in df.value]
-    _print_frame(full[["id", "value", "bar", "met", "what"]], 5)
-    print(_short("(unit, peer and more of one: forecastlab figures ID)", _room()))
+    _print_frame(df[["id", "value", "bar", "met", "what"]], 5)
+    print(_short("(in full, with its peer: forecastlab figures ID)", _room()))
 
 
 def _figures(a):
-    from forecastlab.core.figures import declared_figures, measure, overview
+    from forecastlab.core.figures import claims, declared_figures, measure, overview
 
     claimed = declared_figures()
     if unknown := [i for i in a.ids if i not in claimed]:
@@ -445,12 +422,13 @@ def _figures(a):
     if a.ids:
         df = df[df.id.isin(a.ids)]
     if len(a.ids) == 1:
-        row = df.iloc[0]
-        told = row.to_dict() | dict(value=_number(row.value))
-        told["peer_value"] = _number(row.peer_value) if row.peer else ""
-        _pairs(told.items())
+        told = (
+            df.iloc[0].to_dict() | claims(a.csv).set_index("id").loc[a.ids[0]].to_dict()
+        )
+        _pairs((k, v) for k, v in told.items() if k not in ("unit", "peer_value"))
     else:
-        _print_figures(df, a.wide)
+        words = claims(a.csv)
+        _print_figures(words[words.id.isin(df.id)], a.wide)
     return 1 if a.run and (df.met == "NO").any() else 0
 
 # %% ../../nbs/core/99_cli.ipynb #_add_run

@@ -288,7 +288,8 @@ def claims(
         figure = declared[row["id"]]
         unit = "" if row["unit"] in ("ratio", "share") else f" {row['unit']}"
         sign, _ = row["bar"].split(" ")
-        value = readable(row["value"], 3)
+        # what must be equal is shown as exactly as its bar
+        value = readable(row["value"], 6 if sign == "=" else 3)
         peer = row["peer"]
         if peer and figure.get("peer_value") is not None:
             peer += f": {readable(figure['peer_value'], 6)}"
