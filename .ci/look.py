@@ -20,7 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SCHEME = """(() => {
   let chosen = null;
   for (const name of ["smalldocs-scheme", "quarto-color-scheme"])
-    try { chosen = chosen || localStorage.getItem(name); } catch { /* private */ }
+    try {
+      chosen = chosen || localStorage.getItem(name);
+    } catch {
+      // a private window keeps nothing
+    }
   const preferred = matchMedia("(prefers-color-scheme: dark)").matches;
   const dark = chosen ? chosen === "alternate" : preferred;
   document.documentElement.dataset.scheme = dark ? "alternate" : "default";
@@ -29,13 +33,19 @@ SWITCH = """document.querySelector("button").onclick = () => {
   const page = document.documentElement.dataset;
   page.scheme = page.scheme === "alternate" ? "default" : "alternate";
   for (const name of ["smalldocs-scheme", "quarto-color-scheme"])
-    try { localStorage.setItem(name, page.scheme); } catch { /* private */ }
+    try {
+      localStorage.setItem(name, page.scheme);
+    } catch {
+      // a private window keeps nothing
+    }
 };"""
 
 # A page that is not found is served at an address of any depth. Its links count from
 # the site's first folder: the one in settings.ini, or the root of a local server.
-BASE = """{ const home = location.pathname.startsWith("%s/") ? "%s/" : "/";
-document.write('<base href="' + home + '">'); }"""
+BASE = """{
+  const home = location.pathname.startsWith("%s/") ? "%s/" : "/";
+  document.write('<base href="' + home + '">');
+}"""
 LOST = """<main class="content" id="quarto-document-content">
 <header id="title-block-header" class="quarto-title-block default">
 <div class="quarto-title"><h1 class="title">Nothing lies at this address</h1></div>

@@ -137,7 +137,8 @@ class Study:
         "The value of an expression in the kernel, through JSON."
         import nbformat
 
-        code = f"import json as _j, studies as _s; print(_j.dumps({expression}))"
+        lines = ["import json as _j", "import studies as _s"]
+        code = "\n".join([*lines, f"print(_j.dumps({expression}))"])
         cell = nbformat.v4.new_code_cell(code)
         self.notebook.cells.append(cell)
         try:
