@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core.basics import number, one_of, refuse, whole
+from ..core.basics import yes_or_no
 from ..core.distributions import DECILES, FINE, KNOTS, Counts
 from ..core.distributions import QuantileFunction, QuantileGrid
 from ..core.distributions import check_levels
@@ -93,6 +94,7 @@ def check_decoding(
     number("penalty", settings.penalty, 0)
     for name in ("smoothing", "drift"):
         number(name, getattr(settings, name), 0, 1)
+    yes_or_no("late", settings.late)
 
 
 def check_start(
