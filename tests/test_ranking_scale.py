@@ -440,5 +440,5 @@ def test_the_benchmark_runs_small(tmp_path):
     assert list(names["table"].labels) == [300, 600]
     assert "600 labels" in said
     assert (tmp_path / "artifacts" / "ranking_scale.csv").is_file()
-    with pytest.raises(AssertionError, match="must be positive"):
+    with pytest.raises(ValueError, match="no size is given"):
         walk("bench_million", out=str(tmp_path), sizes=[])

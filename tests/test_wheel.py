@@ -119,7 +119,7 @@ print(embedded_dir())
 LIST = """
 import sys
 from forecastlab.core.cli import main
-sys.exit(main(["list"]))
+sys.exit(main(["list", "--all"]))
 """
 
 
