@@ -421,7 +421,7 @@ def leaderboard(
     if not rows:
         refuse("no finite score to draw", list(scores), "Check the backtest.")
     values, names = zip(*sorted(rows, reverse=best == "low"))
-    ax = axes(ax, (7, 0.7 + 0.34 * len(rows)), title, xlabel)
+    ax = axes(ax, (5.2, 0.7 + 0.34 * len(rows)), title, xlabel)
     colours = [PALETTE["fourth"]] * (len(rows) - 1) + [PALETTE["forecast"]]
     ax.barh(names, values, height=0.66, color=colours, zorder=2)
     for place, value in enumerate(values):
