@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BAR', 'MOVES', 'PICTURE_LOOK', 'shown_at_last', 'without_progress', 'tidied', 'load_ipython_extension', 'rows_of',
-           'aligned', 'Answer', 'answer_from', 'steps_of', 'cells_to_read', 'inches', 'wide_pictures', 'mathematics',
-           'without_scripts', 'lasting', 'page']
+           'aligned', 'Answer', 'answer_from', 'steps_of', 'cells_to_read', 'inches', 'embedded', 'wide_pictures',
+           'mathematics', 'without_scripts', 'lasting', 'page']
 
 # %% ../../nbs/core/89_page.ipynb #page-imports
 import base64
@@ -384,7 +384,9 @@ def inches(
     return int.from_bytes(png[16:20], "big") / max(a_metre, 1) / 0.0254
 
 
-def _embedded(address):
+def embedded(
+    address: str,  # data:image/png;base64,...; any other is no such picture
+) -> bytes:  # empty where it is none
     "The beginning of a picture that stands in the page itself."
     head, _, data = address[:2400].partition(";base64,")
     if head != "data:image/png":
@@ -397,7 +399,7 @@ def _embedded(address):
 
 def wide_pictures(
     text: str,  # HTML
-    png_of: Callable[[str], bytes] = _embedded,  # address -> the beginning of its file
+    png_of: Callable[[str], bytes] = embedded,  # address -> the beginning of its file
 ) -> str:
     "HTML whose pictures for a desk scroll on a phone, each in its box."
 
