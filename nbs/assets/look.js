@@ -63,9 +63,11 @@
   // The search puts what answers first: jobs and studies, then pages, then sections, and
   // signatures last. Both renderers ask Fuse, which knows likeness only; what it finds
   // besides (a word that is misspelt) follows.
-  const factor = (entry) => {
+  const factor = (entry, query) => {
     const signature = /^(@property )?(def|class) |^source\b/.test(entry.text || "");
-    if (signature) return 0.35;
+    // whoever types a whole name wants that name
+    const named = String(entry.section).toLowerCase() === query;
+    if (signature) return named ? 1 : 0.35;
     if (/(^|\/)pipelines\/(bench_|embedded_)/.test(entry.href)) return 0.6;
     if (/(^|\/)pipelines\//.test(entry.href)) return 1.7;
     if (/(^|\/)studies\//.test(entry.href)) return 1.5;
@@ -90,8 +92,8 @@
     if (missed === words.length) return 0;
     if (words.length > 1)
       sum += 6 * title.includes(phrase) + 4 * section.includes(phrase) + 3 * text.includes(phrase);
-    if (!section) sum += 3;
-    return sum * factor(entry) * 0.25 ** missed;
+    if (!section) sum += title === phrase ? 12 : 5;
+    return sum * factor(entry, phrase) * 0.25 ** missed;
   };
   const found = (entries, query) => {
     const words = query.toLowerCase().match(/[\p{L}\p{N}]+/gu) || [];
@@ -104,7 +106,7 @@
     return hits.filter(({ item }) => {
       const page = item.href.split("#")[0];
       most[page] = (most[page] || 0) + 1;
-      return most[page] <= 2;
+      return most[page] <= 3;
     });
   };
   const order = () => {
