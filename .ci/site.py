@@ -347,6 +347,22 @@ def wide_tables(text):
     return begin + re.sub(r"<table\b[^>]*>|</table>", box, main) + end
 
 
+def sentences(text):
+    """Cells of tables that hold a sentence, marked: on a phone they wrap.
+
+    A number or a date does not.
+    """
+
+    def mark(m):
+        words = re.sub(r"<[^>]*>", "", m[3]).split()
+        told = len(words) > 3 and sum(map(len, words)) > 24
+        return f'<{m[1]}{m[2]} class="words">{m[3]}' if told else m[0]
+
+    attributes = r'((?:\s(?!class=)[\w-]+(?:="[^"]*")?)*)'
+    inside = r"((?:(?!</?(?:td|th|table)\b).)*)"
+    return re.sub(rf"<(td|th){attributes}>{inside}(?=</\1>)", mark, text, flags=re.S)
+
+
 def narrow(text, folder):
     """A page as a phone can show it: tables, displayed equations and pictures that were
     drawn for a desk, each in a box that scrolls.
@@ -366,7 +382,7 @@ def narrow(text, folder):
 
     shown = r'(?<!class="equation">)<math\b[^>]*\bdisplay="block".*?</math>'
     boxed = r'<span class="equation">\g<0></span>'
-    text = re.sub(shown, boxed, wide_tables(text), flags=re.S)
+    text = re.sub(shown, boxed, wide_tables(sentences(text)), flags=re.S)
     return wide_pictures(text, beginning).replace('picture" tabindex="0"', 'picture"')
 
 
