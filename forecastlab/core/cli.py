@@ -100,6 +100,16 @@ def _print_frame(df, first=1, more="", wide=False):
     if left and more:
         print(_short(f"({left} more columns: {more})", room))
 
+# %% ../../nbs/core/99_cli.ipynb #_print_with_words
+def _print_with_words(df, words):
+    "A table of text for a terminal, below each row its sentence."
+    columns = [_aligned(name, df[name]) for name in df]
+    indent = dict(initial_indent="  ", subsequent_indent="  ")
+    for cells, sentence in zip(zip(*columns), ["", *words]):
+        print(_short("  ".join(cells).rstrip(), _room()))
+        for line in textwrap.wrap(sentence, _room(), **indent):
+            print(line)
+
 # %% ../../nbs/core/99_cli.ipynb #_list
 def _list_several(everything):
     "Pipelines with what they are for and their parameter files."
@@ -332,7 +342,9 @@ def _list_data(names, wide):
     order = "name series rows freq horizon title season licence".split()
     df = df[[c for c in order if c in df]]
     if _room() is not None and not wide:
-        df = df.drop(columns=["season", "licence"])
+        shown = df[[c for c in order[:5] if c in df]].map(readable)
+        _print_with_words(shown, df.title)
+        return
     _print_frame(df.map(str), 6, wide=wide)
 
 
@@ -405,13 +417,7 @@ def _print_figures(df, wide):
     if _room() is None or wide:
         _print_frame(df[["id", "value", "bar", "met", "peer", "what"]], wide=True)
         return
-    names = ["id", "value", "bar", "met"]
-    columns = [_aligned(name, df[name]) for name in names]
-    indent = dict(initial_indent="  ", subsequent_indent="  ")
-    for cells, words in zip(zip(*columns), ["", *df.what]):
-        print(_short("  ".join(cells).rstrip(), _room()))
-        for line in textwrap.wrap(words, _room(), **indent):
-            print(line)
+    _print_with_words(df[["id", "value", "bar", "met"]], df.what)
     print(_short("(in full, with its peer: forecastlab figures ID)", _room()))
 
 
