@@ -82,7 +82,10 @@ def small(png):
     paper = Image.new("RGBA", picture.size, "white")
     flat = Image.alpha_composite(paper, picture).convert("RGB")
     made = io.BytesIO()
-    flat.quantize(128, dither=Image.Dither.NONE).save(made, "PNG", optimize=True)
+    drawn = flat.quantize(128, dither=Image.Dither.NONE)
+    # a page asks how wide it was drawn
+    dpi = picture.info.get("dpi", (80, 80))
+    drawn.save(made, "PNG", optimize=True, dpi=dpi)
     return base64.b64encode(made.getvalue()).decode()
 
 

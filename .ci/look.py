@@ -412,9 +412,26 @@ class Look:
 
     def finish(self):
         "What the site has once: a page for what is not there, Markdown, small files."
+        self.search()
         self.not_found()
         self.markdown()
         self.slim()
+
+    def search(self):
+        "The index of the search, each page with the line below its title."
+        place = self.docs / "search.json"
+        if not place.exists():
+            return
+        entries = json.loads(place.read_text())
+        below = {}
+        for page, notebook in self.notebooks.items():
+            cells = json.loads((self.proc / notebook).read_text())["cells"]
+            below[str(page)] = front_matter(cells).get("description") or ""
+        for entry in entries:
+            words = below.get(entry["href"], "")
+            if words and not entry["text"].startswith(words):
+                entry["text"] = f"{words} {entry['text']}"
+        place.write_text(json.dumps(entries, ensure_ascii=False))
 
     def not_found(self):
         "404.html: the first page's bars around a few words."

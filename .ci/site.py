@@ -347,11 +347,53 @@ def wide_tables(text):
     return begin + re.sub(r"<table\b[^>]*>|</table>", box, main) + end
 
 
-def read_offline(text, host, up):
-    "Links to our own host become relative, and nothing is left to fetch or to widen."
+def sentences(text):
+    """Cells of tables that hold a sentence, marked: on a phone they wrap.
+
+    A number or a date does not.
+    """
+
+    def mark(m):
+        words = re.sub(r"<[^>]*>", "", m[3]).split()
+        told = len(words) > 3 and sum(map(len, words)) > 24
+        return f'<{m[1]}{m[2]} class="words">{m[3]}' if told else m[0]
+
+    attributes = r'((?:\s(?!class=)[\w-]+(?:="[^"]*")?)*)'
+    inside = r"((?:(?!</?(?:td|th|table)\b).)*)"
+    return re.sub(rf"<(td|th){attributes}>{inside}(?=</\1>)", mark, text, flags=re.S)
+
+
+def narrow(text, folder):
+    """A page as a phone can show it: tables, displayed equations and pictures that were
+    drawn for a desk, each in a box that scrolls.
+
+    `folder` is the page's, which its pictures are relative to.
+    """
+    from forecastlab.core.page import embedded, wide_pictures
+
+    def beginning(address):
+        if address.startswith("data:"):
+            return embedded(address)
+        file = folder / unquote(urlsplit(address).path)
+        if re.match(r"\w+:", address) or not file.is_file():
+            return b""
+        with file.open("rb") as png:
+            return png.read(1200)
+
+    shown = r'(?<!class="equation">)<math\b[^>]*\bdisplay="block".*?</math>'
+    boxed = r'<span class="equation">\g<0></span>'
+    text = re.sub(shown, boxed, wide_tables(sentences(text)), flags=re.S)
+    return wide_pictures(text, beginning).replace('picture" tabindex="0"', 'picture"')
+
+
+def read_offline(text, host, up, folder=DOCS):
+    """Links to our own host become relative, and nothing is left to fetch or to widen.
+
+    `folder` is the page's.
+    """
     text = re.sub(rf'(<a [^>]*href="){re.escape(host)}', rf"\g<1>{up}", text)
     text = equations(without_needless_scripts(text))
-    return wide_tables(text) if "<main" in text else text
+    return narrow(text, folder) if "<main" in text else text
 
 
 def finish():
@@ -374,7 +416,7 @@ def finish():
             up = "../" * (len(file.relative_to(DOCS).parts) - 1)
             text, linked = sources_on_the_site(text, blob, up)
             modules |= linked
-            text = read_offline(text, host, up)
+            text = read_offline(text, host, up, file.parent)
             text = look.dress(text, file.relative_to(DOCS), up)
         file.write_text(text)
     for module in modules:

@@ -169,6 +169,12 @@ def test_a_narrow_table_keeps_what_was_asked_for(capsys, runs_of_many, monkeypat
     assert again in one
 
 
+def test_what_a_figure_is_stands_in_full_on_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    told = " ".join(command(capsys, "figures")[1].split())
+    assert all(" ".join(f["what"].split()) in told for f in declared_figures().values())
+
+
 def test_in_a_pipe_nothing_is_left_out(capsys, runs_of_many, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     out = command(capsys, "runs", "--runs", runs_of_many)[1]
@@ -318,9 +324,21 @@ def test_a_failing_run_has_exit_code_1(capsys, here):
         (["rnu"], "unknown command: rnu. did you mean 'run'?"),
         (["demand_forecst"], "did you mean 'demand_forecast'? A pipeline is run by"),
         (["run", "demand_forecast", "horizon=3"], "did you mean -p horizon 3?"),
+        (["run", "demand_forecast", "--horizon", "3"], "did you mean -p horizon 3?"),
+        (["run", "demand_forecast", "--servce=.9"], "did you mean -p service .9?"),
+        (["run", "demand_forecast", "my.csv"], "did you mean -p data my.csv?"),
+        (["run", "nothere", "--horizon", "3"], "unknown pipeline: nothere."),
+        (["run", "demand_forecast", "-p", "horizon"], "-p NAME VALUE"),
+        (["run"], "something is missing: name"),
+        (["runs", "--folder", "X"], "did you mean --runs X?"),
+        (["runs", "-n", "3"], "There are: --help, --debug, --where"),
+        (["figures", "--id", "lab.windows"], "did you mean lab.windows, without --id"),
+        (["look", "sales.csv", "--id", "sku"], "did you mean -p id sku?"),
+        (["list", "demnd"], "did you mean 'demand_forecast'?"),
+        (["data", "get", "m4"], "Did you mean m4_hourly or m4_weekly?"),
         (["demand_forecast"], "forecastlab run demand_forecast runs it."),
         (["run", "demand"], "did you mean 'demand_forecast'?"),
-        (["run", "xmr_train", "--resum"], "did you mean '--resume'?"),
+        (["run", "xmr_train", "--resum"], "did you mean --resume?"),
         (["run", "demand_forecast", "-p", "horizn=8"], "did you mean 'horizon'?"),
         (["run", "demand_forecast", "-f", "demand_m6"], "mean 'demand_m5.yaml'?"),
         (["look", "sales.csv", "-p", "tagret", "y"], "did you mean 'target'?"),

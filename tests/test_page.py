@@ -214,6 +214,7 @@ def wide_page(tmp_path, status="done"):
             "markdown", "## A table\n\n| a | b |\n|---|---|\n| " + "w" * 300 + " | c |"
         ),
         cell("code", "x = " + "1 + " * 90 + "1", html, columns, words),
+        cell("markdown", "## An equation\n\n$$" + "x^2 + " * 90 + "1$$ and $a_i$."),
         cell("markdown", "## A picture\n\nWhat is drawn:"),
         cell("code", "draw()", drawn),
     ]
@@ -226,6 +227,8 @@ def wide_page(tmp_path, status="done"):
     about = dict(name="wide", status=status, folder=str(tmp_path), seconds=3.0)
     about |= dict(error="ValueError: " + "no" * 300, metrics=dict(wql=0.3))
     made = page(cells, about, answer, [("data", "/a" * 200, "", "A file")])
+    # equations and all else are there without a network
+    assert made.count("<math") == 2 and 'src="http' not in made
     path = tmp_path / f"{status}.html"
     path.write_text(made)
     return path

@@ -245,6 +245,23 @@ def test_a_script_that_nobody_knows_is_not_taken_away_in_silence():
     assert Page(even).loads.count("https://host.example/track.js") == 1
 
 
+def test_what_a_phone_cannot_show_whole_stands_in_a_box(tmp_path):
+    import matplotlib.pyplot as plt
+
+    for name, inches in (("wide", 9), ("narrow", 5)):
+        figure = plt.figure(figsize=(inches, 1), dpi=50)
+        figure.savefig(tmp_path / f"{name}.png")
+        plt.close(figure)
+    shown = r'<span class="math display">\[x^2\]</span><img alt="a" src="wide.png">'
+    told = "<td>a sentence that has many long words</td><td>2011-12-04</td>"
+    text = f'<main>{shown}<img alt="b" src="narrow.png"><table>{told}</table></main>'
+    even = builder.read_offline(text, HOST, "", tmp_path)
+    assert '<span class="equation"><math' in even
+    assert '<span class="picture"><img style="--inches:9.0" alt="a"' in even
+    assert '<img alt="b"' in even and even.count('class="words"') == 1
+    assert builder.read_offline(even, HOST, "", tmp_path).count('"equation"') == 1
+
+
 def test_a_table_within_a_table_and_many_beside_each_have_one_box():
     inner = "<table><tr><td><table><tr><td>1</td></tr></table></td></tr></table>"
     even = builder.read_offline(smalldocs(inner + "<p>And</p>" + inner), HOST, "")

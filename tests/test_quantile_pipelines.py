@@ -118,6 +118,15 @@ def test_it_takes_other_peaks(tmp_path):
     )
 
 
+def test_a_killed_toy_goes_on_from_its_checkpoint(tmp_path):
+    "The clock of the training is in the checkpoint: the second run adds nothing to it."
+    few = dict(samples=200, steps=20, batch=16, knots=[5], out=str(tmp_path))
+    first, second = (walk("toy_density", **few)[0] for _ in range(2))
+    assert list(tmp_path.glob("artifacts/checkpoints/*"))
+    assert second["seconds"] == first["seconds"]
+    assert torch.equal(second["curves"][5].values, first["curves"][5].values)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

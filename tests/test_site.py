@@ -244,6 +244,29 @@ def test_search_answers_and_leads_to_the_page(site, chrome):
     assert "no results" in wait(chrome, NOTHING.strip())
 
 
+PLACES = {
+    "stock": "pipelines/demand_forecast.html",
+    "forecast": "pipelines/demand_forecast.html",
+    "service level": "pipelines/demand_forecast.html",
+    "conformal": "core/conformal.html",
+    "Panel": "core/panel.html",
+    "install": "install.html",
+}
+
+
+def test_search_puts_jobs_and_pages_before_signatures(site, chrome):
+    for words, first in PLACES.items():
+        search(chrome, site, words)
+        links = FOUND.strip()
+        found = wait(chrome, f"{links}.length && {links}")
+        assert found[0] == f"{site}/{first}", (words, found[:5])
+    # a word that is misspelt is answered as before
+    search(chrome, site, "forcaster")
+    assert any(
+        "forecaster.html" in u for u in wait(chrome, f"{links}.length && {links}")
+    )
+
+
 LINKS = """
 const links = [...document.querySelectorAll("#quarto-sidebar a, nav a")];
 return links.map(a => a.href.split("#")[0]);

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from .backtest import as_known, origins_of
 from .basics import LabError, named, number, one_of, path_of
+from .basics import percent
 from forecastlab.core.basics import (
     refuse,
     read_tensors,
@@ -275,6 +276,24 @@ class Choice:
             )
         return said + self._tail_words()
 
+    def briefly(self) -> str:
+        "The same for whoever needs no names: how many models, and what they gained."
+        several = len(self.weights) > 1
+        whom = f"an average of {len(self.weights)} models" if several else "one model"
+        dates = f"{len(self.origins)} earlier dates"
+        dates = dates if len(self.origins) != 1 else "one earlier date"
+        said = f"The forecast is {whom}, chosen on {dates} of this history"
+        if not self.origins:
+            return f"The forecast is {whom}: the history is too short to try anything."
+        if not self.simple or not np.isfinite(self.lead):
+            return f"{said}."
+        if set(self.weights) == {self.simple}:
+            return f"{said}, where nothing beat this simple method."
+        side = "below" if self.lead >= 0 else "above"
+        lost = f"{percent(abs(self.lead), 2)} {side} that of the best simple method"
+        noise = "more than noise" if self.sure else "which may be noise"
+        return f"{said}; there its loss was {lost}, {noise}."
+
     def _tail_words(self) -> str:
         "Whose tails they are, where it is none of those that deliver the middle."
         if set(self.tails) <= set(self.weights):
@@ -292,10 +311,11 @@ class Choice:
             noise = "too few series to tell this from noise"
         else:
             words = "more than noise" if ends[0] > 0 else "which may be noise"
-            noise = f"90 % interval {ends[0]:.1%} to {ends[1]:.1%}, {words}"
+            between = f"{percent(ends[0], 2)} to {percent(ends[1], 2)}"
+            noise = f"90 % interval {between}, {words}"
         side = "below" if sign > 0 else "above"
         return (
-            f"{abs(self.lead):.1%} {side} that of the best simple method,"
+            f"{percent(abs(self.lead), 2)} {side} that of the best simple method,"
             f" {self.simple} ({noise})"
         )
 
@@ -312,7 +332,9 @@ class Choice:
             colours = ["C0" if w > 0 else "0.7" for w in tried["weight"]]
             ax.barh(tried.index, tried["wql"], color=colours)
             for i, (loss, weight) in enumerate(zip(tried["wql"], tried["weight"])):
-                words = f" {loss:.3g}" + (f", weight {weight:.0%}" if weight else "")
+                words = f" {loss:.3g}" + (
+                    f", weight {percent(weight, 2)}" if weight else ""
+                )
                 ax.text(loss, i, words, va="center", fontsize=8)
             ax.axvline(self.wql, color="C1", lw=1)
             ax.set_xlabel("mean weighted quantile loss on the history (line: average)")
@@ -331,7 +353,7 @@ def _in_words(weights: dict[str, float]) -> str:
     if len(weights) == 1:
         return next(iter(weights))
     order = sorted(weights, key=lambda n: -weights[n])
-    return ", ".join(f"{n} ({weights[n]:.0%})" for n in order)
+    return ", ".join(f"{n} ({percent(weights[n], 2)})" for n in order)
 
 # %% ../../nbs/core/72_auto.ipynb #Chooser
 class Chooser(Forecaster):

@@ -22,7 +22,7 @@ from .. import __version__
 from .basics import atomic, home, pipelines_dir, readable, refuse
 from .basics import runs_dir
 from .parameters import about, about_file, belongs_to, declared
-from .parameters import find, from_file, jobs, near
+from .parameters import find, from_file, jobs, near, nearest
 from .parameters import parameter_files, pipeline_name, pipelines
 from .parameters import resolve
 from .runs import RunFailed, Stopped, resume_command, run
@@ -99,6 +99,16 @@ def _print_frame(df, first=1, more="", wide=False):
     left = df.shape[1] - shown.shape[1]
     if left and more:
         print(_short(f"({left} more columns: {more})", room))
+
+# %% ../../nbs/core/99_cli.ipynb #_print_with_words
+def _print_with_words(df, words):
+    "A table of text for a terminal, below each row its sentence."
+    columns = [_aligned(name, df[name]) for name in df]
+    indent = dict(initial_indent="  ", subsequent_indent="  ")
+    for cells, sentence in zip(zip(*columns), ["", *words]):
+        print(_short("  ".join(cells).rstrip(), _room()))
+        for line in textwrap.wrap(sentence, _room(), **indent):
+            print(line)
 
 # %% ../../nbs/core/99_cli.ipynb #_list
 def _list_several(everything):
@@ -332,7 +342,9 @@ def _list_data(names, wide):
     order = "name series rows freq horizon title season licence".split()
     df = df[[c for c in order if c in df]]
     if _room() is not None and not wide:
-        df = df.drop(columns=["season", "licence"])
+        shown = df[[c for c in order[:5] if c in df]].map(readable)
+        _print_with_words(shown, df.title)
+        return
     _print_frame(df.map(str), 6, wide=wide)
 
 
@@ -401,11 +413,11 @@ def _look(a):
 
 # %% ../../nbs/core/99_cli.ipynb #_figures
 def _print_figures(df, wide):
-    "All that is known of each figure, or on a terminal what fits."
+    "All that is known of each figure; on a terminal what it is stands below it."
     if _room() is None or wide:
         _print_frame(df[["id", "value", "bar", "met", "peer", "what"]], wide=True)
         return
-    _print_frame(df[["id", "value", "bar", "met", "what"]], 5)
+    _print_with_words(df[["id", "value", "bar", "met"]], df.what)
     print(_short("(in full, with its peer: forecastlab figures ID)", _room()))
 
 
@@ -644,34 +656,123 @@ class _Parser(argparse.ArgumentParser):
     "argparse with one line for an error, and the nearest words in it."
 
     def error(self, message):
-        self.exit(2, f"forecastlab: {_mended(message)}See: {self.prog} --help\n")
+        told = _mended(message, self._actions)
+        self.exit(2, f"forecastlab: {told}See: {self.prog} --help\n")
 
 
-def _mended(message):
+def _named_in(words, actions):
+    "The arguments that a message of argparse names."
+    return [
+        action
+        for action in actions
+        if {*words} & {*action.option_strings, action.dest, str(action.metavar)}
+    ]
+
+
+def _mended(message, actions):
     "What argparse says, with the nearest word; a sentence and a blank."
     choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \((.*)\)", message)
     if choice:
-        what, word, known = choice[1], choice[2], re.findall(r"[\w-]+", choice[3])
-        if word in pipelines():
-            return f"{word} is a pipeline. forecastlab run {word} runs it. "
-        name = "command" if what == "COMMAND" else what
-        known = [k for k in known if k not in ("choose", "from")]
-        hint = near(word, known)
-        meant = near(word, list(pipelines())) if name == "command" else ""
-        if meant and not hint:
-            hint = f"{meant}A pipeline is run by: forecastlab run NAME. "
-        return f"unknown {name}: {word}. {hint}There are: {', '.join(known)}. "
-    if message.startswith("unrecognized arguments:"):
-        word = next(w for w in message.split()[2:])
-        parameter, equal, value = word.partition("=")
-        if equal and parameter.isidentifier():
-            return f"{message}. did you mean -p {parameter} {value}? "
-        return f"{message}. {near(word, _OPTIONS)}"
+        return _another_choice(choice[1], choice[2], re.findall(r"[\w-]+", choice[3]))
+    glued = re.fullmatch(
+        r"argument -h/--help: ignored explicit argument '(.*)'", message
+    )
+    if glued:
+        return f"no such option: -h{glued[1]}. A parameter is set by -p NAME VALUE. "
+    lacks = re.fullmatch(r"the following arguments are required: (.*)", message)
+    if lacks:
+        found = _named_in(lacks[1].split(", "), actions)
+        told = [f"{action.metavar or action.dest} ({action.help})" for action in found]
+        return f"something is missing: {', '.join(told) or lacks[1]}. "
+    short = re.fullmatch(r"argument (\S+): expected .*", message)
+    if short:
+        option = short[1].split("/")[0]
+        found = _named_in([option], actions)
+        word = found[0].metavar if found else "VALUE"
+        word = " ".join(word) if isinstance(word, tuple) else word or "VALUE"
+        return f"{option} needs more words: {option} {word}. "
     return f"{message}. "
 
 
-_OPTIONS = """--parameter --file --out --resume --quiet --runs --workers --address
---all --where --sort --wide --csv --run --debug --help --version""".split()
+def _another_choice(what, word, known):
+    "What was meant in the place of a word that is none of those known."
+    if word in pipelines():
+        return f"{word} is a pipeline. forecastlab run {word} runs it. "
+    name = "command" if what == "COMMAND" else what
+    known = [k for k in known if k not in ("choose", "from")]
+    hint = near(word, known)
+    meant = near(word, list(pipelines())) if name == "command" else ""
+    if meant and not hint:
+        hint = f"{meant}A pipeline is run by: forecastlab run NAME. "
+    return f"unknown {name}: {word}. {hint}There are: {', '.join(known)}. "
+
+# %% ../../nbs/core/99_cli.ipynb #_unknown_words
+def _parameters_of(a):
+    "The parameters that this command line may set, or nothing."
+    if a.command == "look":
+        return list(_OWN_FILE)
+    if a.command != "run":
+        return []
+    return [name for name in declared(find(a.name)) if name != "out"]
+
+
+def _as_options(words, argv):
+    "Words that nobody took, as (word, value or nothing); the value stands behind it."
+    words, found = list(words), []
+    while words:
+        whole = words.pop(0)
+        word, sign, value = whole.partition("=")
+        behind = argv[argv.index(whole) + 1 :][:1] if whole in argv else []
+        if not sign and word[:1] == "-" and behind and behind[0][:1] != "-":
+            value = behind[0]
+            if words[:1] == behind:
+                words.pop(0)
+        found.append((word, value))
+    return found
+
+
+def _meant(word, value, parameters, actions):
+    "How an argument that nobody took is written, or nothing."
+    name = word.lstrip("-").replace("-", "_")
+    given = shlex.quote(value) if value else "VALUE"
+    options = {s: x for x in actions for s in x.option_strings if s.startswith("--")}
+    if name in parameters:
+        return f"-p {name} {given}"
+    if word[:1] != "-":
+        if value:
+            return f"-p {name} {given}"
+        if parameters and Path(word).suffix in (".yaml", ".yml"):
+            return f"-f {word}"
+        return f"-p data {word}" if "data" in parameters and "." in word else ""
+    places = [x for x in actions if not x.option_strings and x.dest.rstrip("s") == name]
+    if places and value:
+        return f"{value}, without {word}"
+    close = nearest(name, [*parameters, *(o[2:] for o in options)], 1)
+    if close and close[0] in parameters:
+        return f"-p {close[0]} {given}"
+    # by what the help calls it
+    called = [o for o, x in options.items() if re.search(rf"\b{name}\b", x.help or "")]
+    option = f"--{close[0]}" if close else next(iter(called), "")
+    if not option:
+        return ""
+    return option if options[option].nargs == 0 else f"{option} {given}"
+
+
+def _unknown_words(a, words, argv):
+    "Refuse words that no argument takes, and say what is written instead."
+    parameters, actions = _parameters_of(a), a.parser._actions
+    told = _as_options(words, argv)
+    meant = [_meant(*pair, parameters, actions) for pair in told]
+    hint = ""
+    if all(meant):
+        hint = f"did you mean {' '.join(meant)}? "
+    elif parameters:
+        hint = "A parameter is set by -p NAME VALUE. "
+    else:
+        there = [s for x in actions for s in x.option_strings if s.startswith("--")]
+        hint = f"There are: {', '.join(there)}. "
+    mend = f"{hint}See: {a.parser.prog} --help"
+    refuse(f"{a.command} does not know", [shlex.join(words)], mend)
 
 # %% ../../nbs/core/99_cli.ipynb #_parser
 def _parser():
@@ -705,7 +806,7 @@ def _parser():
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        p.set_defaults(action=action)
+        p.set_defaults(action=action, command=name, parser=p)
         return p
 
     adds = (_add_list, _add_look, _add_runs, _add_data, _add_figures)
@@ -794,8 +895,10 @@ def main(
     # who types nothing, or asks for help in words, is shown what there is
     if not argv or argv[0] == "help":
         argv = [*argv[1:], "--help"]
-    a = _parser().parse_args(argv)
+    a, left = _parser().parse_known_args(argv)
     try:
+        if left:
+            _unknown_words(a, left, argv)
         with _heard():
             return a.action(a)
     except KeyboardInterrupt as e:

@@ -64,7 +64,9 @@ def info(
 
 def _nearest(name: str) -> str:
     "What a misspelt name may have meant."
-    near = get_close_matches(str(name), names(), 3, 0.4)
+    word = str(name).lower()
+    near = [n for n in names() if len(word) > 1 and n.startswith(word)][:6]
+    near = near or get_close_matches(word, names(), 3, 0.4)
     meant = f"Did you mean {' or '.join(near)}? " if near else ""
     return f"{meant}Known: {named(names(), 40)}"
 

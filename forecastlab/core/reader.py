@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from .basics import refuse, whole
+from .basics import percent, refuse, whole
 from .packing import Roles, canonical_freq
 from .panel import Panel
 from .tables import NOTHING, Dates, Fault, Opened, distinct
@@ -1988,12 +1988,7 @@ def _describe_rows(rows: _Rows) -> None:
             words += f", {len(below):,} negative"
         facts["target"] = words
         if len(below):
-            share = abs(below.sum()) / max(y[y > 0].sum(), 1e-9)
-            rows.note(
-                f"{len(below):,} negative values, {share:.2%} of the volume: returns,"
-                " if these are sales; they are kept as they are, and forecasts may be"
-                " negative too"
-            )
+            rows.note(_negatives(y))
     again = facts.pop("_again", 0)
     facts["repeats"] = f"{again:,} rows repeat a series and date"
     kinds = facts.pop("_kinds", {})
@@ -2003,6 +1998,22 @@ def _describe_rows(rows: _Rows) -> None:
     if others:
         facts["others"] = ", ".join(others[:12])
         _suggest_roles(rows, [n for n in kinds if n not in roles])
+
+
+def _negatives(y: np.ndarray) -> str:
+    "What values below 0 may be: a few returns, or another kind of quantity."
+    below, above = y[y < 0], y[y > 0].sum()
+    told = f"{len(below):,} negative values"
+    share = -below.sum() / above if above > 0 else np.inf
+    if share > 0.5:
+        return (
+            f"{told}, {percent(len(below) / len(y), 2)} of all: no sales, it seems;"
+            " forecasts may be negative too, and nothing is ordered by them"
+        )
+    return (
+        f"{told}, {percent(share, 2)} of what is above 0: returns, if these are sales;"
+        " they are kept as they are, and forecasts may be negative too"
+    )
 
 
 def _suggest_roles(rows: _Rows, names: list[str]) -> None:

@@ -6,12 +6,13 @@
 __all__ = ['stock_curve']
 
 # %% ../../nbs/demand/65_stock_plots.ipynb #imports
+import textwrap
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
-from ..core.basics import readable, refuse, rounded
-from ..core.plots import PALETTE, axes, same_length
+from ..core.basics import refuse, rounded
+from ..core.plots import PALETTE, axes, quantities, same_length
 
 # %% ../../nbs/demand/65_stock_plots.ipynb #_saving
 def _sentence(low, high, less, more, unit, value, currency):
@@ -21,10 +22,22 @@ def _sentence(low, high, less, more, unit, value, currency):
     if more > 0:
         text += f" ({100 * saved / more:.1f} %)"
     if value is not None:
-        text += f",\n{currency}{rounded(value * saved)}"
+        text += f", {currency}{rounded(value * saved)}"
     return text
 
 # %% ../../nbs/demand/65_stock_plots.ipynb #_saving_drawn
+_LETTER = 0.55  # width of a letter over its height, more or less
+
+
+def _in_lines(ax, text, fontsize):
+    "A sentence in lines that fit into the left two thirds of the axes."
+    inches = 0.66 * ax.figure.get_figwidth() * ax.get_position().width
+    letters = max(16, int(72 * inches / (_LETTER * fontsize)))
+    # a number and its sign stay on one line
+    kept = text.replace(" %", "\xa0%")
+    return textwrap.fill(kept, letters, break_long_words=False).replace("\xa0", " ")
+
+
 def _saving(ax, service, stock, text):
     "Two points of the curve, lines from them to both axes, and a sentence."
     colour = PALETTE["notice"]
@@ -36,7 +49,7 @@ def _saving(ax, service, stock, text):
     ax.vlines(service, bottom, stock, **dashed)
     ax.plot(service, stock, "o", ms=6, color=colour, zorder=4)
     ax.annotate(
-        text,
+        _in_lines(ax, text, 11),
         (0.03, 0.96),
         xycoords="axes fraction",
         va="top",
@@ -78,9 +91,7 @@ def stock_curve(
     ax.set_xlim(100 * levels[0], 100 * levels[-1] + 0.3)
     ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g} %")
-    # beyond ten million, matplotlib's power of ten takes less room
-    if abs(units).max() < 1e7:
-        ax.yaxis.set_major_formatter(lambda x, _: readable(x))
+    quantities(ax)
     low, high = sorted(marks)
     less, more = np.interp([low, high], levels, units)
     text = _sentence(low, high, less, more, unit, value, currency)

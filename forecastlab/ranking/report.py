@@ -229,7 +229,7 @@ class Report:
         import matplotlib.pyplot as plt
         from forecastlab.core.plots import style
 
-        panels = _panels(self)
+        panels = [*_panels(self).values()]
         # two beside each other can be read on a phone
         wide = min(2, len(panels))
         high = -(-len(panels) // wide)
@@ -247,6 +247,19 @@ class Report:
                 ax.remove()
         return fig
 
+    def charts(self) -> dict[str, Figure]:  # name of its table -> figure
+        "The panels of `plot` as pictures of their own, which any screen can arrange."
+        import matplotlib.pyplot as plt
+        from forecastlab.core.plots import style
+
+        drawn = {}
+        for name, draw in _panels(self).items():
+            with plt.rc_context(style()):
+                fig, ax = plt.subplots(figsize=(4.4, 3.2), layout="constrained")
+                draw(ax)
+            drawn[name] = fig
+        return drawn
+
 
 def _short(rows: pd.DataFrame) -> pd.DataFrame:
     "A table whose texts fit on a line."
@@ -258,7 +271,7 @@ def _short(rows: pd.DataFrame) -> pd.DataFrame:
 def _note(ax: Axes, text: str, x: float, y: float, below: bool) -> None:
     "A word beside a point."
     shift = 3, -9 if below else 4
-    ax.annotate(text, (x, y), shift, textcoords="offset points", fontsize=7)
+    ax.annotate(text, (x, y), shift, textcoords="offset points", fontsize=8)
 
 
 def _forecast_colour() -> str:
@@ -365,7 +378,7 @@ def _plot_thresholds(ax: Axes, rows: pd.DataFrame) -> None:
     ax.plot(rows.index, rows.recall, ".--", color=colour, label="recall")
     ax.set(xlabel="kept from this probability on", ylim=(0, 1.02))
     ax.set_title("precision and recall")
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=8)
 
 
 def _plot_reliability(ax: Axes, steps: pd.DataFrame, error: float | None) -> None:
@@ -378,23 +391,24 @@ def _plot_reliability(ax: Axes, steps: pd.DataFrame, error: float | None) -> Non
     ax.set(xlim=ends, ylim=ends, title=f"probabilities, ECE {error or 0:.3f}")
 
 
-def _panels(r: Report) -> list[Callable[[Axes], None]]:
+def _panels(r: Report) -> dict[str, Callable[[Axes], None]]:
     "A drawing function for every table that has something to show."
-    rows = [
-        (_plot_baselines, r.baselines),
-        (_plot_beams, r.beams),
-        (_plot_trees, r.trees),
-        (_plot_sizes, r.sizes),
-        (_plot_tail, r.tail[r.tail.true > 0]),
-        (_plot_thresholds, r.thresholds),
-    ]
-    panels: list[Callable[[Axes], None]] = [
-        partial(draw, rows=table)
-        for draw, table in rows
+    rows = {
+        "baselines": (_plot_baselines, r.baselines),
+        "beams": (_plot_beams, r.beams),
+        "trees": (_plot_trees, r.trees),
+        "sizes": (_plot_sizes, r.sizes),
+        "tail": (_plot_tail, r.tail[r.tail.true > 0]),
+        "thresholds": (_plot_thresholds, r.thresholds),
+    }
+    panels: dict[str, Callable[[Axes], None]] = {
+        name: partial(draw, rows=table)
+        for name, (draw, table) in rows.items()
         if table is not None and len(table)
-    ]
+    }
     if r.reliability is not None and len(r.reliability):
-        panels.append(partial(_plot_reliability, steps=r.reliability, error=r.ece))
+        draw = partial(_plot_reliability, steps=r.reliability, error=r.ece)
+        panels["reliability"] = draw
     return panels
 
 # %% ../../nbs/ranking/90_report.ipynb #report
