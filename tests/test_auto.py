@@ -261,7 +261,11 @@ def test_an_interval_points_where_the_sentence_does():
     table = pd.DataFrame(dict(wql=[0.5]), index=["b"])
     choice = Choice(table, {"a": 1.0}, "b", ["2020"], 0.6, -0.12, -0.24, -0.01)
     said = choice.sentence()
-    assert "12.0% above" in said and "interval 1.0% to 24.0%, more than noise" in said
+    assert "12 % above" in said and "interval 1 % to 24 %, more than noise" in said
+    said = choice.briefly()
+    assert (
+        "12 % above" in said and "more than noise" in said and "b" not in said.split()
+    )
     one = Choice(table, {"a": 1.0}, "b", ["2020"], 0.6, 0.1, np.nan, np.nan)
     assert "too few series" in one.sentence() and not one.sure
     alone = Choice(table, {"a": 1.0}, "", ["2020"], 0.6, *[np.nan] * 3)

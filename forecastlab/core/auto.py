@@ -291,7 +291,8 @@ class Choice:
             return f"{said}, where nothing beat this simple method."
         side = "below" if self.lead >= 0 else "above"
         lost = f"{percent(abs(self.lead), 2)} {side} that of the best simple method"
-        noise = "more than noise" if self.sure else "which may be noise"
+        beyond = self.low > 0 or self.high < 0
+        noise = "more than noise" if beyond else "which may be noise"
         return f"{said}; there its loss was {lost}, {noise}."
 
     def _tail_words(self) -> str:
