@@ -264,7 +264,7 @@ class _Masked:
 def _with_gaps(da: xr.DataArray, dim: str, step: TimeStep) -> xr.DataArray:
     "The same with frames of NaN where times are missing."
     times = da[dim].values
-    marks = _month_numbers(times) if step.months else times
+    marks: Any = _month_numbers(times) if step.months else times
     width = step.months or step.delta
     at = np.asarray((marks - marks[0]) // width, dtype=np.int64)
     if len(at) == at[-1] + 1:
@@ -275,11 +275,14 @@ def _with_gaps(da: xr.DataArray, dim: str, step: TimeStep) -> xr.DataArray:
     axis = da.dims.index(dim)
     shape = tuple(len(places) if d == dim else da.sizes[d] for d in da.dims)
     read = _Masked(da, places, axis)
-    coords = {k: v for k, v in da.coords.items() if dim not in v.dims}
+    coords: dict[str, Any] = {
+        str(k): v for k, v in da.coords.items() if dim not in v.dims
+    }
     path = da.encoding.get("source", da.name or "the field")
     frames = Frames(shape, np.float32, read, path)
     attrs, name = dict(da.attrs), None if da.name is None else str(da.name)
-    return lazy(da.dims, frames, coords | {dim: full.astype(times.dtype)}, name, attrs)
+    coords[dim] = full.astype(times.dtype)
+    return lazy([str(d) for d in da.dims], frames, coords, name, attrs)
 
 
 class _Stacked:
@@ -414,8 +417,10 @@ def open_field(
 class FieldBatch:
     "Windows of a field, as a network takes them."
 
-    x: Tensor  # (window, past, row, column, channel) seen frames, NaN where missing
-    y: Tensor  # (window, future, row, column, channel) frames to come, NaN where missing
+    # (window, past, row, column, channel) frames seen, NaN where missing
+    x: Tensor
+    # (window, future, row, column, channel) frames to come, NaN where missing
+    y: Tensor
 
     @property
     def mask(self) -> Tensor:  # shape of `y`, bool
@@ -446,7 +451,7 @@ class _Reader:
         channels = da.sizes[self.roles["channel"]] if "channel" in self.roles else 1
         self.sequences = da.sizes[self.roles.get("sequence", "")] if self.many else 1
         self.shape = time, y, x, channels
-        self.at_hand: np.ndarray | None = None
+        self.at_hand: Any = None
         # what is in memory already is looked at, never copied
         data = da.variable._data if hasattr(da.variable, "_data") else None
         if isinstance(data, np.ndarray):
@@ -726,8 +731,11 @@ def statistics(
         empty = [f"channel {i}" for i in np.flatnonzero(count == 0)]
         refuse("every pixel is missing", empty)
     width = np.sqrt(square / count)
-    each = (tuple(float(n) for n in v) for v in (mean, width, low, high))
-    return Statistics(*each, int(pixels - count.sum()), pixels)
+    mean_of, width_of, low_of, high_of = (
+        tuple(float(n) for n in v) for v in (mean, width, low, high)
+    )
+    missing = int(pixels - count.sum())
+    return Statistics(mean_of, width_of, low_of, high_of, missing, pixels)
 
 # %% ../../nbs/earth/30_fields.ipynb #Scale
 SCALES = ("auto", "standard", "range", "radar", "none")

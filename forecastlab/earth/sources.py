@@ -10,7 +10,6 @@ __all__ = ['RADARS', 'ROW', 'ICAR_LOW', 'ICAR_HIGH', 'reading', 'Frames', 'lazy'
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np
@@ -64,7 +63,8 @@ class Frames(BackendArray):
 
     def _take(self, key: tuple) -> np.ndarray:
         "A piece, with steps that go forwards while it is read."
-        forward, then = [], []
+        forward: list[Any] = []
+        then: list[slice] = []
         for part, size in zip(key, self.shape, strict=True):
             if isinstance(part, slice):
                 start, stop, step = part.indices(size)
@@ -144,6 +144,9 @@ def open_dataset(
     more: dict[str, Any] = {}
     if kind == "hdf5":
         more = dict(phony_dims="access")
+    if kind == "zarr":
+        # a folder is listed quickly, so the list of names that may be there is not needed
+        more = dict(consolidated=False)
     with reading(path):
         found = xr.open_dataset(path_of(path), engine=engine, chunks=None, **more)
         # a time that cannot be understood is found out now
@@ -353,7 +356,7 @@ def month_place(
     month: int,  # of a model, from 0
     years: int,  # rows of the model
 ) -> tuple[int, int]:  # row, and month in the row
-    "Where a month of a model stands. What stands several times is taken early in a row."
+    "Where a month stands; of its three places, that early in a row."
     row = min(month // 12, years - 1)
     return row, month - 12 * row
 
@@ -414,8 +417,8 @@ def _models(
     rest = values.dims[2:]
     shape = count, 12 * years + 24, *values.shape[2:]
     read = _Months(values.variable, first, years)
-    coords = {name: values[name] for name in rest if name in values.coords}
-    dims = ("sequence", "time", *rest)
+    coords = {str(n): values[n] for n in rest if n in values.coords}
+    dims = ["sequence", "time", *map(str, rest)]
     frames = Frames(shape, values.dtype, read, path)
     return lazy(dims, frames, coords, str(values.name), dict(values.attrs))
 
@@ -450,19 +453,17 @@ def open_icar(
         refuse(f"{path} has another layout", [found], mend)
     (count6, years6), (count5, years5) = generations
     first5 = count6 * years6
-    made = [
-        _models(values, 0, count6, years6, path),
-        _models(values, first5, count5, years5, path),
-    ]
+    cmip6 = _models(values, 0, count6, years6, path)
+    cmip5 = _models(values, first5, count5, years5, path)
     label = root / "CMIP_label.nc"
     if not label.is_file():
-        return Icar(*made, None, None)
+        return Icar(cmip6, cmip5, None, None)
     nino = open_dataset(label)["nino"].transpose("year", "month")
     if nino.shape != values.shape[:2]:
         refuse(f"{label} has other rows than {path.name}", [nino.shape])
     old = _models(nino, 0, count6, years6, label)
     new = _models(nino, first5, count5, years5, label)
-    return Icar(*made, old, new)
+    return Icar(cmip6, cmip5, old, new)
 
 # %% ../../nbs/earth/29_sources.ipynb #nino34
 def nino34(
