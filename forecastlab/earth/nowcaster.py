@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['default_settings', 'published_training', 'FieldTask', 'HeldOutWindows', 'replace_fields', 'plain_settings',
-           'settings_from', 'other_settings', 'Nowcaster', 'FieldGrid', 'FieldForecast', 'field_forecast', 'forecast',
-           'append', 'Stream']
+           'settings_from', 'other_settings', 'at_rest', 'Nowcaster', 'FieldGrid', 'FieldForecast', 'field_forecast',
+           'forecast', 'append', 'Stream']
 
 # %% ../../nbs/earth/40_nowcaster.ipynb #imports-basics
+import contextlib
 import hashlib
-import math
 import os
 import re
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields as fields_of, is_dataclass
 from dataclasses import replace
 from importlib import import_module
@@ -33,7 +33,7 @@ from .checkpoints import differences, tiled
 from .earthformer import ConvStem, Earthformer, EarthformerSettings
 from .earthformer import StackStem
 from .fields import SCALES, FieldBatch, Fields, Scale, TimeStep
-from .fields import open_field, roles, time_step
+from .fields import open_field, read_frames, roles, time_step
 from .presets import PRESETS, preset
 
 # %% ../../nbs/earth/40_nowcaster.ipynb #needs-xarray
@@ -80,7 +80,7 @@ def published_training(
     **changes: Any,  # settings of `Training` that differ
 ) -> Training:
     "The recipe that the published models were trained with."
-    recipe = dict(
+    recipe: dict[str, Any] = dict(
         lr=1e-3,
         weight_decay=1e-5,
         decay="matrices",
@@ -219,6 +219,19 @@ def other_settings(
     ]
 
 # %% ../../nbs/earth/40_nowcaster.ipynb #checked_network
+@contextlib.contextmanager
+def at_rest(
+    network: nn.Module,  # in any mode
+) -> Iterator[None]:
+    "A network that only answers: without dropout, and in its old mode afterwards."
+    was = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was)
+
+
 def _network_of(model: Any) -> nn.Module | None:
     "A module that was passed as such."
     return model if isinstance(model, nn.Module) else None
@@ -230,7 +243,9 @@ def _settings_of(model: Any, fields: Fields) -> EarthformerSettings:
     grid = fields.rows, fields.columns, fields.channels
     if model is None:
         return default_settings(past, future, *grid)
-    shapes = dict(input_shape=(past, *grid), target_shape=(future, *grid))
+    shapes: dict[str, Any] = dict(
+        input_shape=(past, *grid), target_shape=(future, *grid)
+    )
     if isinstance(model, str):
         return preset(model, **shapes)
     wrong = [
@@ -249,16 +264,14 @@ def _check_answer(network: nn.Module, task: FieldTask) -> None:
     "Refuse a network that does not answer one window with frames of its shape."
     batch = task.fields.batch([0])
     x = task.scale.apply(batch.x)
-    was = network.training
     place = next(network.parameters(), x)
     try:
-        found = network.eval()(x.to(place.device))
+        with at_rest(network):
+            found = network(x.to(place.device))
     except (RuntimeError, ValueError, TypeError, IndexError) as e:
         why = " ".join(f"{type(e).__name__}: {e}".split())[:200]
         taken = f"frames of shape {tuple(x.shape)}: batch, past, rows, columns, channel"
         refuse(f"the network cannot take {taken}", (), why)
-    finally:
-        network.train(was)
     shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if shape != tuple(batch.y.shape):
         mend = f"Expected {tuple(batch.y.shape)}: batch, future, rows, columns, channel"
@@ -272,18 +285,18 @@ class Nowcaster(Saved):
 
     def __init__(
         self,
-        # None: a small Earthformer that suits the grid; the name of a preset, such as
-        # "nbody"; settings of an Earthformer; any module from past frames to future ones
+        # None: a small Earthformer that suits the grid; the name of a preset ("nbody");
+        # settings of an Earthformer; any module from past frames to future ones
         model: str | EarthformerSettings | nn.Module | None = None,
         past: int | None = None,  # frames seen; None: those of the model or the fields
         future: int | None = None,  # frames forecast; None: the same
         training: Training | None = None,  # None: `published_training()`
         *,
-        # how numbers become those of a network: one of `SCALES`, learned by `fit`; or a
-        # `Scale` that is known
+        # how numbers become those of a network: one of `SCALES`, learned by `fit`, or a
+        # known `Scale`
         scale: str | Scale = "auto",
         batch: int = 8,  # windows a step; times `training.accumulate`
-        # folder for checkpoints: a training that was killed goes on from there; None: no
+        # folder for checkpoints, from which a killed training goes on; None: none
         checkpoint: str | os.PathLike | None = None,
         name: str = "nowcaster",  # in tables and messages
     ):
@@ -306,7 +319,9 @@ class Nowcaster(Saved):
         self.batch = whole("batch", batch)
         self.checkpoint = None if checkpoint is None else str(path_of(checkpoint))
         self.name = str(name)
-        self.scale = scale
+        # what was asked for, and what was learned
+        self.scaling = scale
+        self.scale: Scale | None = scale if isinstance(scale, Scale) else None
         # (rows, columns, channels) of the field that was learned; None: not known
         self.grid: tuple[int, int, int] | None = None
         self.fitted: Fitted | None = None
@@ -323,8 +338,8 @@ class Nowcaster(Saved):
 
     @property
     def _ready(self) -> bool:
-        known = self.past is not None and self.future is not None
-        return known and self.network is not None and isinstance(self.scale, Scale)
+        parts = self.past, self.future, self.network, self.scale
+        return all(part is not None for part in parts)
 
     def fit(
         self,
@@ -341,9 +356,9 @@ class Nowcaster(Saved):
         """
         windows = self._windows(fields)
         self.past, self.future = windows.past, windows.future
-        scale = self.scale
-        if not isinstance(self.scale, Scale):
-            scale = Scale.of(windows, self.scale)
+        scale = self.scaling
+        if not isinstance(scale, Scale):
+            scale = Scale.of(windows, scale)
         scale.check(windows.channels)
         network = _network_of(self.model)
         if network is None:
@@ -407,17 +422,16 @@ class Nowcaster(Saved):
         x: Tensor,  # (window, past, row, column, channel) of a field, NaN where missing
     ) -> Tensor:  # (window, future, row, column, channel) of the field's numbers
         "The frames after frames. A larger grid than was learned is forecast in tiles."
-        self._must_be_ready()
-        network, scale = self.network, self.scale
-        place = next(network.parameters(), x)
-        seen = scale.apply(x).to(place.device)
-        if self.grid is None or tuple(x.shape[2:]) == self.grid:
-            found = network(seen)
-        else:
-            found = self._tiles(seen)
+        network, scale = self.parts()
+        seen = scale.apply(x).to(next(network.parameters(), x).device)
+        with at_rest(network):
+            if self.grid is None or tuple(x.shape[2:]) == self.grid:
+                found = network(seen)
+            else:
+                found = self._tiles(network, seen)
         return scale.undo(found.float()).to(x.device)
 
-    def _tiles(self, seen: Tensor) -> Tensor:
+    def _tiles(self, network: nn.Module, seen: Tensor) -> Tensor:
         "A grid that is larger than the one learned."
         rows, columns, channels = self.grid or (0, 0, 0)
         if seen.shape[4] != channels:
@@ -434,12 +448,14 @@ class Nowcaster(Saved):
             )
         tile = rows, columns
         shared = min(32, rows // 4), min(32, columns // 4)
-        return tiled(self.network, seen, tile, shared)
+        return tiled(network, seen, tile, shared)
 
-    def _must_be_ready(self) -> None:
-        if not self._ready:
+    def parts(self) -> tuple[Any, Scale]:  # the network; how numbers become its own
+        "What answers. Refuses a nowcaster that was not fitted."
+        if self.network is None or self.scale is None or not self._ready:
             mend = "Call fit(fields) or load(path) first"
             refuse(f"{self.name} has not been fitted", (), mend, RuntimeError)
+        return self.network, self.scale
 
     def predict(
         self,
@@ -448,7 +464,7 @@ class Nowcaster(Saved):
         indices: Sequence[int] | Tensor | None = None,  # which windows; None: all
     ) -> Any:  # (window, future, row, column, channel); of a `DataArray`, a `DataArray`
         "The frames after each window; of a field, those after its last frame."
-        self._must_be_ready()
+        self.parts()
         if not isinstance(fields, Fields):
             return forecast(self, fields)
         windows = self._windows(fields)
@@ -463,14 +479,14 @@ class Nowcaster(Saved):
         return found
 
     def _state(self) -> tuple[dict, dict[str, Tensor]]:
-        network: Any = self.network
+        network, scale = self.parts()
         settings = getattr(network, "settings", None)
         ours = type(network).__module__.startswith("forecastlab.")
         known = ours and is_dataclass(settings)
         note = dict(
             network=family_of(type(network)),
             settings=plain_settings(settings) if known else None,
-            scale=asdict(self.scale),  # type: ignore[call-overload]
+            scale=asdict(scale),
             past=self.past,
             future=self.future,
             grid=self.grid,
@@ -520,8 +536,8 @@ class Nowcaster(Saved):
     def load(
         cls,
         path: str | os.PathLike,  # file of `save`
-        # what the file should hold, where that is to be checked, or where the network is
-        # not of the lab: a module, settings or a preset's name; None: what it holds
+        # what the file should hold, where that is checked or the network is not of the
+        # lab: a module, settings or a preset's name; None: what it holds
         model: str | EarthformerSettings | nn.Module | None = None,
     ) -> Self:  # ready to predict
         """Read a saved nowcaster.
@@ -607,7 +623,7 @@ class FieldForecast:
 
     # (member, sequence, lead time, row, column, channel)
     values: Tensor
-    grid: FieldGrid
+    grid: FieldGrid  # where and when they are
 
     def __post_init__(self):
         if self.values.dim() != 6:
@@ -638,7 +654,7 @@ class FieldForecast:
         return xr.concat(each, axis, coords="minimal", compat="override")
 
     def to_xarray(self) -> xr.DataArray:
-        "Axes [sequence, member,] lead_time, y, x [, channel], and the field's own words."
+        "With the axes [sequence, member,] lead_time, y, x [, channel]."
         if self.members == 1:
             return self._frames(self.values[0], ())
         return self._frames(self.values.movedim(0, 1), ("member",))
@@ -681,7 +697,7 @@ def field_forecast(
 ) -> FieldForecast:
     "The frames after the last frames of a field, as numbers on their grid."
     nowcaster = _asked(model)
-    nowcaster._must_be_ready()
+    nowcaster.parts()
     da = open_field(source, variable, dims, gaps="mask")
     time = roles(da)["time"]
     if origin is not None:
@@ -698,20 +714,9 @@ def field_forecast(
     seen = da.isel({time: slice(da.sizes[time] - past, None)})
     # the step is that of the whole field, where a model sees one frame only
     grid = replace(FieldGrid.of(seen), step=FieldGrid.of(da).step)
-    windows = Fields(seen, past - 1, 1) if past > 1 else None
-    x = _frames_of(seen, windows)
     with within_memory("Forecast a smaller area, or fewer sequences"):
-        found = nowcaster.answer(x)
+        found = nowcaster.answer(read_frames(seen))
     return FieldForecast(found[None], grid)
-
-
-def _frames_of(seen: xr.DataArray, windows: Fields | None) -> Tensor:
-    "All frames of a short field, (sequence, frame, row, column, channel)."
-    if windows is None:
-        windows = Fields(xr.concat([seen, seen], roles(seen)["time"]), 1, 1)
-        return windows[:].x
-    batch = windows[:]
-    return torch.cat([batch.x, batch.y], 1)
 
 
 def forecast(
@@ -803,7 +808,7 @@ class Stream:
         step: TimeStep | np.timedelta64 | None = None,  # None: of the first two frames
     ):
         self.nowcaster = _asked(nowcaster)
-        self.nowcaster._must_be_ready()
+        self.nowcaster.parts()
         self.given = step
         self.reset()
 
@@ -842,15 +847,14 @@ class Stream:
         values, and a time that does not follow the last one.
         """
         x = self._checked(frame)
-        network: Any = self.nowcaster.network
-        place = next(network.parameters(), x)
-        scale: Any = self.nowcaster.scale
-        seen = scale.apply(x).to(place.device)[None, None]
-        self._kept.append(network.initial_encoder(seen) if self._by_frame else seen)
-        if not self.ready:
-            return None
-        frames = torch.cat(list(self._kept), 1)
-        found = network.from_tokens(frames) if self._by_frame else network(frames)
+        network, scale = self.nowcaster.parts()
+        seen = scale.apply(x).to(next(network.parameters(), x).device)[None, None]
+        with at_rest(network):
+            self._kept.append(network.initial_encoder(seen) if self._by_frame else seen)
+            if not self.ready:
+                return None
+            frames = torch.cat(list(self._kept), 1)
+            found = network.from_tokens(frames) if self._by_frame else network(frames)
         values = scale.undo(found.float()).to(x.device)
         if not isinstance(frame, xr.DataArray):
             return values[0]

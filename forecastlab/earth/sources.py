@@ -145,7 +145,7 @@ def open_dataset(
     if kind == "hdf5":
         more = dict(phony_dims="access")
     if kind == "zarr":
-        # a folder is listed quickly, so the list of names that may be there is not needed
+        # a folder is listed quickly: a list of its names is not needed
         more = dict(consolidated=False)
     with reading(path):
         found = xr.open_dataset(path_of(path), engine=engine, chunks=None, **more)
