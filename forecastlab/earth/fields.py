@@ -300,7 +300,7 @@ class _Stacked:
 
 def _variable(data: xr.Dataset, variable: Any, path: Any) -> xr.DataArray:
     "One variable of a data set, or several as channels."
-    wide = [str(n) for n, v in data.data_vars.items() if v.ndim >= 3]
+    wide = sorted(str(n) for n, v in data.data_vars.items() if v.ndim >= 3)
     if variable is None:
         if len(wide) != 1:
             mend = "Choose: open_field(..., variable='name'), or a list for channels"
@@ -361,10 +361,12 @@ def _opened(source: Any, variable: Any) -> xr.DataArray:
     if path.is_dir() and any(path.rglob("RAD_*.h5")):
         return open_knmi(path)
     if source_kind(path) == "hdf5":
-        found = _of_sevir(path, variable)
-        if found is not None:
-            return found
-    return _variable(open_dataset(path), variable, path)
+        events = _of_sevir(path, variable)
+        if events is not None:
+            return events
+    found = _variable(open_dataset(path), variable, path)
+    found.encoding["source"] = str(path)
+    return found
 
 
 def _of_sevir(path: Any, variable: Any) -> xr.DataArray | None:
