@@ -258,14 +258,22 @@ def _read(state: _State, path) -> None:
         )
 
 
+def _laid_like(parameter: Tensor, value: Tensor) -> Tensor:
+    "A value beside its parameter: on its device, and in its order in memory."
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    place = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+    return place.copy_(value)
+
+
 def _put(state: _State, t: dict[str, Tensor], note: dict) -> None:
     "Put what a checkpoint holds in place."
     state.model.load_state_dict(_under(t, "model."))
     for i, p in enumerate(state.parameters):
         moments = _under(t, f"optimizer.{i}.")
-        state.optimizer.state[p] = {k: v.to(p.device) for k, v in moments.items()}
+        state.optimizer.state[p] = {k: _laid_like(p, v) for k, v in moments.items()}
         if state.average:
-            state.average[i] = t[f"average.{i}"].to(p.device)
+            state.average[i] = _laid_like(p, t[f"average.{i}"])
     state.draws.set_state(t["random.draws"])
     torch.set_rng_state(t["random.torch"])
     if "random.cuda" in t and has_gpu():

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['default_settings', 'published_training', 'FieldTask', 'HeldOutWindows', 'replace_fields', 'plain_settings',
-           'settings_from', 'other_settings', 'at_rest', 'Nowcaster', 'FieldGrid', 'FieldForecast', 'field_forecast',
-           'forecast', 'append', 'Stream']
+           'settings_from', 'other_settings', 'at_rest', 'only_used', 'Nowcaster', 'FieldGrid', 'FieldForecast',
+           'field_forecast', 'forecast', 'append', 'Stream']
 
 # %% ../../nbs/earth/40_nowcaster.ipynb #imports-basics
 import contextlib
@@ -259,14 +259,13 @@ def _settings_of(model: Any, fields: Fields) -> EarthformerSettings:
     return model
 
 
-@torch.no_grad()
 def _check_answer(network: nn.Module, task: FieldTask) -> None:
     "Refuse a network that does not answer one window with frames of its shape."
     batch = task.fields.batch([0])
     x = task.scale.apply(batch.x)
     place = next(network.parameters(), x)
     try:
-        with at_rest(network):
+        with at_rest(network), torch.no_grad():
             found = network(x.to(place.device))
     except (RuntimeError, ValueError, TypeError, IndexError) as e:
         why = " ".join(f"{type(e).__name__}: {e}".split())[:200]
@@ -276,6 +275,32 @@ def _check_answer(network: nn.Module, task: FieldTask) -> None:
     if shape != tuple(batch.y.shape):
         mend = f"Expected {tuple(batch.y.shape)}: batch, future, rows, columns, channel"
         refuse("the network answers in another shape", [shape], mend)
+
+
+@contextlib.contextmanager
+def only_used(
+    network: nn.Module,  # trained
+    task: FieldTask,  # what it is trained on
+) -> Iterator[int]:  # how many parameters are learned
+    """While this lasts, parameters that no answer depends on are not learned.
+
+    They would stay as they are in any case, and several processes would wait for them.
+    """
+    learned = [p for p in network.parameters() if p.requires_grad]
+    idle: list[Tensor] = []
+    place = next(network.parameters(), torch.empty(0))
+    with at_rest(network), torch.enable_grad():
+        total, _ = task.loss(network, task.fields.batch([0]).to(place.device))
+        if total.requires_grad:
+            slopes = torch.autograd.grad(total, learned, allow_unused=True)
+            idle = [p for p, g in zip(learned, slopes, strict=True) if g is None]
+    for parameter in idle:
+        parameter.requires_grad_(False)
+    try:
+        yield len(learned) - len(idle)
+    finally:
+        for parameter in idle:
+            parameter.requires_grad_(True)
 
 # %% ../../nbs/earth/40_nowcaster.ipynb #Nowcaster
 class Nowcaster(Saved):
@@ -376,11 +401,12 @@ class Nowcaster(Saved):
                 often = max(1, training.steps // 20)
                 training = replace(training, validate_every=often)
         self.fitted = None
-        if any(p.requires_grad for p in network.parameters()):
-            point = self._point(windows, network, scale)
-            job = network, task.draw, task.loss, training, point, held_out
-            with within_memory("Choose a smaller batch, or training.accumulate"):
-                self.fitted = train(*job)
+        point = self._point(windows, network, scale)
+        job = network, task.draw, task.loss, training, point, held_out
+        with within_memory("Choose a smaller batch, and training.accumulate"):
+            with only_used(network, task) as learned:
+                if learned:
+                    self.fitted = train(*job)
         self.network, self.scale = network.eval(), scale
         self.grid = windows.rows, windows.columns, windows.channels
         return self
@@ -766,7 +792,8 @@ def _other_grid(rows: xr.Dataset, there: xr.Dataset) -> list[str]:
     for name, value in rows.coords.items():
         if lines or "origin" in value.dims or name == "origin":
             continue
-        if name not in there.coords or not value.equals(there[name]):
+        known = name in there.coords and value.variable.equals(there[name].variable)
+        if not known:
             lines.append(f"the coordinate {name} differs")
     return lines
 
