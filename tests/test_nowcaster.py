@@ -140,7 +140,7 @@ def test_missing_pixels_change_neither_loss_nor_gradient():
 
         total, weight = task.loss(network, batch)
         total.backward()
-        losses.append(float(total))
+        losses.append(total.item())
         assert int(weight) == int((~hole).sum())
         slope = answers[0].grad
         assert not slope[hole].any() and slope[~hole].any() and slope.isfinite().all()
@@ -221,7 +221,7 @@ def test_two_halves_of_a_batch_add_up_to_the_whole():
     assert_close(sum(h[0] for h in halves) / sum(h[1] for h in halves), whole / weight)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_learn_as_one(tmp_path):
     field = waves()
     field[:, :3, :5] = np.nan

@@ -9,6 +9,8 @@ __all__ = ['SCHEDULES', 'ACCELERATORS', 'PRECISIONS', 'Training', 'rate', 'param
 import copy
 import math
 import os
+import pickle
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -602,6 +604,21 @@ def _fabric(training: Training) -> tuple[Any, str]:
         )
     return fabric, strategy
 
+# %% ../../nbs/core/60_fit.ipynb #_loop_apart
+def _loop_apart(fabric, path: Path, *job) -> None:
+    "The loop in a process of its own; the first one leaves what it found in a file."
+    found = _loop(fabric, *job)
+    if fabric.global_rank == 0:
+        path.write_bytes(pickle.dumps(found))
+
+
+def _launched(fabric, *job) -> tuple[Fitted, bytes]:
+    "The loop in several processes that are started here."
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "found"
+        fabric.launch(_loop_apart, path, *job)
+        return pickle.loads(path.read_bytes())
+
 # %% ../../nbs/core/60_fit.ipynb #fit
 def fit(
     # trained in place; ends with the best, else averaged, else last weights, in eval
@@ -640,7 +657,7 @@ def fit(
         fabric.launch()
     job, kinds = (model, draw, loss, training, checkpoint, validate), _kinds(model)
     if strategy == "ddp_spawn":
-        fitted, weights = fabric.launch(_loop, *job)
+        fitted, weights = _launched(fabric, *job)
     else:
         fitted, weights = _loop(fabric, *job)
     model.load_state_dict(load(weights))
