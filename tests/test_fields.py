@@ -21,7 +21,7 @@ pytest.importorskip("h5netcdf", reason="h5netcdf is in the `earth` extra")
 from forecastlab.earth.fields import Fields, Scale, open_field, read_frames  # noqa: E402
 from forecastlab.earth.fields import statistics, time_step  # noqa: E402
 from forecastlab.earth.sources import nino34, open_icar, open_knmi  # noqa: E402
-from forecastlab.earth.sources import open_sevir, radar_sample  # noqa: E402
+from forecastlab.earth.sources import RADARS, open_sevir, radar_sample  # noqa: E402
 
 EARTH = (data_dir() / "earth") if data_dir() else None
 
@@ -447,6 +447,8 @@ def test_a_folder_of_radar_files_is_one_field(tmp_path):
 
 @real("radar-ready")
 def test_real_radar_is_cut_into_windows():
+    for name, frames in zip(RADARS, (92, 40, 61), strict=True):
+        assert len(Fields(radar_sample(name), 1, 1, gaps="mask")) >= frames - 1
     windows = Fields(radar_sample("fmi_20160928"), 13, 12)
     assert len(windows) == 16 and windows.rows == windows.columns == 384
     assert str(windows.origin(0))[:16] == "2016-09-28T15:45"

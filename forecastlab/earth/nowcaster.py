@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['default_settings', 'published_training', 'FieldTask', 'HeldOutWindows', 'replace_fields', 'plain_settings',
            'settings_from', 'other_settings', 'at_rest', 'only_used', 'Nowcaster', 'FieldGrid', 'FieldForecast',
-           'field_forecast', 'forecast', 'append', 'Stream']
+           'field_forecast', 'forecast', 'append', 'as_of_many', 'Stream']
 
 # %% ../../nbs/earth/40_nowcaster.ipynb #imports-basics
 import contextlib
@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from ..core.basics import as_json, needs, one_of, path_of, read_tensors
 from ..core.basics import refuse, whole, within_memory
 from ..core.fit import Fitted, Training, fit as train
@@ -825,6 +826,34 @@ def append(
                 refuse(f"the store {path} has this origin", [origin], mend)
         rows.to_zarr(place, append_dim="origin", consolidated=False)
 
+# %% ../../nbs/earth/40_nowcaster.ipynb #as_of_many
+_FEW = 20_480  # numbers; up to here PyTorch takes its own routine on one thread
+
+
+class as_of_many(TorchFunctionMode):
+    "While this lasts, frames are convolved as so many times more would be."
+
+    def __init__(
+        self,
+        times: int,  # how many frames the full pass has for each
+    ):
+        super().__init__()
+        self.times = times
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.conv2d and len(args) == 7 and not kwargs:
+            x, weight, bias, stride, padding, dilation, groups = args
+            many = self.times * x.numel() > _FEW or self.times * len(x) >= 16
+            plain = x.device.type == "cpu" and x.dtype == torch.float32
+            if many and plain and not isinstance(padding, str) and _has_onednn():
+                steps = padding, stride, dilation, groups
+                return torch.mkldnn_convolution(x, weight, bias, *steps)
+        return func(*args, **(kwargs or {}))
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+
 # %% ../../nbs/earth/40_nowcaster.ipynb #Stream
 class Stream:
     "A nowcaster that is told one frame after the other."
@@ -877,7 +906,10 @@ class Stream:
         network, scale = self.nowcaster.parts()
         seen = scale.apply(x).to(next(network.parameters(), x).device)[None, None]
         with at_rest(network):
-            self._kept.append(network.initial_encoder(seen) if self._by_frame else seen)
+            if self._by_frame:
+                with as_of_many(self.nowcaster.past or 1):
+                    seen = network.initial_encoder(seen)
+            self._kept.append(seen)
             if not self.ready:
                 return None
             frames = torch.cat(list(self._kept), 1)

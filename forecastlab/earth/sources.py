@@ -341,7 +341,10 @@ def radar_sample(
         refuse("the radar is not there", [path], mend, FileNotFoundError)
     with reading(path), np.load(path, allow_pickle=False) as file:
         frames = file["frames"]
-        times = pd.to_datetime(file["times"].tolist(), format="%Y%m%d%H%M")
+        digits = ["".join(filter(str.isdigit, t)) for t in file["times"].tolist()]
+        times = pd.to_datetime(
+            [t.ljust(14, "0") for t in digits], format="%Y%m%d%H%M%S"
+        )
     coords = {"time": times.to_numpy()}
     attrs = {"long_name": "reflectivity", "units": "0.25 dBZ"}
     dims = "time", "y", "x"
