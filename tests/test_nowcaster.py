@@ -448,6 +448,21 @@ def test_a_stream_equals_the_full_pass(fitted):
     assert_close(answer[..., 0], torch.tensor(told[-1].values))
 
 
+def test_a_stream_takes_the_routine_that_takes_all_frames():
+    "A frame of 64 by 64 alone is few numbers to PyTorch, ten of them are many."
+    settings = preset(
+        "nbody", width=16, encoder_depth=(1,), decoder_depth=(1,), vectors=0
+    )
+    torch.manual_seed(0)
+    nowcaster = Nowcaster(Earthformer(settings), scale="none")
+    frames = waves(10, 64, 64).values * (np.arange(64) > 40)
+    stream = Stream(nowcaster)
+    for frame in frames:
+        told = stream.update(frame)
+    full = nowcaster.answer(torch.tensor(frames)[None, ..., None])[0]
+    assert_close(told, full, rtol=0, atol=2e-6)
+
+
 def test_a_stream_of_another_network_equals_the_full_pass():
     windows = Fields(waves(), 3, 2)
     own = Nowcaster(Last(2), training=plan(2)).fit(windows)

@@ -852,7 +852,8 @@ class as_of_many(TorchFunctionMode):
 
 
 def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    onednn: Any = torch.backends.mkldnn
+    return bool(onednn.is_available() and onednn.enabled)
 
 # %% ../../nbs/earth/40_nowcaster.ipynb #Stream
 class Stream:
