@@ -18,10 +18,11 @@ h5py = pytest.importorskip("h5py", reason="h5py is in the `earth` extra")
 pytest.importorskip("zarr", reason="zarr is in the `earth` extra")
 pytest.importorskip("h5netcdf", reason="h5netcdf is in the `earth` extra")
 
-from forecastlab.earth.fields import Fields, Scale, open_field, read_frames  # noqa: E402
-from forecastlab.earth.fields import statistics, time_step  # noqa: E402
+from forecastlab.earth.fields import Fields, Scale, open_field  # noqa: E402
+from forecastlab.earth.fields import read_frames, statistics, time_step  # noqa: E402
 from forecastlab.earth.sources import nino34, open_icar, open_knmi  # noqa: E402
-from forecastlab.earth.sources import RADARS, open_sevir, radar_sample  # noqa: E402
+from forecastlab.earth.sources import RADARS, open_sevir  # noqa: E402
+from forecastlab.earth.sources import radar_sample  # noqa: E402
 
 EARTH = (data_dir() / "earth") if data_dir() else None
 
