@@ -39,6 +39,9 @@ _home = {
     "XRLinear": "ranking.xrlinear",
     "ExtremeClassifier": "ranking.estimator",
     "XRTransformer": "ranking.xrtransformer",
+    "Fields": "earth.fields",
+    "open_field": "earth.fields",
+    "Nowcaster": "earth.nowcaster",
 }
 __all__ = sorted(_home)
 

@@ -92,10 +92,11 @@ fit(net(0.3), slow, loss, Training(**{plan!r}), sys.argv[1], validate=score)
 
 @pytest.mark.parametrize("launch", ["torchrun", "spawn"])
 def test_two_processes_equal_one(tmp_path, launch):
+    "The network is larger than what fits into a pipe between processes."
     plan = dict(steps=40, devices=2 if launch == "spawn" else 1, **QUIET)
     body = f"""
 if __name__ == "__main__":
-    fitted = fit(net(0.0), draw, loss, Training(**{plan!r}))
+    fitted = fit(net(0.0, 4096), draw, loss, Training(**{plan!r}))
     if os.environ.get("RANK", "0") == "0":
         np.save(sys.argv[1], fitted.losses)
 """
@@ -113,8 +114,37 @@ if __name__ == "__main__":
     ) + [str(path), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    one = fit(net(0.0), draw, loss, Training(steps=40, **QUIET)).losses
+    one = fit(net(0.0, 4096), draw, loss, Training(steps=40, **QUIET)).losses
     np.testing.assert_allclose(np.load(out), one, rtol=2e-5)
+
+
+def test_weights_in_another_order_in_memory_resume_bit_for_bit(tmp_path):
+    "The fused optimiser reads weights and moments side by side."
+
+    def images(generator):
+        return torch.randn(4, 3, 6, 6, generator=generator)
+
+    def flat(model, x):
+        return (model(x) - x.mean()).square().sum(), x.numel()
+
+    def made():
+        torch.manual_seed(0)
+        return nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+
+    settings = Training(steps=6, average=0.9, checkpoint_every=3, **QUIET)
+    turns = iter(range(10))
+
+    def frail(generator):
+        if next(turns) == 4:
+            raise KeyboardInterrupt
+        return images(generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(made(), frail, flat, settings, tmp_path / "point")
+    resumed = fit(a := made(), images, flat, settings, tmp_path / "point")
+    whole = fit(b := made(), images, flat, settings)
+    assert np.array_equal(resumed.losses, whole.losses)
+    assert torch.equal(a.weight, b.weight)
 
 
 def test_two_processes_equal_one_although_their_masks_differ():

@@ -23,8 +23,8 @@ def loss(model, batch):
     return e.square().sum(), batch[2].sum()
 
 
-def net(dropout):
+def net(dropout, width=16):
     torch.manual_seed(3)
     return nn.Sequential(
-        nn.Linear(5, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 1)
+        nn.Linear(5, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 1)
     )

@@ -9,6 +9,8 @@ __all__ = ['SCHEDULES', 'ACCELERATORS', 'PRECISIONS', 'Training', 'rate', 'param
 import copy
 import math
 import os
+import pickle
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -118,6 +120,11 @@ def rate(
     return peak * (training.final + (1 - training.final) * height)
 
 # %% ../../nbs/core/60_fit.ipynb #parameter_groups
+def _is_spared(name: str, parameter: Tensor) -> bool:
+    "A norm or a bias; a table of biases has two axes, and is told by its name."
+    return parameter.dim() < 2 or "bias" in name.rpartition(".")[2]
+
+
 def parameter_groups(
     model: nn.Module,  # to be trained
     training: Training,  # `lr`, `rates`, `weight_decay` and `decay`
@@ -130,7 +137,7 @@ def parameter_groups(
         longest = max(fits, key=len, default=None)
         used.add(longest)
         peak = training.lr if longest is None else training.rates[longest]
-        spared = training.decay == "matrices" and parameter.dim() < 2
+        spared = training.decay == "matrices" and _is_spared(name, parameter)
         decay = 0.0 if spared else training.weight_decay
         groups.setdefault((peak, decay), []).append(parameter)
     if idle := sorted(set(training.rates) - used):
@@ -253,14 +260,22 @@ def _read(state: _State, path) -> None:
         )
 
 
+def _laid_like(parameter: Tensor, value: Tensor) -> Tensor:
+    "A value beside its parameter: on its device, and in its order in memory."
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    place = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+    return place.copy_(value)
+
+
 def _put(state: _State, t: dict[str, Tensor], note: dict) -> None:
     "Put what a checkpoint holds in place."
     state.model.load_state_dict(_under(t, "model."))
     for i, p in enumerate(state.parameters):
         moments = _under(t, f"optimizer.{i}.")
-        state.optimizer.state[p] = {k: v.to(p.device) for k, v in moments.items()}
+        state.optimizer.state[p] = {k: _laid_like(p, v) for k, v in moments.items()}
         if state.average:
-            state.average[i] = t[f"average.{i}"].to(p.device)
+            state.average[i] = _laid_like(p, t[f"average.{i}"])
     state.draws.set_state(t["random.draws"])
     torch.set_rng_state(t["random.torch"])
     if "random.cuda" in t and has_gpu():
@@ -589,6 +604,21 @@ def _fabric(training: Training) -> tuple[Any, str]:
         )
     return fabric, strategy
 
+# %% ../../nbs/core/60_fit.ipynb #_loop_apart
+def _loop_apart(fabric, path: Path, *job) -> None:
+    "The loop in a process of its own; the first one leaves what it found in a file."
+    found = _loop(fabric, *job)
+    if fabric.global_rank == 0:
+        path.write_bytes(pickle.dumps(found))
+
+
+def _launched(fabric, *job) -> tuple[Fitted, bytes]:
+    "The loop in several processes that are started here."
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "found"
+        fabric.launch(_loop_apart, path, *job)
+        return pickle.loads(path.read_bytes())
+
 # %% ../../nbs/core/60_fit.ipynb #fit
 def fit(
     # trained in place; ends with the best, else averaged, else last weights, in eval
@@ -627,7 +657,7 @@ def fit(
         fabric.launch()
     job, kinds = (model, draw, loss, training, checkpoint, validate), _kinds(model)
     if strategy == "ddp_spawn":
-        fitted, weights = fabric.launch(_loop, *job)
+        fitted, weights = _launched(fabric, *job)
     else:
         fitted, weights = _loop(fabric, *job)
     model.load_state_dict(load(weights))
