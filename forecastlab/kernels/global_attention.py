@@ -87,9 +87,6 @@ def global_bytes(
     numbers = 2 if not backward else 6 if shared else 4
     return numbers * batch * tokens * channels * size
 
-
-test_eq(global_bytes(13312, 128) / 1e6, 13.631488)
-
 # %% ../../nbs/kernels/64_global_attention.ipynb #global-forward
 @triton.jit
 def _hidden(slot, grid):
