@@ -354,35 +354,34 @@ def _members(group, start, volume, cuboids, PACK: tl.constexpr, SIDE: tl.constex
 
 # %% ../../nbs/kernels/62_cuboid_attention.ipynb #scores
 @triton.jit
+def _mark(cuboid, region, counts, NOBODY: tl.constexpr):
+    "Equal for who may meet; NOBODY, negative, for who does not count."
+    return tl.where(counts, cuboid * 8 + region, NOBODY)
+
+
+@triton.jit
 def _scores(
     q,  # (rows, width)
     k,  # (columns, width)
-    asks,  # (rows,) boxes, places, regions, who counts
-    asked,  # (columns,) the same
-    there,  # (columns,) where a token stands
-    table_ptr,  # (offset, head)
-    head,
+    mark,  # (rows,)
+    other_mark,  # (columns,)
+    number,  # (rows,) `place_numbers`
+    other_number,  # (columns,)
+    table_ptr,  # (offset, head), at the head
     heads,
-    reach,  # rows, columns and the middle row
+    middle,  # row of the table
     SCALE: tl.constexpr,
     BIAS: tl.constexpr,
-    SHIFTED: tl.constexpr,
-    IGNORE: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    "Scores of a tile, minus infinity where two may not meet."
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=ACC) * SCALE
-    allowed = (asks[0][:, None] == asked[0][None, :]) & asks[3][:, None]
-    allowed = allowed & asked[3][None, :]
-    if SHIFTED:
-        allowed = allowed & (asks[2][:, None] == asked[2][None, :])
-    if IGNORE:
-        allowed = allowed & there[None, :]
+    meet = mark[:, None] == other_mark[None, :]
     if BIAS:
-        a, b = _place_number(asks[1], reach), _place_number(asked[1], reach)
-        at = (a[:, None] - b[None, :] + reach[2]) * heads + head
-        s += tl.load(table_ptr + at, mask=allowed, other=0.0).to(ACC)
-    return tl.where(allowed, s, float("-inf"))
+        at = (number[:, None] - other_number[None, :] + middle) * heads
+        s += tl.load(table_ptr + at, mask=meet, other=0.0).to(ACC)
+    return tl.where(meet, s, float("-inf"))
 
 
 @triton.jit
@@ -441,7 +440,6 @@ def _cuboid_forward_kernel(
     SCALE: tl.constexpr,
     DROP: tl.constexpr,
     BIAS: tl.constexpr,
-    SHIFTED: tl.constexpr,
     IGNORE: tl.constexpr,
     OTHER: tl.constexpr,
     VECTORS: tl.constexpr,
@@ -461,11 +459,11 @@ def _cuboid_forward_kernel(
     cuboid, place, live = _members(group, start, asks_volume, cuboids, PACK, ROWS)
     token, there, region = token_at(cuboid, place, asks_grid)
     there = there & live
-    asks = cuboid, place, region, live
+    mark, own_number = _mark(cuboid, region, live, -1), _place_number(place, reach)
     number = batch * asks_tokens + token
     q = load_tile(query_ptr, number, there, stride_query, head, FEATURES, WIDTH)
-    row = cuboid * asks_volume + place
-    columns = asked_volume + vectors
+    row = group * PACK * asks_volume + start + tl.arange(0, ROWS)
+    columns = PACK * asked_volume + vectors
     top = tl.full((ROWS,), float("-inf"), ACC)
     total = tl.zeros((ROWS,), ACC)
     acc = tl.zeros((ROWS, WIDTH), ACC)
@@ -489,7 +487,7 @@ def _cuboid_forward_kernel(
         vector_s = tl.where(both, vector_s * SCALE, float("-inf"))
         vector_factor = 1.0
         if DROP > 0:
-            place_of = asked_volume + vector
+            place_of = PACK * asked_volume + vector
             vector_factor = kept(seed + pair, row, place_of, columns, DROP)
         top, total, acc = add_scores(
             top, total, acc, vector_s, vector_v, vector_factor, ACC, PRECISION
@@ -501,27 +499,28 @@ def _cuboid_forward_kernel(
         key = batch * asked_tokens + key
         k = load_tile(key_ptr, key, stands, stride_key, head, FEATURES, WIDTH)
         v = load_tile(value_ptr, key, stands, stride_key, head, FEATURES, WIDTH)
-        asked = box, spot, part, counts
+        counts = stands if IGNORE else counts
+        other_mark = _mark(box, part, counts, -2)
+        other_number = _place_number(spot, reach)
         s = _scores(
             q,
             k,
-            asks,
-            asked,
-            stands,
-            table_ptr,
-            head,
+            mark,
+            other_mark,
+            own_number,
+            other_number,
+            table_ptr + head,
             heads,
-            reach,
+            reach[2],
             SCALE,
             BIAS,
-            SHIFTED,
-            IGNORE,
             ACC,
             PRECISION,
         )
         factor = 1.0
         if DROP > 0:
-            factor = kept(seed + pair, row, spot, columns, DROP)
+            column = begin + tl.arange(0, KEYS)
+            factor = kept(seed + pair, row, column, columns, DROP)
         top, total, acc = add_scores(top, total, acc, s, v, factor, ACC, PRECISION)
     heard = total > 0
     safe = tl.where(heard, total, 1.0)
@@ -581,7 +580,6 @@ def _cuboid_backward_kernel(
     SCALE: tl.constexpr,
     DROP: tl.constexpr,
     BIAS: tl.constexpr,
-    SHIFTED: tl.constexpr,
     IGNORE: tl.constexpr,
     OTHER: tl.constexpr,
     VECTORS: tl.constexpr,
@@ -598,7 +596,7 @@ def _cuboid_backward_kernel(
     blocks = (PACK * asks_volume + ROWS - 1) // ROWS
     pair, wide = tl.program_id(1), heads * FEATURES
     batch, head = (pair // heads).to(tl.int64), pair % heads
-    columns = asked_volume + vectors
+    columns = PACK * asked_volume + vectors
     to_table = to_table_ptr + (tl.program_id(0) % parts) * offsets * heads + head
     if VECTORS > 0:
         vector = tl.arange(0, VECTORS)
@@ -618,8 +616,8 @@ def _cuboid_backward_kernel(
         token, there, region = token_at(cuboid, place, asks_grid)
         # an empty place has no slope, and nothing goes through it
         there = there & live
-        asks = cuboid, place, region, there
-        row = cuboid * asks_volume + place
+        mark, own_number = _mark(cuboid, region, there, -1), _place_number(place, reach)
+        row = group * PACK * asks_volume + start + tl.arange(0, ROWS)
         at = log_sum_ptr + pair.to(tl.int64) * asks_tokens + token
         log_sum = tl.load(at, mask=there, other=0.0)
         number = batch * asks_tokens + token
@@ -646,7 +644,7 @@ def _cuboid_backward_kernel(
             )
             remain = vector_w
             if DROP > 0:
-                place_of = asked_volume + vector
+                place_of = PACK * asked_volume + vector
                 vector_factor = kept(seed + pair, row, place_of, columns, DROP)
                 vector_u = vector_u * vector_factor
                 remain = vector_w * vector_factor
@@ -664,21 +662,21 @@ def _cuboid_backward_kernel(
             key = batch * asked_tokens + key
             k = load_tile(key_ptr, key, stands, stride_key, head, FEATURES, WIDTH)
             v = load_tile(value_ptr, key, stands, stride_key, head, FEATURES, WIDTH)
-            asked = box, spot, part, counts
+            counts = stands if IGNORE else counts
+            other_mark = _mark(box, part, counts, -2)
+            other_number = _place_number(spot, reach)
             s = _scores(
                 q,
                 k,
-                asks,
-                asked,
-                stands,
-                table_ptr,
-                head,
+                mark,
+                other_mark,
+                own_number,
+                other_number,
+                table_ptr + head,
                 heads,
-                reach,
+                reach[2],
                 SCALE,
                 BIAS,
-                SHIFTED,
-                IGNORE,
                 ACC,
                 PRECISION,
             )
@@ -686,7 +684,8 @@ def _cuboid_backward_kernel(
             u = tl.dot(g, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
             dropped = w
             if DROP > 0:
-                factor = kept(seed + pair, row, spot, columns, DROP)
+                column = begin + tl.arange(0, KEYS)
+                factor = kept(seed + pair, row, column, columns, DROP)
                 u = u * factor
                 dropped = w * factor
             if ONE:
@@ -696,9 +695,9 @@ def _cuboid_backward_kernel(
                 if ONE:
                     to_bias += e
                 else:
-                    a, b = _place_number(place, reach), _place_number(spot, reach)
-                    at_bias = (a[:, None] - b[None, :] + reach[2]) * heads
-                    meet = there[:, None] & counts[None, :]
+                    at_bias = own_number[:, None] - other_number[None, :] + reach[2]
+                    at_bias = at_bias * heads
+                    meet = mark[:, None] == other_mark[None, :]
                     tl.atomic_add(to_table + at_bias, e, mask=meet, sem="relaxed")
             small = e.to(q.dtype)
             to_q += tl.dot(small, k, input_precision=PRECISION, out_dtype=ACC)
@@ -803,7 +802,6 @@ def _cuboid_keys_kernel(
     SCALE: tl.constexpr,
     DROP: tl.constexpr,
     BIAS: tl.constexpr,
-    SHIFTED: tl.constexpr,
     IGNORE: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
@@ -821,7 +819,8 @@ def _cuboid_keys_kernel(
     box, spot, counts = _members(group, start, asked_volume, cuboids, 1, KEYS)
     key, stands, part = token_at(box, spot, asked_grid)
     stands = stands & counts
-    asked = box, spot, part, counts
+    counts = stands if IGNORE else counts
+    other_mark, other_number = _mark(box, part, counts, -2), _place_number(spot, reach)
     key = batch * asked_tokens + key
     k = load_tile(key_ptr, key, stands, stride_key, head, FEATURES, WIDTH)
     v = load_tile(value_ptr, key, stands, stride_key, head, FEATURES, WIDTH)
@@ -831,7 +830,7 @@ def _cuboid_keys_kernel(
         cuboid, place, live = _members(group, begin, asks_volume, cuboids, 1, ROWS)
         token, there, region = token_at(cuboid, place, asks_grid)
         there = there & live
-        asks = cuboid, place, region, there
+        mark, own_number = _mark(cuboid, region, there, -1), _place_number(place, reach)
         at = log_sum_ptr + pair.to(tl.int64) * asks_tokens + token
         log_sum = tl.load(at, mask=there, other=0.0)
         number = batch * asks_tokens + token
@@ -842,17 +841,15 @@ def _cuboid_keys_kernel(
         s = _scores(
             q,
             k,
-            asks,
-            asked,
-            stands,
-            table_ptr,
-            head,
+            mark,
+            other_mark,
+            own_number,
+            other_number,
+            table_ptr + head,
             heads,
-            reach,
+            reach[2],
             SCALE,
             BIAS,
-            SHIFTED,
-            IGNORE,
             ACC,
             PRECISION,
         )
@@ -860,8 +857,9 @@ def _cuboid_keys_kernel(
         u = tl.dot(g, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
         dropped = w
         if DROP > 0:
-            row = cuboid * asks_volume + place
-            factor = kept(seed + pair, row, spot, columns, DROP)
+            row = group * asks_volume + begin + tl.arange(0, ROWS)
+            column = start + tl.arange(0, KEYS)
+            factor = kept(seed + pair, row, column, columns, DROP)
             u = u * factor
             dropped = w * factor
         e = (w * (u - delta[:, None])).to(q.dtype)
@@ -959,7 +957,6 @@ class _Launch:
             SCALE=self.features**-0.5,
             DROP=plan.dropout,
             BIAS=self.has_table,
-            SHIFTED=plan.asks.shifted or plan.asked.shifted,
             IGNORE=plan.ignore and plan.asked.empty > 0,
             ROWS=tile.rows,
             KEYS=tile.keys,
