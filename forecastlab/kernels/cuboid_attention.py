@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from ..core.basics import number, refuse, whole
-from .runtime import interpreting, native, tl, triton
+from .runtime import interpreting, launch, native, tl, triton
 
 # %% ../../nbs/kernels/62_cuboid_attention.ipynb #CuboidGrid
 @dataclass(frozen=True)
@@ -1005,7 +1005,9 @@ def launch_forward(
     )
     other, vector_keys, vector_values = extra or (None, None, None)
     tile = tiles(plan)
-    _cuboid_forward_kernel[(tile.groups * tile.blocks, job.pairs)](
+    launch(
+        _cuboid_forward_kernel,
+        (tile.groups * tile.blocks, job.pairs),
         queries,
         keys,
         values,
@@ -1077,7 +1079,9 @@ def launch_backward(
         to_vectors = [torch.empty(shares, **room) for _ in range(2)]
     slope = slope.contiguous()
     strides = stride_of(queries), stride_of(keys)
-    _cuboid_backward_kernel[(programs, job.pairs)](
+    launch(
+        _cuboid_backward_kernel,
+        (programs, job.pairs),
         queries,
         keys,
         values,
@@ -1110,7 +1114,9 @@ def launch_backward(
     )
     if not tile.one:
         blocks = -(-plan.asked.volume // tile.keys)
-        _cuboid_keys_kernel[(plan.asked.cuboids * blocks, job.pairs)](
+        launch(
+            _cuboid_keys_kernel,
+            (plan.asked.cuboids * blocks, job.pairs),
             queries,
             keys,
             values,

@@ -6,24 +6,28 @@
 __all__ = ['Among', 'KERNELS', 'PLACES', 'INTERPRETED_PLACES', 'MOST_PROGRAMS', 'FEWEST_TILES', 'Vectors', 'hidden_places',
            'global_attention_ref', 'global_bytes', 'launch_global_forward', 'launch_global_backward',
            'global_attention_triton', 'shared_attention_ref', 'shared_attention_triton', 'global_attention',
-           'shared_attention']
+           'shared_attention', 'compile_cases', 'compile_kernels']
 
 # %% ../../nbs/kernels/64_global_attention.ipynb #imports
 import math
+from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from ..core.basics import refuse
+from ..core.basics import embedded_dir, refuse
 from .cuboid_attention import CuboidGrid, CuboidPlan, Extra
-from .cuboid_attention import add_scores, cuboid_attention_ref, dots
+from .cuboid_attention import add_scores, cuboid_attention_ref
+from .cuboid_attention import cuboid_attention_triton, dots
 from .cuboid_attention import drawn_seed, in_line, kept
 from .cuboid_attention import kernels_fit, launch_backward
 from .cuboid_attention import launch_forward, load_tile, standing
 from .cuboid_attention import store_tile, stride_of, token_at
 from .cuboid_attention import width_of
-from .runtime import interpreting, tl, triton
+from .runtime import Launch, captured, interpreting, launch
+from .runtime import machine_code, record, tl, triton
 
 # %% ../../nbs/kernels/64_global_attention.ipynb #global_attention_ref
 # queries, keys and values (batch, vector, head, feature) of vectors among themselves
@@ -555,7 +559,9 @@ def launch_global_forward(
     top = torch.empty(pairs, programs, vectors, **room)
     total = torch.empty_like(top)
     part = torch.empty(pairs, programs, vectors, fixed["VALUE_FEATURES"], **room)
-    _global_forward_kernel[(programs, pairs)](
+    launch(
+        _global_forward_kernel,
+        (programs, pairs),
         queries,
         keys,
         values,
@@ -573,7 +579,9 @@ def launch_global_forward(
     out = torch.empty(shape, dtype=queries.dtype, device=queries.device)
     log_sum = torch.empty(pairs, vectors, **room)
     names = "VECTORS", "VALUE_FEATURES", "VALUE_WIDTH", "ACC"
-    _global_reduce_kernel[(pairs,)](
+    launch(
+        _global_reduce_kernel,
+        (pairs,),
         top,
         total,
         part,
@@ -613,7 +621,9 @@ def launch_global_backward(
     to_among: tuple[Tensor | None, ...] = (None, None, None)
     if among is not None:
         to_among = tuple(torch.empty_like(x) for x in among)
-    _global_backward_kernel[(programs, pairs)](
+    launch(
+        _global_backward_kernel,
+        (programs, pairs),
         queries,
         keys,
         values,
@@ -808,3 +818,73 @@ def shared_attention(
     fits = kernels_fit(tokens, vectors[0].shape[3], vectors[0].shape[1])
     path = shared_attention_triton if fits else shared_attention_ref
     return path(tokens, plan, vectors, table, among)
+
+# %% ../../nbs/kernels/64_global_attention.ipynb #compile_kernels
+def _axis_plan(shape, axis: int, dropout: float) -> CuboidPlan:
+    "Boxes along one axis of a grid."
+    size = tuple(n if i == axis else 1 for i, n in enumerate(shape))
+    boxes = tuple(n // b for n, b in zip(shape, size, strict=True))
+    grid = CuboidGrid(shape, size, boxes)
+    return CuboidPlan(grid, grid, 4, size, dropout=dropout)
+
+
+def _captured_step(plan: CuboidPlan, features: int, dtype, vectors: int) -> list:
+    "Launches of one attention, forward and backward, on tensors without memory."
+
+    def some(*shape):
+        return torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
+
+    wide, table = plan.heads * features, some(plan.offsets, plan.heads)
+    tokens = some(1, *plan.asks.shape, wide * (3 if plan.asks == plan.asked else 1))
+    with captured() as calls:
+        if vectors:
+            told = tuple(some(1, vectors, plan.heads, features) for _ in range(3))
+            out = shared_attention_triton(tokens, plan, told, table, True)
+            torch.autograd.backward(out, [torch.empty_like(x) for x in out])
+            return calls
+        memory = None
+        if plan.asks != plan.asked:
+            memory = some(1, *plan.asked.shape, 2 * wide)
+        out = cuboid_attention_triton(tokens, plan, memory, table)
+        out.backward(torch.empty_like(out))
+    return calls
+
+
+def compile_cases() -> dict[str, list[Launch]]:  # what it is -> its launches
+    "Launches of Earthformer's attentions."
+    half, full, cases = torch.bfloat16, torch.float32, {}
+    levels = ((13, 32, 32), 32), ((13, 16, 16), 64)
+    for level, (shape, features) in enumerate(levels):
+        for axis, name in enumerate(("time", "rows", "columns")):
+            plan = _axis_plan(shape, axis, 0.1)
+            case = f"level {level}, {name}, bfloat16, dropout"
+            cases[case] = _captured_step(plan, features, half, 8)
+    shape, features = levels[0]
+    plan = _axis_plan(shape, 1, 0.0)
+    cases["level 0, rows, bfloat16"] = _captured_step(plan, features, half, 8)
+    cases["level 0, rows, float32"] = _captured_step(plan, features, full, 8)
+    asks = CuboidGrid((12, 32, 32), (12, 1, 1), (1, 32, 32))
+    asked = CuboidGrid(shape, (13, 1, 1), (1, 32, 32))
+    plan = CuboidPlan(asks, asked, 4, (25, 1, 1))
+    cases["memory, bfloat16"] = _captured_step(plan, features, half, 0)
+    large = CuboidGrid((12, 32, 32), (2, 8, 8), (6, 4, 4))
+    plan = CuboidPlan(large, large, 4, (2, 8, 8))
+    cases["boxes of 128, bfloat16"] = _captured_step(plan, features, half, 0)
+    return cases
+
+
+def compile_kernels(
+    cases: dict[str, list[Launch]] | None = None,  # None: `compile_cases`
+    chips: Sequence[int] = (80, 90),  # 80: Ampere, 90: Hopper
+    path: str | PathLike | None = None,  # CSV; None: data/bench/cuboid_compiled.csv
+) -> list[dict[str, Any]]:  # the rows
+    "Compile the kernels without a GPU, and append what they take."
+    rows = []
+    for case, calls in (cases or compile_cases()).items():
+        for call in calls:
+            for chip in chips:
+                name = call.kernel.__name__.strip("_").removesuffix("_kernel")
+                known = dict(case=case, kernel=name, chip=f"sm_{chip}")
+                rows.append(known | machine_code(call, chip))
+    record(rows, path or embedded_dir() / "bench" / "cuboid_compiled.csv")
+    return rows
