@@ -1109,7 +1109,7 @@ def launch_backward(
         offsets,
         parts,
         ONE=tile.one,
-        **job.fixed(),
+        **(job.fixed() | dict(num_warps=8)),
         **job.behind(),
     )
     if not tile.one:
