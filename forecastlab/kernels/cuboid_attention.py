@@ -7,7 +7,7 @@ __all__ = ['Extra', 'USUAL_TILE', 'LARGEST_TILE', 'INTERPRETED_TILE', 'MOST_FEAT
            'PART_NUMBERS', 'MoreSlopes', 'CuboidGrid', 'standing', 'CuboidPlan', 'place_numbers', 'middle_row',
            'cuboid_attention_ref', 'attention_bytes', 'attention_flops', 'Tiles', 'tiles', 'token_at', 'load_tile',
            'store_tile', 'kept', 'add_scores', 'dots', 'width_of', 'stride_of', 'in_line', 'launch_forward',
-           'launch_backward', 'drawn_seed', 'cuboid_attention_triton', 'kernels_fit', 'cuboid_attention']
+           'launch_backward', 'readable', 'drawn_seed', 'cuboid_attention_triton', 'kernels_fit', 'cuboid_attention']
 
 # %% ../../nbs/kernels/62_cuboid_attention.ipynb #imports
 import math
@@ -1149,6 +1149,13 @@ def _summed(shares: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | N
     return shares.sum(1).unflatten(0, (-1, heads)).transpose(1, 2).to(dtype)
 
 # %% ../../nbs/kernels/62_cuboid_attention.ipynb #cuboid_attention_triton
+def readable(
+    x: Tensor,  # of any kind
+) -> Tensor:  # float32 instead of bfloat16 where kernels are interpreted
+    "The interpreter cannot multiply bfloat16."
+    return x.float() if interpreting() and x.dtype == torch.bfloat16 else x
+
+
 def drawn_seed(
     dropout: float,  # share of the weights that are dropped
 ) -> int:  # 0 where nothing is dropped
@@ -1224,12 +1231,13 @@ def cuboid_attention_triton(
     other, keys, values = extra or (None, None, None)
     if not tokens.numel():
         return tokens.new_zeros(*tokens.shape[:4], tokens.shape[4] // 3)
-    tokens = in_line(tokens)
+    kind, tokens = tokens.dtype, in_line(readable(tokens))
     memory = None if memory is None else in_line(memory.to(tokens.dtype))
     other = None if other is None else in_line(other.to(tokens.dtype))
     table = None if table is None else table.contiguous()
     vectors = [None if x is None else _rows(x, tokens.dtype) for x in (keys, values)]
-    return _CuboidAttention.apply(tokens, memory, table, other, *vectors, plan)
+    out = _CuboidAttention.apply(tokens, memory, table, other, *vectors, plan)
+    return out.to(kind)
 
 
 def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:

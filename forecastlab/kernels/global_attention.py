@@ -24,7 +24,8 @@ from .cuboid_attention import cuboid_attention_triton, dots
 from .cuboid_attention import drawn_seed, in_line, kept
 from .cuboid_attention import kernels_fit, launch_backward
 from .cuboid_attention import launch_forward, load_tile, standing
-from .cuboid_attention import store_tile, stride_of, token_at
+from .cuboid_attention import readable, store_tile, stride_of
+from .cuboid_attention import token_at
 from .cuboid_attention import width_of
 from .runtime import Launch, captured, interpreting, launch
 from .runtime import machine_code, record, tl, triton
@@ -709,11 +710,11 @@ def global_attention_triton(
 ) -> Tensor:  # (batch, vector, head, feature of values)
     "Global vectors attend to all places of a grid, by the Triton kernels."
     _check_vectors(queries, keys, values, grid, among)
-    kind = keys.dtype
-    q, k, v = among or (None, None, None)
+    keys, asked = in_line(readable(keys)), keys.dtype
+    kind, (q, k, v) = keys.dtype, among or (None, None, None)
     rows = [None if x is None else x.to(kind).contiguous() for x in (queries, q, k, v)]
-    tokens = in_line(keys), in_line(values.to(kind))
-    return _GlobalAttention.apply(rows[0], *tokens, *rows[1:], grid, ignore, dropout)
+    given = rows[0], keys, in_line(values.to(kind)), *rows[1:]
+    return _GlobalAttention.apply(*given, grid, ignore, dropout).to(asked)
 
 # %% ../../nbs/kernels/64_global_attention.ipynb #shared_attention
 Vectors = tuple[Tensor, Tensor, Tensor]  # queries, keys, values of global vectors
@@ -784,8 +785,10 @@ def shared_attention_triton(
     if plan.asks != plan.asked:
         refuse("global vectors listen to one grid", mend="Cut both sides alike")
     table = None if table is None else table.contiguous()
+    kind, tokens = tokens.dtype, in_line(readable(tokens))
     rows = [x.to(tokens.dtype).contiguous() for x in vectors]
-    return _SharedAttention.apply(in_line(tokens), table, *rows, plan, among)
+    heard, told = _SharedAttention.apply(tokens, table, *rows, plan, among)
+    return heard.to(kind), told.to(kind)
 
 # %% ../../nbs/kernels/64_global_attention.ipynb #global_attention
 def global_attention(
