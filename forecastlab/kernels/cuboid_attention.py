@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['Extra', 'USUAL_TILE', 'LARGEST_TILE', 'INTERPRETED_TILE', 'MOST_FEATURES', 'MOST_VECTORS', 'KERNELS', 'PROGRAMS',
            'PART_NUMBERS', 'MoreSlopes', 'CuboidGrid', 'standing', 'CuboidPlan', 'place_numbers', 'middle_row',
-           'cuboid_attention_ref', 'attention_bytes', 'attention_flops', 'Tiles', 'tiles', 'token_at', 'load_tile',
-           'store_tile', 'kept', 'add_scores', 'dots', 'width_of', 'stride_of', 'in_line', 'launch_forward',
-           'launch_backward', 'readable', 'drawn_seed', 'cuboid_attention_triton', 'kernels_fit', 'cuboid_attention']
+           'cuboid_attention_ref', 'attention_bytes', 'attention_flops', 'Tiles', 'tiles', 'dots', 'width_of',
+           'stride_of', 'in_line', 'launch_forward', 'launch_backward', 'readable', 'drawn_seed',
+           'cuboid_attention_triton', 'kernels_fit', 'cuboid_attention']
 
 # %% ../../nbs/kernels/62_cuboid_attention.ipynb #imports
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 import torch
@@ -1047,15 +1046,15 @@ MoreSlopes = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def launch_backward(
-    queries: Tensor,  # as in `launch_forward`, like the next six
-    keys: Tensor,
-    values: Tensor,
-    plan: CuboidPlan,
-    table: Tensor | None,
-    extra: Extra | None,
-    seed: int,
-    out: Tensor,  # what it returned, like the next one
-    log_sum: Tensor,
+    queries: Tensor,  # (batch, frames, rows, columns, heads * feature) any token stride
+    keys: Tensor,  # the same of those who are asked
+    values: Tensor,  # with the strides of keys
+    plan: CuboidPlan,  # who meets whom
+    table: Tensor | None,  # (offset, head)
+    extra: Extra | None,  # global vectors
+    seed: int,  # of dropout, that of the way there
+    out: Tensor,  # answers of the way there
+    log_sum: Tensor,  # its log sums
     slope: Tensor,  # of the answers
     to_queries: Tensor,  # (batch, frames, rows, columns, heads * feature) out
     to_keys: Tensor,  # out

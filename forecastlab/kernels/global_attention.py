@@ -597,16 +597,16 @@ def launch_global_forward(
 
 
 def launch_global_backward(
-    queries: Tensor,  # as in `launch_global_forward`, like the next seven
-    keys: Tensor,
-    values: Tensor,
-    grid: CuboidGrid,
-    ignore: bool,
-    among: Among | None,
-    dropout: float,
-    seed: int,
-    out: Tensor,  # what it returned, like the next one
-    log_sum: Tensor,
+    queries: Tensor,  # (batch, vector, head, feature)
+    keys: Tensor,  # (batch, frames, rows, columns, heads * feature) any token stride
+    values: Tensor,  # the same, possibly of more features
+    grid: CuboidGrid,  # how the tokens are cut
+    ignore: bool,  # some empty places are not asked
+    among: Among | None,  # global vectors also attend to each other
+    dropout: float,  # share of the weights that are dropped
+    seed: int,  # of dropout, that of the way there
+    out: Tensor,  # answers of the way there
+    log_sum: Tensor,  # its log sums
     slope: Tensor,  # of the answers
     to_keys: Tensor,  # (batch, frames, rows, columns, heads * feature) out
     to_values: Tensor,  # out
