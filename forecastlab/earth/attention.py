@@ -255,8 +255,8 @@ def self_attention_by_kernels(
     told = layer.global_vec_norm(vectors)
     if layer.vectors == "shared":
         of_vectors = layer.split(layer.global_qkv(told), 3)
-        known = plan, of_vectors, table, layer.among_vectors
-        heard, collected = shared_attention_triton(maps, *known)
+        shared = plan, of_vectors, table, layer.among_vectors
+        heard, collected = shared_attention_triton(maps, *shared)
     else:
         extra, upwards, among = layer.maps(tokens, told, layer.split(maps, 3))
         extra = extra[0].flatten(-2), *extra[1:]
@@ -283,10 +283,9 @@ def cross_attention_by_kernels(
 ) -> Tensor:  # to be added to x
     "What a layer of cross-attention answers, by kernels."
     parts = layer.cuboid.parts
-    grids = [
-        grid_of(tuple(grid.shape), layer.cuboid.of(grid.shape[1]), front, parts)
-        for grid, front in ((x, False), (memory, True))
-    ]
+    box, other = (layer.cuboid.of(grid.shape[1]) for grid in (x, memory))
+    asks = grid_of(tuple(x.shape), box, False, parts)
+    asked = grid_of(tuple(memory.shape), other, True, parts)
     dropout = layer.attention_dropout if layer.training else 0.0
     how = layer.heads, layer.reach, layer.padding == "ignore", dropout
     tokens, table = layer.norm(x), layer.relative_position_bias_table
@@ -296,7 +295,7 @@ def cross_attention_by_kernels(
     if layer.vectors == "separate" and vectors is not None:
         of_vectors = layer.split(layer.l2g_global_kv_net(vectors), 2)
         extra = layer.l2g_q_net(tokens), *of_vectors
-    known = CuboidPlan(*grids, *how), layer.kv_proj(memory), table, extra
+    known = CuboidPlan(asks, asked, *how), layer.kv_proj(memory), table, extra
     return _mixed(layer, cuboid_attention_triton(layer.q_proj(tokens), *known))
 
 # %% ../../nbs/earth/12_attention.ipynb #SelfAttention

@@ -1065,7 +1065,7 @@ def launch_backward(
     items = tile.groups * tile.blocks
     programs = min(items, max(1, -(-PROGRAMS // job.pairs)))
     other, vector_keys, vector_values = extra or (None, None, None)
-    room = dict(dtype=log_sum.dtype, device=queries.device)
+    room: dict[str, Any] = dict(dtype=log_sum.dtype, device=queries.device)
     offsets = 1 if table is None else len(table)
     parts = max(1, min(programs, PART_NUMBERS // (offsets * plan.heads)))
     to_table = None

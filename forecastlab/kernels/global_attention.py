@@ -556,7 +556,7 @@ def launch_global_forward(
     programs = -(-sizes[2] // sizes[3])
     fixed = _settings(queries, values, grid, ignore, among, dropout)
     kind = torch.float64 if queries.dtype == torch.float64 else torch.float32
-    room = dict(dtype=kind, device=queries.device)
+    room: dict[str, Any] = dict(dtype=kind, device=queries.device)
     top = torch.empty(pairs, programs, vectors, **room)
     total = torch.empty_like(top)
     part = torch.empty(pairs, programs, vectors, fixed["VALUE_FEATURES"], **room)
@@ -825,8 +825,8 @@ def shared_attention(
 # %% ../../nbs/kernels/64_global_attention.ipynb #compile_kernels
 def _axis_plan(shape, axis: int, dropout: float) -> CuboidPlan:
     "Boxes along one axis of a grid."
-    size = tuple(n if i == axis else 1 for i, n in enumerate(shape))
-    boxes = tuple(n // b for n, b in zip(shape, size, strict=True))
+    size: Any = tuple(n if i == axis else 1 for i, n in enumerate(shape))
+    boxes: Any = tuple(n // b for n, b in zip(shape, size, strict=True))
     grid = CuboidGrid(shape, size, boxes)
     return CuboidPlan(grid, grid, 4, size, dropout=dropout)
 
@@ -841,9 +841,9 @@ def _captured_step(plan: CuboidPlan, features: int, dtype, vectors: int) -> list
     tokens = some(1, *plan.asks.shape, wide * (3 if plan.asks == plan.asked else 1))
     with captured() as calls:
         if vectors:
-            told = tuple(some(1, vectors, plan.heads, features) for _ in range(3))
-            out = shared_attention_triton(tokens, plan, told, table, True)
-            torch.autograd.backward(out, [torch.empty_like(x) for x in out])
+            told: Any = tuple(some(1, vectors, plan.heads, features) for _ in range(3))
+            both = shared_attention_triton(tokens, plan, told, table, True)
+            torch.autograd.backward(both, [torch.empty_like(x) for x in both])
             return calls
         memory = None
         if plan.asks != plan.asked:
