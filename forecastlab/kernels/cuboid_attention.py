@@ -1072,7 +1072,7 @@ def launch_backward(
     if table is not None:
         to_table = torch.zeros(parts, offsets, plan.heads, **room)
     to_other = None if other is None else torch.empty(other.shape, **_like(other))
-    to_vectors = [None, None]
+    to_vectors: list[Tensor | None] = [None, None]
     if vector_keys is not None:
         shares = job.pairs, programs, job.vectors, job.features
         to_vectors = [torch.empty(shares, **room) for _ in range(2)]
@@ -1132,7 +1132,7 @@ def launch_backward(
             **job.fixed(),
         )
     found = [_summed(x, plan.heads, queries.dtype) for x in to_vectors]
-    if to_table is not None:
+    if to_table is not None and table is not None:
         to_table = to_table.sum(0).to(table.dtype)
     return to_table, to_other, found[0], found[1]
 
