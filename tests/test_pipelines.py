@@ -514,6 +514,12 @@ def test_every_pipeline_declares_what_it_takes(name):
         ),
         ("bench_doors", dict(damages=6, doors=["note"]), {"damage", "crashes"}),
         ("bench_fuzz", dict(cases=6, places=["parameters"]), {"fuzz", "crashes"}),
+        pytest.param(
+            "bench_earth_gpu",
+            dict(batches=[1], batch=1, repeat=1),
+            {"gpu", "rows", "step_ratio"},
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_every_benchmark_runs_small(name, parameters, keys, tmp_path, root):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from ..core.basics import data_dir, refuse
 from .attention import CrossAttention, SelfAttention
+from .attention import choose_backend
 from .checkpoints import differences, published_settings
 from .cuboid import CrossCuboid, Cuboid
 from .earthformer import Earthformer, FeedForward, PatchMerge, Upsample
@@ -117,6 +118,7 @@ def _tuple(found: Any) -> tuple[Tensor, ...]:
 def parity(
     path: str | Path,  # one case, a .npz file
     dtype: torch.dtype = torch.float64,  # in which we compute
+    backend: str = "auto",  # who attends: auto, torch or triton
 ) -> dict[str, float]:  # outputs, fused, inputs, parameters: the largest difference
     "How far a layer or a model is from the reference, values and gradients."
     path = Path(path)
@@ -135,6 +137,7 @@ def parity(
     weights = {k: torch.from_numpy(v.astype(np.float64)) for k, v in parts["w"].items()}
     if lines := differences(layer, weights):
         refuse(f"{path.name} has other parameters", lines)
+    choose_backend(layer, backend)
     layer.to(dtype).load_state_dict(weights)
     layer.eval()
     inputs = [
