@@ -181,6 +181,7 @@ _ENDS = np.array(  # of each stroke, as (y, x) between 0 and 1
 )
 
 
+@functools.cache
 def drawn_digits(
     variants: int = 50,  # of each digit
 ) -> tuple[np.ndarray, np.ndarray]:  # (picture, 28, 28) uint8, (picture,) what it shows
