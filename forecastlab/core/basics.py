@@ -6,11 +6,11 @@
 __all__ = ['SEAL', 'BLOCK', 'SEALED', 'named', 'LabError', 'LabValueError', 'LabTypeError', 'LabKeyError', 'LabIndexError',
            'LabImportError', 'LabRuntimeError', 'LabArithmeticError', 'LabFloatingPointError', 'LabOSError',
            'LabFileNotFoundError', 'LabFileExistsError', 'refuse', 'sister_of', 'readable', 'rounded', 'percent',
-           'refuse_to_replace', 'within_memory', 'whole', 'whole_numbers', 'number', 'one_of', 'yes_or_no', 'path_of',
-           'atomic', 'as_json', 'block_sums', 'seal', 'check_place', 'atomic_folder', 'clear_leftovers', 'sealed_sums',
-           'check_seal', 'refuse_damage', 'refuse_other_folder', 'write_note', 'read_note', 'write_tensors',
-           'read_tensors', 'home', 'pipelines_dir', 'embedded_dir', 'data_dir', 'cache_dir', 'runs_dir', 'has_gpu',
-           'machine', 'versions']
+           'refuse_to_replace', 'within_memory', 'needs', 'whole', 'whole_numbers', 'number', 'one_of', 'yes_or_no',
+           'path_of', 'atomic', 'as_json', 'block_sums', 'seal', 'check_place', 'atomic_folder', 'clear_leftovers',
+           'sealed_sums', 'check_seal', 'refuse_damage', 'refuse_other_folder', 'write_note', 'read_note',
+           'write_tensors', 'read_tensors', 'home', 'pipelines_dir', 'embedded_dir', 'data_dir', 'cache_dir',
+           'runs_dir', 'has_gpu', 'machine', 'versions']
 
 # %% ../../nbs/core/00_basics.ipynb #5852214d
 import contextlib
@@ -197,6 +197,19 @@ def within_memory(
             raise
         why = f"{e!s:.120}" or "out of memory"
         refuse("this needs more memory than there is", [why], mend, MemoryError)
+
+# %% ../../nbs/core/00_basics.ipynb #needs
+def needs(
+    package: str,  # as it is imported
+    extra: str,  # of forecastlab, that brings it
+) -> None:
+    "Refuse where a library is not installed, and say what brings it."
+    if find_spec(package) is None:
+        refuse(
+            f"this needs the library {package}, which is not installed",
+            mend=f"Install it with `pip install 'forecastlab[{extra}]'`",
+            kind=ImportError,
+        )
 
 # %% ../../nbs/core/00_basics.ipynb #whole
 def whole(

@@ -118,6 +118,11 @@ def rate(
     return peak * (training.final + (1 - training.final) * height)
 
 # %% ../../nbs/core/60_fit.ipynb #parameter_groups
+def _is_spared(name: str, parameter: Tensor) -> bool:
+    "A norm or a bias; a table of biases has two axes, and is told by its name."
+    return parameter.dim() < 2 or "bias" in name.rpartition(".")[2]
+
+
 def parameter_groups(
     model: nn.Module,  # to be trained
     training: Training,  # `lr`, `rates`, `weight_decay` and `decay`
@@ -130,7 +135,7 @@ def parameter_groups(
         longest = max(fits, key=len, default=None)
         used.add(longest)
         peak = training.lr if longest is None else training.rates[longest]
-        spared = training.decay == "matrices" and parameter.dim() < 2
+        spared = training.decay == "matrices" and _is_spared(name, parameter)
         decay = 0.0 if spared else training.weight_decay
         groups.setdefault((peak, decay), []).append(parameter)
     if idle := sorted(set(training.rates) - used):
