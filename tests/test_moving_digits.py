@@ -199,3 +199,14 @@ def test_without_digits_one_error_says_where_they_come_from(tmp_path, monkeypatc
 def test_rules_that_cannot_be_are_refused(wrong, says):
     with pytest.raises(LabError, match=says):
         NBody(**wrong)
+
+
+def test_sequences_are_fields_that_a_nowcaster_takes():
+    from forecastlab.earth.fields import Fields
+
+    da = nbody_mnist(3, rules=SMALL, source="drawn", dtype="float32")
+    windows = Fields(da, past=4, future=2)
+    assert len(windows) == 3
+    found = windows.batch([1])
+    assert found.x.shape == (1, 4, 32, 32, 1) and found.y.shape == (1, 2, 32, 32, 1)
+    np.testing.assert_allclose(found.x[0, ..., 0], da[1, :4])
