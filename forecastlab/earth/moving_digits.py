@@ -166,8 +166,8 @@ def is_here() -> bool:
 
 # %% ../../nbs/earth/34_moving_digits.ipynb #drawn
 # the strokes of each digit: top, upper left, upper right, middle, lower left, ...
-_STROKES = ("1110111", "0010010", "1011101", "1011011", "0111010")
-_STROKES += ("1101011", "1101111", "1010010", "1111111", "1111011")
+_STROKES = "1110111 0010010 1011101 1011011 0111010".split()
+_STROKES += "1101011 1101111 1010010 1111111 1111011".split()
 _ENDS = np.array(  # of each stroke, as (y, x) between 0 and 1
     [
         ((0, 0), (0, 1)),
@@ -205,6 +205,7 @@ def drawn_digits(
             off_x = x - 13.5 - x0 - share * (x1 - x0)
             ink = np.maximum(ink, (pen + 0.5 - np.hypot(off_y, off_x)).clip(0, 1))
         picture[:] = np.round(255 * ink)
+    pictures.setflags(write=False)  # they are kept for the next call
     return pictures, shown.astype(np.uint8)
 
 # %% ../../nbs/earth/34_moving_digits.ipynb #digits
