@@ -34,6 +34,8 @@ LEAD = {
 COLUMNS = 80  # of what is printed, on a page
 # what is run with something else than its defaults
 PARAMETERS = {"quantile_forecast": {"series": 200}}
+# ... and with a parameter file
+FILES = {"nbody": "nbody_budget.yaml"}
 # Seconds on a clock tell how busy a machine was, not what a job costs.
 CLOCKS = re.compile(r"(?<!cpu_)seconds$")
 
@@ -331,6 +333,7 @@ def draw(name, folder):
 
 def main(asked):
     "Keep runs of these, or of all that are stale."
+    from forecastlab.core.parameters import from_file
     from forecastlab.core.runs import run
 
     known = jobs()
@@ -340,7 +343,10 @@ def main(asked):
         if name not in known:
             sys.exit(f"{word} is no job; choose among {', '.join(known)}")
         if not folder.is_dir():
-            folder = run(name, PARAMETERS.get(name, {}))
+            given = PARAMETERS.get(name, {})
+            if name in FILES:
+                given = from_file(FILES[name], known[name])
+            folder = run(name, given)
         keep(folder, known[name])
         draw(name, folder)
         print(f"kept: {KEPT / name}.json")
