@@ -21,6 +21,7 @@ from ..core.basics import yes_or_no
 from .attention import CrossAttention, SelfAttention
 from .cuboid import PADDINGS, cross_pattern, self_pattern
 from ..kernels.conv_chain import ACTIVATIONS, Link, activate, conv_chain
+from ..kernels.feed_forward import feed_forward, feed_forward_ref
 from ..kernels.portions import in_portions, portions
 from ..kernels.upsample import upsample_conv, upsample_conv_twice
 
@@ -79,14 +80,6 @@ class PositionEmbedding(nn.Module):
         return frames + self.H_embed.weight[:, None] + self.W_embed.weight
 
 # %% ../../nbs/earth/20_earthformer.ipynb #FeedForward
-def _fuses(x: Tensor) -> bool:
-    "Can torch's oneDNN fuse a map with its activation here? Only without gradients."
-    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32:
-        return False
-    there = torch.backends.mkldnn.is_available()
-    return there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
 class FeedForward(nn.Module):
     "Two maps and an activation, token by token, added to what came in."
 
@@ -116,17 +109,24 @@ class FeedForward(nn.Module):
         x: Tensor,  # (..., channel)
     ) -> Tensor:  # same shape
         "Tokens after the maps."
-        y = self.layer_norm(x) if self.norm_first else x
-        if self.ffn_1_gate is None and self.activation == "gelu" and _fuses(y):
-            # the map and the activation in one pass over what comes out
-            parts = y, self.ffn_1.weight, self.ffn_1.bias
-            hidden = torch.ops.mkldnn._linear_pointwise(*parts, "gelu", [], "none")
-        elif self.ffn_1_gate is None:
-            hidden = activate(self.ffn_1(y), self.activation)
+        norm, first, second = map(_pair, (self.layer_norm, self.ffn_1, self.ffn_2))
+        gate = None if self.ffn_1_gate is None else _pair(self.ffn_1_gate)
+        shares = [d.p if self.training else 0.0 for d in (self.drop_inner, self.drop)]
+        if self.norm_first:
+            function = feed_forward if x.device.type == "cpu" else feed_forward_ref
+            weights = norm, first, second, gate
+            return function(x, *weights, self.activation, *shares)
+        if gate is None:
+            hidden = activate(self.ffn_1(x), self.activation)
         else:
-            hidden = activate(self.ffn_1_gate(y), self.activation) * self.ffn_1(y)
+            hidden = activate(self.ffn_1_gate(x), self.activation) * self.ffn_1(x)
         y = x + self.drop(self.ffn_2(self.drop_inner(hidden)))
-        return y if self.norm_first else self.layer_norm(y)
+        return self.layer_norm(y)
+
+
+def _pair(layer: Any) -> tuple[Tensor, Tensor]:
+    "Weight and bias of a layer."
+    return layer.weight, layer.bias
 
 # %% ../../nbs/earth/20_earthformer.ipynb #PatchMerge
 class PatchMerge(nn.Module):
@@ -596,11 +596,11 @@ def _shrunk(size: Sequence[int], steps: Sequence[Sequence[int]]):
     return tuple(sizes)
 
 # %% ../../nbs/earth/20_earthformer.ipynb #SelfBlock
-def _again(how: bool, layer: Callable, *inputs):
+def _again(how: bool, layer: Callable, *inputs, **more):
     "Run a layer; if asked, compute its inside again for the gradient."
     if how and torch.is_grad_enabled():
-        return checkpoint(layer, *inputs, use_reentrant=False)
-    return layer(*inputs)
+        return checkpoint(layer, *inputs, use_reentrant=False, **more)
+    return layer(*inputs, **more)
 
 
 def _feed_forward(s: EarthformerSettings, channels: int) -> FeedForward:
@@ -667,10 +667,11 @@ class SelfBlock(nn.Module):
         "Tokens and global vectors after the block."
         for i, attention in enumerate(self.attn_l):
             if vectors is None:
-                x = x + _again(self.recompute > 1, attention, x)
+                x = _again(self.recompute > 1, attention, x, add=True)
             else:
-                heard, collected = _again(self.recompute > 1, attention, x, vectors)
-                x, vectors = x + heard, vectors + collected
+                again = self.recompute > 1
+                x, collected = _again(again, attention, x, vectors, add=True)
+                vectors = vectors + collected
             if self.each:
                 x, vectors = self.feed(i, x, vectors)
         return (x, vectors) if self.each else self.feed(0, x, vectors)
@@ -732,7 +733,7 @@ class CrossBlock(nn.Module):
         "Tokens after the block."
         told = (vectors,) if self.uses else ()
         for i, attention in enumerate(self.attn_l):
-            x = x + _again(self.recompute > 1, attention, x, memory, *told)
+            x = _again(self.recompute > 1, attention, x, memory, *told, add=True)
             if self.each:
                 x = _again(self.recompute > 0, self.ffn_l[i], x)
         return x if self.each else _again(self.recompute > 0, self.ffn_l[0], x)
