@@ -8,6 +8,7 @@ __all__ = ['POSITIONS', 'STARTS', 'PositionEmbedding', 'FeedForward', 'PatchMerg
            'EarthformerSettings', 'SelfBlock', 'CrossBlock', 'Encoder', 'Decoder', 'Earthformer']
 
 # %% ../../nbs/earth/20_earthformer.ipynb #imports
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -151,23 +152,38 @@ class PatchMerge(nn.Module):
         x: Tensor,  # (batch, frames, rows, columns, channel)
     ) -> Tensor:  # the same with fewer, wider tokens
         "Tokens after merging."
-        shape = x.shape[1:4]
-        large = [-(-s // f) * f for s, f in zip(shape, self.factors, strict=True)]
-        if list(shape) != large:
-            x = _enlarged(x, large, self.padding)
-        for axis, factor in enumerate(self.factors):
-            x = x.unflatten(1 + 2 * axis, (-1, factor))
-        frames = x.flatten(0, 1)
-        tensors = self.norm.weight, self.norm.bias, self.reduction.weight
-        parts = portions(len(frames), frames.numel())
-        found = in_portions(_merged, parts, frames, *tensors)
-        return found.unflatten(0, x.shape[:2])
+        together = x.flatten(0, 1)[:, None] if self.factors[0] == 1 else x
+        parts = portions(len(together), together.numel())
+        function, tensors = self.end()
+        found = in_portions(function, parts, together, *tensors)
+        return found.view(len(x), -1, *found.shape[2:])
+
+    def end(self) -> Any:  # a function of (item, frames, rows, columns, C), its tensors
+        "Merging as a function, which a chain of convolutions may end with."
+        function = functools.partial(_merged, self.factors, self.padding)
+        return function, (self.norm.weight, self.norm.bias, self.reduction.weight)
 
 
-def _merged(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor) -> Tensor:
-    "Tokens from (frame, frames of a token, rows, of a token, columns, of a token, C)."
-    x = x.permute(0, 2, 4, 1, 3, 5, 6).flatten(3)
+def _merged(factors, padding, x, scale, shift, weight) -> Tensor:
+    "Tokens laid side by side, normalised and mapped."
+    shape = x.shape[1:4]
+    large = [-(-s // f) * f for s, f in zip(shape, factors, strict=True)]
+    if list(shape) != large:
+        x = _enlarged(x, large, padding)
+    for axis, factor in enumerate(factors):
+        x = x.unflatten(1 + 2 * axis, (-1, factor))
+    x = x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4)
     return F.linear(F.layer_norm(x, x.shape[-1:], scale, shift), weight)
+
+
+def _image_merged(function, image, *tensors) -> Tensor:
+    "The same of images: (image, 1, fewer rows, fewer columns, width)."
+    return function(image.permute(0, 2, 3, 1)[:, None], *tensors)
+
+
+def _image_mapped(image, weight, bias) -> Tensor:
+    "Channels mapped: (image, rows, columns, channel)."
+    return F.linear(image.permute(0, 2, 3, 1), weight, bias)
 
 
 def _enlarged(x: Tensor, size: Sequence[int], padding: str) -> Tensor:
@@ -260,6 +276,18 @@ class ConvChain(nn.Sequential):
         "Images after all links."
         return conv_chain(x, self.links(), self.group, self.activation)
 
+    def merged(
+        self,
+        x: Tensor,  # (batch, frames, rows, columns, channel)
+        merge: PatchMerge,  # of rows and columns only
+    ) -> Tensor:  # (batch, frames, fewer rows, fewer columns, width)
+        "Frames after all links, merged at once."
+        function, tensors = merge.end()
+        end = functools.partial(_image_merged, function), tensors
+        how = self.links(), self.group, self.activation, end
+        found = conv_chain(as_images(x), *how)
+        return found.view(*x.shape[:2], *found.shape[2:])
+
     def grown(
         self,
         x: Tensor,  # (image, channel, rows, columns)
@@ -267,14 +295,22 @@ class ConvChain(nn.Sequential):
         last: Any = None,  # a linear map that comes last
     ) -> Tensor:  # (image, channel out, larger rows, larger columns)
         "The same after growing. The chain's first convolution is done with that."
-        links = self.links()
+        if not torch.is_grad_enabled() and len(x) > 1:
+            numbers = len(x) * len(upsample.conv.weight) * math.prod(upsample.size)
+            parts = portions(len(x), numbers, 10_000_000)
+            if len(parts) > 1:
+                return torch.cat(
+                    [self.grown(x[some], upsample, last) for some in parts]
+                )
+        links, end = self.links(), None
         if last is not None:
-            links.append(("map", last.weight, last.bias))
+            end = _image_mapped, (last.weight, last.bias)
+        how = self.group, self.activation, end
         if not links or links[0][0] != "conv":
-            return conv_chain(upsample.image(x), links, self.group, self.activation)
+            return conv_chain(upsample.image(x), links, *how)
         own = upsample.conv.weight, upsample.conv.bias
         grown = upsample_conv_twice(x, *own, *links[0][1:], upsample.size)
-        return conv_chain(grown, links[1:], self.group, self.activation)
+        return conv_chain(grown, links[1:], *how)
 
 
 def _groups(channels: int) -> int:
@@ -345,7 +381,7 @@ class ConvEncoder(nn.Module):
         x: Tensor,  # (batch, frames, rows, columns, channel)
     ) -> Tensor:  # (batch, frames, fewer rows, fewer columns, width)
         "Frames become tokens."
-        return self.patch_merge(as_frames(self.conv_block(as_images(x)), len(x)))
+        return self.conv_block.merged(x, self.patch_merge)
 
 
 class StackEncoder(nn.Module):
@@ -377,7 +413,7 @@ class StackEncoder(nn.Module):
         "Frames become tokens."
         stages = zip(self.conv_block_list, self.patch_merge_list, strict=True)
         for chain, merge in stages:
-            x = merge(as_frames(chain(as_images(x)), len(x)))
+            x = chain.merged(x, merge)
         return x
 
 
@@ -402,8 +438,11 @@ class ConvDecoder(nn.Module):
         last: nn.Linear | None = None,  # a map that comes last
     ) -> Tensor:  # (batch, frames, rows and columns of a frame, width)
         "Tokens grow to frames."
-        return as_frames(
-            self.conv_block.grown(as_images(x), self.upsample, last), len(x)
+        image = self.conv_block.grown(as_images(x), self.upsample, last)
+        return (
+            as_frames(image, len(x))
+            if last is None
+            else image.view(*x.shape[:2], *image.shape[1:])
         )
 
 
@@ -439,6 +478,8 @@ class StackDecoder(nn.Module):
         stages = list(zip(self.upsample_list, self.conv_block_list, strict=True))
         for i, (grow, chain) in enumerate(stages, 1):
             image = chain.grown(image, grow, last if i == len(stages) else None)
+        if last is not None:
+            return image.view(*x.shape[:2], *image.shape[1:])
         return as_frames(image, len(x))
 
 # %% ../../nbs/earth/20_earthformer.ipynb #Settings

@@ -138,11 +138,12 @@ class _UpsampleConv(torch.autograd.Function):
                     out[some, :, r, c] = found[:, i, j, :, y, z]
         ctx.save_for_backward(x, weight)
         ctx.scale, ctx.has_bias = scale, bias is not None
-        return out
+        ctx.set_materialize_grads(False)
+        return out, x[:, :, [0, -1]], x[..., [0, -1]]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, slope):
+    def backward(ctx, slope, to_rows, to_columns):
         x, weight = ctx.saved_tensors
         groups = [
             (rows, columns, kernels, _stacked(kernels))
@@ -165,6 +166,10 @@ class _UpsampleConv(torch.autograd.Function):
                 to_x[some] = found
             if ctx.has_bias:
                 to_bias += slope[some].sum((0, 2, 3))
+        if to_x is not None and to_rows is not None:
+            for i in (0, -1):
+                to_x[:, :, i] += to_rows[:, :, i]
+                to_x[..., i] += to_columns[..., i]
         to_weight = torch.zeros_like(weight)
         for (rows, columns, kernels, _), total in zip(groups, sums, strict=True):
             taps = [g.sums.to(weight) for g in (rows, columns)]
@@ -222,7 +227,12 @@ def upsample_conv(
     height, width = x.shape[2:]
     if size[0] % height or size[1] % width or tuple(size) == (height, width):
         return upsample_conv_ref(x, weight, bias, size)
-    scale = size[0] // height, size[1] // width
+    return _with_edges(x, weight, bias, size)[0]
+
+
+def _with_edges(x, weight, bias, size):
+    "The result, then outermost rows and columns of x, whose gradients come cheap."
+    scale = size[0] // x.shape[2], size[1] // x.shape[3]
     x = x.contiguous(memory_format=torch.channels_last)
     return _UpsampleConv.apply(x, weight, bias, scale)
 
@@ -239,30 +249,24 @@ def joined(
     ).transpose(0, 1)
 
 
-def _rim(x, first, shift, second, size):
+def _rim(rows, columns, first, shift, second, size):
     "What joined kernels read outside: of upper and lower row, left and right column."
-    rows, columns = size[0] // x.shape[2], size[1] // x.shape[3]
     made = [], []
     for end in (0, -1):
         near, far = end, -1 - end
         # outside, the first kernel sees the grid with its far tap only
         v, w = first[:, :, far, None], second[:, :, near, None]
-        edge = x[:, :, end, None].repeat_interleave(columns, 3)
+        edge = rows[:, :, end, None].repeat_interleave(size[1] // rows.shape[3], 3)
         at_rest = torch.einsum("omyx,m->o", w, shift)
-        found = F.conv2d(edge, joined(v, w), at_rest, padding=(0, 2))
-        # corners are held by the outside columns, too
-        left, right = (
-            F.linear(
-                F.linear(x[:, :, end, side], first[:, :, far, -1 - side], shift),
-                second[:, :, near, side],
-            )
-            for side in (0, -1)
-        )
-        inner = found[:, :, 0]
-        inner = inner - F.pad(left[..., None], (0, size[1] - 1))
-        made[0].append(inner - F.pad(right[..., None], (size[1] - 1, 0)))
+        found = F.conv2d(edge, joined(v, w), at_rest, padding=(0, 2))[:, :, 0]
+        # the corners are held by the outside columns, too
+        for side, room in ((0, (0, size[1] - 1)), (-1, (size[1] - 1, 0))):
+            taps = first[:, :, far, -1 - side], second[:, :, near, side]
+            corner = F.linear(F.linear(rows[:, :, end, side], taps[0], shift), taps[1])
+            found = found - F.pad(corner[..., None], room)
+        made[0].append(found)
         v, w = first[..., far, None], second[..., near, None]
-        edge = x[..., end, None].repeat_interleave(rows, 2)
+        edge = columns[..., end, None].repeat_interleave(size[0] // columns.shape[2], 2)
         at_rest = torch.einsum("omyx,m->o", w, shift)
         made[1].append(F.conv2d(edge, joined(v, w), at_rest, padding=(2, 0))[..., 0])
     return made
@@ -291,7 +295,7 @@ def _joins(x, first, second, size) -> bool:
     "Do two convolutions of 3 taps take fewer products when they are joined?"
     if first.shape[2:] != (3, 3) or second.shape[2:] != (3, 3):
         return False
-    if size[0] % x.shape[2] or size[1] % x.shape[3]:
+    if size[0] % x.shape[2] or size[1] % x.shape[3] or size == tuple(x.shape[2:]):
         return False
     scale = size[0] // x.shape[2], size[1] // x.shape[3]
     between, into = first.shape[:2]
@@ -318,6 +322,6 @@ def upsample_conv_twice(
         between = upsample_conv(x, first, first_bias, size)
         return F.conv2d(between, second, second_bias, padding=padding)
     bias = second_bias + torch.einsum("omyx,m->o", second, first_bias)
-    out = upsample_conv(x, joined(first, second), bias, size)
-    rows, columns = _rim(x, first, first_bias, second, size)
+    out, *edges = _with_edges(x, joined(first, second), bias, size)
+    rows, columns = _rim(*edges, first, first_bias, second, size)
     return _TakenOff.apply(out, *rows, *columns)
