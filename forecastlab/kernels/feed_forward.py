@@ -64,7 +64,7 @@ class _FeedForward(torch.autograd.Function):
         into = [1 / (1 - dropped_share(share)) for share in shares]
         narrow = (weight * into[0]).T if inner is not None else weight.T
         out = torch.empty_like(x)
-        parts = portions(len(x), len(x) * len(ups[0][0]), 300_000)
+        parts = portions(len(x), len(x) * len(ups[0][0]), 600_000)
         for some in parts:
             y = F.layer_norm(x[some], x.shape[1:], scale, shift)
             wide = [torch.addmm(b, y, w.T) for w, b in ups]
