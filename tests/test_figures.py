@@ -80,6 +80,10 @@ CLAIMED = {
     "earth.params.sevir": ("= 15082069", 15082069),
     "earth.params.enso": ("= 7600077", 7600077),
     "earth.gflops.sevir": ("= 257.405", 257.405),
+    "earth.forward": ("<= 0.6", 0.5),
+    "earth.step": ("<= 0.55", 0.5),
+    "earth.step.memory": ("<= 0.5", 0.3),
+    "earth.enso.gb": ("<= 3.7", 2),
 }
 
 
