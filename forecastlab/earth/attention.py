@@ -17,6 +17,7 @@ from ..core.basics import number, one_of, refuse, whole
 from .cuboid import PADDINGS, CrossCuboid, Cuboid, Decomposition
 from .cuboid import decompose, may_attend
 from .lean import lean_attention
+from ..kernels.dropout import dropout as dropped
 
 # %% ../../nbs/earth/12_attention.ipynb #attend_ref
 def attend_ref(
@@ -242,7 +243,7 @@ def attend_upwards(
         q, k, v = among
         own = (q * q.shape[-1] ** -0.5).transpose(1, 2) @ k.permute(0, 2, 3, 1)
         scores = torch.cat([scores, own], -1)
-    weights = F.dropout(scores.softmax(-1), dropout)
+    weights = dropped(scores.softmax(-1), dropout)
     count = tokens.shape[1]
     seen = weights[..., :count].flatten(1, 2) @ tokens
     out = torch.einsum("bhgc,hdc->bghd", seen.unflatten(1, asks.shape[1:3]), value_map)
