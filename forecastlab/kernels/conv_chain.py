@@ -102,17 +102,15 @@ def _rows(x: Tensor) -> Tensor:
     return x.reshape(count, -1, places * channels)
 
 
-def _scaled(x, factor, shift):
-    "A factor and a shift for each image and channel, of rows."
-    places = x.shape[2] // factor.shape[1]
-    return torch.addcmul(
-        shift.repeat(1, places)[:, None], x, factor.repeat(1, places)[:, None]
-    )
+def _each(factors: list[Tensor], width: int) -> list[Tensor]:
+    "Numbers of each image and channel, as often as places stand in a row."
+    return [f.repeat(1, width // f.shape[1])[:, None] for f in factors]
 
 
-def _sums(rows, channels: int):
-    "(image, channel) sums over all places."
-    return rows.sum(1).unflatten(1, (-1, channels)).sum(1)
+def _pieces(rows: Tensor) -> list[slice]:
+    "Slices of rows that stay in the innermost cache through several steps."
+    step = max(1, 100_000 // (len(rows) * rows.shape[2]))
+    return [slice(i, i + step) for i in range(0, rows.shape[1], step)]
 
 
 def bend_back(
@@ -126,10 +124,17 @@ def bend_back(
     channels, groups = x.shape[1], moments[0].shape[1]
     each = channels // groups
     mean, scale = (m.repeat_interleave(each, 1) for m in moments)
-    d = torch.ops.aten.leaky_relu_backward(_rows(slope), _rows(bent), SLOPE, True)
-    y = _rows(x)
-    total = _sums(d, channels)
-    centred = scale * (_sums(d * y, channels) - mean * total)
+    y, given, after = _rows(x), _rows(slope), _rows(bent)
+    d = torch.empty_like(y)
+    sums = y.new_zeros(2, len(y), y.shape[2])
+    bend = torch.ops.aten.leaky_relu_backward.grad_input
+    for some in _pieces(y):
+        own = d[:, some]
+        bend(given[:, some], after[:, some], SLOPE, True, grad_input=own)
+        sums[0] += own.sum(1)
+        sums[1] += (own * y[:, some]).sum(1)
+    total, product = sums.unflatten(2, (-1, channels)).sum(2)
+    centred = scale * (product - mean * total)
     of_groups = [
         (weight * part).unflatten(1, (groups, each)).sum(2).repeat_interleave(each, 1)
         / (each * x[0, 0].numel())
@@ -137,12 +142,18 @@ def bend_back(
     ]
     onto_y = -(scale**2) * of_groups[1]
     rest = -scale * of_groups[0] - mean * onto_y
-    found = _scaled(y, onto_y, rest)
-    places = found.shape[2] // channels
-    found.addcmul_(d, (scale * weight).repeat(1, places)[:, None])
-    count, _, height, width = x.shape
-    to_x = found.view(count, height, width, channels).permute(0, 3, 1, 2)
-    return to_x, centred.sum(0), total.sum(0)
+    onto_d, onto_y, rest = _each([scale * weight, onto_y, rest], y.shape[2])
+    for some in _pieces(y):
+        own = d[:, some]
+        torch.addcmul(rest, own, onto_d, out=own)
+        own.addcmul_(y[:, some], onto_y)
+    return _images(d, x), centred.sum(0), total.sum(0)
+
+
+def _images(rows, like):
+    "The way back of `_rows`."
+    count, channels, height, width = like.shape
+    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _again(x, moments, weight, bias, groups, activation):
@@ -153,10 +164,14 @@ def _again(x, moments, weight, bias, groups, activation):
             made = _bent(*leaves, groups, activation)[0]
         return made.detach(), lambda slope: torch.autograd.grad(made, leaves, slope)
     mean, scale = (m.repeat_interleave(groups, 1) for m in moments)
-    rows = _scaled(_rows(x), scale * weight, bias - mean * scale * weight)
-    count, channels, height, width = x.shape
-    bent = F.leaky_relu_(rows, SLOPE).view(count, height, width, channels)
-    bent = bent.permute(0, 3, 1, 2)
+    y = _rows(x)
+    factor, shift = _each([scale * weight, bias - mean * scale * weight], y.shape[2])
+    rows = torch.empty_like(y)
+    for some in _pieces(y):
+        F.leaky_relu_(
+            torch.addcmul(shift, y[:, some], factor, out=rows[:, some]), SLOPE
+        )
+    bent = _images(rows, x)
     return bent, lambda slope: bend_back(slope, bent, x, moments, weight)
 
 # %% ../../nbs/kernels/66_conv_chain.ipynb #conv_chain
