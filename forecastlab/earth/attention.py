@@ -381,18 +381,19 @@ class SelfAttention(nn.Module, RelativeBias):
         bias = self.bias_of(cut.cuboid.volume, cut.cuboid.volume)
         mix = None if self.proj is None else (self.proj.weight, self.proj.bias)
         if vectors is None:
-            maps = self.qkv.weight, bias, None, mix
-            return lean_attention(x, *own, *maps, shares, add)
-        told = self.global_qkv(self.global_vec_norm(vectors))
-        among = q, k, v = self.split(told, 3)
+            return lean_attention(
+                x, *own, self.qkv.weight, bias, None, mix, shares, add
+            )
+        of_vectors = self.global_qkv(self.global_vec_norm(vectors))
+        q, k, v = self.split(of_vectors, 3)
         if bias is not None:
             bias = F.pad(bias, (0, k.shape[1]))
-        maps = self.qkv.weight, bias, (k, v), mix
-        heard = lean_attention(x, *own, *maps, shares, add)
+        told = k, v
+        heard = lean_attention(x, *own, self.qkv.weight, bias, told, mix, shares, add)
         flat = self.norm(x).flatten(1, 3)
-        weights = self.qkv.weight.unflatten(0, (3, self.heads, -1))[1:]
-        rest = among if self.among_vectors else None
-        collected = attend_upwards(q, flat, *weights, rest, shares[0])
+        _, keys, values = self.qkv.weight.unflatten(0, (3, self.heads, -1))
+        among = (q, k, v) if self.among_vectors else None
+        collected = attend_upwards(q, flat, keys, values, among, shares[0])
         return heard, self.collected(collected.flatten(2))
 
     def maps(
@@ -567,7 +568,7 @@ class CrossAttention(nn.Module, RelativeBias):
         on_cpu = x.device.type == "cpu" and memory.shape[-1] == x.shape[-1]
         if asks.in_order and asked.in_order and on_cpu and self.vectors != "separate":
             bias = self.bias_of(asks.cuboid.volume, asked.cuboid.volume)
-            told = None
+            told: Any = None
             if self.vectors == "shared" and vectors is not None:
                 told = self.split(self.kv_proj(vectors), 2)
                 if bias is not None:

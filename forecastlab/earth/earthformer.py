@@ -110,13 +110,14 @@ class FeedForward(nn.Module):
         x: Tensor,  # (..., channel)
     ) -> Tensor:  # same shape
         "Tokens after the maps."
-        norm, first, second = map(_pair, (self.layer_norm, self.ffn_1, self.ffn_2))
+        norm, first = _pair(self.layer_norm), _pair(self.ffn_1)
+        second = _pair(self.ffn_2)
         gate = None if self.ffn_1_gate is None else _pair(self.ffn_1_gate)
         shares = [d.p if self.training else 0.0 for d in (self.drop_inner, self.drop)]
         if self.norm_first:
-            function = feed_forward if x.device.type == "cpu" else feed_forward_ref
+            layer = feed_forward if x.device.type == "cpu" else feed_forward_ref
             weights = norm, first, second, gate
-            return function(x, *weights, self.activation, *shares)
+            return layer(x, *weights, self.activation, *shares)
         if gate is None:
             hidden = activate(self.ffn_1(x), self.activation)
         else:
@@ -165,11 +166,19 @@ class PatchMerge(nn.Module):
 
 
 def _merged(factors, padding, x, scale, shift, weight) -> Tensor:
-    "Tokens laid side by side, normalised and mapped."
+    "A grid padded where it does not divide, then merged."
     shape = x.shape[1:4]
     large = [-(-s // f) * f for s, f in zip(shape, factors, strict=True)]
     if list(shape) != large:
         x = _enlarged(x, large, padding)
+    # a few rows of tokens at a time, so that what is laid anew stays in the cache
+    few = max(1, x.shape[2] // factors[1] * 600_000 // max(1, x.numel()))
+    together = functools.partial(_side_by_side, factors, scale, shift, weight)
+    return torch.cat([together(some) for some in x.split(few * factors[1], 2)], 2)
+
+
+def _side_by_side(factors, scale, shift, weight, x) -> Tensor:
+    "Neighbouring tokens as one, normalised and mapped."
     for axis, factor in enumerate(factors):
         x = x.unflatten(1 + 2 * axis, (-1, factor))
     x = x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4)
@@ -387,6 +396,9 @@ class ConvEncoder(nn.Module):
 class StackEncoder(nn.Module):
     "The stem `stack`."
 
+    conv_block_list: Any  # by stage
+    patch_merge_list: Any  # by stage
+
     def __init__(
         self,
         channels: int,  # of a frame
@@ -450,6 +462,7 @@ class StackDecoder(nn.Module):
     "The head that belongs to the stem `stack`: its stages, backwards."
 
     upsample_list: Any  # by stage, from the coarsest
+    conv_block_list: Any  # by stage, from the coarsest
 
     def __init__(
         self,
@@ -531,7 +544,8 @@ class EarthformerSettings:
     stem: ConvStem | StackStem = StackStem()  # how frames become tokens
     stem_activation: str = "leaky"  # after each convolution of stem and head
     upsample_taps: int = 3  # of the convolution between the decoder's levels, odd
-    # 0: keep all for the gradient; 1: compute feed-forwards again; 2: attentions too
+    # 0: keep all for the gradient; 1: compute feed-forwards again; 2: attentions too.
+    # On a CPU both are computed again wherever that is as fast
     recompute: int = 0
 
     def __post_init__(self):
@@ -644,6 +658,11 @@ def _again(how: bool, layer: Callable, *inputs, **more):
     return layer(*inputs, **more)
 
 
+def _feeds_again(block: Any, x: Tensor) -> bool:
+    "Feed-forwards on a CPU keep nothing anyway."
+    return block.recompute > 0 and x.device.type != "cpu"
+
+
 def _feed_forward(s: EarthformerSettings, channels: int) -> FeedForward:
     "A feed-forward with the dropouts of the settings."
     return FeedForward(
@@ -724,7 +743,7 @@ class SelfBlock(nn.Module):
         vectors: Tensor | None,  # (batch, vector, channel) global vectors
     ) -> tuple[Tensor, Tensor | None]:  # both, after the feed-forward
         "Work on each token, and on each global vector."
-        x = _again(self.recompute > 0, self.ffn_l[i], x)
+        x = _again(_feeds_again(self, x), self.ffn_l[i], x)
         if self.global_ffn_l is not None:
             vectors = self.global_ffn_l[i](vectors)
         return x, vectors
@@ -776,8 +795,8 @@ class CrossBlock(nn.Module):
         for i, attention in enumerate(self.attn_l):
             x = _again(self.recompute > 1, attention, x, memory, *told, add=True)
             if self.each:
-                x = _again(self.recompute > 0, self.ffn_l[i], x)
-        return x if self.each else _again(self.recompute > 0, self.ffn_l[0], x)
+                x = _again(_feeds_again(self, x), self.ffn_l[i], x)
+        return x if self.each else _again(_feeds_again(self, x), self.ffn_l[0], x)
 
 # %% ../../nbs/earth/20_earthformer.ipynb #Encoder
 class Encoder(nn.Module):

@@ -54,7 +54,7 @@ SHORT = 16  # rows shorter than a register are faster by hand than by torch's so
 
 
 def _by_head(x, boxes: int, heads: int, several: int):
-    "(several, box * head, place, feature) from (box * place, several * head * feature)."
+    "(several, box * head, place, feature) from (box * place, map * head * feature)."
     split = x.view(boxes, -1, several, heads, x.shape[1] // (several * heads))
     return split.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
 

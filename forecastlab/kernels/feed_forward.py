@@ -59,7 +59,7 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, activation, shares, *tensors):
         (scale, shift), *ups, (weight, bias) = _pairs(tensors)
-        inner, outer = masks = _masks(x, len(ups[0][0]), shares)
+        inner, outer = _masks(x, len(ups[0][0]), shares)
         # the factor of the mask of wide numbers goes into the second map
         into = [1 / (1 - dropped_share(share)) for share in shares]
         narrow = (weight * into[0]).T if inner is not None else weight.T

@@ -323,5 +323,5 @@ def upsample_conv_twice(
         return F.conv2d(between, second, second_bias, padding=padding)
     bias = second_bias + torch.einsum("omyx,m->o", second, first_bias)
     out, *edges = _with_edges(x, joined(first, second), bias, size)
-    rows, columns = _rim(*edges, first, first_bias, second, size)
+    rows, columns = _rim(edges[0], edges[1], first, first_bias, second, size)
     return _TakenOff.apply(out, *rows, *columns)
