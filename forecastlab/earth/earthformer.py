@@ -101,7 +101,7 @@ class FeedForward(nn.Module):
         self.drop, self.drop_inner = nn.Dropout(dropout), nn.Dropout(inner_dropout)
         self.ffn_1 = _draw_linear(nn.Linear(channels, hidden), "0")
         gate = _draw_linear(nn.Linear(channels, hidden), "0") if gated else None
-        self.ffn_1_gate = gate
+        self.ffn_1_gate: Any = gate
         self.ffn_2 = _draw_linear(nn.Linear(hidden, channels), "0")
         self.layer_norm = nn.LayerNorm(channels)
 
