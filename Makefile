@@ -1,5 +1,5 @@
 # The whole interface: make demo | test | lab | docs | check | hooks | bench | peers |
-# autogluon | clean
+# autogluon | earthformer | clean
 # Each sets up what it needs first, in .venv; PYTHON=python3.12 picks the interpreter
 # (3.11 or 3.12).
 PYTHON ?= python3
@@ -17,11 +17,14 @@ PECOS  := libpecos==1.2.8 numpy==1.26.4 scipy==1.13.1 scikit-learn==1.5.2 \
 OTHERS := omikuji==0.5.2 cffi==1.17.1 pycparser==2.22 napkinxc==0.7.2
 # A chooser of forecasters by others. It brings torch and Lightning, some 2.5 GB in all.
 AUTOGLUON := autogluon.timeseries==1.6.3
+# The reference's model file and what it imports; it runs on our torch.
+EARTH  := earthformer==0.2.1 einops==0.8.2 omegaconf==2.3.0 \
+  antlr4-python3-runtime==4.9.3 pyyaml==6.0.3
 # With a CPU build of torch on offer there is no reason to download gigabytes of CUDA
 # to a machine without an NVIDIA GPU.
 CPU    := $(shell [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test lab docs check lint hooks bench peers autogluon clean
+.PHONY: demo test lab docs check lint hooks bench peers autogluon earthformer clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready  ## the main job: a probabilistic forecast of real retail demand and the stock it implies
@@ -53,12 +56,14 @@ hooks: .venv/.ready  ## once a clone: what is committed is formatted and linted
 bench: .venv/.ready  ## make every figure of data/results/figures.csv again on this machine
 	$(BIN)/forecastlab figures --run
 
+earthformer: .peer-earthformer/.ready  ## the reference of Earthformer, for its benchmark
+
 peers: .venv-peers/.ready  ## the programs we compare ourselves with: libpecos, omikuji, napkinXC, in a Python of their own
 
 autogluon: .venv-autogluon/.ready  ## AutoGluon's forecasters, which the development board is measured beside, in a Python of their own
 
 clean:  ## back to a fresh clone; your runs/ stay
-	rm -rf .venv .venv-docs .venv-peers .venv-autogluon _proc _docs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache nbs/nbdev.yml nbs/sidebar.yml
+	rm -rf .venv .venv-docs .venv-peers .venv-autogluon .peer-earthformer _proc _docs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache nbs/nbdev.yml nbs/sidebar.yml
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -83,6 +88,10 @@ clean:  ## back to a fresh clone; your runs/ stay
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip --disable-pip-version-check install -q --no-deps --only-binary :all: $(PECOS)
 	-.venv-peers/bin/python -m pip --disable-pip-version-check install -q --no-deps --only-binary :all: $(OTHERS)
+	@touch $@
+
+.peer-earthformer/.ready: .venv/.ready
+	$(PIP) install -q --no-deps --target .peer-earthformer --upgrade $(EARTH)
 	@touch $@
 
 .venv-autogluon/.ready: Makefile

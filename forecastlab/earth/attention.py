@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Part', 'BACKENDS', 'GLOBALS', 'attend_ref', 'attend', 'relative_index', 'offsets', 'RelativeBias', 'choose_backend',
            'by_kernels', 'grid_of', 'self_attention_by_kernels', 'cross_attention_by_kernels', 'attend_globally',
-           'SelfAttention', 'self_attention_ref', 'CrossAttention', 'cross_attention_ref']
+           'attend_upwards', 'SelfAttention', 'self_attention_ref', 'CrossAttention', 'cross_attention_ref']
 
 # %% ../../nbs/earth/12_attention.ipynb #imports
 import functools
@@ -17,10 +17,12 @@ from torch.nn import functional as F
 from ..core.basics import number, one_of, refuse, whole
 from .cuboid import PADDINGS, CrossCuboid, Cuboid, Decomposition
 from .cuboid import decompose, may_attend
+from .lean import lean_attention
 from ..kernels.cuboid_attention import CuboidGrid, CuboidPlan
 from ..kernels.cuboid_attention import cuboid_attention_triton, kernels_fit
 from ..kernels.global_attention import global_attention_triton
 from ..kernels.global_attention import shared_attention_triton
+from ..kernels.dropout import dropout as dropped
 
 # %% ../../nbs/earth/12_attention.ipynb #attend_ref
 def attend_ref(
@@ -340,6 +342,31 @@ def attend_globally(
     return sum(sums[1:], sums[0]).transpose(1, 2)
 
 
+def attend_upwards(
+    queries: Tensor,  # (batch, vector, head, feature) of the global vectors
+    tokens: Tensor,  # (batch, token, channel) normalised
+    key_map: Tensor,  # (head, feature, channel)
+    value_map: Tensor,  # (head, feature, channel)
+    among: Part | None = None,  # queries, keys, values of the vectors among themselves
+    dropout: float = 0.0,  # share of the weights that are dropped
+) -> Tensor:  # (batch, vector, head, feature)
+    "`attend_globally` for a few vectors: maps are applied to them, not to tokens."
+    scaled = queries * queries.shape[-1] ** -0.5
+    asks = torch.einsum("bghd,hdc->bhgc", scaled, key_map)
+    scores = (asks.flatten(1, 2) @ tokens.mT).unflatten(1, asks.shape[1:3])
+    if among is not None:
+        q, k, v = among
+        own = (q * q.shape[-1] ** -0.5).transpose(1, 2) @ k.permute(0, 2, 3, 1)
+        scores = torch.cat([scores, own], -1)
+    weights = dropped(scores.softmax(-1), dropout)
+    count = tokens.shape[1]
+    seen = weights[..., :count].flatten(1, 2) @ tokens
+    out = torch.einsum("bhgc,hdc->bghd", seen.unflatten(1, asks.shape[1:3]), value_map)
+    if among is not None:
+        out = out + (weights[..., count:] @ v.transpose(1, 2)).transpose(1, 2)
+    return out
+
+
 class SelfAttention(nn.Module, RelativeBias):
     """Tokens attend inside their cuboids and to global vectors.
 
@@ -415,6 +442,7 @@ class SelfAttention(nn.Module, RelativeBias):
         self,
         x: Tensor,  # (batch, frames, rows, columns, channel)
         vectors: Tensor | None = None,  # (batch, vector, channel) global vectors
+        add: bool = False,  # add what tokens hear to x at once
     ) -> Tensor | tuple[Tensor, Tensor]:  # to be added to x; and to the vectors
         "What each token, and each global vector, hears."
         if (vectors is None) != (self.vectors == "none"):
@@ -425,6 +453,8 @@ class SelfAttention(nn.Module, RelativeBias):
         if by_kernels(self, x, vectors):
             return self_attention_by_kernels(self, x, vectors)
         cut = self.cut(x)
+        if cut.in_order and x.device.type == "cpu" and self.vectors != "separate":
+            return self.lean(cut, x, vectors, add)
         mask = may_attend(cut, cut, self.padding)
         tokens = cut.gather(self.norm(x))
         queries, keys, values = self.split(self.qkv(tokens), 3)
@@ -432,10 +462,12 @@ class SelfAttention(nn.Module, RelativeBias):
         dropout = self.attention_dropout if self.training else 0.0
         if vectors is None:
             heard = attend(queries, keys, values, bias, mask, None, dropout)
-            return self.put_back(cut, heard)
+            heard = self.put_back(cut, heard)
+            return x + heard if add else heard
         told = self.global_vec_norm(vectors)
         extra, upwards, among = self.maps(tokens, told, (queries, keys, values))
         heard = attend(queries, keys, values, bias, mask, extra, dropout)
+        heard = self.put_back(cut, heard)
         q, k, v = upwards
         parts = [(q, k.flatten(1, 2), v.flatten(1, 2))]
         if among is not None:
@@ -443,9 +475,43 @@ class SelfAttention(nn.Module, RelativeBias):
         seen = cut.filled if self.padding == "ignore" and cut.empty else None
         scale = queries.shape[-1] ** -0.5
         collected = attend_globally(parts, scale, seen, dropout).flatten(2)
-        if self.global_proj is not None:
-            collected = self.global_proj(collected)
-        return self.put_back(cut, heard), self.drop(collected)
+        return x + heard if add else heard, self.collected(collected)
+
+    def collected(
+        self,
+        heard: Tensor,  # (batch, vector, channel)
+    ) -> Tensor:  # to be added to the global vectors
+        "What global vectors heard, with heads mixed."
+        return self.drop(heard if self.global_proj is None else self.global_proj(heard))
+
+    def lean(
+        self,
+        cut: Decomposition,  # how the grid is cut, without padding and shifts
+        x: Tensor,  # (batch, frames, rows, columns, channel)
+        vectors: Tensor | None,  # (batch, vector, channel) global vectors
+        add: bool,  # add the result to x
+    ) -> Tensor | tuple[Tensor, Tensor]:  # as `forward`
+        "The same on a CPU, a portion of the boxes at a time."
+        shares = self.attention_dropout, self.drop.p
+        shares = shares if self.training else (0.0, 0.0)
+        own = cut.cuboid, self.heads, (self.norm.weight, self.norm.bias)
+        bias = self.bias_of(cut.cuboid.volume, cut.cuboid.volume)
+        mix = None if self.proj is None else (self.proj.weight, self.proj.bias)
+        if vectors is None:
+            return lean_attention(
+                x, *own, self.qkv.weight, bias, None, mix, shares, add
+            )
+        of_vectors = self.global_qkv(self.global_vec_norm(vectors))
+        q, k, v = self.split(of_vectors, 3)
+        if bias is not None:
+            bias = F.pad(bias, (0, k.shape[1]))
+        told = k, v
+        heard = lean_attention(x, *own, self.qkv.weight, bias, told, mix, shares, add)
+        flat = self.norm(x).flatten(1, 3)
+        _, keys, values = self.qkv.weight.unflatten(0, (3, self.heads, -1))
+        among = (q, k, v) if self.among_vectors else None
+        collected = attend_upwards(q, flat, keys, values, among, shares[0])
+        return heard, self.collected(collected.flatten(2))
 
     def maps(
         self,
@@ -606,6 +672,7 @@ class CrossAttention(nn.Module, RelativeBias):
         x: Tensor,  # (batch, frames, rows, columns, channel) who asks
         memory: Tensor,  # (batch, frames, rows, columns, channel) who is asked
         vectors: Tensor | None = None,  # (batch, vector, channel) global vectors
+        add: bool = False,  # add the result to x at once
     ) -> Tensor:  # to be added to x
         "What each token hears from the memory."
         if self.last is not None:
@@ -616,6 +683,28 @@ class CrossAttention(nn.Module, RelativeBias):
         if by_kernels(self, x, vectors):
             return cross_attention_by_kernels(self, x, memory, vectors)
         asks, asked = self.cut(x), self.cut(memory, front=True)
+        dropout = self.attention_dropout if self.training else 0.0
+        on_cpu = x.device.type == "cpu" and memory.shape[-1] == x.shape[-1]
+        if asks.in_order and asked.in_order and on_cpu and self.vectors != "separate":
+            bias = self.bias_of(asks.cuboid.volume, asked.cuboid.volume)
+            told: Any = None
+            if self.vectors == "shared" and vectors is not None:
+                told = self.split(self.kv_proj(vectors), 2)
+                if bias is not None:
+                    bias = F.pad(bias, (0, vectors.shape[1]))
+            return lean_attention(
+                x,
+                asks.cuboid,
+                self.heads,
+                (self.norm.weight, self.norm.bias),
+                self.q_proj.weight,
+                bias,
+                told,
+                (self.proj.weight, self.proj.bias),
+                (dropout, self.drop.p if self.training else 0.0),
+                add,
+                (memory, asked.cuboid, self.kv_proj.weight),
+            )
         mask = may_attend(asks, asked, self.padding)
         tokens, past = asks.gather(self.norm(x)), asked.gather(memory)
         bias = self.bias_of(tokens.shape[2], past.shape[2])
@@ -628,9 +717,9 @@ class CrossAttention(nn.Module, RelativeBias):
             else:
                 (own,) = self.split(self.l2g_q_net(tokens))
                 extra = own, *self.split(self.l2g_global_kv_net(vectors), 2)
-        dropout = self.attention_dropout if self.training else 0.0
         heard = attend(queries, keys, values, bias, mask, extra, dropout)
-        return asks.scatter(self.drop(self.proj(heard.flatten(3))))
+        heard = asks.scatter(self.drop(self.proj(heard.flatten(3))))
+        return x + heard if add else heard
 
 # %% ../../nbs/earth/12_attention.ipynb #cross_attention_ref
 def cross_attention_ref(
