@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..core.basics import number, one_of, refuse, whole
 from .cuboid import PADDINGS, CrossCuboid, Cuboid, Decomposition
 from .cuboid import decompose, may_attend
-from .lean import lean_attention
+from .lean import is_lean, lean_attention
 from ..kernels.cuboid_attention import CuboidGrid, CuboidPlan
 from ..kernels.cuboid_attention import cuboid_attention_triton, kernels_fit
 from ..kernels.global_attention import global_attention_triton
@@ -453,7 +453,7 @@ class SelfAttention(nn.Module, RelativeBias):
         if by_kernels(self, x, vectors):
             return self_attention_by_kernels(self, x, vectors)
         cut = self.cut(x)
-        if cut.in_order and x.device.type == "cpu" and self.vectors != "separate":
+        if cut.in_order and is_lean(x) and self.vectors != "separate":
             return self.lean(cut, x, vectors, add)
         mask = may_attend(cut, cut, self.padding)
         tokens = cut.gather(self.norm(x))
@@ -684,8 +684,8 @@ class CrossAttention(nn.Module, RelativeBias):
             return cross_attention_by_kernels(self, x, memory, vectors)
         asks, asked = self.cut(x), self.cut(memory, front=True)
         dropout = self.attention_dropout if self.training else 0.0
-        on_cpu = x.device.type == "cpu" and memory.shape[-1] == x.shape[-1]
-        if asks.in_order and asked.in_order and on_cpu and self.vectors != "separate":
+        alike = is_lean(x) and memory.shape[-1] == x.shape[-1]
+        if asks.in_order and asked.in_order and alike and self.vectors != "separate":
             bias = self.bias_of(asks.cuboid.volume, asked.cuboid.volume)
             told: Any = None
             if self.vectors == "shared" and vectors is not None:

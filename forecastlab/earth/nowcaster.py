@@ -841,14 +841,19 @@ class as_of_many(TorchFunctionMode):
         self.times = times
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.conv2d and len(args) == 7 and not kwargs:
-            x, weight, bias, stride, padding, dilation, groups = args
-            many = self.times * x.numel() > _FEW or self.times * len(x) >= 16
-            plain = x.device.type == "cpu" and x.dtype == torch.float32
-            if many and plain and not isinstance(padding, str) and _has_onednn():
-                steps = padding, stride, dilation, groups
-                return torch.mkldnn_convolution(x, weight, bias, *steps)
+        if func is torch.conv2d:
+            return self._conv(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def _conv(self, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+        "A convolution by the routine that more frames would take."
+        many = self.times * x.numel() > _FEW or self.times * len(x) >= 16
+        plain = x.device.type == "cpu" and x.dtype == torch.float32
+        if many and plain and not isinstance(padding, str) and _has_onednn():
+            steps = (padding, stride, dilation)
+            steps = [(s, s) if isinstance(s, int) else s for s in steps]
+            return torch.mkldnn_convolution(x, weight, bias, *steps, groups)
+        return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
 def _has_onednn() -> bool:

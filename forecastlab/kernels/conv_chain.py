@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from ..core.basics import one_of, refuse
-from .portions import portions
+from .portions import mixes, portions
 
 # %% ../../nbs/kernels/66_conv_chain.ipynb #chain_ref
 KINDS = ("conv", "norm")
@@ -277,6 +277,8 @@ def conv_chain(
         refuse("a chain normalises twice in a row", kinds, "Put a conv between")
     if not links and end is None:
         return x
+    if mixes(x):
+        return chain_ref(x, links, groups, activation, end)
     x = x.contiguous(memory_format=torch.channels_last)
     tensors = [t for _, weight, bias in links for t in (weight, bias)]
     function, more = (None, ()) if end is None else end

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from .conv_chain import activate
 from .dropout import draw_mask, dropped_share
-from .portions import portions
+from .portions import mixes, portions
 
 # %% ../../nbs/kernels/68_feed_forward.ipynb #feed_forward_ref
 # weight and bias of a map or a normalisation
@@ -147,6 +147,9 @@ def feed_forward(
     dropout: float = 0.0,  # share of the result that is dropped
 ) -> Tensor:  # like x
     "The same as `feed_forward_ref`, some hundred tokens at a time."
+    if mixes(x):
+        shares = inner_dropout, dropout
+        return feed_forward_ref(x, norm, first, second, gate, activation, *shares)
     pairs = [norm, first, second] if gate is None else [norm, first, gate, second]
     tensors = [t for pair in pairs for t in pair]
     flat = x.reshape(-1, x.shape[-1])

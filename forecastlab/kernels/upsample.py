@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from ..core.basics import refuse
-from .portions import portions
+from .portions import mixes, portions
 
 # %% ../../nbs/kernels/60_upsample.ipynb #upsample_conv_ref
 def upsample_conv_ref(
@@ -225,7 +225,8 @@ def upsample_conv(
     if weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0:
         refuse("kernels must have odd sides", tuple(weight.shape[2:]))
     height, width = x.shape[2:]
-    if size[0] % height or size[1] % width or tuple(size) == (height, width):
+    uneven = size[0] % height or size[1] % width
+    if uneven or tuple(size) == (height, width) or mixes(x):
         return upsample_conv_ref(x, weight, bias, size)
     return _with_edges(x, weight, bias, size)[0]
 
@@ -293,7 +294,7 @@ class _TakenOff(torch.autograd.Function):
 
 def _joins(x, first, second, size) -> bool:
     "Do two convolutions of 3 taps take fewer products when they are joined?"
-    if first.shape[2:] != (3, 3) or second.shape[2:] != (3, 3):
+    if first.shape[2:] != (3, 3) or second.shape[2:] != (3, 3) or mixes(x):
         return False
     if size[0] % x.shape[2] or size[1] % x.shape[3] or size == tuple(x.shape[2:]):
         return False
