@@ -16,7 +16,9 @@ from forecastlab.earth.attention import cross_attention_ref, grid_of
 from forecastlab.earth.attention import self_attention_ref
 from forecastlab.earth.cuboid import CrossCuboid, Cuboid, decompose
 from forecastlab.earth.parity import parity, parity_cases
+from forecastlab.kernels import conv_chain as chain
 from forecastlab.kernels import cuboid_attention as cuboid_kernels
+from forecastlab.kernels import group_norm
 from forecastlab.kernels.cuboid_attention import CuboidGrid, CuboidPlan
 from forecastlab.kernels.cuboid_attention import cuboid_attention
 from forecastlab.kernels.cuboid_attention import cuboid_attention_ref
@@ -27,6 +29,8 @@ from forecastlab.kernels.global_attention import global_attention_ref
 from forecastlab.kernels.global_attention import global_attention_triton
 from forecastlab.kernels.global_attention import hidden_places, shared_attention_ref
 from forecastlab.kernels.global_attention import shared_attention_triton
+from forecastlab.kernels.group_norm import ACTIVATIONS, group_norm_act
+from forecastlab.kernels.group_norm import group_norm_act_ref, group_norm_act_triton
 from forecastlab.kernels.runtime import device, native
 from toys import compiled
 
@@ -274,12 +278,123 @@ def test_what_does_not_fit_is_named():
         choose_backend(torch.nn.Linear(1, 1), "cuda")
 
 
+GROUP_NORM = group_norm_act_ref, group_norm_act_triton
+IMAGES = {  # shape and channels a group
+    "one pixel": ((1, 4, 1, 1), 2),
+    "one channel a group": ((2, 3, 2, 5), 1),
+    "prime sides": ((1, 7, 11, 5), 7),
+    "one channel": ((3, 1, 5, 1), 1),
+    "wider than a tile": ((2, 10, 3, 7), 5),
+    "no image": ((0, 4, 2, 2), 2),
+}
+
+
+def normalised_images(name, dtype=torch.float64):
+    "Images, scale and shift, then the rest."
+    shape, each = IMAGES[name]
+    images = some(*shape, dtype=dtype)
+    return [images, some(shape[1]), some(shape[1], seed=9)], each
+
+
+@kernel
+@pytest.mark.parametrize("size", [32, 65536])
+@pytest.mark.parametrize("name", [name for name in IMAGES if name != "no image"])
+def test_group_norm_kernels_agree_on_ugly_images(name, size, monkeypatch):
+    monkeypatch.setattr(group_norm, "INTERPRETED_TILE", size)
+    if size == 32:
+        monkeypatch.setattr(group_norm, "MOST_WIDTH", 4)
+        monkeypatch.setattr(group_norm, "FEWEST_TILES", 1)
+    leaves, each = normalised_images(name)
+    several = name == "prime sides" and size != 32
+    for activation in ACTIVATIONS if several else ["gelu"]:
+        agree(GROUP_NORM, leaves, *leaves, each, activation, tolerance=1e-10)
+
+
+@kernel
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_group_norm_kernels_keep_the_kind_and_count_in_float32(dtype):
+    "Scale and shift may be of another kind, as under autocast."
+    full, each = normalised_images("prime sides")
+    x, weight, bias = full
+    half = [x.detach().to(dtype), weight.detach().float(), bias.detach().float()]
+    half = [leaf.requires_grad_() for leaf in half]
+    exact = [leaf.detach().double().requires_grad_() for leaf in half]
+    expected = group_norm_act_ref(*exact, each, "silu")
+    found = group_norm_act_triton(*half, each, "silu")
+    assert found.dtype == dtype
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    slope = torch.cos(expected.detach()).to(dtype)
+    slopes = torch.autograd.grad(found, half, slope)
+    assert [s.dtype for s in slopes] == [dtype, torch.float32, torch.float32]
+    wanted = torch.autograd.grad(expected, exact, slope.double())
+    # only what is written is rounded to bfloat16, the sums are not
+    rounded = 1e-2 if dtype == torch.bfloat16 else 1e-4
+    for own, other, tolerance in zip(
+        (found, *slopes), (expected, *wanted), (rounded, rounded, 1e-4, 1e-4)
+    ):
+        assert_close(own.double(), other, rtol=tolerance, atol=tolerance)
+
+
+@kernel
+def test_what_is_far_from_zero_is_normalised_as_well():
+    x = (some(1, 4, 17, 19, dtype=torch.float32) + 1000).detach()
+    one, zero = torch.ones(4, device=x.device), torch.zeros(4, device=x.device)
+    # one pixel that is nothing like the others
+    x[:, :, 0, 0] = 0
+    expected = group_norm_act_ref(x.double(), one.double(), zero.double(), 2)
+    found = group_norm_act_triton(x, one, zero, 2)
+    assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_gpu_group_norm_is_written_out():
+    for name in ("prime sides", "no image"):
+        leaves, each = normalised_images(name)
+        if native() and name != "no image":
+            continue
+        expected = group_norm_act_ref(*leaves, each)
+        assert torch.equal(group_norm_act(*leaves, each), expected)
+    x, one = torch.zeros(1, 4, 2, 2), torch.ones(4)
+    for change, words in (
+        (dict(each=3), "groups must divide 4 channels: 3"),
+        (dict(weight=torch.ones(2)), "for each of 4 channels"),
+        (dict(x=x[0]), "images must be"),
+        (dict(activation="tanh"), "unknown activation"),
+    ):
+        with pytest.raises(LabError, match=words):
+            group_norm_act(**dict(x=x, weight=one, bias=one, each=2) | change)
+
+
+@kernel
+def test_a_chain_normalises_by_the_kernels_where_they_fit(monkeypatch):
+    taken = []
+
+    def fits(x):
+        taken.append(x)
+        return True
+
+    for module in (chain, group_norm):
+        monkeypatch.setattr(module, "group_norm_fits", fits)
+    links = []
+    for kind in ("conv", "norm", "conv", "norm"):
+        shape = (6, 6, 3, 3) if kind == "conv" else (6,)
+        links.append((kind, some(*shape), some(6, seed=5)))
+    x = some(2, 6, 5, 4)
+    leaves = [x, *(t for link in links for t in link[1:])]
+    routes = chain.chain_ref, chain.conv_chain
+    agree(routes, leaves, x, links, 3, tolerance=1e-10)
+    assert len(taken) == 3
+
+
 COMPILE = """
 import json
 from forecastlab.kernels.global_attention import compile_cases
+from forecastlab.kernels.group_norm import group_norm_cases
 from forecastlab.kernels.runtime import machine_code
 
 calls = compile_cases()["level 0, rows, bfloat16"]
+cases = group_norm_cases()
+calls += cases["group norm, 16 channels, bfloat16"]
+calls += cases["group norm, one pixel, float32"]
 for call in calls:
     found = machine_code(call, 90)
     print(json.dumps(dict(kernel=call.kernel.__name__) | found))
@@ -290,12 +405,33 @@ for call in calls:
 def test_earths_kernels_compile_for_a_gpu_without_one():
     "Forward nothing is spilled; backward a few registers of 255."
     found = [json.loads(line) for line in compiled(COMPILE)]
-    assert len(found) == 5
+    assert len(found) == 15
     for row in found:
         assert row["code"] > 0
         assert row["shared"] <= 48 * 1024
         most = 64 if row["kernel"] == "_cuboid_backward_kernel" else 0
         assert row["spilled"] <= most, row
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_group_norm_agrees_on_large_images(dtype):
+    assert native()
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    for shape, each in (((13, 16, 384, 384), 16), ((2, 130, 37, 31), 13)):
+        x = some(*shape, dtype=dtype)
+        leaves = [x, some(shape[1], dtype=dtype), some(shape[1], dtype=dtype, seed=9)]
+        for activation in ACTIVATIONS:
+            full = [leaf.detach().double().requires_grad_() for leaf in leaves]
+            expected = group_norm_act_ref(*full, each, activation)
+            found = group_norm_act(*leaves, each, activation)
+            assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+            slope = torch.cos(expected.detach()).to(dtype)
+            slopes = torch.autograd.grad(found, leaves, slope)
+            wanted = torch.autograd.grad(expected, full, slope.double())
+            for own, other in zip(slopes, wanted, strict=True):
+                gap = (own.double() - other).abs().max()
+                assert gap <= tolerance * other.abs().max()
 
 
 @pytest.mark.gpu

@@ -21,8 +21,9 @@ from ..core.basics import number, one_of, refuse, whole, whole_numbers
 from ..core.basics import yes_or_no
 from .attention import CrossAttention, SelfAttention
 from .cuboid import PADDINGS, cross_pattern, self_pattern
-from ..kernels.conv_chain import ACTIVATIONS, Link, activate, conv_chain
+from ..kernels.conv_chain import Link, conv_chain
 from ..kernels.feed_forward import feed_forward, feed_forward_ref
+from ..kernels.group_norm import ACTIVATIONS, activate
 from ..kernels.portions import in_portions, portions
 from ..kernels.upsample import upsample_conv, upsample_conv_twice
 

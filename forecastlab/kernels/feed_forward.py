@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from .conv_chain import activate
+from .group_norm import activate
 from .dropout import draw_mask, dropped_share
 from .portions import mixes, portions
 
