@@ -169,12 +169,10 @@ def _again(x, moments, weight, bias, groups, activation):
 # %% ../../nbs/kernels/66_conv_chain.ipynb #conv_chain
 class _Chain(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, kinds, groups, activation, end, *tensors):
+    def forward(ctx, x, kinds, parts, groups, activation, end, *tensors):
         split = 2 * len(kinds)
         links = list(zip(tensors[:split:2], tensors[1:split:2], strict=True))
-        widest = max([x.shape[1], *(len(weight) for weight, _ in links)])
-        ctx.parts = portions(len(x), len(x) * widest * x[0, 0].numel())
-        ctx.steps = _steps(kinds)
+        ctx.parts, ctx.steps = parts, _steps(kinds)
         kept, out, ctx.moments = [], None, []
         for some in ctx.parts:
             h = x[some]
@@ -230,7 +228,7 @@ class _Chain(torch.autograd.Function):
                     _add(totals[2 * norm :], found)
             if to_x is not None:
                 to_x[some] = g
-        return to_x, None, None, None, None, *totals
+        return to_x, None, None, None, None, None, *totals
 
 
 def _add(totals, parts):
@@ -262,7 +260,11 @@ def conv_chain(
     activation: str = "leaky",  # after each normalisation: gelu, leaky, relu, silu
     end: End | None = None,  # what comes last
 ) -> Tensor:  # (image, channel out, rows, columns), or what the end makes
-    "A chain of convolutions, image by image. Equals `chain_ref`."
+    """A chain of convolutions, image by image. Equals `chain_ref`.
+
+    Without a gradient, what becomes of an image on a CPU is the same to the last bit
+    whatever images stand beside it.
+    """
     one_of("activation", activation, ACTIVATIONS)
     kinds = tuple(one_of("link", kind, KINDS) for kind, _, _ in links)
     if ("norm", "norm") in zip(kinds, kinds[1:], strict=False):
@@ -280,4 +282,14 @@ def conv_chain(
     if kinds and kinds[-1] == "conv" and end is not None:
         made = conv_chain(x, links, groups, activation)
         return conv_chain(made, [], groups, activation, end)
-    return _Chain.apply(x, kinds, groups, activation, function, *tensors, *more)
+    parts = _parts(x, links)
+    how = kinds, parts, groups, activation, function
+    return _Chain.apply(x, *how, *tensors, *more)
+
+
+def _parts(x: Tensor, links: list[Link]) -> list[slice]:
+    "Images that go together: one without a gradient, else a few where they are small."
+    if not torch.is_grad_enabled():
+        return [slice(i, i + 1) for i in range(len(x))]
+    widest = max([x.shape[1], *(len(weight) for _, weight, _ in links)])
+    return portions(len(x), x.numel() // x.shape[1] * widest)
