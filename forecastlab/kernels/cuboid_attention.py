@@ -344,7 +344,7 @@ def store_tile(
 
 
 @triton.jit
-def kept(
+def drop_mask(
     seed,  # of this head
     row,  # (rows,) who asks
     column,  # (columns,) who is asked
@@ -500,7 +500,7 @@ def _cuboid_forward_kernel(
         vector_factor = 1.0
         if DROP > 0:
             place_of = PACK * asked_volume + vector
-            vector_factor = kept(seed + pair, row, place_of, columns, DROP)
+            vector_factor = drop_mask(seed + pair, row, place_of, columns, DROP)
         top, total, acc = add_scores(
             top, total, acc, vector_s, vector_v, vector_factor, ACC, PRECISION
         )
@@ -532,7 +532,7 @@ def _cuboid_forward_kernel(
         factor = 1.0
         if DROP > 0:
             column = begin + tl.arange(0, KEYS)
-            factor = kept(seed + pair, row, column, columns, DROP)
+            factor = drop_mask(seed + pair, row, column, columns, DROP)
         top, total, acc = add_scores(top, total, acc, s, v, factor, ACC, PRECISION)
     heard = total > 0
     safe = tl.where(heard, total, 1.0)
@@ -657,7 +657,7 @@ def _cuboid_backward_kernel(
             remain = vector_w
             if DROP > 0:
                 place_of = PACK * asked_volume + vector
-                vector_factor = kept(seed + pair, row, place_of, columns, DROP)
+                vector_factor = drop_mask(seed + pair, row, place_of, columns, DROP)
                 vector_u = vector_u * vector_factor
                 remain = vector_w * vector_factor
             remain = tl.trans(remain.to(g.dtype))
@@ -697,7 +697,7 @@ def _cuboid_backward_kernel(
             dropped = w
             if DROP > 0:
                 column = begin + tl.arange(0, KEYS)
-                factor = kept(seed + pair, row, column, columns, DROP)
+                factor = drop_mask(seed + pair, row, column, columns, DROP)
                 u = u * factor
                 dropped = w * factor
             if ONE:
@@ -871,7 +871,7 @@ def _cuboid_keys_kernel(
         if DROP > 0:
             row = group * asks_volume + begin + tl.arange(0, ROWS)
             column = start + tl.arange(0, KEYS)
-            factor = kept(seed + pair, row, column, columns, DROP)
+            factor = drop_mask(seed + pair, row, column, columns, DROP)
             u = u * factor
             dropped = w * factor
         e = (w * (u - delta[:, None])).to(q.dtype)

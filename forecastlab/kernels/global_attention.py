@@ -21,7 +21,7 @@ from ..core.basics import embedded_dir, refuse
 from .cuboid_attention import CuboidGrid, CuboidPlan, Extra
 from .cuboid_attention import add_scores, cuboid_attention_ref
 from .cuboid_attention import cuboid_attention_triton, dots
-from .cuboid_attention import drawn_seed, in_line, kept
+from .cuboid_attention import drawn_seed, in_line, drop_mask
 from .cuboid_attention import kernels_fit, launch_backward
 from .cuboid_attention import launch_forward, load_tile, standing
 from .cuboid_attention import readable, store_tile, stride_of
@@ -188,7 +188,7 @@ def _global_forward_kernel(
         s = _global_scores(q, k, known, slot, last, grid, SCALE, HIDES, ACC, PRECISION)
         factor = 1.0
         if DROP > 0:
-            factor = kept(seed + pair, vector, slot, slots + vectors, DROP)
+            factor = drop_mask(seed + pair, vector, slot, slots + vectors, DROP)
         top, total, acc = add_scores(top, total, acc, s, v, factor, ACC, PRECISION)
     if AMONG:
         if program == 0:
@@ -225,7 +225,9 @@ def _global_forward_kernel(
             more_factor = 1.0
             if DROP > 0:
                 place = slots + vector
-                more_factor = kept(seed + pair, vector, place, slots + vectors, DROP)
+                more_factor = drop_mask(
+                    seed + pair, vector, place, slots + vectors, DROP
+                )
             top, total, acc = add_scores(
                 top, total, acc, more_s, more_v, more_factor, ACC, PRECISION
             )
@@ -371,7 +373,7 @@ def _global_backward_kernel(
         u = tl.dot(g, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
         dropped = w
         if DROP > 0:
-            factor = kept(seed + pair, vector, slot, slots + vectors, DROP)
+            factor = drop_mask(seed + pair, vector, slot, slots + vectors, DROP)
             u = u * factor
             dropped = w * factor
         e = (w * (u - delta[:, None])).to(q.dtype)
@@ -442,7 +444,9 @@ def _global_backward_kernel(
             remain = more_w
             if DROP > 0:
                 place = slots + vector
-                more_factor = kept(seed + pair, vector, place, slots + vectors, DROP)
+                more_factor = drop_mask(
+                    seed + pair, vector, place, slots + vectors, DROP
+                )
                 more_u = more_u * more_factor
                 remain = more_w * more_factor
             more_e = (more_w * (more_u - delta[:, None])).to(q.dtype)
