@@ -390,7 +390,8 @@ def test_windows_are_numbered_over_arrays_sequences_and_frames():
     for rows in (mask, mask.numpy(), mask.tolist(), [0, 3, 6], torch.tensor([0, 3, 6])):
         assert torch.equal(windows[rows].x, windows[::3].x)
     assert len(windows[[]].x) == 0
-    for rows in ([1.7], "1", 2.0, mask[:5], [[1, 2]], True):
+    wrong = ([1.7], "1", 2.0, mask[:5], [[1, 2]], [[1], 2], slice("a"), True)
+    for rows in wrong:
         with pytest.raises(LabError, match="windows"):
             windows[rows]
     with pytest.raises(LabError, match="differ in .rows, columns, channels"):

@@ -7,6 +7,7 @@ __all__ = ['ROLES', 'NAMES', 'SCALES', 'roles', 'TimeStep', 'time_step', 'open_f
            'Statistics', 'statistics', 'Scale']
 
 # %% ../../nbs/earth/30_fields.ipynb #imports
+import contextlib
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -714,10 +715,12 @@ class Fields:
         index: int | slice | Sequence | Tensor | np.ndarray,
     ) -> list[int]:  # numbers of windows
         "Which windows an index names. Refuses what is neither whole nor yes and no."
-        if isinstance(index, slice):
-            return list(range(*index.indices(len(self))))
         plain = index.cpu() if isinstance(index, Tensor) else index
-        rows = np.atleast_1d(np.asarray(plain))
+        rows = np.array("what NumPy makes no array of")
+        with contextlib.suppress(TypeError, ValueError):
+            if isinstance(index, slice):
+                return list(range(*index.indices(len(self))))
+            rows = np.atleast_1d(np.asarray(plain))
         if rows.dtype == bool:
             if rows.shape != (len(self),):
                 shown = " x ".join(map(str, rows.shape))

@@ -119,8 +119,8 @@ def source_kind(
     "What a file of gridded data is, by its first bytes. Refuses what is none."
     place = refuse_remote(path)
     mend = "Pass a zarr folder, a netCDF or an HDF5 file"
-    arrays = place.suffix in (".npz", ".npy")
-    if arrays or (place.is_dir() and any(place.glob("*.np[yz]"))):
+    plain = place.is_file() and place.suffix in (".npz", ".npy")
+    if plain or (place.is_dir() and any(place.glob("*.np[yz]"))):
         mend = (
             "NumPy's files do not name axes: pass xr.DataArray(np.load(...)[...],"
             " dims=['time', 'y', 'x']). The mirror's radar is opened by"
@@ -198,10 +198,12 @@ def _unnamed_zarr(path: Path) -> xr.Dataset | None:
     for name, array in arrays.items():
         dims = []
         for axis, size in enumerate(array.shape):
-            # axes of one size are one axis, but not within an array
-            twin = array.shape[:axis].count(size)
-            other = phony.setdefault((size, twin), f"phony_dim_{len(phony)}")
-            dims.append(named[name][axis] or other)
+            told = named[name][axis]
+            if told is None:
+                # axes of one size are one axis, but not within an array
+                twin = array.shape[:axis].count(size)
+                told = phony.setdefault((size, twin), f"phony_dim_{len(phony)}")
+            dims.append(told)
         frames = Frames(array.shape, array.dtype, _Cells(array), path)
         about = {k: v for k, v in array.attrs.items() if k != "_ARRAY_DIMENSIONS"}
         data = indexing.LazilyIndexedArray(frames)
