@@ -103,6 +103,8 @@ def test_variables_of_a_file_become_channels(tmp_path):
         open_field(tmp_path / "two.zarr")
     with pytest.raises(LabError, match="no such variable: snow"):
         open_field(tmp_path / "two.zarr", "snow")
+    with pytest.raises(LabError, match="list of variables is empty. There are rain"):
+        Fields(tmp_path / "two.zarr", 3, 2, variable=[])
     both = Fields(tmp_path / "two.zarr", 3, 2, variable=["rain", "wind"])
     x = both[1].x
     assert both.channels == 2 and np.array_equal(x[..., 1], 2 * x[..., 0])
@@ -156,6 +158,8 @@ def test_names_can_be_told():
         open_field(field, dims={"row": "b"})
     with pytest.raises(LabError, match="names 2 axes, the field has 3"):
         open_field(field, dims=["time", "y"])
+    with pytest.raises(LabError, match="got 'time'. Write a role for each axis"):
+        open_field(field, dims="time")
 
 
 @pytest.mark.parametrize("freq", ["MS", "ME", "QS", "YS", "D", "6h", "90s"])
@@ -169,6 +173,67 @@ def test_other_calendars_go_on():
     cftime = pytest.importorskip("cftime", reason="cftime is in the `earth` extra")
     times = np.array([cftime.DatetimeNoLeap(2001, m, 15) for m in range(1, 13)])
     assert time_step(times).after(times[-1], 1)[0] == cftime.DatetimeNoLeap(2002, 1, 15)
+
+
+def monthly(at, count, calendar="standard"):
+    "Months and their middles; `at` of each: how far it is gone, in its own length."
+    bounds = xr.date_range(
+        "2019-11-01",
+        periods=count + 1,
+        freq="MS",
+        calendar=calendar,
+        use_cftime=calendar != "standard",
+    ).values
+    return bounds[:-1] + np.diff(bounds) // 2 if at == "middle" else bounds[:-1] + at
+
+
+@pytest.mark.parametrize("calendar", ["standard", "noleap", "360_day"])
+@pytest.mark.parametrize("hours", ["middle", 0, 12, 15 * 24 + 12])
+def test_months_may_be_dated_anywhere_and_go_on_in_that_way(calendar, hours):
+    pytest.importorskip("cftime", reason="cftime is in the `earth` extra")
+    at = hours
+    if hours != "middle":
+        at = pd.Timedelta(hours=hours).to_pytimedelta()
+        at = np.timedelta64(at) if calendar == "standard" else at
+    times = monthly(at, 20, calendar)
+    step = time_step(times[:14])
+    assert step.months == 1
+    assert np.array_equal(step.after(times[13], 6), times[14:])
+    with pytest.raises(LabError, match="1 frames are missing at a step of 1 month"):
+        time_step(np.delete(times, 5))
+
+
+def test_years_and_uneven_middles_are_regular():
+    pytest.importorskip("cftime", reason="cftime is in the `earth` extra")
+    days = ["1963-01-15T12", "1964-01-16T00", "1965-01-15T12", "1966-01-15T12"]
+    assert time_step(np.array(days, "M8[ns]")).months == 12
+    ends = xr.date_range("2000-01-31", periods=30, freq="ME", calendar="noleap")
+    step = time_step(ends.values[:20])
+    assert step.months == 1
+    assert np.array_equal(step.after(ends.values[19], 10), ends.values[20:])
+    days = ["2021-01-28", "2021-02-28", "2021-03-28"]
+    step = time_step(np.array(days, "M8[ns]"))
+    assert str(step.after(np.datetime64("2021-02-28", "ns"), 1)[0])[:10] == days[2]
+    days = ["2021-01-05", "2021-02-24", "2021-03-12", "2021-04-11"]
+    with pytest.raises(LabError, match=r"da.resample\(time='MS'\)"):
+        time_step(np.array(days, "M8[ns]"))
+    assert time_step(np.array(["2021-01-15", "2021-02-14"], "M8[ns]")).months == 0
+
+
+def test_uneven_middles_keep_their_times_where_months_are_missing():
+    times = monthly("middle", 8)
+    field = rain(8).assign_coords(time=times)[[0, 1, 2, 5, 6, 7]]
+    assert np.array_equal(open_field(field, gaps="mask").time, times)
+
+
+@real("iris-sst")
+def test_archives_of_months_and_years_are_opened():
+    found = Fields(EARTH / "iris-sst" / "ostia_monthly.nc", 12, 6)
+    times = found.arrays[0].time.values
+    assert np.array_equal(time_step(times).after(times[0], 53), times[1:])
+    if (EARTH / "enso-eofs").is_dir():
+        found = Fields(EARTH / "enso-eofs" / "sst_ndjfm_anom.nc", 3, 2)
+        assert len(found) == 46
 
 
 @pytest.mark.parametrize("lazily", [False, True])
@@ -210,6 +275,45 @@ def test_damaged_files_are_refused_by_name(tmp_path):
         open_field(tmp_path / "none.nc")
     with pytest.raises(LabError, match="holds no zarr group"):
         open_field(tmp_path)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_zarr_without_names_of_axes_is_opened_when_they_are_told(tmp_path, version):
+    import zarr
+
+    field = rain()
+    group = zarr.open_group(tmp_path / "plain.zarr", mode="w", zarr_format=version)
+    group.create_array("rain", data=field.values, chunks=(1, 6, 8))
+    single = zarr.open(
+        tmp_path / "one.zarr", mode="w", zarr_format=version, shape=(12, 6, 8)
+    )
+    single[:] = field.values
+    for name in ("plain.zarr", "one.zarr"):
+        with pytest.raises(LabError, match=r"phony_dim_0 \(12\), .* dims="):
+            open_field(tmp_path / name)
+        windows = Fields(tmp_path / name, 2, 1, dims=["time", "y", "x"])
+        again = pickle.loads(pickle.dumps(windows))
+        assert torch.equal(again[3].x, Fields(field, 2, 1)[3].x)
+    for mark in (tmp_path / "plain.zarr" / "rain").glob("*z*ar*"):
+        mark.unlink()
+    with pytest.raises(LabError, match="lacks its description .*rain"):
+        open_field(tmp_path / "plain.zarr")
+
+
+def test_places_that_are_no_field_say_what_to_do(tmp_path):
+    (tmp_path / "knmi" / "raw" / "more").mkdir(parents=True)
+    (tmp_path / "knmi" / "raw" / "more" / "RAD_NL25_1.h5").touch()
+    with pytest.raises(LabError, match="holds no zarr group"):
+        open_field(tmp_path)
+    for address in ("https://data.org/rain.zarr", "s3://bucket/rain.csv"):
+        with pytest.raises(LabError, match="Open it with xarray"):
+            Fields(address)
+    with pytest.raises(LabError, match="the path is empty"):
+        Fields("")
+    np.savez(tmp_path / "radar.npz", frames=np.zeros((3, 2, 2)))
+    for place in (tmp_path, tmp_path / "radar.npz"):
+        with pytest.raises(LabError, match="radar_sample"):
+            open_field(place)
 
 
 def test_a_chunk_that_is_damaged_is_refused_when_it_is_read(tmp_path):
@@ -282,10 +386,35 @@ def test_windows_are_numbered_over_arrays_sequences_and_frames():
     for index in (7, -8):
         with pytest.raises(LabError, match="There are 7 windows"):
             windows[index]
+    mask = torch.arange(7) % 3 == 0
+    for rows in (mask, mask.numpy(), mask.tolist(), [0, 3, 6], torch.tensor([0, 3, 6])):
+        assert torch.equal(windows[rows].x, windows[::3].x)
+    assert len(windows[[]].x) == 0
+    wrong = ([1.7], "1", 2.0, mask[:5], [[1, 2]], [[1], 2], slice("a"), True)
+    for rows in wrong:
+        with pytest.raises(LabError, match="windows"):
+            windows[rows]
     with pytest.raises(LabError, match="differ in .rows, columns, channels"):
         Fields([long, rain()])
     with pytest.raises(LabError, match="10 . 10 frames is longer .* has 12"):
         Fields(long)
+
+
+def test_fields_of_one_network_agree_in_step_directions_and_channels():
+    field = rain()
+    both = xr.concat([field, field], "channel").assign_coords(channel=["a", "b"])
+    pairs = {
+        "step: 00:05:00, 01:00:00. Resample": (field, rain(freq="h")),
+        "y axis: rising, falling. Turn .*lat=slice": (field, field[:, ::-1]),
+        "x axis: rising, falling": (field, field[..., ::-1]),
+        "channels: a, b, b, a": (both, both[::-1]),
+    }
+    for words, pair in pairs.items():
+        with pytest.raises(LabError, match=f"differ in their {words}"):
+            Fields(pair, 2, 1)
+    elsewhere = field.assign_coords(lat=field.lat + 3)
+    plain = xr.DataArray(field.values, dims=["time", "y", "x"])
+    assert len(Fields([field, elsewhere, plain], 2, 1)) == 30
 
 
 @pytest.mark.parametrize("by", ["time", "sequence"])

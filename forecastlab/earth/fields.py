@@ -7,24 +7,27 @@ __all__ = ['ROLES', 'NAMES', 'SCALES', 'roles', 'TimeStep', 'time_step', 'open_f
            'Statistics', 'statistics', 'Scale']
 
 # %% ../../nbs/earth/30_fields.ipynb #imports
+import contextlib
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields as fields_of
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field, fields as fields_of
+from datetime import timedelta
+from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 import torch
+from pandas.tseries.frequencies import to_offset
 from torch import Tensor
-from ..core.basics import needs, number, one_of, path_of, refuse, whole
+from ..core.basics import needs, number, one_of, refuse, whole
 
 # %% ../../nbs/earth/30_fields.ipynb #needs-xarray
 needs("xarray", extra="earth")
 
 # %% ../../nbs/earth/30_fields.ipynb #imports-xarray
 import xarray as xr
-from .sources import Frames, lazy, open_dataset, open_knmi, open_sevir
-from .sources import reading, source_kind
+from .sources import Frames, holds_knmi, lazy, open_dataset, open_knmi
+from .sources import open_sevir, reading, refuse_remote, source_kind
 
 # %% ../../nbs/earth/30_fields.ipynb #roles
 ROLES = ("sequence", "time", "y", "x", "channel")
@@ -103,6 +106,8 @@ class TimeStep:
 
     months: int = 0  # whole months; 0: `delta` counts
     delta: Any = None  # numpy timedelta, Python timedelta or number; None: no times
+    # where in its month a frame is dated: "end", "middle", a day; "": as the last one
+    place: str | int = field(default="", compare=False)
 
     def after(
         self,
@@ -110,15 +115,10 @@ class TimeStep:
         count: int,  # steps
     ) -> np.ndarray:  # (count,) times
         "The times that follow."
-        if self.months and isinstance(last, np.datetime64):
-            start = pd.Timestamp(last)
-            step = pd.DateOffset(months=self.months)
-            made = [start + (k + 1) * step for k in range(count)]
-            if start.is_month_end and start.day < 31:
-                made = [t + pd.offsets.MonthEnd(0) for t in made]
-            return np.array([t.to_datetime64() for t in made]).astype("M8[ns]")
         if self.months:
-            return np.array([_later(last, self.months * (k + 1)) for k in range(count)])
+            place = self.place or _place(_months(_row_of(last)))
+            later = [self.months * (k + 1) for k in range(count)]
+            return np.array([_later(last, months, place) for months in later])
         if self.delta is None:
             return np.arange(1, count + 1)
         return np.array([last + (k + 1) * self.delta for k in range(count)])
@@ -131,27 +131,73 @@ class TimeStep:
         return "1 frame" if self.delta is None else str(self.delta)
 
 
-def _later(when: Any, months: int) -> Any:
-    "A date of another calendar, months later."
-    count = when.year * 12 + when.month - 1 + months
-    return when.replace(year=count // 12, month=count % 12 + 1)
+class _Months(NamedTuple):
+    "Times, seen as places in months."
+
+    number: np.ndarray  # months since year 0
+    at: np.ndarray  # days since the month began, with their fractions
+    length: np.ndarray  # days of the month
 
 
-def _month_numbers(times: np.ndarray) -> np.ndarray | None:
-    "Months since year 0, where all times are the same moment of their months."
+def _row_of(when: Any) -> np.ndarray:
+    "One time as an array; NumPy would take a date of another calendar apart."
+    if isinstance(when, np.datetime64):
+        return np.array([when])
+    made = np.empty(1, dtype=object)
+    made[0] = when
+    return made
+
+
+def _months(times: np.ndarray) -> Any:
+    "Where times stand in their months, as `_Months`; None for what is no date."
     if np.issubdtype(times.dtype, np.datetime64):
-        index = pd.DatetimeIndex(times)
-        ends = bool(index.is_month_end.all())
-        if len(set(index.day)) > 1 and not ends:
-            return None
-        if (index != index.normalize()).any():
-            return None
-        return np.asarray(index.year * 12 + index.month - 1)
-    if times.dtype == object and hasattr(times[0], "month"):
-        if len({(t.day, t.hour, t.minute) for t in times}) > 1:
-            return None
-        return np.array([t.year * 12 + t.month - 1 for t in times])
-    return None
+        begin = times.astype("M8[M]")
+        at = (times - begin) / np.timedelta64(1, "D")
+        length = ((begin + 1).astype("M8[D]") - begin.astype("M8[D]")).astype(int)
+        return _Months(begin.astype(int) + 1970 * 12, at, length)
+    if times.dtype != object or not hasattr(times[0], "daysinmonth"):
+        return None
+    number = [t.year * 12 + t.month - 1 for t in times]
+    at = [t.day - 1 + (t.hour * 3600 + t.minute * 60 + t.second) / 86400 for t in times]
+    length = [t.daysinmonth for t in times]
+    return _Months(np.array(number), np.array(at), np.array(length))
+
+
+def _place(months: _Months) -> str | int:
+    "Where in a month times are dated: its end, its middle, a day; empty: no one place."
+    days = np.floor(months.at).astype(int) + 1
+    if (days == months.length).all():
+        return "end"
+    same = np.ptp(months.at) == 0
+    if np.allclose(months.at, months.length / 2) and (len(days) == 1 or not same):
+        return "middle"
+    return int(days[0]) if same else ""
+
+
+def _near(months: _Months) -> str | int:
+    "The usual day, where all are within two days of each other; else empty."
+    found, counts = np.unique(np.floor(months.at).astype(int) + 1, return_counts=True)
+    return int(found[counts.argmax()]) if np.ptp(months.at) <= 2 else ""
+
+
+def _later(when: Any, months: int, place: str | int) -> Any:
+    "A date so many months later, at a place of its month."
+    if isinstance(when, np.datetime64):
+        begin: Any = when.astype("M8[M]") + months
+        length = int(((begin + 1).astype("M8[D]") - begin.astype("M8[D]")).astype(int))
+        clock, hour = when - when.astype("M8[D]"), np.timedelta64(1, "h")
+        begin = begin.astype("M8[ns]")
+    else:
+        number = when.year * 12 + when.month - 1 + months
+        midnight = dict(hour=0, minute=0, second=0, microsecond=0)
+        year, month = divmod(number, 12)
+        begin = when.replace(year=year, month=month + 1, day=1, **midnight)
+        length, hour = begin.daysinmonth, pd.Timedelta(hours=1).to_pytimedelta()
+        clock = when - when.replace(**midnight)
+    if place == "middle":
+        return begin + 12 * length * hour
+    day = length if place == "end" else min(int(place), length)
+    return begin + 24 * (day - 1) * hour + clock
 
 
 def _shown(when: Any) -> str:
@@ -187,6 +233,16 @@ def _gaps(marks: np.ndarray, step: Any) -> list[tuple[int, int]]:
     return [(int(i), int((marks[i + 1] - marks[i]) // step) - 1) for i in wide]
 
 
+def _frequency(step: TimeStep) -> str:
+    "A step in the words of pandas."
+    if step.months:
+        return f"'{step.months if step.months > 1 else ''}MS'"
+    if not isinstance(step.delta, (np.timedelta64, timedelta)):
+        return "..."
+    found: Any = to_offset(pd.Timedelta(step.delta))
+    return repr(found.freqstr)
+
+
 def time_step(
     times: np.ndarray,  # (time,) of a field
     gaps: str = "refuse",  # frames that are missing: "refuse", or "mask" to let them be
@@ -203,21 +259,28 @@ def time_step(
         where = np.flatnonzero(pd.isna(times))
         mend = "Drop them: da.isel(time=da.time.notnull())"
         refuse(f"{len(where)} frames have no time", [f"frame {i}" for i in where], mend)
-    marks, months = times, _month_numbers(times)
     steps = np.diff(times)
     zero = steps[0] - steps[0]
     _refuse_disorder(times, steps, zero)
-    step = _most_common(steps)
-    # distances of 28 to 31 days
-    if months is not None and (np.diff(months) > 0).all():
-        marks, step, zero = months, _most_common(np.diff(months)), 0
+    marks, step = times, _most_common(steps)
+    found = TimeStep(delta=step)
+    # distances of 28 to 31 days, or of 365 and 366
+    months, usual = _months(times), found
+    if months is not None and (np.diff(months.number) > 0).all():
+        usual = TimeStep(int(_most_common(np.diff(months.number))))
+        place = _place(months)
+        if not place and any(s % step != zero for s in steps):
+            place = _near(months)
+        if place:
+            marks, step, zero = months.number, usual.months, 0
+            found = TimeStep(step, place=place)
     odd = [i for i, s in enumerate(np.diff(marks)) if s % step != zero]
-    found = TimeStep(months=int(step)) if marks is months else TimeStep(delta=step)
     if odd:
         i = odd[0]
         pair = f"{_shown(times[i + 1])} comes after {_shown(times[i])}"
         mend = (
-            f"The usual step is {found}. Resample, such as da.resample(time=...).mean()"
+            f"The usual step is {found}. Resample, such as"
+            f" da.resample(time={_frequency(usual)}).mean()"
         )
         refuse(f"times are irregular at {len(odd)} places, first", [pair], mend)
     holes = _gaps(marks, step)
@@ -225,8 +288,8 @@ def time_step(
         lost = [t for i, n in holes for t in found.after(times[i], min(n, 6))]
         count = sum(n for _, n in holes)
         mend = (
-            "Pass gaps='mask' to open_field: they become missing pixels, which no loss"
-            " counts"
+            "Open it first, open_field(..., gaps='mask'): they become missing pixels,"
+            " which no loss counts"
         )
         shown = [_shown(t) for t in lost] + ["..."] * (count - len(lost))
         refuse(f"{count} frames are missing at a step of {found}", shown, mend)
@@ -264,7 +327,7 @@ class _Masked:
 def _with_gaps(da: xr.DataArray, dim: str, step: TimeStep) -> xr.DataArray:
     "The same with frames of NaN where times are missing."
     times = da[dim].values
-    marks: Any = _month_numbers(times) if step.months else times
+    marks: Any = _months(times).number if step.months else times
     width = step.months or step.delta
     at = np.asarray((marks - marks[0]) // width, dtype=np.int64)
     if len(at) == at[-1] + 1:
@@ -272,6 +335,7 @@ def _with_gaps(da: xr.DataArray, dim: str, step: TimeStep) -> xr.DataArray:
     places = np.full(at[-1] + 1, -1)
     places[at] = np.arange(len(at))
     full = np.concatenate([times[:1], step.after(times[0], int(at[-1]))])
+    full[at] = times
     axis = da.dims.index(dim)
     shape = tuple(len(places) if d == dim else da.sizes[d] for d in da.dims)
     read = _Masked(da, places, axis)
@@ -303,11 +367,16 @@ def _variable(data: xr.Dataset, variable: Any, path: Any) -> xr.DataArray:
     wide = sorted(str(n) for n, v in data.data_vars.items() if v.ndim >= 3)
     if variable is None:
         if len(wide) != 1:
-            mend = "Choose: open_field(..., variable='name'), or a list for channels"
+            mend = (
+                "Choose one: open_field(..., variable='name'), or a list for channels"
+            )
             what = f"{path} has {len(wide)} variables of three axes or more"
             refuse(what, wide or list(data.data_vars), mend)
         return data[wide[0]]
     names = [variable] if isinstance(variable, str) else list(variable)
+    if not names:
+        mend = f"There are {', '.join(wide) or 'none of three axes'}"
+        refuse("the list of variables is empty", mend=mend)
     if lost := [n for n in names if n not in data]:
         mend = f"There are {', '.join(wide) or 'none of three axes'}"
         refuse(f"{path} has no such variable", lost, mend, KeyError)
@@ -335,6 +404,10 @@ def _renamed(da: xr.DataArray, dims: Any) -> xr.DataArray:
             there = ", ".join(map(str, da.dims))
             refuse("no such axes", lost, f"There are {there}")
         return da.rename({name: role for role, name in dims.items() if name != role})
+    if isinstance(dims, str) or not isinstance(dims, Sequence):
+        mend = "Write a role for each axis, such as dims=['time', 'y', 'x'], or"
+        mend += " dims={'y': 'j', 'x': 'i'}"
+        refuse(f"dims must say what each axis is, got {dims!r:.80}", mend=mend)
     names = list(dims)
     for role in names:
         one_of("role of an axis", role, ROLES)
@@ -355,10 +428,10 @@ def _opened(source: Any, variable: Any) -> xr.DataArray:
         refuse(
             f"expected gridded data, got {type(source).__name__}", (), mend, TypeError
         )
-    path = path_of(source)
+    path = refuse_remote(source)
     if str(path).endswith(".csv"):
         return open_sevir(path, variable or "vil")
-    if path.is_dir() and any(path.rglob("RAD_*.h5")):
+    if holds_knmi(path):
         return open_knmi(path)
     if source_kind(path) == "hdf5":
         events = _of_sevir(path, variable)
@@ -494,6 +567,46 @@ class _Reader:
         name = self.roles["time"]
         return self.da[name].values[frame] if name in self.da.coords else frame
 
+    def layout(self) -> dict[str, Any]:
+        "What the coordinates say of step, directions and channels; silent on the rest."
+        found: dict[str, Any] = {}
+        for role in ("time", "y", "x", "channel"):
+            name = self.roles.get(role, "")
+            if name not in self.da.coords or self.da[name].ndim != 1:
+                continue
+            values = self.da[name].values
+            if role == "channel":
+                found["channels"] = ", ".join(map(str, values))
+            elif role == "time" and len(values) > 1:
+                step = time_step(values, "mask")
+                if step.months or isinstance(step.delta, (np.timedelta64, timedelta)):
+                    length = step if step.months else pd.Timedelta(step.delta)
+                    found["step"] = str(length).removeprefix("0 days ")
+            elif len(values) > 1 and values.dtype.kind in "iuf":
+                rises = values[-1] > values[0]
+                found[f"{role} axis"] = "rising" if rises else "falling"
+        return found
+
+
+def _refuse_unlike(readers: Sequence[_Reader]) -> None:
+    "Refuse arrays that one network cannot learn from together."
+    shapes = {reader.shape[1:] for reader in readers}
+    if len(shapes) > 1:
+        mend = "Put them on one grid, or make Fields of each"
+        refuse("the fields differ in (rows, columns, channels)", sorted(shapes), mend)
+    mends = {
+        "step": "Resample them to one step",
+        "channels": "Put channels in one order: da.sel(channel=[...])",
+    }
+    layouts = [reader.layout() for reader in readers] if len(readers) > 1 else []
+    for what in ("step", "y axis", "x axis", "channels"):
+        told = {layout[what]: None for layout in layouts if what in layout}
+        if len(told) > 1:
+            name = readers[0].roles.get(what.removesuffix(" axis"), "")
+            turn = f"Turn one around: da.isel({name}=slice(None, None, -1))"
+            mend = mends.get(what, turn)
+            refuse(f"the fields differ in their {what}", list(told), mend)
+
 # %% ../../nbs/earth/30_fields.ipynb #Fields
 class Fields:
     "Windows of gridded sequences, read when they are asked for."
@@ -516,12 +629,7 @@ class Fields:
             refuse("there is no field in the list")
         self.arrays = [open_field(s, variable, dims, gaps) for s in sources]
         self._readers = [_Reader(da) for da in self.arrays]
-        shapes = {reader.shape[1:] for reader in self._readers}
-        if len(shapes) > 1:
-            mend = "Put them on one grid, or make Fields of each"
-            refuse(
-                "the fields differ in (rows, columns, channels)", sorted(shapes), mend
-            )
+        _refuse_unlike(self._readers)
         # (segment, 4): array, sequence, first frame, frame after the last
         rows = [
             (a, s, 0, reader.shape[0])
@@ -601,12 +709,35 @@ class Fields:
         array, _, first = self.place(index)
         return self._readers[array].time(first + self.past - 1)
 
+    def chosen(
+        self,
+        # of windows: a number, a slice, numbers, or yes and no for every window
+        index: int | slice | Sequence | Tensor | np.ndarray,
+    ) -> list[int]:  # numbers of windows
+        "Which windows an index names. Refuses what is neither whole nor yes and no."
+        plain = index.cpu() if isinstance(index, Tensor) else index
+        rows = np.array("what NumPy makes no array of")
+        with contextlib.suppress(TypeError, ValueError):
+            if isinstance(index, slice):
+                return list(range(*index.indices(len(self))))
+            rows = np.atleast_1d(np.asarray(plain))
+        if rows.dtype == bool:
+            if rows.shape != (len(self),):
+                shown = " x ".join(map(str, rows.shape))
+                mend = f"There are {len(self):,} windows, and one answer for each"
+                refuse(f"a mask of {shown} does not fit", mend=mend, kind=IndexError)
+            rows = np.flatnonzero(rows)
+        if rows.size and (rows.dtype.kind not in "iu" or rows.ndim > 1):
+            mend = "Pass whole numbers, a slice, or a mask of True and False"
+            refuse(f"windows have numbers, got {index!r:.80}", (), mend, IndexError)
+        return [int(i) for i in rows]
+
     def batch(
         self,
-        indices: Sequence[int] | Tensor | np.ndarray,  # of windows
+        indices: Sequence[int] | Tensor | np.ndarray,  # of windows, or a mask
     ) -> FieldBatch:
         "Read windows. Refuses infinite values."
-        chosen = [int(i) for i in indices]
+        chosen = self.chosen(indices)
         length = self.past + self.future
         shape = len(chosen), length, self.rows, self.columns, self.channels
         block = torch.empty(shape, dtype=torch.float32)
@@ -617,12 +748,7 @@ class Fields:
         return FieldBatch(block[:, : self.past], block[:, self.past :])
 
     def __getitem__(self, index: int | slice | Sequence[int]) -> FieldBatch:
-        rows: Any = index
-        if isinstance(index, slice):
-            rows = range(*index.indices(len(self)))
-        elif np.ndim(rows) == 0:
-            rows = [index]
-        return self.batch(rows)
+        return self.batch(self.chosen(index))
 
     def blocks(
         self,

@@ -57,11 +57,13 @@ PRESETS: dict[str, tuple[EarthformerSettings, EarthformerSettings]] = {
 
 
 def preset(
-    name: str,  # sevir, sevir_lr, enso, nbody or moving_mnist
+    name: str,  # sevir, sevir_lr, enso, nbody, moving_mnist; or earthformer_sevir, ...
     released: bool = False,  # the size of the public checkpoint; False: the paper's
     **changes: Any,  # settings that differ
 ) -> EarthformerSettings:  # what to make a model of
     "Settings of a published Earthformer."
+    if isinstance(name, str):
+        name = name.removeprefix("earthformer_")
     return replace(PRESETS[one_of("preset", name, PRESETS)][bool(released)], **changes)
 
 
