@@ -793,6 +793,16 @@ def test_frames_that_a_stream_refused_do_not_count(fitted):
             stream.update(field[1])
 
 
+def test_a_stream_of_months_equals_the_forecast():
+    field = waves(12, freq="ME")
+    own = Nowcaster(Last(2), past=3, future=2, training=plan(1)).fit(field)
+    stream = Stream(own)
+    told = [stream.update(frame) for frame in field][-1]
+    assert np.array_equal(told.time, forecast(own, field).time)
+    with pytest.raises(LabError, match="frame of 2025-05-31T00:00:00 is missing"):
+        stream.update(field[0])
+
+
 def test_rivals_are_nowcasters_too(tmp_path):
     shapes = dict(input_shape=(3, 6, 8, 1), target_shape=(2, 6, 8, 1))
     unet = UNet(UNetSettings(**shapes, widths=(4,), centre=4))

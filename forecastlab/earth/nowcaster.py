@@ -1092,13 +1092,12 @@ def field_forecast(
         mend = f"Pass {past} frames at least"
         refuse(f"{nowcaster.name} sees {past} frames, got {da.sizes[time]}", (), mend)
     seen = da.isel({time: slice(da.sizes[time] - past, None)})
-    grid = FieldGrid.of(seen)
     # a single frame does not say how far frames are apart; the field, or what was
     # learned, does
-    if grid.origin is not None and past == 1:
-        grid = replace(grid, step=FieldGrid.of(da).step)
-        if not kind.step.known and nowcaster.about is not None:
-            grid = replace(grid, step=nowcaster.about.step.at(grid.origin))
+    grid = replace(FieldGrid.of(seen), step=FieldGrid.of(da).step)
+    if grid.origin is not None and da.sizes[time] == 1:
+        known = kind if kind.step.known else nowcaster.about or kind
+        grid = replace(grid, step=known.step.at(grid.origin))
         if grid.step == TimeStep():
             mend = "Pass the frame before it, too, or drop its time"
             refuse("one frame does not say when the next one is", (), mend)
@@ -1273,6 +1272,7 @@ class Stream:
         self.step: TimeStep | None = None
         self.last: Any = None
         past = self.nowcaster.past
+        self._times: deque[Any] = deque(maxlen=past)
         self._kept: deque[Tensor] = deque(maxlen=past)
         # pixels that were missing, frame by frame
         self._unseen: deque[Tensor] = deque(maxlen=past)
@@ -1314,6 +1314,7 @@ class Stream:
             if self._by_frame:
                 seen = network.initial_encoder(seen)
             self.last, self.step, self._grid = now, step, tuple(x.shape)
+            self._times.append(now)
             self._kept.append(seen)
             self._unseen.append(torch.isnan(x))
             if not self.ready:
@@ -1325,7 +1326,10 @@ class Stream:
         values = values.masked_fill(unseen, float("nan"))
         if field is None:
             return values[0]
-        grid = replace(FieldGrid.of(field), step=self.step or TimeStep())
+        step = self.step or TimeStep()
+        if step.months and len(self._times) > 1:
+            step = time_step(np.array(self._times))
+        grid = replace(FieldGrid.of(field), step=step)
         return FieldForecast(values[None], grid).to_xarray()
 
     def _checked(self, frame: Any) -> Tensor:
@@ -1368,7 +1372,7 @@ class Stream:
             # the first two frames say how far frames are apart
             step = step or time_step(np.array([self.last, now]))
             due = step.after(self.last, 1)[0]
-            if now != due:
+            if now != due and not self._next_month(now, step):
                 mend = (
                     "Give it that frame (NaN where nothing is known), or call reset()"
                 )
@@ -1376,6 +1380,12 @@ class Stream:
                 what = f"the frame of {str(due)[:19]} is missing"
                 refuse(what, [pair], mend)
         return now, step
+
+    def _next_month(self, now: Any, step: TimeStep) -> bool:
+        "Is it a month's frame that follows, wherever in its month it stands?"
+        if not step.months or not now > self.last:
+            return False
+        return time_step(np.array([self.last, now])).months == step.months
 
 
 def _one_frame(frame: xr.DataArray) -> xr.DataArray:
