@@ -23,6 +23,7 @@ xr = pytest.importorskip("xarray", reason="xarray is in the `earth` extra")
 pytest.importorskip("zarr", reason="zarr is in the `earth` extra")
 pytest.importorskip("h5netcdf", reason="h5netcdf is in the `earth` extra")
 
+from forecastlab.earth.baselines import Persistence, UNet, UNetSettings  # noqa: E402
 from forecastlab.earth.earthformer import ConvStem, Earthformer  # noqa: E402
 from forecastlab.earth.fields import Fields, Scale, TimeStep  # noqa: E402
 from forecastlab.earth.nowcaster import FieldForecast, FieldGrid  # noqa: E402
@@ -153,11 +154,19 @@ def test_a_field_with_holes_is_learned_and_forecast():
     field[7] = np.nan
     nowcaster = Nowcaster(TINY, training=plan(8), batch=4).fit(field)
     ahead = forecast(nowcaster, field)
-    assert np.isfinite(nowcaster.fitted.losses).all() and np.isfinite(ahead).all()
+    assert np.isfinite(nowcaster.fitted.losses).all()
+    # what no frame shows stays missing, unless it is asked for
+    unseen = np.isnan(field[-3:]).all("time")
+    assert np.array_equal(np.isnan(ahead), unseen.broadcast_like(ahead))
+    assert np.isfinite(forecast(nowcaster, field, fill=True)).all()
     holed = field.isel(time=[*range(20), *range(21, 40)])
     with pytest.raises(LabError, match="1 frames are missing"):
         nowcaster.fit(holed)
-    assert np.isfinite(forecast(nowcaster, holed, origin=field.time.values[20])).all()
+    with pytest.warns(UserWarning, match="as missing: 2024-05-01T20:00:00$"):
+        patched = forecast(nowcaster, holed, origin=field.time.values[20])
+    assert np.isfinite(patched[:, 2:]).all()
+    with pytest.raises(LabError, match="every pixel of the 3 frames seen is missing"):
+        forecast(nowcaster, field * np.nan)
 
 
 def test_norms_and_biases_do_not_decay():
@@ -193,7 +202,7 @@ def test_a_training_that_was_killed_goes_on_bit_for_bit(tmp_path):
 
     windows, held_out = Frail(waves(), 3, 2), Fields(waves(20), 3, 2)
     whole = made().fit(windows, held_out)
-    windows.alive = 8
+    windows.alive = 10
     with pytest.raises(Killed):
         made(tmp_path).fit(windows, held_out)
     (point,) = tmp_path.iterdir()
@@ -352,7 +361,11 @@ def test_a_forecast_of_a_file_starts_where_it_is_told(tmp_path, fitted):
 
 
 def test_months_sequences_and_fields_without_times_are_forecast(fitted):
-    monthly = forecast(fitted, waves(12, freq="MS"))
+    other = copy.copy(fitted)
+    other.about = None
+    monthly = forecast(other, waves(12, freq="MS"))
+    assert monthly.lead_time.values.tolist() == [1, 2]
+    assert monthly.lead_time.units == "months"
     assert [str(t)[:10] for t in monthly.time.values] == ["2025-05-01", "2025-06-01"]
     many = forecast(fitted, waves().expand_dims(event=["a", "b"]))
     assert many.dims == ("event", "lead_time", "lat", "lon")
@@ -441,11 +454,18 @@ def test_a_stream_equals_the_full_pass(fitted):
             torch.tensor(expected.values),
             atol=1e-5,
             rtol=0,
+            equal_nan=True,
         )
     plain = Stream(fitted)
     for frame in field[:9].values:
         answer = plain.update(frame)
-    assert_close(answer[..., 0], torch.tensor(told[-1].values))
+    assert_close(answer[..., 0], torch.tensor(told[-1].values), equal_nan=True)
+    # times count under every name
+    renamed = Stream(fitted)
+    renamed.update(field.rename(time="t")[0])
+    renamed.update(field.rename(time="t")[1])
+    with pytest.raises(LabError, match="frame of 2024-05-01T02:00:00 is missing"):
+        renamed.update(field.rename(time="t")[3])
 
 
 def test_a_stream_takes_the_routine_that_takes_all_frames():
@@ -527,6 +547,24 @@ WRONG = {
         ),
         "of 2 channels, the field has 3",
     ),
+    "a step": (lambda: Stream(Nowcaster(Last(2), 3, 2, scale="none"), "x"), "no step"),
+    "no frame": (
+        lambda: Stream(Nowcaster(Last(2), 3, 2, scale="none")).update("x"),
+        "this is no frame: str",
+    ),
+    "a training": (lambda: Nowcaster(training=5), "no training: int"),
+    "a setting": (lambda: published_training(device="cuda"), "unknown settings of"),
+    "a file": (lambda: Nowcaster(checkpoint=__file__), "need a folder"),
+    "levels": (
+        lambda: FieldForecast(
+            torch.zeros(1, 1, 2, 6, 8, 1), FieldGrid.of(waves())
+        ).quantile("a"),
+        "must be numbers: a",
+    ),
+    "a grid": (
+        lambda: FieldForecast(torch.zeros(1, 1, 2, 7, 8, 1), FieldGrid.of(waves())),
+        "another grid: lat has 7, the grid says 6",
+    ),
     "no width": (lambda: Scale(width=(0.0,)), "must be above 0"),
 }
 
@@ -578,3 +616,206 @@ def test_real_sea_surface_temperature_is_learned_and_forecast():
 def test_a_training_is_a_training():
     assert isinstance(published_training(), Training)
     assert published_training(lr=1e-4).lr == 1e-4
+
+
+@pytest.mark.parametrize("calendar", ["360_day", "noleap", "standard"])
+@pytest.mark.parametrize("freq", ["h", "MS"])
+def test_stores_keep_times_of_every_calendar(tmp_path, calendar, freq):
+    field = waves(12)
+    times = dict(start="2024-01-01", periods=12, calendar=calendar, use_cftime=True)
+    field["time"] = xr.date_range(freq=freq, **times)
+    persistence = Nowcaster(Last(2), past=3, future=2, scale="none")
+    for k in (9, 10, 11):
+        append(tmp_path / "runs.zarr", forecast(persistence, field[: k + 1]))
+    again = forecast(persistence, field[:11])
+    with pytest.raises(LabError, match="has this origin"):
+        append(tmp_path / "runs.zarr", again)
+    how = dict(consolidated=False, chunks=None)
+    how["decode_times"] = xr.coders.CFDatetimeCoder(use_cftime=True)
+    with xr.open_zarr(tmp_path / "runs.zarr", **how) as runs:
+        assert runs.origin.values.tolist() == field.time.values[9:].tolist()
+        assert runs.time.values[1].tolist() == again.time.values.tolist()
+    if calendar != "standard":
+        with pytest.raises(LabError, match="the calendar is proleptic"):
+            append(tmp_path / "runs.zarr", forecast(persistence, waves(freq=freq)))
+
+
+def test_stores_keep_fractions_of_a_second(tmp_path):
+    field = waves(12, freq="1500ms")
+    persistence = Nowcaster(Last(2), past=3, future=2, scale="none")
+    tmp_path.joinpath("runs").mkdir()  # an empty folder will do
+    for k in (9, 10):
+        append(tmp_path / "runs", forecast(persistence, field[: k + 1]))
+    with xr.open_zarr(tmp_path / "runs", consolidated=False, chunks=None) as runs:
+        assert np.array_equal(runs.origin, field.time[9:11])
+    finer = field.assign_coords(time=field.time + np.timedelta64(1, "ns"))
+    for place in ("runs", "new"):
+        with pytest.raises(LabError, match="finer than|more coarsely"):
+            append(tmp_path / place, forecast(persistence, finer))
+    (tmp_path / "file.h5").write_bytes(b"no store")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "note.txt").write_text("no store")
+    for place in ("file.h5", "folder"):
+        with pytest.raises(LabError, match="no zarr store of forecasts"):
+            append(tmp_path / place, forecast(persistence, field))
+
+
+def test_other_data_of_equal_shape_are_another_training(tmp_path):
+    def losses(field):
+        settings = plan(2, checkpoint_every=1)
+        own = Nowcaster(Last(2), training=settings, checkpoint=tmp_path)
+        return own.fit(Fields(field, 3, 2)).fitted.losses
+
+    field = waves()
+    first = losses(field)
+    assert np.array_equal(losses(field.copy()), first)
+    assert len(list(tmp_path.iterdir())) == 1
+    changed = field.copy()
+    changed[-1] *= -1
+    losses(changed)
+    losses(field.assign_coords(lat=field.lat + 1))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_field_of_another_kind_is_refused(tmp_path, fitted):
+    field = waves()
+    others = {
+        "frames are 00:05:00 apart, not 01:00:00": waves(freq="5min"),
+        "coordinates of rows fall, they should not": field.isel(
+            lat=slice(None, None, -1)
+        ),
+    }
+    fitted.save(tmp_path / "model")
+    for known in (fitted, Nowcaster.load(tmp_path / "model")):
+        for words, other in others.items():
+            for asked in (other, Fields(other, 3, 2)):
+                with pytest.raises(LabError, match=f"{words}.*about = None"):
+                    known.predict(asked)
+    known.about = None
+    assert known.predict(other).shape == (2, 6, 8)
+    with pytest.raises(LabError, match="coordinates of rows fall"):
+        Stream(fitted).update(other[0])
+    wind = xr.concat([field, field], pd.Index(["u", "v"], name="channel"))
+    own = Nowcaster(Last(2), training=plan(1)).fit(Fields(wind, 3, 2))
+    with pytest.raises(LabError, match=r"channels are \(v, u\), not \(u, v\)"):
+        own.predict(wind.isel(channel=[1, 0]))
+    for asked in (field, Fields(field, 3, 2)):
+        with pytest.raises(LabError, match="made for 2 channels: the field has 1"):
+            own.predict(asked)
+    later = waves(rows=7)
+    with pytest.raises(LabError, match="held out are of another kind: .rows, columns"):
+        Nowcaster(TINY).fit(Fields(field, 3, 2), Fields(later, 3, 2))
+
+
+def test_what_was_never_observed_is_no_training():
+    field = waves()
+    nothing = field * np.nan
+    with pytest.raises(LabError, match="missing in the windows held out"):
+        Nowcaster(Last(2)).fit(Fields(field, 3, 2), Fields(nothing, 3, 2))
+    for scale in ("none", "radar", Scale()):
+        with pytest.raises(LabError, match="missing in the windows of the field"):
+            Nowcaster(Last(2), scale=scale).fit(Fields(nothing, 3, 2))
+
+
+def test_windows_are_chosen_by_numbers_and_masks():
+    windows = Fields(waves(9), 3, 2)
+    own = Nowcaster(Last(2), scale="none", past=3, future=2)
+    every = own.predict(windows)
+    mask = np.arange(5) % 2 == 1
+    for chosen in (mask, torch.tensor(mask), mask.tolist(), [1, 3], slice(1, 4, 2)):
+        assert torch.equal(own.predict(windows, chosen), every[[1, 3]])
+    assert torch.equal(own.predict(windows, 2), every[2:3])
+    with pytest.raises(LabError, match="mask is of another length: 4"):
+        own.predict(windows, mask[:4])
+    with pytest.raises(LabError, match="no numbers of windows: 1.7"):
+        own.predict(windows, [1.7])
+
+
+def test_origins_are_frames():
+    field = waves()
+    own = Nowcaster(Last(2), scale="none", past=3, future=2)
+    assert str(forecast(own, field, "2024-05-01").origin.values)[:13] == "2024-05-01T23"
+    day = pd.Timestamp("2024-05-01").date()
+    assert forecast(own, field, day).equals(forecast(own, field, "2024-05-01"))
+    for wrong in ("2024-05-01 12:30", "2030-01-01", "noon", 5):
+        with pytest.raises(
+            LabError, match="no time of the field: .*go from 2024-05-01T"
+        ):
+            forecast(own, field, wrong)
+
+
+def test_one_frame_is_dated_by_what_was_learned():
+    field = waves()
+    own = Nowcaster(Last(2), past=1, future=2, training=plan(1)).fit(field)
+    assert np.array_equal(forecast(own, field[-1:]).time, forecast(own, field).time)
+    bare = Nowcaster(Last(2), past=1, future=2, scale="none")
+    with pytest.raises(LabError, match="does not say when the next one is"):
+        forecast(bare, field[-1:])
+    assert forecast(bare, field[-1:].drop_vars("time")).shape == (2, 6, 8)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_weights_of_every_precision_answer(tmp_path, kind):
+    model = Earthformer(TINY).to(kind).eval()
+    field = waves(3)
+    ahead = forecast(model, field)
+    stream = Stream(Nowcaster(model, scale="none"))
+    told = [stream.update(frame) for frame in field][-1]
+    assert np.isfinite(ahead).all() and np.allclose(told, ahead, atol=0.05)
+    Nowcaster(model, scale="none").save(tmp_path / "model")
+    again = Nowcaster.load(tmp_path / "model")
+    assert next(again.network.parameters()).dtype == kind
+    assert again.predict(field).equals(ahead)
+
+
+def test_frames_that_a_stream_refused_do_not_count(fitted):
+    field = waves()
+    stream = Stream(fitted, "1h")
+    stream.update(field[0])
+    broken = field[1].copy()
+    broken[0, 0] = np.inf
+    for wrong in (field[1, :4], broken):
+        with pytest.raises(LabError, match="another grid|infinite"):
+            stream.update(wrong)
+    with pytest.raises(LabError, match="takes one frame, got 2 along time"):
+        stream.update(field[1:3])
+    stream.update(field[1])
+    told, expected = stream.update(field[2]), forecast(fitted, field[:3])
+    assert np.allclose(told, expected, atol=1e-5)
+    for step in (
+        pd.Timedelta("30min"),
+        pd.Timedelta("30min").to_pytimedelta(),
+        "30min",
+    ):
+        stream = Stream(fitted, step)
+        stream.update(field[0])
+        with pytest.raises(LabError, match="frame of 2024-05-01T00:30:00 is missing"):
+            stream.update(field[1])
+
+
+def test_a_stream_of_months_equals_the_forecast():
+    field = waves(12, freq="ME")
+    own = Nowcaster(Last(2), past=3, future=2, training=plan(1)).fit(field)
+    stream = Stream(own)
+    told = [stream.update(frame) for frame in field][-1]
+    assert np.array_equal(told.time, forecast(own, field).time)
+    with pytest.raises(LabError, match="frame of 2025-05-31T00:00:00 is missing"):
+        stream.update(field[0])
+
+
+def test_rivals_are_nowcasters_too(tmp_path):
+    shapes = dict(input_shape=(3, 6, 8, 1), target_shape=(2, 6, 8, 1))
+    unet = UNet(UNetSettings(**shapes, widths=(4,), centre=4))
+    own = Nowcaster(unet, training=plan(1)).fit(waves())
+    assert (own.past, own.future) == (3, 2)
+    Nowcaster(Persistence(2), past=3, future=2, scale="none").save(tmp_path / "last")
+    again = Nowcaster.load(tmp_path / "last")
+    assert np.array_equal(again.predict(waves())[0], waves()[-1])
+
+
+def test_a_data_set_is_learned_by_the_words_of_a_field():
+    both = xr.Dataset({"u": waves(), "v": waves()})
+    own = Nowcaster(Last(2), past=3, future=2, training={"steps": 1, "progress": False})
+    ahead = own.fit(both, variable="u").predict(both, variable="u")
+    assert own.training == published_training(steps=1, progress=False)
+    assert ahead.shape == (2, 6, 8)
