@@ -39,7 +39,7 @@ from .earthformer import StackStem
 from .fields import NAMES, SCALES, FieldBatch, Fields, Scale
 from .fields import TimeStep, open_field, read_frames, roles
 from .fields import time_step
-from .presets import PRESETS, preset
+from .presets import preset
 
 # %% ../../nbs/earth/40_nowcaster.ipynb #needs-xarray
 needs("xarray", extra="earth")
@@ -263,6 +263,8 @@ class PlainStep:
     months: int = 0  # whole months
     nanoseconds: int = 0  # a length of time
     number: float = 0.0  # where times are numbers
+    # where in its month a frame is dated, as in `TimeStep`
+    place: str | int = field(default="", compare=False)
 
     @classmethod
     def of(
@@ -271,7 +273,7 @@ class PlainStep:
     ) -> "PlainStep":  # the same in numbers
         "The numbers of a step."
         if step.months or step.delta is None:
-            return cls(months=step.months)
+            return cls(months=step.months, place=step.place)
         # pandas' are Python's, too
         if isinstance(step.delta, (timedelta, np.timedelta64)):
             return cls(nanoseconds=pd.Timedelta(step.delta).as_unit("ns").value)
@@ -295,7 +297,7 @@ class PlainStep:
         else:
             return TimeStep(delta=self.number or None)
         if self.months:
-            return TimeStep(months=self.months)
+            return TimeStep(months=self.months, place=self.place)
         return TimeStep(delta=length if self.nanoseconds else None)
 
     def __str__(self) -> str:
@@ -529,7 +531,7 @@ class Nowcaster(Saved):
         name: str = "nowcaster",  # in tables and messages
     ):
         if isinstance(model, str):
-            one_of("preset", model, PRESETS)
+            preset(model)
         elif model is not None and not isinstance(
             model, (EarthformerSettings, nn.Module)
         ):
@@ -768,7 +770,9 @@ class Nowcaster(Saved):
             return forecast(self, fields, variable=variable, dims=dims)
         windows = self._windows(fields)
         self.check_about(FieldKind.of(*windows.arrays))
-        chosen = _chosen(indices, len(windows))
+        chosen = list(range(len(windows)))
+        if indices is not None:
+            chosen = windows.chosen(indices)
         shape = windows.future, windows.rows, windows.columns, windows.channels
         found = torch.empty(len(chosen), *shape)
         with within_memory("Ask for fewer windows: predict(fields, indices)"):
@@ -864,29 +868,11 @@ class Nowcaster(Saved):
         return cls._restored(note["state"], tensors, model)
 
 
-def _chosen(indices: Any, count: int) -> list[int]:
-    "Numbers of windows. Refuses what is none, and masks of another length."
-    if indices is None:
-        return list(range(count))
-    if isinstance(indices, slice):
-        return list(range(*indices.indices(count)))
-    asked = np.atleast_1d(np.asarray(indices))
-    if asked.dtype == bool:
-        if asked.shape != (count,):
-            mend = f"There are {count:,} windows"
-            refuse("the mask is of another length", [len(asked)], mend)
-        return [int(i) for i in np.flatnonzero(asked)]
-    if asked.size and (asked.dtype.kind not in "iu" or asked.ndim != 1):
-        mend = "Pass whole numbers, or a mask with True or False for each window"
-        refuse("these are no numbers of windows", asked.ravel()[:3].tolist(), mend)
-    return [int(i) for i in asked]
-
-
 def _fitting(model: Any, settings: Any, tensors: dict[str, Tensor]) -> nn.Module:
     "A network for these weights. Refuses one of another configuration."
     if isinstance(model, str) and is_dataclass(settings):
         shapes = {n: getattr(settings, n) for n in ("input_shape", "target_shape")}
-        model = preset(one_of("preset", model, PRESETS), **shapes)
+        model = preset(model, **shapes)
     own = getattr(model, "settings", model)
     lines = []
     if is_dataclass(own) and is_dataclass(settings):
