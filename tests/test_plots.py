@@ -144,8 +144,8 @@ def test_stock_curve_says_what_the_step_saves():
         currency="$",
         unit="boxes",
     )
-    assert [t.get_text() for t in ax.texts] == [
-        "95 % to 94 % saves 50 boxes (25.0 %),\n$100"
+    assert [" ".join(t.get_text().split()) for t in ax.texts] == [
+        "95 % to 94 % saves 50 boxes (25.0 %), $100"
     ]
 
 

@@ -15,7 +15,7 @@ from forecastlab.core.basics import LabError, write_tensors
 from forecastlab.core.conformal import Adaptive, Calibrated, Conformal
 from forecastlab.core.distributions import Counts, Draws, QuantileFunction, QuantileGrid
 from forecastlab.core.forecast import Forecast
-from forecastlab.core.forecaster import Forecaster, load_model
+from forecastlab.core.forecaster import Forecaster, Saved, load_model
 from forecastlab.core.frequency import context_of, cycles_of, lags_of, recent_of
 from forecastlab.core.frequency import season_of
 from forecastlab.core.windows import Windows
@@ -237,4 +237,4 @@ def test_a_forecaster_of_a_new_room_is_found_where_its_file_says(tmp_path, monke
     model = load_model(tmp_path / "m")
     assert (model.name, model.horizon) == ("Quakes", 3)
     assert isinstance(model, Forecaster)
-    vars(Forecaster)["_families"].pop("ocean.crust:Quakes")
+    vars(Saved)["_families"].pop("ocean.crust:Quakes")

@@ -351,7 +351,14 @@ def test_a_command_that_is_no_run_ends_with_one_line_too(
         time.sleep(30)
 
     monkeypatch.setattr(reader, "understand", stopped)
-    assert main(["look", str(tmp_path / "a.csv")]) == code
+    # libraries that other tests import may have put in signal handlers of their own
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {n: signal.signal(n, handler) for n, handler in usual.items()}
+    try:
+        assert main(["look", str(tmp_path / "a.csv")]) == code
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
     out, told = capsys.readouterr()
     assert told.startswith("forecastlab: stopped") and told.count("\n") == 1
 
