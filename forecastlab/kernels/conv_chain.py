@@ -18,6 +18,7 @@ from .group_norm import ACTIVATIONS, EPS, SLOPE, activate
 from .group_norm import group_norm_act, group_norm_act_ref
 from .group_norm import group_norm_fits
 from .portions import mixes, portions
+from .winograd import conv_slopes
 
 # %% ../../nbs/kernels/66_conv_chain.ipynb #chain_ref
 KINDS = ("conv", "norm")
@@ -81,9 +82,7 @@ def _convolved(x, weight, bias):
 def _back(slope, x, weight, wants_x: bool):
     "Gradients of what came into a convolution, and of its tensors."
     padding = weight.shape[2] // 2, weight.shape[3] // 2
-    ones = (1, 1)
-    how = [len(weight)], ones, padding, ones, False, (0, 0), 1, (wants_x, True, True)
-    return torch.ops.aten.convolution_backward(slope, x, weight, *how)
+    return conv_slopes(slope, x, weight, padding, (wants_x, True, True))
 
 # %% ../../nbs/kernels/66_conv_chain.ipynb #bend_back
 def _rows(x: Tensor) -> Tensor:

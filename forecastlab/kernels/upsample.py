@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from ..core.basics import refuse
 from .portions import mixes, portions
+from .winograd import conv_slopes, winograd_fits
 
 # %% ../../nbs/kernels/60_upsample.ipynb #upsample_conv_ref
 def upsample_conv_ref(
@@ -44,12 +45,14 @@ class Phases:
 def phases(
     scale: int,  # how often each input is repeated
     taps: int,  # of the full kernel, odd
+    apart: bool = True,  # False: all in one group, kernels filled up with zeros
 ) -> tuple[Phases, ...]:  # by the number of inputs that their taps fall on
     "The phases of one axis."
     found: dict[int, dict[tuple[int, ...], list[int]]] = {}
     for place in range(scale):
         at = tuple((place + t - taps // 2) // scale for t in range(taps))
-        width = at[-1] - at[0] + 1
+        reach = (scale - 1 + taps // 2) // scale
+        width = at[-1] - at[0] + 1 if apart else 2 * reach + 1
         found.setdefault(width, {}).setdefault(at, []).append(place)
     groups = []
     for width, kernels in sorted(found.items()):
@@ -57,9 +60,10 @@ def phases(
         sums = torch.zeros(len(kernels), width, taps)
         places = []
         for i, (at, own) in enumerate(kernels.items()):
+            first = at[0] if apart else -padding
             for tap, where in enumerate(at):
-                sums[i, where - at[0], tap] = 1
-            places += [(place, i, at[0] + padding) for place in own]
+                sums[i, where - first, tap] = 1
+            places += [(place, i, first + padding) for place in own]
         groups.append(Phases(width, padding, sums, tuple(places)))
     return tuple(groups)
 
@@ -80,10 +84,10 @@ def product_share(
     return products(scale, taps) ** 2 / (scale * taps) ** 2
 
 # %% ../../nbs/kernels/60_upsample.ipynb #upsample_conv
-def _groups(weight: Tensor, scale: tuple[int, int]):
+def _groups(weight: Tensor, scale: tuple[int, int], apart: bool = True):
     "Each pair of groups of phases, and the kernels that it stacks."
-    for rows in phases(scale[0], weight.shape[2]):
-        for columns in phases(scale[1], weight.shape[3]):
+    for rows in phases(scale[0], weight.shape[2], apart):
+        for columns in phases(scale[1], weight.shape[3], apart):
             sums = [g.sums.to(weight) for g in (rows, columns)]
             # (row kernel, column kernel, channel out, channel in, row, column)
             kernels = torch.einsum("ryk,sxl,oikl->rsoiyx", *sums, weight)
@@ -104,6 +108,16 @@ def _stacked(kernels: Tensor) -> Tensor:
     "Kernels of all phases as output channels of one convolution."
     stacked = kernels.flatten(0, 2)
     return stacked.contiguous(memory_format=torch.channels_last)
+
+
+def _splits(x: Tensor, weight: Tensor, scale: tuple[int, int]) -> bool:
+    "Does the way back take groups of phases, instead of all of them by tiles?"
+    (found,) = _groups(weight, scale, apart=False)
+    if not winograd_fits(x, found[2].flatten(0, 2)):
+        return True
+    # a tile takes 36 products for 16 places
+    tiles = 36 / 16 * math.prod(found[2].shape[:2])
+    return 2 * tiles > math.prod(map(products, scale, weight.shape[2:]))
 
 
 def _convolved(x: Tensor, kernels: Tensor, shifts: Tensor | None, padding) -> Tensor:
@@ -147,7 +161,9 @@ class _UpsampleConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         groups = [
             (rows, columns, kernels, _stacked(kernels))
-            for rows, columns, kernels in _groups(weight, ctx.scale)
+            for rows, columns, kernels in _groups(
+                weight, ctx.scale, _splits(x, weight, ctx.scale)
+            )
         ]
         to_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         sums = [torch.zeros_like(stacked) for *_, stacked in groups]
@@ -181,14 +197,13 @@ class _UpsampleConv(torch.autograd.Function):
 def _taken(slope, rows, columns, kernels, scale, shape):
     "The gradient of a group's convolution: its phases taken out of the large grid."
     height, width = shape[2:]
-    own = slope.new_zeros(
-        (
-            len(slope),
-            height + 2 * rows.padding - rows.width + 1,
-            width + 2 * columns.padding - columns.width + 1,
-            *kernels.shape[:3],
-        )
+    grid = (
+        height + 2 * rows.padding - rows.width + 1,
+        width + 2 * columns.padding - columns.width + 1,
     )
+    # a larger grid than the small one has places that belong to no phase
+    room = slope.new_empty if grid == (height, width) else slope.new_zeros
+    own = room((len(slope), *grid, *kernels.shape[:3]))
     written = set()
     for (r, c), (i, j), (y, z) in _pieces(rows, columns, scale, (height, width)):
         piece = slope[:, :, r, c].permute(0, 2, 3, 1)
@@ -207,9 +222,7 @@ def _conv_slopes(own, x, kernels, padding):
         to_x = (flat @ kernels.flatten(1)).permute(0, 3, 1, 2)
         to_kernels = flat.flatten(0, 2).T @ x.permute(0, 2, 3, 1).flatten(0, 2)
         return to_x, to_kernels.view_as(kernels)
-    ones = (1, 1)
-    how = None, ones, padding, ones, False, (0, 0), 1, (True, True, False)
-    return torch.ops.aten.convolution_backward(own, x, kernels, *how)[:2]
+    return conv_slopes(own, x, kernels, padding, (True, True, False))[:2]
 
 
 def upsample_conv(
