@@ -154,18 +154,18 @@ def test_leaves_are_checked_once_and_wholly():
 @kernel
 @pytest.mark.parametrize("how", INTERPOLATIONS)
 def test_kernels_agree_on_ugly_shapes(how):
-    cases = (1, 1, 1), (2, 3, 2), (7, 1, 3), (53, 5, 13)
+    cases = (1, 1, 1), (2, 3, 2), (23, 3, 7)
     for k, (n, trees, most) in enumerate(cases):
         for counted, weighted in (("", True), ("counts", False), ("shares", True)):
-            drawn = ugly_leaves(n, trees, most, counted, rows=2, missing=0.2, seed=k)
+            drawn = ugly_leaves(n, trees, most, counted, rows=1, missing=0.2, seed=k)
             leaves, values, which = drawn
             options = dict(weighted_leaves=weighted, interpolation=how)
-            wanted = leaf_quantiles(leaves, values, which, LEVELS[:4], **options)
+            wanted = leaf_quantiles(leaves, values, which, LEVELS[:2], **options)
             found = leaf_quantiles_triton(
                 leaves_on(leaves),
                 torch.as_tensor(values).to(device()),
                 torch.as_tensor(which).to(device()),
-                LEVELS[:4],
+                LEVELS[:2],
                 **options,
                 tile=(2, 4),
             )

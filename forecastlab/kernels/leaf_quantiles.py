@@ -684,9 +684,9 @@ def _leaf_share_kernel(
         t = first + tl.arange(0, TREES)
         own = tl.load(share_ptr + row * trees + t, mask=t < trees, other=0.0)
         if WEIGHTED:
-            worth = 1 / tl.where(own > 0, own, 1.0) * samples / filled
+            worth = 1 / tl.where(own > 0, own, 1.0) * samples / tl.maximum(filled, 1)
         else:
-            worth = samples / total + 0 * own
+            worth = samples / tl.where(total > 0, total, 1.0) + 0 * own
         worth = tl.where(own > 0, worth, 0.0)
         tl.store(share_ptr + row * trees + t, worth, mask=t < trees)
 
