@@ -162,13 +162,13 @@ def leaf_quantiles_ref(
 ) -> Tensor:  # (row, level) float64; NaN where every tree is left out
     "Quantiles of each row's weighted training samples: the definition."
     y = torch.as_tensor(values).cpu()
-    found = []
+    asked, found = np.asarray(levels, np.float64).ravel().tolist(), []
     for row in torch.as_tensor(which).tolist():
         weights = row_weights_ref(leaves, len(y), row, weighted_leaves)
         found.append(
-            [law_quantile_ref(y, weights, level, interpolation) for level in levels]
+            [law_quantile_ref(y, weights, level, interpolation) for level in asked]
         )
-    return torch.tensor(found, dtype=torch.float64).reshape(-1, len(levels))
+    return torch.tensor(found, dtype=torch.float64).reshape(-1, len(asked))
 
 # %% ../../nbs/kernels/70_leaf_quantiles.ipynb #_prefetch
 # numba fills in the first parameter, which a type checker cannot know
@@ -393,7 +393,7 @@ def _rows_quantiles(
     return -1
 
 # %% ../../nbs/kernels/70_leaf_quantiles.ipynb #_read
-def _read_leaves(leaves: RaggedLeaves) -> tuple:
+def _read_leaves(leaves: RaggedLeaves) -> tuple[Any, Any, Any]:
     "Arrays that compiled code reads; an empty weight is none."
     indptr = np.ascontiguousarray(leaves.indptr, np.int64)
     rank = np.ascontiguousarray(leaves.rank, np.int32)
@@ -913,9 +913,10 @@ def leaf_quantiles_triton(
     half = 2 ** (len(values).bit_length() - 1)
     given = leaves.indptr, leaves.rank, weight, values, which, share, samples
     sizes = len(values), trees, len(asked), half
-    options = dict(HOW=INTERPOLATIONS.index(interpolation), COUNTED=counted)
+    asks: dict[str, Any] = dict(HOW=INTERPOLATIONS.index(interpolation))
     grid = rows, len(asked)
-    launch(_leaf_quantile_kernel, grid, *given, asked, out, *sizes, **options, **size)
+    asks |= dict(COUNTED=counted) | size
+    launch(_leaf_quantile_kernel, grid, *given, asked, out, *sizes, **asks)
     return out
 
 # %% ../../nbs/kernels/70_leaf_quantiles.ipynb #leaf_quantiles
@@ -936,7 +937,9 @@ def leaf_quantiles(
 
     Meinshausen (2006); interpolation as in quantile-forest 1.4.
     """
-    options = dict(weighted_leaves=weighted_leaves, interpolation=interpolation)
+    options: dict[str, Any] = dict(
+        weighted_leaves=weighted_leaves, interpolation=interpolation
+    )
     if not isinstance(values, Tensor):
         return leaf_quantiles_cpu(
             leaves, values, which, levels, **options, threads=threads
@@ -944,8 +947,9 @@ def leaf_quantiles(
     if values.is_cuda and native():
         return leaf_quantiles_triton(leaves, values, which, levels, **options)
     arrays = RaggedLeaves(*(None if x is None else x.cpu().numpy() for x in leaves))
-    given = arrays, values.cpu().numpy(), which.cpu().numpy()
-    found = leaf_quantiles_cpu(*given, levels, **options, threads=threads)
+    options |= dict(threads=threads)
+    given = values.cpu().numpy(), which.cpu().numpy()
+    found = leaf_quantiles_cpu(arrays, *given, levels, **options)
     return torch.as_tensor(found, device=values.device)
 
 # %% ../../nbs/kernels/70_leaf_quantiles.ipynb #bench_leaf_quantiles
@@ -1013,9 +1017,10 @@ def bench_leaf_quantiles(
         )
         if native():
             there = leaves_on(leaves)
-            given = (torch.as_tensor(x).to(default_device()) for x in (values, which))
-            tensors = there, *given
-            ms["triton"] = milliseconds(lambda: leaf_quantiles(*tensors, NINE))
+            y, rows_there = leaves_on(RaggedLeaves(values, which))[:2]
+            ms["triton"] = milliseconds(
+                lambda: leaf_quantiles(there, y, rows_there, NINE)
+            )
         case = dict(n=n, trees=trees, leaf=size, rows=many)
         moved = bytes_moved(many, trees, trees * size, len(NINE)) / 1e6
         for row in bench_rows(case, ms, moved, ["numpy"]):
@@ -1027,15 +1032,13 @@ def bench_leaf_quantiles(
 def leaf_quantile_launches() -> dict[str, list[Launch]]:  # what it is -> its launches
     "Launches on 50 trees of 30 samples a leaf, for `runtime.machine_code`."
     forest, y, which = ugly_leaves(97, 50, 4, "counts", rows=3)
-    which = torch.as_tensor(which)
-    cases = {}
+    rows, cases = torch.as_tensor(which), {}
     for counted in (True, False):
         leaves = forest if counted else forest._replace(weight=None)
         for dtype in (torch.float32, torch.float64):
             values = torch.as_tensor(y).to(dtype)
             name = f"{'counts' if counted else 'ones'}, {str(dtype)[6:]}"
-            given = leaves_on(leaves, "cpu"), values, which
             with captured() as calls:
-                leaf_quantiles_triton(*given, NINE)
+                leaf_quantiles_triton(leaves_on(leaves, "cpu"), values, rows, NINE)
             cases[name] = calls
     return cases
