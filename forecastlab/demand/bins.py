@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 from ..core.basics import refuse
-from ..core.sparse import Matrix, Table, arrays, canonical
+from ..core.sparse import Table, arrays, canonical
 
 # %% ../../nbs/demand/32_bins.ipynb #as_rows
 def as_rows(
