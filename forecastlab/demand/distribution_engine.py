@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ANSWERED', 'ERRORS', 'OWN', 'SURPRISES', 'BITS', 'SHARES', 'Traits', 'history_sums', 'ratio_or', 'kinds_of',
-           'traits_of', 'Cases', 'refuse_no_number', 'cases_of', 'error_scale', 'Buckets', 'quarters', 'buckets_of',
-           'weighted_quantiles', 'Table', 'codes_of', 'learn_table', 'look_up', 'Law', 'asked_at', 'levels_needed',
-           'learn_law', 'thirds', 'loss_weights', 'losses_of', 'in_units', 'best_blend', 'blended', 'out_of_sample',
-           'correction_for', 'schedule', 'past_cases', 'settled', 'lowest_and_unit', 'Learned', 'learned',
-           'DistributionEngine', 'learned_state', 'learned_from']
+           'traits_of', 'Cases', 'phases_of', 'refuse_no_number', 'cases_of', 'error_scale', 'Buckets', 'quarters',
+           'buckets_of', 'weighted_quantiles', 'Table', 'codes_of', 'learn_table', 'look_up', 'Law', 'asked_at',
+           'levels_needed', 'learn_law', 'thirds', 'loss_weights', 'losses_of', 'in_units', 'best_blend', 'blended',
+           'out_of_sample', 'correction_for', 'schedule', 'past_cases', 'settled', 'lowest_and_unit', 'Learned',
+           'learned', 'DistributionEngine', 'learned_state', 'learned_from']
 
 # %% ../../nbs/demand/18_distribution_engine.ipynb #engine-imports
 import copy
@@ -24,7 +24,7 @@ from ..core.distributions import DECILES, FINE, LEVELS, QuantileGrid
 from ..core.forecast import Forecast
 from ..core.forecaster import Forecaster, Model, check_shapes
 from ..core.forecaster import checked_model, packed, unpacked
-from ..core.frequency import recent_of
+from ..core.frequency import recent_of, season_of
 from ..core.panel import Panel, checked_panel
 from .textbook import count_unit
 
@@ -119,6 +119,7 @@ class Cases(NamedTuple):
     own: np.ndarray  # (row, level) the model's own quantiles at `ANSWERED`
     y: np.ndarray  # (row,) what happened; NaN where it is not known yet
     step: np.ndarray  # (row,) steps ahead, from 0
+    phase: np.ndarray  # (row,) day of the week, or hour of the day; 0: neither
     origin: np.ndarray  # (row,) calendar step
     level: np.ndarray  # (row,) and so on, as in `Traits`
     spread: np.ndarray
@@ -132,6 +133,20 @@ class Cases(NamedTuple):
     ) -> "Cases":
         "Some of the cases."
         return Cases(*(column[rows] for column in self))
+
+
+def phases_of(
+    forecast: Forecast,  # its dates
+) -> np.ndarray:  # (series, horizon) whole numbers
+    "Day of the week of daily data, hour of the day of hourly; else 0."
+    import pandas as pd
+
+    season = season_of(forecast.panel.freq)
+    if season not in (7, 24):
+        return np.zeros(forecast.dates.shape, np.int64)
+    dates = pd.DatetimeIndex(forecast.dates.ravel())
+    phase = dates.dayofweek if season == 7 else dates.hour
+    return phase.to_numpy(np.int64).reshape(forecast.dates.shape)
 
 
 def refuse_no_number(
@@ -166,6 +181,7 @@ def cases_of(
         own[..., :-1].reshape(series * h, -1),
         np.asarray(y, float).ravel(),
         np.tile(np.arange(h), series),
+        phases_of(forecast).ravel(),
         np.repeat(forecast.last, h),
         *(np.repeat(trait, h) for trait in traits[:5]),
     )
@@ -210,7 +226,7 @@ class Buckets:
         self,
         cases: Cases,  # forecasts
         point: str,  # "median" or "mean"
-    ) -> np.ndarray:  # (row, 4) class, surprise, steps ahead, size
+    ) -> np.ndarray:  # (row, 5) class, phase, surprise, steps ahead, size
         "The bucket of each forecast, from coarse to fine."
         counts = cases.unit > 0
         units = cases.level / np.where(counts, cases.unit, 1.0)
@@ -220,7 +236,8 @@ class Buckets:
         surprise = np.digitize(ratio, SURPRISES)
         ahead = np.log2(cases.step + 1).astype(np.int64)
         size = np.where(counts, few, len(self.counted) + 1 + much)
-        return np.stack([cases.kind, surprise, ahead, size], 1).astype(np.int64)
+        keys = [cases.kind, cases.phase, surprise, ahead, size]
+        return np.stack(keys, 1).astype(np.int64)
 
 
 def quarters(
