@@ -34,6 +34,8 @@ _home = {
     "AutoETS": "demand.textbook",
     "AutoTheta": "demand.textbook",
     "PooledClimatology": "demand.textbook",
+    "SeasonalProfile": "demand.seasonal_profile",
+    "PriceElasticity": "demand.price_elasticity",
     "BoostedTrees": "demand.trees",
     "AutoForecaster": "demand.auto",
     "XRLinear": "ranking.xrlinear",

@@ -34,6 +34,8 @@ from forecastlab.demand.auto import AutoForecaster
 from forecastlab.demand.launch import LaunchForecaster
 from forecastlab.demand.linear import PooledLinear
 from forecastlab.demand.mq import MQCNN, MQDense, MQRNN
+from forecastlab.demand.price_elasticity import PriceElasticity
+from forecastlab.demand.seasonal_profile import SeasonalProfile
 from forecastlab.demand.textbook import AutoETS, AutoTheta, CrostonSBA
 from forecastlab.demand.textbook import EmpiricalQuantiles, PooledClimatology
 from forecastlab.demand.textbook import SeasonalNaive
@@ -75,6 +77,8 @@ MAKERS = {
     "Chooser": lambda: Chooser(board(), HORIZON, progress=False),
     "AutoForecaster": lambda: AutoForecaster(HORIZON, models=(), progress=False),
     "Calibrated": lambda: Calibrated(EmpiricalQuantiles(HORIZON), origins=2),
+    "SeasonalProfile": lambda: SeasonalProfile(EmpiricalQuantiles(HORIZON)),
+    "PriceElasticity": lambda: PriceElasticity(EmpiricalQuantiles(HORIZON)),
 }
 
 # Refuse targets below 0.
