@@ -6,9 +6,9 @@
 __all__ = ['GENERATIONS', 'SEVERAL', 'Generation', 'seasonal_naive', 'patchwork', 'with_season', 'with_price', 'with_engine',
            'pooled_forest', 'quantile_forest', 'mq_rnn', 'mq_cnn', 'all_together', 'chosen_generations', 'Outcome',
            'outcome_of', 'refused_outcome', 'outcome_file', 'write_outcome', 'read_outcome', 'with_memory',
-           'run_generation', 'promotion_columns', 'row_column', 'promotion_on', 'usual_price', 'promoted_rows',
-           'Slices', 'slices_of', 'at_steps', 'demand_slices', 'scored_part', 'generation_table', 'revisions_of',
-           'slice_table', 'gain_of', 'gain_table', 'spoken_gain', 'verdict', 'plot_generations', 'plot_slices']
+           'run_generation', 'promoted_rows', 'Slices', 'slices_of', 'at_steps', 'demand_slices', 'scored_part',
+           'generation_table', 'revisions_of', 'slice_table', 'gain_of', 'gain_table', 'spoken_gain', 'verdict',
+           'plot_generations', 'plot_slices']
 
 # %% ../../nbs/demand/45_generations.ipynb #gen-imports
 import gc
@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 import torch
 from ..core.auto import cell_losses, lead_of
-from ..core.backtest import Backtest, backtest, origins_of
-from ..core.basics import LabError, named, percent, readable, refuse
+from ..core.backtest import Backtest, as_known, backtest, origins_of
+from ..core.basics import LabError, percent, readable, refuse
 from ..core.basics import read_tensors, whole, write_tensors
 from ..core.distributions import DECILES
 from ..core.forecaster import Forecaster
-from ..core.frequency import recent_of, season_for
+from ..core.frequency import season_for
 from ..core.metrics import Pit, coverage, same_target, volatility, wql
 from ..core.neural import fingerprint
 from ..core.panel import Panel
@@ -67,7 +67,7 @@ def patchwork(
     "A textbook method for each kind of demand."
     from forecastlab.demand.router import Router
 
-    return Router(horizon)
+    return Router(horizon, season=season, n_jobs=1)
 
 
 def with_season(
@@ -400,76 +400,23 @@ def run_generation(
         write_outcome(place, outcome)
     return outcome
 
-# %% ../../nbs/demand/45_generations.ipynb #promotions
-_PROMOTION = re.compile(
-    r"promo|markdown|discount|coupon|display|feature|tpr|on.?sale"
-    r"|(^|[^a-z])(deal|offer)s?([^a-z]|$)"
-)
-_OFF = {"<unknown>", "", "none", "no", "0", "false", "off", "nan"}
-
-
-def promotion_columns(
-    panel: Panel,  # any
-) -> list[str]:  # of `known` or `past`
-    "Columns that speak of promotions, by their names."
-    return [n for n in (*panel.known, *panel.past) if _PROMOTION.search(n.lower())]
-
-
-def row_column(
-    panel: Panel,  # any
-    name: str,  # of a column in `known` or `past`
-) -> np.ndarray:  # (row,)
-    "A column of a panel's rows. Refuses a name that is none."
-    columns = {**panel.past, **panel.known}
-    if name not in columns:
-        refuse(
-            f"no column {name!r} in the rows of the data",
-            mend=f"There are: {named(columns) or 'none'}",
-            kind=KeyError,
-        )
-    return np.asarray(columns[name])
-
-
-def promotion_on(
-    panel: Panel,  # any
-    name: str,  # of a column that speaks of promotions
-) -> np.ndarray:  # (row,) bool
-    "Where a promotion is on: a number above 0, or a word that is no refusal."
-    column = row_column(panel, name)
-    if name not in panel.categories:
-        return np.nan_to_num(column) > 0
-    off = np.array([word.lower() in _OFF for word in panel.categories[name]])
-    return ~off[column]
-
-# %% ../../nbs/demand/45_generations.ipynb #reduced
-def usual_price(
-    panel: Panel,  # any
-    price: np.ndarray,  # (row,) what a unit cost; NaN or not above 0: not known
-    rows: int,  # how many before a row make the usual price
-) -> np.ndarray:  # (row,) median of the rows before, NaN at the first one
-    "What a unit cost before."
-    known = pd.Series(np.where(price > 0, price, np.nan))
-    series = np.repeat(np.arange(len(panel)), np.diff(panel.indptr))
-    before = known.groupby(series).shift(1)
-    rolling = before.groupby(series).rolling(rows, min_periods=1).median()
-    return rolling.to_numpy()
-
-
+# %% ../../nbs/demand/45_generations.ipynb #promoted_rows
 def promoted_rows(
     panel: Panel,  # full history
-    price: str = "price",  # column with the price of a unit, used if it is there
-    # columns that speak of promotions; None: those whose names do
-    promotions: Sequence[str] | None = None,
-    below: float = 0.95,  # share of the usual price from which on a price is reduced
+    price: str | None = "auto",  # a column; "auto": found by its name; None: none
+    # columns that tell promotions; "auto": found by their names; None: none
+    promotions: str | Sequence[str] | None = "auto",
+    below: float = 0.95,  # share of the regular price from which on a price is reduced
 ) -> np.ndarray | None:  # (row,) bool; None: the data tell neither
-    "In which rows a promotion is on, or the price is below its usual one."
-    names = promotion_columns(panel) if promotions is None else list(promotions)
-    found = [promotion_on(panel, name) for name in names]
-    if price in panel.known or price in panel.past:
-        paid = row_column(panel, price)
-        usual = usual_price(panel, paid, recent_of(panel.freq))
-        with np.errstate(invalid="ignore"):
-            found.append((paid > 0) & (paid < below * usual))
+    "In which rows a promotion is on, or the price is below its regular one."
+    from forecastlab.demand.price_elasticity import columns_found, log_discount, moving
+
+    columns, _ = columns_found(panel, price, "auto", promotions)
+    numbers = moving(panel)
+    found = [np.nan_to_num(numbers[name]) > 0 for name in columns.promotions]
+    if columns.price:
+        discount, _ = log_discount(panel, columns)
+        found.append(discount <= np.log(below))
     return np.logical_or.reduce(found) if found else None
 
 # %% ../../nbs/demand/45_generations.ipynb #slices_of
@@ -485,9 +432,9 @@ def slices_of(
     horizon: int,  # steps ahead
     origins: np.ndarray,  # (origin,) calendar steps, of `origins_of`
     season: int | None = None,  # rows in a season; None: `season_for`
-    price: str = "price",  # column with the price of a unit, used if it is there
-    # columns that speak of promotions; None: those whose names do
-    promotions: Sequence[str] | None = None,
+    price: str | None = "auto",  # a column; "auto": found by its name; None: none
+    # columns that tell promotions; "auto": found by their names; None: none
+    promotions: str | Sequence[str] | None = "auto",
 ) -> Slices:
     "The cells of new, intermittent, seasonal and promoted demand."
     season = season_for(panel) if season is None else whole("season", season)
@@ -496,9 +443,7 @@ def slices_of(
     absent = {}
     promoted = promoted_rows(panel, price, promotions)
     if promoted is None:
-        absent["promoted"] = (
-            f"no column tells promotions, and there is none called {price!r}"
-        )
+        absent["promoted"] = "no column tells prices or promotions"
     else:
         masks["promoted"] = at_steps(panel, promoted, steps)
     sold = at_steps(panel, np.nan_to_num(np.asarray(panel.y)) != 0, steps)
@@ -531,12 +476,13 @@ def demand_slices(
 
     shape = len(panel), len(origins), horizon
     masks = {n: np.zeros(shape, bool) for n in ("new", "intermittent", "seasonal")}
+    place = {name: i for i, name in enumerate(panel.ids)}
     for k, origin in enumerate(origins):
-        known = panel.cut(int(origin))
+        known, _ = as_known(panel, int(origin), horizon)
         table = demand_classes(known, season)
-        rows = panel.index(known.ids)
+        rows = [place[name] for name in known.ids]
         kind = table["class"].to_numpy()
-        masks["new"][rows, k] = (kind == "new")[:, None]
+        masks["new"][rows, k] = np.isin(kind, ("new", "unsold"))[:, None]
         masks["intermittent"][rows, k] = np.isin(kind, ("intermittent", "lumpy"))[
             :, None
         ]
