@@ -24,7 +24,6 @@ from forecastlab.demand.textbook import EmpiricalQuantiles, SeasonalNaive
 from toys import walk
 
 
-
 def shop(n=12, rows=60, seed=0, **columns):
     "Weekly sales that promotions double; the last product is two weeks old."
     rng = np.random.default_rng(seed)
@@ -245,7 +244,9 @@ def test_the_job_runs_on_ones_own_file_and_goes_on_where_it_was(tmp_path):
     metrics = load_json(tmp_path / "run" / "metrics.json")
     assert metrics["series"] == 12
     assert metrics["Router_wql"] == pytest.approx(board.wql[1])
-    assert "wins: its loss is" in load_json(tmp_path / "run" / "answer.json")["headline"]
+    assert (
+        "wins: its loss is" in load_json(tmp_path / "run" / "answer.json")["headline"]
+    )
     assert " wins: its loss is" in said
     # the files of finished generations are all that a second run needs
     seconds = board.fit_seconds.tolist()
@@ -264,7 +265,7 @@ def test_the_job_runs_on_ones_own_file_and_goes_on_where_it_was(tmp_path):
         (dict(levels=[0.5, 1.0]), "strictly between 0 and 1"),
         (dict(origins=0), "origins must be a whole number"),
         (dict(most=-1), "most must be a whole number"),
-        (dict(fill="nothing"), "fill must be"),
+        (dict(fill="nothing"), "unknown fill: nothing"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_early(wrong, words):
