@@ -94,7 +94,8 @@ def season_test(
     by_series = lambda values: np.bincount(series, values, n)
     explained = by_series(common**2) / max(season - 1, 1)
     error = by_series(rest**2)
-    freedom = ((cycles - 1) * (season - 1)).clip(1)
+    # (C - 1)(m - 1) where all rows are observed
+    freedom = (np.bincount(series, minlength=n) - cycles - season + 1).clip(1)
     pair = (series[1:] == series[:-1]) & (back[1:] == back[:-1] - 1)
     alike = np.bincount(series[1:], np.where(pair, rest[1:] * rest[:-1], 0), n)
     alike = (alike / np.maximum(error, 1e-300)).clip(-0.99, 0.99)
@@ -300,12 +301,12 @@ def least(
 # %% ../../nbs/demand/12_router.ipynb #router-table
 ROUTES: dict[str, tuple[str, ...]] = {
     "unsold": ("EmpiricalQuantiles",),
-    "new": ("EmpiricalQuantiles",),
-    "seasonal": ("AutoTheta", "SeasonalNaive", "SeasonalQuantiles", "TSB"),
-    "smooth": ("TSB", "EmpiricalQuantiles", "AutoETS", "AutoTheta", "CrostonSBA"),
-    "erratic": ("EmpiricalQuantiles", "TSB", "AutoETS", "CrostonSBA"),
-    "intermittent": ("TSB", "EmpiricalQuantiles", "AutoETS", "CrostonSBA"),
-    "lumpy": ("TSB", "EmpiricalQuantiles", "AutoETS"),
+    "new": ("TSB",),
+    "seasonal": ("AutoTheta", "SeasonalQuantiles", "SeasonalNaive", "TSB"),
+    "smooth": ("TSB", "EmpiricalQuantiles", "CrostonSBA", "AutoTheta", "AutoETS"),
+    "erratic": ("EmpiricalQuantiles", "TSB", "CrostonSBA", "AutoETS"),
+    "intermittent": ("EmpiricalQuantiles", "TSB", "AutoETS"),
+    "lumpy": ("TSB", "EmpiricalQuantiles"),
 }
 
 
@@ -325,6 +326,10 @@ def checked_routes(
         refuse("no such class of demand", unknown, f"There are: {named(CLASSES, 20)}")
     table = dict(ROUTES)
     for kind, names in models.items():
+        if not isinstance(names, (str, tuple, list)):
+            refuse(
+                f"expected names of models for {kind}, got {names!r}", kind=TypeError
+            )
         table[kind] = (names,) if isinstance(names, str) else tuple(names)
         if not table[kind]:
             refuse("a class without a model", [kind], "Name one, or leave it out")
@@ -355,7 +360,7 @@ class Router(Forecaster):
     # steps since the first sale below which a series is new
     young: int = field(default=YOUNG, kw_only=True)
     # earlier dates on which models are tried; 0: the first of each class is taken
-    origins: int = field(default=2, kw_only=True)
+    origins: int = field(default=3, kw_only=True)
     # series of a class on which they are tried
     most: int = field(default=100, kw_only=True)
     # share of the usual model's loss that another must save
