@@ -172,12 +172,33 @@ def test_the_past_of_a_class_chooses_its_model():
     assert tried["chosen"].tolist() == [False, True]
     assert tried["wql"]["AutoETS"] < 0.2 * tried["wql"]["EmpiricalQuantiles"]
     said = router.predict().routes["why"][0]
-    assert said.endswith("AutoETS, the best of 2 on earlier dates")
+    assert said.endswith("AutoETS, the best on earlier dates")
     stubborn = Router(4, 1, {"smooth": names}, gain=0.999, n_jobs=1)
     stubborn.fit(panel_of(**rising))
     assert stubborn.chosen["smooth"] == "EmpiricalQuantiles"
     said = stubborn.predict().routes["why"][0]
-    assert said.endswith("EmpiricalQuantiles, not clearly beaten by 1 others")
+    assert said.endswith("EmpiricalQuantiles, not clearly beaten on earlier dates")
+
+
+def test_two_that_err_apart_are_averaged(tmp_path):
+    "Their quantiles, level by level."
+    rng = np.random.default_rng(3)
+    some = {f"s{i}": rng.poisson(5, 100).astype(float) for i in range(12)}
+    panel = panel_of(**some)
+    names = ("SeasonalNaive", "EmpiricalQuantiles")
+    router = Router(4, 4, {"smooth": names, "erratic": names}, pairs=True, n_jobs=1)
+    router.fit(panel)
+    both = router.tried.set_index("model")["wql"]
+    router.chosen = dict.fromkeys(CLASSES, "EmpiricalQuantiles + SeasonalNaive")
+    assert len(both) >= 3 and both.index[2] == "EmpiricalQuantiles + SeasonalNaive"
+    forecast = router.predict()
+    parts = [router.model(n).fit(panel).predict().quantile(LEVELS) for n in names]
+    mean = sum(parts) / 2
+    torch.testing.assert_close(forecast.quantile(LEVELS), mean, atol=0.02, rtol=0.02)
+    router.save(tmp_path / "two")
+    again = load_model(tmp_path / "two").predict(4, panel)
+    assert torch.equal(again.quantile(LEVELS), forecast.quantile(LEVELS))
+    assert "together the best" in forecast.routes["why"][0]
 
 
 def test_more_history_keeps_the_choice(monkeypatch):
@@ -287,6 +308,7 @@ def test_what_a_method_notes_of_a_series_joins_its_line():
         (lambda: Router(0), "horizon must be a whole number"),
         (lambda: Router(young=0), "young must be a whole number"),
         (lambda: Router(origins=-1), "origins must be a whole number"),
+        (lambda: Router(pairs=1), "pairs must be True or False"),
         (lambda: Router(gain=1.0), "gain must"),
         (lambda: textbook_model("Prophet"), "no such textbook model: Prophet"),
         (lambda: demand_classes([1]), "expected a Panel"),
