@@ -37,6 +37,8 @@ from forecastlab.demand.mq import MQCNN, MQDense, MQRNN
 from forecastlab.demand.price_elasticity import PriceElasticity
 from forecastlab.demand.seasonal_profile import SeasonalProfile
 from forecastlab.demand.textbook import AutoETS, AutoTheta, CrostonSBA
+from forecastlab.demand.router import Router
+from forecastlab.demand.textbook import TSB, AutoARIMA, AutoETS, AutoTheta, CrostonSBA
 from forecastlab.demand.textbook import EmpiricalQuantiles, PooledClimatology
 from forecastlab.demand.textbook import SeasonalNaive
 from forecastlab.demand.trees import BoostedTrees
@@ -69,6 +71,9 @@ MAKERS = {
     "EmpiricalQuantiles": lambda: EmpiricalQuantiles(HORIZON),
     "SeasonalNaive": lambda: SeasonalNaive(HORIZON),
     "CrostonSBA": lambda: CrostonSBA(HORIZON),
+    "TSB": lambda: TSB(HORIZON),
+    "AutoARIMA": lambda: AutoARIMA(HORIZON, tail=30, n_jobs=1, progress=False),
+    "Router": lambda: Router(HORIZON, n_jobs=1),
     "AutoETS": lambda: AutoETS(HORIZON, n_jobs=1, progress=False),
     "AutoTheta": lambda: AutoTheta(HORIZON, n_jobs=1, progress=False),
     "PooledClimatology": lambda: PooledClimatology(HORIZON),
@@ -82,7 +87,7 @@ MAKERS = {
 }
 
 # Refuse targets below 0.
-FROM_ZERO_ON = {"CrostonSBA"}
+FROM_ZERO_ON = {"CrostonSBA", "TSB"}
 
 # Forecasts what has not been sold yet: it is asked about panels without a sale.
 BEFORE_THE_FIRST_SALE = {"LaunchForecaster"}
