@@ -34,6 +34,8 @@ _home = {
     "AutoETS": "demand.textbook",
     "AutoTheta": "demand.textbook",
     "PooledClimatology": "demand.textbook",
+    "Router": "demand.router",
+    "DistributionEngine": "demand.distribution_engine",
     "BoostedTrees": "demand.trees",
     "AutoForecaster": "demand.auto",
     "XRLinear": "ranking.xrlinear",
