@@ -613,7 +613,8 @@ class DistributionEngine(Forecaster):
     """
 
     model: Model  # a Forecaster, or anything with fit(panel) and predict(h, panel)
-    origins: int | None = None  # past origins; None: six, more of few series
+    # past origins, fewer where the history is too short; None: six, more of few series
+    origins: int | None = None
     step: int | None = (
         None  # steps between them; None: the horizon, where there is room
     )
