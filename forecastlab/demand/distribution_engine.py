@@ -661,6 +661,7 @@ class DistributionEngine(Forecaster):
     ) -> Self:  # the fitted forecaster itself
         "Learn from forecasts of the past, then fit the model on everything."
         checked_panel(panel)
+        self.horizon = whole("horizon", self.horizon)
         self.notes = {}
         trained = copy.deepcopy(self.model).fit(panel)
         origins, step = schedule(panel, self.horizon, self.origins, self.step)
