@@ -624,7 +624,8 @@ class DistributionEngine(Forecaster):
     half_life: float | None = field(default=None, kw_only=True)
     # cases that are read, drawn at random where there are more
     most: int = field(default=60_000, kw_only=True)
-    refit: bool = field(default=False, kw_only=True)  # fit at every past origin
+    # fit at every past origin; None: where the model looks at one series at a time
+    refit: bool | None = field(default=None, kw_only=True)
     horizon: int = field(default=0, kw_only=True)  # steps ahead; 0: the model's own
     # of the last fit: reason -> names of the series that it applies to
     notes: dict[str, np.ndarray] = field(
@@ -650,7 +651,8 @@ class DistributionEngine(Forecaster):
         self.least, self.most = whole("least", self.least), whole("most", self.most, 8)
         if self.half_life is not None:
             self.half_life = number("half_life", self.half_life, 0, ends="(]")
-        self.refit = yes_or_no("refit", self.refit)
+        if self.refit is not None:
+            self.refit = yes_or_no("refit", self.refit)
         self.newcomers = bool(getattr(self.model, "newcomers", False))
         own = getattr(self.model, "name", type(self.model).__name__)
         self.name = f"{own} + errors"
@@ -668,8 +670,10 @@ class DistributionEngine(Forecaster):
         self.learned = None
         if origins:
             season = season_for(panel)
+            alone = bool(getattr(self.model, "local", False))
+            refit = alone if self.refit is None else self.refit
             folds = past_cases(
-                self.model, panel, self.horizon, origins, step, self.refit, season
+                self.model, panel, self.horizon, origins, step, refit, season
             )
             traits = traits_of(panel, season)
             self.learned = learned(
