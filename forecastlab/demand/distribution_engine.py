@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from ..core.backtest import Fold, backtest
 from ..core.basics import number, refuse, whole, yes_or_no
-from ..core.conformal import Conformal, restored
+from ..core.conformal import Conformal, Correction, restored
 from ..core.distributions import DECILES, FINE, LEVELS, QuantileGrid
 from ..core.forecast import Forecast
 from ..core.forecaster import Forecaster, Model, check_shapes
@@ -460,7 +460,7 @@ def blended(
     weights: dict[str, float],  # law -> weight
 ) -> np.ndarray:  # (row, level)
     "The weighted mean of quantile functions."
-    return sum(w * made[name] for name, w in weights.items())
+    return np.sum([w * made[name] for name, w in weights.items()], axis=0)
 
 # %% ../../nbs/demand/18_distribution_engine.ipynb #engine-cross
 def out_of_sample(
@@ -554,7 +554,7 @@ class Learned:
     buckets: Buckets
     laws: list[Law]  # those with a weight
     weights: list[float]  # (law,) summing to 1
-    correction: Conformal
+    correction: Correction
     floor: float  # lowest level of a series
     unit: float  # of series that never sold
     season: int  # steps; 1: none
