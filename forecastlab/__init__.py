@@ -39,6 +39,8 @@ _home = {
     "TSB": "demand.textbook",
     "AutoARIMA": "demand.textbook",
     "Router": "demand.router",
+    "Router": "demand.router",
+    "DistributionEngine": "demand.distribution_engine",
     "BoostedTrees": "demand.trees",
     "AutoForecaster": "demand.auto",
     "XRLinear": "ranking.xrlinear",

@@ -31,6 +31,7 @@ from forecastlab.core.forecaster import Forecaster, load_model
 from forecastlab.core.neural import NeuralForecaster
 from forecastlab.core.panel import Panel
 from forecastlab.demand.auto import AutoForecaster
+from forecastlab.demand.distribution_engine import DistributionEngine
 from forecastlab.demand.launch import LaunchForecaster
 from forecastlab.demand.linear import PooledLinear
 from forecastlab.demand.mq import MQCNN, MQDense, MQRNN
@@ -81,6 +82,9 @@ MAKERS = {
     "BoostedTrees": lambda: BoostedTrees(HORIZON, rounds=8, smallest=5),
     "Chooser": lambda: Chooser(board(), HORIZON, progress=False),
     "AutoForecaster": lambda: AutoForecaster(HORIZON, models=(), progress=False),
+    "DistributionEngine": lambda: DistributionEngine(
+        EmpiricalQuantiles(HORIZON), origins=3
+    ),
     "Calibrated": lambda: Calibrated(EmpiricalQuantiles(HORIZON), origins=2),
     "SeasonalProfile": lambda: SeasonalProfile(EmpiricalQuantiles(HORIZON)),
     "PriceElasticity": lambda: PriceElasticity(EmpiricalQuantiles(HORIZON)),
