@@ -486,12 +486,14 @@ def extra_variance(
     relative = (sales.y - mean) ** 2 / mean**2
     own = np.bincount(sales.item[~special], relative[~special], sales.items)
     n = np.bincount(sales.item[~special], minlength=sales.items)
-    usual = (own / np.maximum(n, 1))[sales.item]
-    compared = special & (n > 5)[sales.item]
-    if not compared.any():
+    usual = np.maximum(own / np.maximum(n, 1), 1e-9)[sales.item]
+    compared = (n > 5)[sales.item]
+    if not (compared & special).any():
         return 0.0
     # medians: one wild sale must not widen all
-    return float(np.clip(np.median((relative - usual)[compared]), 0, 1))
+    middle = lambda rows: np.median((relative / usual)[compared & rows])
+    times = middle(special) / max(middle(~special), 1e-9)
+    return float(np.clip((times - 1) * np.median(usual[compared]), 0, 1))
 
 # %% ../../nbs/demand/16_price_elasticity.ipynb #pe-groups
 def group_by_evidence(
