@@ -34,6 +34,8 @@ _home = {
     "AutoETS": "demand.textbook",
     "AutoTheta": "demand.textbook",
     "PooledClimatology": "demand.textbook",
+    "PooledForest": "demand.sqrf",
+    "SQRF": "demand.sqrf",
     "BoostedTrees": "demand.trees",
     "AutoForecaster": "demand.auto",
     "XRLinear": "ranking.xrlinear",

@@ -87,6 +87,7 @@ CLAIMED = {
     "earth.step": ("<= 0.55", 0.5),
     "earth.step.memory": ("<= 0.5", 0.3),
     "earth.enso.gb": ("<= 3.7", 2),
+    "forest.coldstart": ("<= 0.88", 0.87),
 }
 
 
