@@ -96,9 +96,7 @@ def test_lines_have_their_groups_and_new_lines_the_common_ones():
     assert stored[1] <= set(few) < stored[0]
     # a kind that nobody named
     other = shops(kind=np.repeat("pan", 240))
-    assert {matrix.groups[i] for i in design.rows(other, samples).X[1].indices} > {
-        *few
-    }
+    assert {matrix.groups[i] for i in design.rows(other, samples).X[1].indices} > {*few}
 
 
 def test_a_column_that_is_missing_throughout_is_nan():

@@ -34,7 +34,9 @@ def test_a_plan_that_sells_is_forecast_where_it_is_planned(make):
 @both
 def test_a_panel_of_zeros_is_forecast_as_zero(make):
     panel = known(shops(y=np.zeros(240)))
-    assert (make(4, **QUICK).fit(panel).predict(4, panel).quantile([0.1, 0.9]) == 0).all()
+    assert (
+        make(4, **QUICK).fit(panel).predict(4, panel).quantile([0.1, 0.9]) == 0
+    ).all()
 
 
 @both

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FOREST_LEVELS', 'BEGINNING', 'learning_samples', 'beginning_samples', 'PooledForest', 'some_rows', 'error_quantiles',
-           'refuse_other_columns', 'packed_forest', 'unpacked_forest', 'SQRF']
+           'in_units', 'refuse_other_columns', 'packed_forest', 'unpacked_forest', 'SQRF']
 
 # %% ../../nbs/demand/36_sqrf.ipynb #sqrf-imports
 import tempfile
@@ -26,6 +26,7 @@ from .design import checked_groups, drawn_samples, latest_samples
 from .design import some_samples, target_at
 from .forest import SparseQuantileForest
 from .launch import first_sale
+from .textbook import count_unit
 
 # %% ../../nbs/demand/36_sqrf.ipynb #learning_samples
 def learning_samples(
@@ -99,7 +100,7 @@ class PooledForest(Forecaster):
     line: str | None = None  # static column of product lines with groups of their own
     lines: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see `Design`
     text: str | None = None  # static column of texts
-    rows: int = 40_000  # most rows learned from
+    rows: int = 60_000  # most rows learned from
     trees: int = 60  # of the forest
     smallest: int = 20  # fewest rows in a leaf
     features: float = 1 / 3  # share of the columns that a split may choose from
@@ -211,7 +212,9 @@ class PooledForest(Forecaster):
 
     def _predict(self, panel: Panel, h: int, seed: int) -> Forecast:
         known_to_the_end(panel, h, list(panel.known))
+        trained = {n.partition(" ")[2] for n in self._columns["known"]}
         columns = [*panel.known, *panel.past, *panel.static]
+        columns = [n for n in columns if n in trained]
         texts = {self.text: panel.categories.get(self.text, [])} if self.text else {}
         panel_ = panel.recode(self._categories | texts, columns)
         samples = latest_samples(panel_, h)
@@ -220,7 +223,8 @@ class PooledForest(Forecaster):
         for which, rows in (("known", old), ("new", ~old)):
             if rows.any():
                 q[rows] = self._of_rows(which, panel_, some_samples(samples, rows))
-        q = torch.from_numpy(q.reshape(len(panel), h, -1).astype(np.float32))
+        q = in_units(q.reshape(len(panel), h, -1), panel)
+        q = torch.from_numpy(q.astype(np.float32))
         lowest = np.fmin.reduce(panel.y, initial=np.inf)
         positive = lowest >= 0 and bool((q >= 0).all())
         support = "nonnegative" if positive else "real"
@@ -294,6 +298,18 @@ def error_quantiles(
     share = np.cumsum(weight[order])
     at = np.searchsorted(share, np.asarray(levels) * share[-1])
     return relative[order][np.minimum(at, len(order) - 1)]
+
+
+def in_units(
+    q: np.ndarray,  # (series, step, level) quantiles
+    panel: Panel,  # whose histories they continue
+) -> np.ndarray:  # (series, step, level)
+    "Whole units where a history is counted (see `count_unit`)."
+    histories = [panel.history(s) for s in range(len(panel))]
+    unit = np.array([count_unit(y) if np.isfinite(y).any() else 0 for y in histories])
+    one = np.where(unit > 0, unit, 1.0)[:, None, None]
+    counts = np.ceil(q / one - 0.5).clip(0)
+    return np.where((unit > 0)[:, None, None], counts * one, q)
 
 
 def refuse_other_columns(
