@@ -41,6 +41,8 @@ _home = {
     "Router": "demand.router",
     "Router": "demand.router",
     "DistributionEngine": "demand.distribution_engine",
+    "PooledForest": "demand.sqrf",
+    "SQRF": "demand.sqrf",
     "BoostedTrees": "demand.trees",
     "AutoForecaster": "demand.auto",
     "XRLinear": "ranking.xrlinear",

@@ -37,6 +37,7 @@ from forecastlab.demand.linear import PooledLinear
 from forecastlab.demand.mq import MQCNN, MQDense, MQRNN
 from forecastlab.demand.price_elasticity import PriceElasticity
 from forecastlab.demand.seasonal_profile import SeasonalProfile
+from forecastlab.demand.sqrf import SQRF, PooledForest
 from forecastlab.demand.textbook import AutoETS, AutoTheta, CrostonSBA
 from forecastlab.demand.router import Router
 from forecastlab.demand.textbook import TSB, AutoARIMA, AutoETS, AutoTheta, CrostonSBA
@@ -79,6 +80,8 @@ MAKERS = {
     "AutoTheta": lambda: AutoTheta(HORIZON, n_jobs=1, progress=False),
     "PooledClimatology": lambda: PooledClimatology(HORIZON),
     "LaunchForecaster": lambda: LaunchForecaster(HORIZON),
+    "PooledForest": lambda: PooledForest(HORIZON, trees=8, smallest=5),
+    "SQRF": lambda: SQRF(HORIZON, trees=8, smallest=5),
     "BoostedTrees": lambda: BoostedTrees(HORIZON, rounds=8, smallest=5),
     "Chooser": lambda: Chooser(board(), HORIZON, progress=False),
     "AutoForecaster": lambda: AutoForecaster(HORIZON, models=(), progress=False),
