@@ -115,7 +115,7 @@ def pooled_forest(
     "One forest over all products."
     from forecastlab.demand.sqrf import PooledForest
 
-    return PooledForest(horizon, seed=seed)
+    return PooledForest(horizon, season, seed=seed)
 
 
 def quantile_forest(
@@ -127,7 +127,7 @@ def quantile_forest(
     "The same, and its leaves keep their outcomes: any quantile."
     from forecastlab.demand.sqrf import SQRF
 
-    return SQRF(horizon, seed=seed)
+    return SQRF(horizon, season, seed=seed)
 
 # %% ../../nbs/demand/45_generations.ipynb #gen-networks
 def mq_rnn(
