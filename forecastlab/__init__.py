@@ -39,7 +39,6 @@ _home = {
     "TSB": "demand.textbook",
     "AutoARIMA": "demand.textbook",
     "Router": "demand.router",
-    "Router": "demand.router",
     "DistributionEngine": "demand.distribution_engine",
     "PooledForest": "demand.sqrf",
     "SQRF": "demand.sqrf",

@@ -40,7 +40,7 @@ from forecastlab.demand.seasonal_profile import SeasonalProfile
 from forecastlab.demand.sqrf import SQRF, PooledForest
 from forecastlab.demand.textbook import AutoETS, AutoTheta, CrostonSBA
 from forecastlab.demand.router import Router
-from forecastlab.demand.textbook import TSB, AutoARIMA, AutoETS, AutoTheta, CrostonSBA
+from forecastlab.demand.textbook import TSB, AutoARIMA
 from forecastlab.demand.textbook import EmpiricalQuantiles, PooledClimatology
 from forecastlab.demand.textbook import SeasonalNaive
 from forecastlab.demand.trees import BoostedTrees
