@@ -31,10 +31,16 @@ from forecastlab.core.forecaster import Forecaster, load_model
 from forecastlab.core.neural import NeuralForecaster
 from forecastlab.core.panel import Panel
 from forecastlab.demand.auto import AutoForecaster
+from forecastlab.demand.distribution_engine import DistributionEngine
 from forecastlab.demand.launch import LaunchForecaster
 from forecastlab.demand.linear import PooledLinear
 from forecastlab.demand.mq import MQCNN, MQDense, MQRNN
+from forecastlab.demand.price_elasticity import PriceElasticity
+from forecastlab.demand.seasonal_profile import SeasonalProfile
+from forecastlab.demand.sqrf import SQRF, PooledForest
 from forecastlab.demand.textbook import AutoETS, AutoTheta, CrostonSBA
+from forecastlab.demand.router import Router
+from forecastlab.demand.textbook import TSB, AutoARIMA
 from forecastlab.demand.textbook import EmpiricalQuantiles, PooledClimatology
 from forecastlab.demand.textbook import SeasonalNaive
 from forecastlab.demand.trees import BoostedTrees
@@ -67,18 +73,28 @@ MAKERS = {
     "EmpiricalQuantiles": lambda: EmpiricalQuantiles(HORIZON),
     "SeasonalNaive": lambda: SeasonalNaive(HORIZON),
     "CrostonSBA": lambda: CrostonSBA(HORIZON),
+    "TSB": lambda: TSB(HORIZON),
+    "AutoARIMA": lambda: AutoARIMA(HORIZON, tail=30, n_jobs=1, progress=False),
+    "Router": lambda: Router(HORIZON, n_jobs=1),
     "AutoETS": lambda: AutoETS(HORIZON, n_jobs=1, progress=False),
     "AutoTheta": lambda: AutoTheta(HORIZON, n_jobs=1, progress=False),
     "PooledClimatology": lambda: PooledClimatology(HORIZON),
     "LaunchForecaster": lambda: LaunchForecaster(HORIZON),
+    "PooledForest": lambda: PooledForest(HORIZON, trees=8, smallest=5),
+    "SQRF": lambda: SQRF(HORIZON, trees=8, smallest=5),
     "BoostedTrees": lambda: BoostedTrees(HORIZON, rounds=8, smallest=5),
     "Chooser": lambda: Chooser(board(), HORIZON, progress=False),
     "AutoForecaster": lambda: AutoForecaster(HORIZON, models=(), progress=False),
+    "DistributionEngine": lambda: DistributionEngine(
+        EmpiricalQuantiles(HORIZON), origins=3
+    ),
     "Calibrated": lambda: Calibrated(EmpiricalQuantiles(HORIZON), origins=2),
+    "SeasonalProfile": lambda: SeasonalProfile(EmpiricalQuantiles(HORIZON)),
+    "PriceElasticity": lambda: PriceElasticity(EmpiricalQuantiles(HORIZON)),
 }
 
 # Refuse targets below 0.
-FROM_ZERO_ON = {"CrostonSBA"}
+FROM_ZERO_ON = {"CrostonSBA", "TSB"}
 
 # Forecasts what has not been sold yet: it is asked about panels without a sale.
 BEFORE_THE_FIRST_SALE = {"LaunchForecaster"}

@@ -87,6 +87,9 @@ CLAIMED = {
     "earth.step": ("<= 0.55", 0.5),
     "earth.step.memory": ("<= 0.5", 0.3),
     "earth.enso.gb": ("<= 3.7", 2),
+    "forest.breakfast.wql": ("<= 0.34", 0.33),
+    "forest.coverage": ("<= 0.03", 0.02),
+    "forest.coldstart": ("<= 0.88", 0.87),
 }
 
 

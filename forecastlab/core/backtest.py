@@ -83,6 +83,7 @@ class Fold:
     fit_seconds: float  # wall seconds of fitting, 0 where an earlier fit was used
     fit_cpu: float  # CPU seconds of this process, likewise
     predict_seconds: float  # wall seconds of forecasting
+    predict_cpu: float = 0.0  # CPU seconds of forecasting
 
 # %% ../../nbs/core/70_backtest.ipynb #_fitted
 @dataclass
@@ -110,14 +111,14 @@ def _forecast(
     known: Panel,  # as known at the origin
     horizon: int,  # steps
     levels: np.ndarray,  # (level,)
-) -> tuple[Forecast, np.ndarray, float]:  # forecast; quantiles; wall seconds
-    "Ask a model at an origin and time it."
-    start = time.perf_counter()
+) -> tuple[Forecast, np.ndarray, float, float]:
+    "Ask a model at an origin: forecast, quantiles, wall and CPU seconds."
+    wall, cpu = time.perf_counter(), time.process_time()
     forecast = model.predict(horizon, panel=known)
     quantiles = forecast.quantile(levels).detach().cpu().numpy()
     if list(forecast.ids) != list(known.ids):
         refuse(f"{name} returned other series than it was given")
-    return forecast, quantiles, time.perf_counter() - start
+    return forecast, quantiles, time.perf_counter() - wall, time.process_time() - cpu
 
 # %% ../../nbs/core/70_backtest.ipynb #Backtest
 @dataclass(repr=False)
@@ -195,6 +196,7 @@ class Backtest:
         row["fit_seconds"] = sum(f.fit_seconds for f in folds)
         row["fit_cpu"] = sum(f.fit_cpu for f in folds)
         row["predict_seconds"] = sum(f.predict_seconds for f in folds)
+        row["predict_cpu"] = sum(f.predict_cpu for f in folds)
         return row
 
     @property
@@ -306,7 +308,7 @@ def backtest(
                     before = fitted[name].model if again else model
                     fitted[name] = _fitted(before, known, origin, again)
                 ready = fitted[name]
-                forecast, quantiles, seconds = _forecast(
+                forecast, quantiles, seconds, cpu = _forecast(
                     name, ready.model, known, horizon, scored
                 )
                 fold = Fold(
@@ -319,6 +321,7 @@ def backtest(
                     fit_seconds=ready.seconds if new else 0.0,
                     fit_cpu=ready.cpu if new else 0.0,
                     predict_seconds=seconds,
+                    predict_cpu=cpu,
                 )
                 folds.append(fold)
                 bar.update()

@@ -731,7 +731,7 @@ class Conformal(Correction):
         else:
             new = shifted(base, self.promised, values, self.floor)
         if isinstance(forecast, Forecast):
-            return Forecast(forecast.panel, new, forecast.model)
+            return Forecast(forecast.panel, new, forecast.model, routes=forecast.routes)
         return new
 
     def _fit_levels(self, windows: list[Window]) -> None:
@@ -1097,7 +1097,7 @@ class Widths(Correction):
             return forecast
         new = recalibrated(base, width_map(self.factors))
         if isinstance(forecast, Forecast):
-            return Forecast(forecast.panel, new, forecast.model)
+            return Forecast(forecast.panel, new, forecast.model, routes=forecast.routes)
         return new
 
     def state(self) -> tuple[dict, dict[str, Tensor]]:  # note of plain values; tensors
@@ -1340,7 +1340,7 @@ class Adaptive(Correction):
         _, base = names_and_base(forecast)
         new = recalibrated(base, LevelMap(self.target, self.asked(forecast)))
         if isinstance(forecast, Forecast):
-            return Forecast(forecast.panel, new, forecast.model)
+            return Forecast(forecast.panel, new, forecast.model, routes=forecast.routes)
         return new
 
     def state(self) -> tuple[dict, dict[str, Tensor]]:  # note of plain values; tensors

@@ -51,6 +51,9 @@ class Forecast:
     model: str = "model"  # column name in frames
     # how a chooser came to it (`core.auto.Choice`); None: nothing was chosen
     choice: Any = None
+    # which method forecast each series, and why: a frame of unique_id, class, model and
+    # why, as `demand.router.Router` writes it; None: one method forecast them all
+    routes: Any = None
 
     def __post_init__(self):
         for what, kind in ((self.panel, Panel), (self.distribution, QuantileFunction)):
@@ -161,7 +164,10 @@ class Forecast:
         "The forecast of some series."
         at = self.panel.index(which)
         some = self.distribution[torch.as_tensor(at)]
-        return Forecast(self.panel.take(at), some, self.model)
+        routes = self.routes
+        if routes is not None:
+            routes = routes.iloc[at].reset_index(drop=True)
+        return Forecast(self.panel.take(at), some, self.model, routes=routes)
 
     def to_frame(
         self,
