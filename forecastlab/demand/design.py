@@ -719,7 +719,7 @@ class Design:
             made = columns_of(panel, targets, part, size, settled, self.used, leave)
             block = sparse_rows(made.values, len(part))
             if texts is not None:
-                own = texts[np.asarray(panel.static[self.text])[part.series]]
+                own = texts[np.asarray(panel.static[str(self.text)])[part.series]]
                 block = sparse.hstack([block, own], "csr")
             groups = made.group_of + ["text"] * len(words)
             pieces.append(self._by_line(block, groups, panel, part))
@@ -750,7 +750,7 @@ class Design:
         "(text, word) features of the texts of a panel; None where there are none."
         if "text" not in self.used or self._words is None:
             return None
-        texts = without_unknown(panel.categories[self.text])
+        texts = without_unknown(panel.categories[str(self.text)])
         return sparse.csr_matrix(self._words.transform(texts))
 
     def _by_line(
@@ -759,10 +759,10 @@ class Design:
         "Rows without the columns that their product line does not have."
         if not self.lines:
             return X
-        lines = panel.categories[self.line]
+        lines = panel.categories[str(self.line)]
         own = [self.lines.get(line, self.groups) for line in lines]
         has = np.array([[g in groups_ for g in groups] for groups_ in own])
-        line = np.asarray(panel.static[self.line])[samples.series]
+        line = np.asarray(panel.static[str(self.line)])[samples.series]
         row = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
         X.data[~has[line[row], X.indices]] = 0
         X.eliminate_zeros()

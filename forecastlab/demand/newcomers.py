@@ -8,7 +8,7 @@ __all__ = ['COMPANY', 'catalogue_numbers', 'nearest', 'weighed', 'company_of', '
 
 # %% ../../nbs/demand/37_newcomers.ipynb #newcomers-imports
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import sparse
 from ..core.basics import number, refuse, whole
@@ -18,7 +18,7 @@ from .forest import SparseQuantileForest
 
 # %% ../../nbs/demand/37_newcomers.ipynb #catalogue_numbers
 def catalogue_numbers(
-    ids: Sequence[str],  # (product,) names
+    ids: Iterable[str],  # (product,) names
 ) -> np.ndarray:  # (product,) float64, -1 where a name begins with no digit
     "The number that each name begins with."
     found = [re.match(r"\d+", str(name)) for name in ids]
@@ -189,4 +189,4 @@ def best_share(
         number("share", s, 0, 1): mean_wql(y, s * forest + (1 - s) * other, levels)
         for s in shares
     }
-    return min(lost, key=lost.get)
+    return min(lost, key=lambda s: lost[s])

@@ -18,8 +18,8 @@ from torch import Tensor
 from ..core.basics import number, refuse, whole
 from ..core.distributions import QuantileGrid, check_levels
 from ..core.forecast import Forecast
-from ..core.forecaster import Forecaster, checked_panel, known_to_the_end
-from ..core.forecaster import observed_series
+from ..core.forecaster import Forecaster, check_shapes, checked_panel
+from ..core.forecaster import known_to_the_end, observed_series
 from ..core.panel import Panel
 from .design import GROUPS, Design, DesignMatrix, Samples
 from .design import checked_groups, drawn_samples, latest_samples
@@ -248,6 +248,7 @@ class PooledForest(Forecaster):
             columns=self._columns,
             categories=self._categories,
             typical=self._typical,
+            errors=self._errors is not None,
             designs={n: d.note() for n, d in self._designs.items()},
         )
         tensors = {}
@@ -273,7 +274,8 @@ class PooledForest(Forecaster):
                 if n.startswith(begin)
             }
             model._forests[which] = unpacked_forest(own)
-        if "errors" in tensors:
+        if note["errors"]:
+            check_shapes(tensors, errors=(2, len(model.levels)))
             model._errors = tensors["errors"].numpy()
         return model
 
