@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from ..core.basics import named, refuse, whole
+from ..core.basics import named, refuse
 from ..core.forecaster import check_shapes, known_to_the_end
 from ..core.frequency import recent_of, season_of
 from ..core.panel import Panel
