@@ -1,5 +1,5 @@
 # The whole interface: make demo | test | lab | docs | check | hooks | bench | peers |
-# autogluon | earthformer | clean
+# autogluon | earthformer | forest | clean
 # Each sets up what it needs first, in .venv; PYTHON=python3.12 picks the interpreter
 # (3.11 or 3.12).
 PYTHON ?= python3
@@ -17,6 +17,9 @@ PECOS  := libpecos==1.2.8 numpy==1.26.4 scipy==1.13.1 scikit-learn==1.5.2 \
 OTHERS := omikuji==0.5.2 cffi==1.17.1 pycparser==2.22 napkinxc==0.7.2
 # A chooser of forecasters by others. It brings torch and Lightning, some 2.5 GB in all.
 AUTOGLUON := autogluon.timeseries==1.6.3
+# A quantile regression forest on scikit-learn's trees.
+FOREST := quantile-forest==1.4.2 scikit-learn==1.9.1 numpy==2.4.6 scipy==1.17.1 \
+  joblib==1.6.0 threadpoolctl==3.8.0
 # The reference's model file and what it imports; it runs on our torch.
 EARTH  := earthformer==0.2.1 einops==0.8.2 omegaconf==2.3.0 \
   antlr4-python3-runtime==4.9.3 pyyaml==6.0.3
@@ -24,7 +27,7 @@ EARTH  := earthformer==0.2.1 einops==0.8.2 omegaconf==2.3.0 \
 # to a machine without an NVIDIA GPU.
 CPU    := $(shell [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test lab docs check lint hooks bench peers autogluon earthformer clean
+.PHONY: demo test lab docs check lint hooks bench peers autogluon earthformer forest clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready  ## the main job: a probabilistic forecast of real retail demand and the stock it implies
@@ -58,12 +61,14 @@ bench: .venv/.ready  ## make every figure of data/results/figures.csv again on t
 
 earthformer: .peer-earthformer/.ready  ## the reference of Earthformer, for its benchmark
 
+forest: .venv-forest/.ready  ## quantile-forest, which the sparse quantile forest is measured beside, in a Python of its own
+
 peers: .venv-peers/.ready  ## the programs we compare ourselves with: libpecos, omikuji, napkinXC, in a Python of their own
 
 autogluon: .venv-autogluon/.ready  ## AutoGluon's forecasters, which the development board is measured beside, in a Python of their own
 
 clean:  ## back to a fresh clone; your runs/ stay
-	rm -rf .venv .venv-docs .venv-peers .venv-autogluon .peer-earthformer _proc _docs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache nbs/nbdev.yml nbs/sidebar.yml
+	rm -rf .venv .venv-docs .venv-peers .venv-autogluon .venv-forest .peer-earthformer _proc _docs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache nbs/nbdev.yml nbs/sidebar.yml
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -88,6 +93,11 @@ clean:  ## back to a fresh clone; your runs/ stay
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip --disable-pip-version-check install -q --no-deps --only-binary :all: $(PECOS)
 	-.venv-peers/bin/python -m pip --disable-pip-version-check install -q --no-deps --only-binary :all: $(OTHERS)
+	@touch $@
+
+.venv-forest/.ready: Makefile
+	test -x .venv-forest/bin/python || $(PYTHON) -m venv .venv-forest
+	.venv-forest/bin/python -m pip --disable-pip-version-check install -q --no-deps --only-binary :all: $(FOREST)
 	@touch $@
 
 .peer-earthformer/.ready: .venv/.ready
