@@ -19,7 +19,7 @@ OTHERS := omikuji==0.5.2 cffi==1.17.1 pycparser==2.22 napkinxc==0.7.2
 AUTOGLUON := autogluon.timeseries==1.6.3
 # A quantile regression forest on scikit-learn's trees.
 FOREST := quantile-forest==1.4.2 scikit-learn==1.9.1 numpy==2.4.6 scipy==1.17.1 \
-  joblib==1.6.0 threadpoolctl==3.8.0
+  joblib==1.6.0 threadpoolctl==3.8.0 cloudpickle==3.1.3 narwhals==2.29.0
 # The reference's model file and what it imports; it runs on our torch.
 EARTH  := earthformer==0.2.1 einops==0.8.2 omegaconf==2.3.0 \
   antlr4-python3-runtime==4.9.3 pyyaml==6.0.3
