@@ -38,6 +38,10 @@ class Middle(Forecaster):
         grid = QuantileGrid([0.5], self.points(panel, h)[..., None], "flat")
         return Forecast(panel, grid, self.name)
 
+    @property
+    def _ready(self):
+        return True
+
     def _state(self):
         return {}, {}
 

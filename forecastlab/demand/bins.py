@@ -165,9 +165,8 @@ class Bins(NamedTuple):
     edge: np.ndarray  # (edge,) float32 upper ends of bins; of categories, their values
     edge_ptr: np.ndarray  # (column + 1,) int64 edges of column j
     first: np.ndarray  # (column + 1,) int64 number of the first bin of column j
-    default: (
-        np.ndarray
-    )  # (column,) int64 the bin, within its column, of an absent value
+    # (column,) int64 the bin, within its column, of an absent value
+    default: np.ndarray
     categorical: np.ndarray  # (column,) bool
 
     @property
@@ -178,12 +177,12 @@ class Bins(NamedTuple):
 # %% ../../nbs/demand/32_bins.ipynb #bin_of
 @njit(cache=True, nogil=True)
 def bin_of(
-    x,  # a value; NaN is missing
-    edge,  # see `Bins`
-    edge_ptr,  # see `Bins`
-    column,  # its column
-    categorical,  # is that a categorical one?
-):
+    x: float,  # a value; NaN is missing
+    edge: np.ndarray,  # see `Bins`
+    edge_ptr: np.ndarray,  # see `Bins`
+    column: int,  # its column
+    categorical: bool,  # is that a categorical one?
+) -> int:  # from 0; the last one is that of missing values
     "The bin, within its column, in which a value lies."
     low = edge_ptr[column]
     end = edge_ptr[column + 1]

@@ -120,10 +120,10 @@ class Cases(NamedTuple):
     phase: np.ndarray  # (row,) day of the week, or hour of the day; 0: neither
     origin: np.ndarray  # (row,) calendar step
     level: np.ndarray  # (row,) and so on, as in `Traits`
-    spread: np.ndarray
-    unit: np.ndarray
-    kind: np.ndarray
-    below: np.ndarray
+    spread: np.ndarray  # (row,) of its series
+    unit: np.ndarray  # (row,) in which it is counted
+    kind: np.ndarray  # (row,) class of demand
+    below: np.ndarray  # (row,) bool: does it fall below 0?
 
     def take(
         self,
@@ -329,12 +329,12 @@ class Law:
     "Errors of one kind, by bucket."
 
     name: str  # of `ERRORS`, or `OWN`
-    table: Table
+    table: Table  # quantiles of the errors, bucket by bucket
 
     def quantiles(
         self,
         cases: Cases,  # forecasts
-        buckets: Buckets,
+        buckets: Buckets,  # into which they fall
     ) -> np.ndarray:  # (row, level) at `ANSWERED`, not yet rounded
         "What these forecasts turn into."
         point, near = ERRORS.get(self.name, ("mean", None))
@@ -370,7 +370,7 @@ def levels_needed(
 def learn_law(
     name: str,  # of `ERRORS`, or `OWN`
     cases: Cases,  # past forecasts
-    buckets: Buckets,
+    buckets: Buckets,  # into which they fall
     weight: np.ndarray,  # (row,) positive
     least: int,  # cases that a parent is worth
 ) -> Law:
@@ -465,7 +465,7 @@ def blended(
 # %% ../../nbs/demand/18_distribution_engine.ipynb #engine-cross
 def out_of_sample(
     cases: Cases,  # past forecasts
-    buckets: Buckets,
+    buckets: Buckets,  # into which they fall
     weight: np.ndarray,  # (row,)
     least: int,  # cases that a parent is worth
 ) -> dict[str, np.ndarray]:  # law -> (row, level)
@@ -551,10 +551,10 @@ def lowest_and_unit(
 class Learned:
     "What past errors taught."
 
-    buckets: Buckets
+    buckets: Buckets  # into which forecasts fall
     laws: list[Law]  # those with a weight
     weights: list[float]  # (law,) summing to 1
-    correction: Correction
+    correction: Correction  # of the levels, last
     floor: float  # lowest level of a series
     unit: float  # of series that never sold
     season: int  # steps; 1: none
@@ -615,9 +615,8 @@ class DistributionEngine(Forecaster):
     model: Model  # a Forecaster, or anything with fit(panel) and predict(h, panel)
     # past origins, fewer where the history is too short; None: six, more of few series
     origins: int | None = None
-    step: int | None = (
-        None  # steps between them; None: the horizon, where there is room
-    )
+    # steps between them; None: the horizon, where there is room
+    step: int | None = None
     # cases that a bucket needs to be believed as much as its parent
     least: int = field(default=100, kw_only=True)
     # steps after which an error counts half; None: all count the same

@@ -600,8 +600,8 @@ def gain_table(
 # %% ../../nbs/demand/45_generations.ipynb #verdict
 def spoken_gain(
     gain: float,  # share of the other's loss that is saved
-    low: float,  # ends of its 90 % interval; NaN: not known
-    high: float,
+    low: float,  # lower end of its 90 % interval; NaN: not known
+    high: float,  # upper end
     other: str,  # whose loss it is
 ) -> str:  # "4.1 % below that of Router (2.1 to 5.9 % ...: not noise)"
     "A gain in words."

@@ -15,8 +15,8 @@ from .bins import Bins, Coded, bin_of
 # %% ../../nbs/demand/33_growth.ipynb #mixed
 @njit(cache=True, nogil=True)
 def mixed(
-    x,  # uint64
-):
+    x: np.uint64,  # any number
+) -> np.uint64:  # another
     "A 64-bit number that looks random and depends on x alone."
     x = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -34,21 +34,22 @@ def tree_key(
 
 @njit(cache=True, nogil=True)
 def in_bag(
-    key,  # of `tree_key`
-    row,  # number of the row
-    bound,  # uint64: share of rows in the bag, times 2 ** 64
-):
+    key: np.uint64,  # of `tree_key`
+    row: int,  # number of the row
+    bound: np.uint64,  # share of rows in the bag, times 2 ** 64
+) -> bool:  # True: it was
     "Was a tree grown on this row?"
     return mixed(key ^ (np.uint64(row) << np.uint64(1))) <= bound
 
 
 @njit(cache=True, nogil=True)
 def bag_of(
-    key,  # of `tree_key`
-    order,  # (row,) int64 number of the row that stands at each place
-    usable,  # (row,) bool by number: False for rows without weight; or empty
-    bound,  # see `in_bag`
-):
+    key: np.uint64,  # of `tree_key`
+    order: np.ndarray,  # (row,) int64 number of the row that stands at each place
+    # (row,) bool by number: False for rows without weight; or empty
+    usable: np.ndarray,
+    bound: np.uint64,  # see `in_bag`
+) -> np.ndarray:  # (place,) int32
     "Places, increasing, of the rows in a tree's bag."
     place = np.empty(order.size, np.int32)
     size = 0
@@ -631,14 +632,14 @@ def _leaf_of(x, at, trees, bins):
 
 @njit(cache=True, nogil=True)
 def routed(
-    indptr,  # (row + 1,) int64 of a CSR matrix
-    indices,  # (entry,) int32
-    data,  # (entry,) float32
-    trees,  # `Trees`
-    bins,  # `Bins`
-    block,  # (some rows, column) float32 zeros
-    leaf,  # (row, tree) int32, filled in
-):
+    indptr: np.ndarray,  # (row + 1,) int64 of a CSR matrix
+    indices: np.ndarray,  # (entry,) int32
+    data: np.ndarray,  # (entry,) float32
+    trees: Trees,  # all of them
+    bins: Bins,  # of their columns
+    block: np.ndarray,  # (some rows, column) float32 zeros
+    leaf: np.ndarray,  # (row, tree) int32, filled in
+) -> None:
     "The leaf of every row in every tree."
     rows = leaf.shape[0]
     for lo in range(0, rows, block.shape[0]):

@@ -38,9 +38,9 @@ PROMOTION = (
 class Columns:
     "The columns that prices and promotions are read from."
 
-    price: str | None = None
+    price: str | None = None  # None: there is none
     reference: str | None = None  # the regular price; None: a running median
-    promotions: tuple[str, ...] = ()
+    promotions: tuple[str, ...] = ()  # flags and amounts
 
     @property
     def names(self) -> list[str]:
@@ -344,7 +344,7 @@ def posterior(
 def summed(
     values: np.ndarray,  # (unit, ...)
     group: np.ndarray,  # (unit,)
-    groups: int,
+    groups: int,  # how many there are
 ) -> np.ndarray:  # (group, ...)
     "Sums over the units of each group."
     made = np.zeros((groups, *values.shape[1:]))
@@ -356,7 +356,7 @@ def shrunk_to_groups(
     left: np.ndarray,  # (item, effect, effect) information
     right: np.ndarray,  # (item, effect)
     group: np.ndarray,  # (item,) from 0
-    groups: int,
+    groups: int,  # how many there are
     turns: int = 60,  # of expectation and maximisation
 ) -> tuple[Shrunk, Shrunk]:  # items; groups
     "Empirical Bayes: items lean on groups, groups on all."
@@ -412,8 +412,8 @@ POWERS = (1.0, 1.25, 1.5, 1.75, 2.0)  # of Taylor's law
 class Coefficients:
     "Effects of every item, of its group, and of all."
 
-    items: Shrunk
-    groups: Shrunk
+    items: Shrunk  # one effect an item
+    groups: Shrunk  # one a group
     power: float  # of Taylor's law
     extra: float  # relative variance of promoted rows beyond what they should have
     rows: np.ndarray  # (item, effect) how many rows say something
@@ -439,7 +439,7 @@ def power_found(
 def coefficients_of(
     sales: Sales,  # rows
     group: np.ndarray,  # (item,) from 0
-    groups: int,
+    groups: int,  # how many there are
     turns: int = 8,  # of the regression
 ) -> Coefficients:
     "Effects by quasi-likelihood within cells, shrunk from items to groups to all."
@@ -694,7 +694,7 @@ class PriceElasticity(MultipliedForecaster):
 class Table:
     "Effects by series, by group, and of all."
 
-    columns: Columns
+    columns: Columns  # where effects come from
     scales: dict[str, float]  # units of promotions that are amounts
     by: str | None  # static column of the groups
     ids: list[str]  # of the series that were learned from
