@@ -538,6 +538,15 @@ class MultipliedForecaster(Forecaster):
         self.panel = panel
         return self
 
+    def keep_routes(
+        self,
+    ) -> Self:  # a copy
+        "What is fitted below keeps each series' method, see `Router.keep_routes`."
+        kept = copy.copy(self)
+        if hasattr(self.trained, "keep_routes"):
+            kept.trained = self.trained.keep_routes()
+        return kept
+
     def _begin(self, panel: Panel) -> None:
         "Refuse what cannot be learned from."
         checked_panel(panel)
