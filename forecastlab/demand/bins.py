@@ -177,12 +177,12 @@ class Bins(NamedTuple):
 # %% ../../nbs/demand/32_bins.ipynb #bin_of
 @njit(cache=True, nogil=True)
 def bin_of(
-    x: float,  # a value; NaN is missing
-    edge: np.ndarray,  # see `Bins`
-    edge_ptr: np.ndarray,  # see `Bins`
+    x: np.floating,  # a value; NaN is missing
+    edge: np.ndarray,  # (edge,) float32, see `Bins`
+    edge_ptr: np.ndarray,  # (column + 1,) int64, see `Bins`
     column: int,  # its column
     categorical: bool,  # is that a categorical one?
-) -> int:  # from 0; the last one is that of missing values
+) -> int:
     "The bin, within its column, in which a value lies."
     low = edge_ptr[column]
     end = edge_ptr[column + 1]
@@ -234,7 +234,7 @@ def find_bins(
         parts = [edge[a:b] for a, b in zip(edge_ptr, edge_ptr[1:])]
         for j in np.flatnonzero(is_category):
             stored = X[:, [j]].data
-            name = names[j] if names is not None else j
+            name = names[int(j)] if names is not None else j
             parts[j] = _categories(stored, X.shape[0] - len(stored), bins, name)
         edge_ptr = np.concatenate([[0], np.cumsum([len(p) for p in parts])])
         edge = np.concatenate(parts)

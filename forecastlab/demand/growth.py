@@ -16,7 +16,7 @@ from .bins import Bins, Coded, bin_of
 @njit(cache=True, nogil=True)
 def mixed(
     x: np.uint64,  # any number
-) -> np.uint64:  # another
+) -> np.uint64:
     "A 64-bit number that looks random and depends on x alone."
     x = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -37,7 +37,7 @@ def in_bag(
     key: np.uint64,  # of `tree_key`
     row: int,  # number of the row
     bound: np.uint64,  # share of rows in the bag, times 2 ** 64
-) -> bool:  # True: it was
+) -> np.bool_:
     "Was a tree grown on this row?"
     return mixed(key ^ (np.uint64(row) << np.uint64(1))) <= bound
 
@@ -46,10 +46,9 @@ def in_bag(
 def bag_of(
     key: np.uint64,  # of `tree_key`
     order: np.ndarray,  # (row,) int64 number of the row that stands at each place
-    # (row,) bool by number: False for rows without weight; or empty
-    usable: np.ndarray,
+    usable: np.ndarray,  # (row,) bool by number: False without weight; or empty
     bound: np.uint64,  # see `in_bag`
-) -> np.ndarray:  # (place,) int32
+) -> np.ndarray:  # (entry,) int32
     "Places, increasing, of the rows in a tree's bag."
     place = np.empty(order.size, np.int32)
     size = 0
@@ -635,8 +634,8 @@ def routed(
     indptr: np.ndarray,  # (row + 1,) int64 of a CSR matrix
     indices: np.ndarray,  # (entry,) int32
     data: np.ndarray,  # (entry,) float32
-    trees: Trees,  # all of them
-    bins: Bins,  # of their columns
+    trees: Trees,  # of a forest
+    bins: Bins,  # of its columns
     block: np.ndarray,  # (some rows, column) float32 zeros
     leaf: np.ndarray,  # (row, tree) int32, filled in
 ) -> None:
