@@ -446,7 +446,8 @@ def best_blend(
         return losses_of(cases.y, in_units(x, cases.unit, cases.below), weight)
 
     taken: list[str] = []
-    total, best = 0.0, np.inf
+    total: Any = 0.0
+    best = np.inf
     for n in range(1, rounds + 1):
         costs = {name: cost((total + x) / n) for name, x in q.items()}
         name = min(costs, key=costs.__getitem__)
@@ -692,7 +693,6 @@ class DistributionEngine(Forecaster):
             self.half_life = number("half_life", self.half_life, 0, ends="(]")
         if self.refit is not None:
             self.refit = yes_or_no("refit", self.refit)
-        self.newcomers = bool(getattr(self.model, "newcomers", False))
         own = getattr(self.model, "name", type(self.model).__name__)
         self.name = f"{own} + errors"
 
@@ -751,6 +751,11 @@ class DistributionEngine(Forecaster):
         if not self._ready or self.learned is None:
             return {}
         return {x.name: w for x, w in zip(self.learned.laws, self.learned.weights)}
+
+    @property
+    def newcomers(self) -> bool:  # type: ignore[override]
+        "Can the model forecast a series that was never observed?"
+        return bool(getattr(self.model, "newcomers", False))
 
     @property
     def longest(self) -> int | None:
