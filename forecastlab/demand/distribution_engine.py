@@ -7,8 +7,8 @@ __all__ = ['ANSWERED', 'ERRORS', 'OWN', 'SURPRISES', 'BITS', 'SHARES', 'Traits',
            'traits_of', 'Cases', 'phases_of', 'refuse_no_number', 'cases_of', 'error_scale', 'Buckets', 'quarters',
            'buckets_of', 'weighted_quantiles', 'Table', 'codes_of', 'learn_table', 'look_up', 'Law', 'asked_at',
            'levels_needed', 'learn_law', 'thirds', 'loss_weights', 'losses_of', 'in_units', 'best_blend', 'blended',
-           'out_of_sample', 'correction_for', 'schedule', 'past_cases', 'settled', 'lowest_and_unit', 'Learned',
-           'learned', 'DistributionEngine', 'learned_state', 'learned_from']
+           'out_of_sample', 'correction_for', 'schedule', 'AsSettled', 'reads_again', 'past_cases', 'settled',
+           'lowest_and_unit', 'Learned', 'learned', 'DistributionEngine', 'learned_state', 'learned_from']
 
 # %% ../../nbs/demand/18_distribution_engine.ipynb #engine-imports
 import copy
@@ -28,6 +28,7 @@ from ..core.forecaster import unpacked
 from ..core.frequency import recent_of, season_for, season_of
 from ..core.panel import Panel, checked_panel
 from .router import CLASSES, demand_classes
+from .seasonal_profile import MultipliedForecaster
 from .textbook import count_unit
 
 # %% ../../nbs/demand/18_distribution_engine.ipynb #engine-traits
@@ -445,7 +446,8 @@ def best_blend(
         return losses_of(cases.y, in_units(x, cases.unit, cases.below), weight)
 
     taken: list[str] = []
-    total, best = 0.0, np.inf
+    total: Any = 0.0
+    best = np.inf
     for n in range(1, rounds + 1):
         costs = {name: cost((total + x) / n) for name, x in q.items()}
         name = min(costs, key=costs.__getitem__)
@@ -509,8 +511,46 @@ def schedule(
     return min(origins, 1 + room // step), step
 
 
+class AsSettled:
+    "A fitted model that reads other histories; what its fit settled stays."
+
+    def __init__(
+        self,
+        trained: Forecaster,  # fitted on everything; it is copied
+    ):
+        # each series by the method that will forecast it, where there are several
+        own = getattr(trained, "keep_routes", None)
+        self.trained = trained if own is None else own()
+        self.horizon = trained.horizon
+
+    def fit(
+        self,
+        panel: Panel,  # histories up to a past origin
+    ) -> Self:  # itself
+        "Read these histories."
+        self.trained.fit_again(panel)
+        return self
+
+    def predict(
+        self,
+        h: int,  # steps ahead
+        panel: Panel,  # histories to continue
+    ) -> Forecast:
+        "What the model says."
+        return self.trained.predict(h, panel)
+
+
+def reads_again(
+    model: Model,  # any
+) -> bool:
+    "Does it look at one series at a time, or add to a model that does?"
+    while isinstance(model, MultipliedForecaster):
+        model = model.model
+    return isinstance(model, Forecaster) and model.local
+
+
 def past_cases(
-    model: Model,  # unfitted; it is copied
+    model: Model,  # it is copied
     panel: Panel,  # histories
     horizon: int,  # steps ahead
     origins: int,  # how many
@@ -623,7 +663,8 @@ class DistributionEngine(Forecaster):
     half_life: float | None = field(default=None, kw_only=True)
     # cases that are read, drawn at random where there are more
     most: int = field(default=60_000, kw_only=True)
-    # fit at every past origin; None: where the model looks at one series at a time
+    # fit anew at every past origin; None: at the first, or where the model looks at one
+    # series at a time: at every one, with what the fit on everything settled
     refit: bool | None = field(default=None, kw_only=True)
     horizon: int = field(default=0, kw_only=True)  # steps ahead; 0: the model's own
     # of the last fit: reason -> names of the series that it applies to
@@ -652,7 +693,6 @@ class DistributionEngine(Forecaster):
             self.half_life = number("half_life", self.half_life, 0, ends="(]")
         if self.refit is not None:
             self.refit = yes_or_no("refit", self.refit)
-        self.newcomers = bool(getattr(self.model, "newcomers", False))
         own = getattr(self.model, "name", type(self.model).__name__)
         self.name = f"{own} + errors"
 
@@ -669,10 +709,15 @@ class DistributionEngine(Forecaster):
         self.learned = None
         if origins:
             season = season_for(panel)
-            alone = bool(getattr(self.model, "local", False))
-            refit = alone if self.refit is None else self.refit
+            settled_again = self.refit is None and reads_again(self.model)
             folds = past_cases(
-                self.model, panel, self.horizon, origins, step, refit, season
+                AsSettled(trained) if settled_again else self.model,
+                panel,
+                self.horizon,
+                origins,
+                step,
+                settled_again or bool(self.refit),
+                season,
             )
             traits = traits_of(panel, season)
             self.learned = learned(
@@ -706,6 +751,11 @@ class DistributionEngine(Forecaster):
         if not self._ready or self.learned is None:
             return {}
         return {x.name: w for x, w in zip(self.learned.laws, self.learned.weights)}
+
+    @property
+    def newcomers(self) -> bool:  # type: ignore[override]
+        "Can the model forecast a series that was never observed?"
+        return bool(getattr(self.model, "newcomers", False))
 
     @property
     def longest(self) -> int | None:

@@ -610,8 +610,8 @@ def spoken_gain(
     )
     if not np.isfinite(low):
         return f"{said} (too few series to tell it from noise)"
-    ends = (low, high) if gain >= 0 else (-high, -low)
-    ends = " to ".join(readable(100 * end, 2) for end in ends) + " %"
+    reach = (low, high) if gain >= 0 else (-high, -low)
+    ends = " to ".join(readable(100 * end, 2) for end in reach) + " %"
     judged = "not noise" if low > 0 or high < 0 else "it may be noise"
     return f"{said} ({ends} in 90 of 100 draws of the series: {judged})"
 

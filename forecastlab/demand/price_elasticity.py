@@ -78,7 +78,8 @@ def columns_found(
     promotions: Any = "auto",  # columns; "auto": found by their names; None: none
 ) -> tuple[Columns, dict[str, Any]]:  # and notes, in words -> names
     "The columns of prices and promotions. Refuses names that are not there."
-    numbers, notes = moving(panel), {}
+    numbers = moving(panel)
+    notes: dict[str, Any] = {}
     listed = [promotions] if isinstance(promotions, str) else list(promotions or ())
     asked = [price, reference, *listed]
     unknown = [n for n in asked if n not in (None, "auto") and n not in numbers]
@@ -182,7 +183,7 @@ def log_discount(
     columns: Columns,  # which they are
 ) -> tuple[np.ndarray, np.ndarray]:  # (row,) ln(price / regular); (row,) no price
     "How far each price is from the regular one; 0 where there is none."
-    price = np.asarray(moving(panel)[columns.price], float)
+    price = np.asarray(moving(panel)[str(columns.price)], np.float64)
     price = np.where(price > 0, price, np.nan)
     if columns.price not in panel.known:
         price = np.where(in_history(panel), price, np.nan)
@@ -636,23 +637,24 @@ class PriceElasticity(MultipliedForecaster):
         The interval holds 90 %.
         """
         columns = ["unique_id", "elasticity", "low", "high", "group", "n", "why"]
-        if self._table is None or not self._table.columns.price:
-            ids = [] if self.panel is None else self.panel.ids
+        table = self._table
+        if table is None or not table.columns.price:
+            ids = np.zeros(0, str) if self.panel is None else self.panel.ids
             priced = any("never changes" in note for note in self.notes)
             why = "the price never changes: no elasticity"
             frame = pd.DataFrame(dict(unique_id=ids)).reindex(columns=columns)
             return frame.assign(n=0, why=why if priced else "no price")
-        return self._table.frame("price").rename(columns=dict(effect="elasticity"))
+        return table.frame("price").rename(columns=dict(effect="elasticity"))
 
     @property
     def promotion_effects(self) -> pd.DataFrame:
         """One row a series and promotion: unique_id, promotion, effect (a factor), low,
         high, group, n and why. The interval holds 90 %.
         """
-        names = [] if self._table is None else self._table.columns.promotions
+        table = self._table
         parts = []
-        for name in names:
-            part = self._table.frame(name)
+        for name in () if table is None else table.columns.promotions:
+            part = table.frame(name)
             part[["effect", "low", "high"]] = np.exp(part[["effect", "low", "high"]])
             part.insert(1, "promotion", name)
             parts.append(part)
@@ -780,14 +782,15 @@ class Table:
         tensors: dict[str, Tensor],  # of `state`
     ) -> Self:
         "The table that `state` described."
-        kept = dict(note)
+        kept: dict[str, Any] = dict(note)
         price, reference = kept.pop("columns")
         columns = Columns(price, reference, tuple(kept.pop("promotions")))
         n, k = len(kept["ids"]), len(columns.effects)
         units = n + len(kept["words"]) + 1
         check_shapes(tensors, mean=(units, k), cov=(units, k, k), rows=(n, k))
-        arrays = {name: tensors[name].numpy() for name in ("mean", "cov", "rows")}
-        return cls(columns, **kept, **arrays)
+        for name in ("mean", "cov", "rows"):
+            kept[name] = tensors[name].numpy()
+        return cls(columns, **kept)
 
 
 def learned_table(

@@ -6,9 +6,11 @@
 __all__ = ['OFTEN', 'ALIKE', 'CLASSES', 'YOUNG', 'MODELS', 'FROM_ZERO_ON', 'AND', 'ROUTES', 'history_rows',
            'steps_since_first_sale', 'sizes_and_gaps', 'season_test', 'group_means', 'demand_classes', 'reasons',
            'how_often', 'how_alike', 'textbook_model', 'earlier_dates', 'losses_of_class', 'least', 'checked_routes',
-           'Router', 'chosen_models', 'falls_below_zero', 'words_of_choice', 'routes_of', 'forecast_by_routes']
+           'Router', 'chosen_models', 'falls_below_zero', 'words_of_choice', 'routes_of', 'own_routes',
+           'forecast_by_routes']
 
 # %% ../../nbs/demand/12_router.ipynb #router-imports
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -393,6 +395,10 @@ class Router(Forecaster):
     tried: pd.DataFrame = field(
         default_factory=pd.DataFrame, init=False, repr=False, compare=False
     )
+    # name -> method of series that go no other way, see `keep_routes`
+    kept: dict[str, str] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     name = "Router"
     local = True
 
@@ -437,6 +443,20 @@ class Router(Forecaster):
         self.panel = panel
         return self
 
+    def keep_routes(
+        self,
+    ) -> Self:  # a copy
+        """A router that sends each series of the fitted panel the way it goes now.
+
+        Also where it is shown a shorter history, of which it would think otherwise:
+        past errors of a method are then errors of this method.
+        """
+        router = copy.copy(self)
+        if self.panel is not None:
+            routes = own_routes(self, self.panel)
+            router.kept = dict(zip(routes["unique_id"], routes["model"]))
+        return router
+
     def classes(
         self,
         panel: Panel | None = None,  # None: the fitted panel
@@ -457,9 +477,7 @@ class Router(Forecaster):
         return bool(self.chosen)
 
     def _predict(self, panel: Panel, h: int, seed: int) -> Forecast:
-        classes = demand_classes(panel, self.found_season, self.young)
-        words = words_of_choice(self.chosen, self.tried)
-        routes = routes_of(classes, self.chosen, words, panel)
+        routes = own_routes(self, panel)
         grid, routes = forecast_by_routes(self, panel, h, routes)
         return Forecast(panel, grid, self.name, routes=routes)
 
@@ -561,6 +579,20 @@ def routes_of(
     how = how.mask(cannot, instead + " cannot forecast")
     routes["why"] = classes["why"] + ": " + how
     routes["model"] = names.mask(cannot, "EmpiricalQuantiles")
+    return routes
+
+
+def own_routes(
+    router: Router,  # fitted
+    panel: Panel,  # histories
+) -> pd.DataFrame:  # unique_id, class, model, why
+    "Which way a router sends each series of a panel."
+    classes = demand_classes(panel, router.found_season, router.young)
+    words = words_of_choice(router.chosen, router.tried)
+    routes = routes_of(classes, router.chosen, words, panel)
+    kept = routes["unique_id"].map(router.kept)
+    routes["model"] = kept.fillna(routes["model"])
+    routes["why"] = routes["why"].mask(kept.notna(), "as later: " + routes["model"])
     return routes
 
 

@@ -175,9 +175,15 @@ class Ratios:
         mask: np.ndarray,  # (k,) bool
     ) -> "Ratios":
         "Some of them."
-        columns = (self.row, self.series, self.cycle, self.position)
-        rest = (self.ratio, self.weight)
-        return Ratios(*[c[mask] for c in (*columns, *rest)], self.parts)
+        return Ratios(
+            self.row[mask],
+            self.series[mask],
+            self.cycle[mask],
+            self.position[mask],
+            self.ratio[mask],
+            self.weight[mask],
+            self.parts,
+        )
 
     def by(
         self,
@@ -538,6 +544,15 @@ class MultipliedForecaster(Forecaster):
         self.panel = panel
         return self
 
+    def keep_routes(
+        self,
+    ) -> Self:  # a copy
+        "What is fitted below keeps each series' method, see `Router.keep_routes`."
+        kept = copy.copy(self)
+        if hasattr(self.trained, "keep_routes"):
+            kept.trained = self.trained.keep_routes()
+        return kept
+
     def _begin(self, panel: Panel) -> None:
         "Refuse what cannot be learned from."
         checked_panel(panel)
@@ -868,8 +883,8 @@ class SeasonalProfile(MultipliedForecaster):
         new._unpack(note)
         for i, kept in enumerate(note["learned"]):
             groups = max(kept["member"], default=-1) + 2
-            shape = tensors.get(f"profile.{i}")
             parts = {"week": 7, "day": 24}.get(kept["cycle"])
             check_shapes(tensors, **{f"profile.{i}": (groups, parts)})
-            new.learned.append(CycleProfile(**kept, profile=shape.numpy()))
+            shape = tensors[f"profile.{i}"].numpy()
+            new.learned.append(CycleProfile(**kept, profile=shape))
         return new
