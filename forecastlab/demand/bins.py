@@ -182,7 +182,7 @@ def bin_of(
     edge_ptr: np.ndarray,  # (column + 1,) int64, see `Bins`
     column: int,  # its column
     categorical: bool,  # is that a categorical one?
-) -> int:
+) -> int:  # from 0; the last one is that of missing values
     "The bin, within its column, in which a value lies."
     low = edge_ptr[column]
     end = edge_ptr[column + 1]

@@ -654,7 +654,7 @@ class Design:
     text: str | None = None  # static column of texts; None: there is none
     words: int = 200  # most columns of text
     chunk: int = 50_000  # rows that are dense at a time
-    # what `fit` learned
+    # what was learned of a panel; None: not fitted
     settled: Settled | None = field(default=None, init=False, repr=False)
     _vectorizer: Any = field(default=None, init=False, repr=False)
 

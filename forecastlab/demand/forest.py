@@ -59,23 +59,23 @@ def _checked_weight(weight: ArrayLike | None, rows: int) -> np.ndarray | None:
     "Weights with a mean of 1 over the rows that have any; None where all are equal."
     if weight is None:
         return None
-    weight = np.asarray(weight, np.float64)
-    if weight.shape != (rows,):
-        refuse(f"weight must be one number a row, ({rows},), it has {weight.shape}")
-    bad = ~(np.isfinite(weight) & (weight >= 0))
+    share = np.asarray(weight, np.float64)
+    if share.shape != (rows,):
+        refuse(f"weight must be one number a row, ({rows},), it has {share.shape}")
+    bad = ~(np.isfinite(share) & (share >= 0))
     if bad.any():
         refuse(
             "weights must be finite and not negative, they are not in rows",
             np.flatnonzero(bad),
             "A row that shall not count weighs 0",
         )
-    largest = weight.max()
+    largest = share.max()
     if largest == 0:
         refuse("all weights are zero", mend="Leave them out to count all rows alike")
-    if (weight == largest).all():
+    if (share == largest).all():
         return None
-    weight = weight / largest
-    return weight / weight[weight > 0].mean()
+    share = share / largest
+    return share / share[share > 0].mean()
 
 # %% ../../nbs/demand/34_forest.ipynb #_columns
 def _checked_names(names: Sequence[str] | None, columns: int) -> list[str] | None:
@@ -296,9 +296,9 @@ def forest_from(
     named: dict[str, np.ndarray],  # of `arrays_of`
 ) -> Forest:
     "The forest that consists of these arrays."
-    kinds = (Trees, Bins, RaggedLeaves)
-    parts = [kind(*(named.get(name) for name in kind._fields)) for kind in kinds]
-    return Forest(*parts, named["sorted"], named["order"], named["gain"])
+    kinds: tuple[Any, ...] = (Trees, Bins, RaggedLeaves)
+    trees, bins, leaves = (kind(*map(named.get, kind._fields)) for kind in kinds)
+    return Forest(trees, bins, leaves, named["sorted"], named["order"], named["gain"])
 
 
 def _mapped(path: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from .bins import Bins, Coded, bin_of
 @njit(cache=True, nogil=True)
 def mixed(
     x: np.uint64,  # any number
-) -> np.uint64:
+) -> np.uint64:  # another
     "A 64-bit number that looks random and depends on x alone."
     x = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -37,7 +37,7 @@ def in_bag(
     key: np.uint64,  # of `tree_key`
     row: int,  # number of the row
     bound: np.uint64,  # share of rows in the bag, times 2 ** 64
-) -> np.bool_:
+) -> np.bool_:  # True: it was
     "Was a tree grown on this row?"
     return mixed(key ^ (np.uint64(row) << np.uint64(1))) <= bound
 

@@ -117,7 +117,10 @@ class PooledForest(Forecaster):
     )
     _columns: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
     _typical: float = field(default=1.0, init=False, repr=False)
-    _errors: np.ndarray | None = field(default=None, init=False, repr=False)
+    # ("known", "new"; level) quantiles of past errors; SQRF has none
+    _errors: np.ndarray = field(
+        default_factory=lambda: np.empty((0, 0)), init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("horizon", "rows", "trees", "smallest", "threads"):
@@ -142,6 +145,7 @@ class PooledForest(Forecaster):
         self._categories = {n: list(c) for n, c in panel.categories.items()}
         self._designs, self._forests, self._columns = {}, {}, {}
         design = self._design(self.groups).fit(panel)
+        assert design.settled is not None
         season = design.settled.season
         samples = learning_samples(panel, self.horizon, season, self.rows, self.seed)
         matrix = design.rows(panel, samples)
@@ -191,7 +195,7 @@ class PooledForest(Forecaster):
         said = before.mean(some_rows(matrix, late).X)
         weight = (matrix.level[late] / matrix.level.mean()) ** self.weight
         relative = error_quantiles(ratio[late], said, weight, self.levels)
-        errors = {} if self._errors is None else dict(zip(("known",), self._errors))
+        errors = dict(zip(("known",), self._errors))
         errors[which] = relative
         self._errors = np.stack([errors[k] for k in ("known", "new") if k in errors])
 
@@ -224,12 +228,12 @@ class PooledForest(Forecaster):
             if rows.any():
                 q[rows] = self._of_rows(which, panel_, some_samples(samples, rows))
         q = in_units(q.reshape(len(panel), h, -1), panel)
-        q = torch.from_numpy(q.astype(np.float32))
         lowest = np.fmin.reduce(panel.y, initial=np.inf)
         positive = lowest >= 0 and bool((q >= 0).all())
         support = "nonnegative" if positive else "real"
         tails = "exponential" if len(self.levels) > 1 else "flat"
-        grid = QuantileGrid(self.levels, q, tails, support)
+        values = torch.from_numpy(q.astype(np.float32))
+        grid = QuantileGrid(self.levels, values, tails, support)
         return Forecast(panel, grid, self.name)
 
     def _of_rows(self, which: str, panel: Panel, samples: Samples) -> np.ndarray:
@@ -248,14 +252,14 @@ class PooledForest(Forecaster):
             columns=self._columns,
             categories=self._categories,
             typical=self._typical,
-            errors=self._errors is not None,
+            errors=len(self._errors) > 0,
             designs={n: d.note() for n, d in self._designs.items()},
         )
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for which, forest in self._forests.items():
             packed = packed_forest(forest)
             tensors |= {f"{which}/{n}": x for n, x in packed.items()}
-        if self._errors is not None:
+        if len(self._errors):
             tensors["errors"] = torch.from_numpy(self._errors)
         return note, tensors
 
