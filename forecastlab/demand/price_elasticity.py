@@ -651,15 +651,17 @@ class PriceElasticity(MultipliedForecaster):
         """One row a series and promotion: unique_id, promotion, effect (a factor), low,
         high, group, n and why. The interval holds 90 %.
         """
+        columns = ["unique_id", "promotion", "effect", "low", "high", "group"]
+        empty = pd.DataFrame(columns=[*columns, "n", "why"])
         table = self._table
+        if table is None:
+            return empty
         parts = []
-        for name in () if table is None else table.columns.promotions:
+        for name in table.columns.promotions:
             part = table.frame(name)
             part[["effect", "low", "high"]] = np.exp(part[["effect", "low", "high"]])
             part.insert(1, "promotion", name)
             parts.append(part)
-        columns = ["unique_id", "promotion", "effect", "low", "high", "group"]
-        empty = pd.DataFrame(columns=[*columns, "n", "why"])
         return pd.concat(parts, ignore_index=True) if parts else empty
 
     def _state(self) -> tuple[dict, dict[str, Tensor]]:
