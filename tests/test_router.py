@@ -347,3 +347,19 @@ def test_the_rate_of_tsb_is_that_of_statsforecast():
 def test_the_usual_season_is_that_of_the_frequency():
     router = quick().fit(panel_of("MS", **kinds()))
     assert router.found_season == season_of("MS") == 12
+
+
+def test_kept_ways_are_those_of_the_whole_history_as_far_as_they_can_be_gone():
+    rng = np.random.default_rng(0)
+    y = rng.poisson(3, (6, 80)).astype(float)
+    rows_of = lambda y: panel_of(**{f"s{i}": row for i, row in enumerate(y)})
+    router = Router(4).fit(rows_of(y))
+    held = router.keep_routes()
+    late = router.predict().routes["model"].tolist()
+    short = rows_of(y[:, :9])
+    assert held.predict(4, short).routes["model"].tolist() == late
+    assert router.predict(4, short).routes["model"].tolist() != late
+    y[0, 5] = -2
+    # methods that start from 0 cannot forecast the first
+    ways = held.predict(4, rows_of(y[:, :30])).routes["model"].tolist()
+    assert ways[1:] == late[1:] and ways[0] not in ("TSB", "CrostonSBA")

@@ -6,8 +6,8 @@
 __all__ = ['OFTEN', 'ALIKE', 'CLASSES', 'YOUNG', 'MODELS', 'FROM_ZERO_ON', 'AND', 'ROUTES', 'history_rows',
            'steps_since_first_sale', 'sizes_and_gaps', 'season_test', 'group_means', 'demand_classes', 'reasons',
            'how_often', 'how_alike', 'textbook_model', 'earlier_dates', 'losses_of_class', 'least', 'checked_routes',
-           'Router', 'chosen_models', 'falls_below_zero', 'words_of_choice', 'routes_of', 'own_routes',
-           'forecast_by_routes']
+           'Router', 'chosen_models', 'falls_below_zero', 'words_of_choice', 'routes_of', 'cannot_forecast',
+           'own_routes', 'forecast_by_routes']
 
 # %% ../../nbs/demand/12_router.ipynb #router-imports
 import copy
@@ -573,13 +573,21 @@ def routes_of(
     routes["model"] = routes["class"].map(chosen)
     how = routes["class"].map(words)
     names = routes["model"]
-    wrong = [name for name in names.unique() if set(name.split(AND)) & {*FROM_ZERO_ON}]
-    cannot = falls_below_zero(panel) & names.isin(wrong).to_numpy()
+    cannot = cannot_forecast(names, panel)
     instead = "EmpiricalQuantiles, as it falls below 0, which " + names
     how = how.mask(cannot, instead + " cannot forecast")
     routes["why"] = classes["why"] + ": " + how
     routes["model"] = names.mask(cannot, "EmpiricalQuantiles")
     return routes
+
+
+def cannot_forecast(
+    names: pd.Series,  # (series,) methods
+    panel: Panel,  # histories
+) -> np.ndarray:  # (series,) bool
+    "Which series fall below 0, where their method starts from 0?"
+    wrong = [name for name in names.unique() if set(name.split(AND)) & {*FROM_ZERO_ON}]
+    return falls_below_zero(panel) & names.isin(wrong).to_numpy()
 
 
 def own_routes(
@@ -591,6 +599,8 @@ def own_routes(
     words = words_of_choice(router.chosen, router.tried)
     routes = routes_of(classes, router.chosen, words, panel)
     kept = routes["unique_id"].map(router.kept)
+    if kept.notna().any():
+        kept = kept.mask(cannot_forecast(kept.fillna(""), panel))
     routes["model"] = kept.fillna(routes["model"])
     routes["why"] = routes["why"].mask(kept.notna(), "as later: " + routes["model"])
     return routes
