@@ -263,7 +263,7 @@ def leaves_of(
 
     def part(i):
         lo, hi = cut[i], cut[i + 1]
-        block = np.zeros((max(1, 2**16 // columns), columns), np.float32)
+        block = np.zeros((max(1, 2**18 // columns), columns), np.float32)
         routed(
             indptr[lo : hi + 1],
             indices,
