@@ -518,6 +518,12 @@ class AsSettled:
         self,
         trained: Forecaster,  # fitted on everything; it is copied
     ):
+        if not isinstance(trained, Forecaster):
+            refuse(
+                "a fitted forecaster is asked as it was settled",
+                [repr(trained)],
+                "Give a model of the lab: AsSettled(SeasonalNaive(8).fit(panel))",
+            )
         # each series by the method that will forecast it, where there are several
         own = getattr(trained, "keep_routes", None)
         self.trained = trained if own is None else own()
