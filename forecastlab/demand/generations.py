@@ -8,7 +8,7 @@ __all__ = ['GENERATIONS', 'SEVERAL', 'Generation', 'seasonal_naive', 'patchwork'
            'outcome_of', 'refused_outcome', 'outcome_file', 'write_outcome', 'read_outcome', 'with_memory',
            'run_generation', 'promoted_rows', 'Slices', 'slices_of', 'at_steps', 'demand_slices', 'scored_part',
            'generation_table', 'revisions_of', 'slice_table', 'gain_of', 'gain_table', 'spoken_gain', 'verdict',
-           'plot_generations', 'plot_slices']
+           'plot_generations', 'plot_slices', 'generations_csv', 'read_generations']
 
 # %% ../../nbs/demand/45_generations.ipynb #gen-imports
 import gc
@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from ..core.auto import cell_losses, lead_of
 from ..core.backtest import Backtest, as_known, backtest, origins_of
-from ..core.basics import LabError, percent, readable, refuse
+from ..core.basics import LabError, embedded_dir, percent, readable, refuse
 from ..core.basics import read_tensors, whole, write_tensors
 from ..core.distributions import DECILES
 from ..core.forecaster import Forecaster
@@ -721,3 +721,19 @@ def plot_slices(
             spine.set_visible(False)
         ax.set_title(f"wQL; green: below {order[0]}", fontsize=10)
     return fig
+
+# %% ../../nbs/demand/45_generations.ipynb #generations_csv
+def generations_csv() -> Path:
+    "The record of the line on public sets."
+    return embedded_dir() / "results" / "generations.csv"
+
+
+def read_generations(
+    path: str | PathLike | None = None,  # CSV; None: `generations_csv()`
+) -> pd.DataFrame:  # one row a set and generation; simple: the best simple method
+    "What the generations came to on public sets."
+    table = pd.read_csv(path or generations_csv())
+    needed = {"set", "generation", "wql", "coverage80", "fit_cpu", "simple"}
+    if missing := sorted(needed - set(table)):
+        refuse("the record of the generations lacks columns", missing, "Make it anew")
+    return table.assign(simple=table.simple.astype(bool))
