@@ -117,6 +117,7 @@ def test_what_points_elsewhere_is_refused():
     good = dict(leaves=leaves, values=values, which=which, levels=LEVELS)
     beyond = leaves._replace(rank=leaves.rank + 7)
     for change, words in (
+        (dict(levels=[]), "no level is asked for"),
         (dict(levels=[0.5, 95]), "strictly between 0 and 1"),
         (dict(interpolation="cubic"), "unknown interpolation"),
         (dict(weighted_leaves=1), "weighted_leaves must be True or False"),

@@ -319,6 +319,8 @@ def checked_levels(
 ) -> np.ndarray:  # (level,) float64, strictly between 0 and 1
     "Levels as an array. Refuses what is none."
     found = np.atleast_1d(np.asarray(levels, np.float64))
+    if not found.size:
+        refuse("no level is asked for", mend="Name one, such as 0.95")
     if found.ndim != 1 or not ((found > 0) & (found < 1)).all():
         mend = "For 95 % write 0.95"
         refuse("levels must lie strictly between 0 and 1", found.tolist(), mend)
