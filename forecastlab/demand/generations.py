@@ -6,9 +6,9 @@
 __all__ = ['GENERATIONS', 'SEVERAL', 'Generation', 'seasonal_naive', 'patchwork', 'with_season', 'with_price', 'with_engine',
            'pooled_forest', 'quantile_forest', 'mq_rnn', 'mq_cnn', 'all_together', 'chosen_generations', 'Outcome',
            'outcome_of', 'refused_outcome', 'outcome_file', 'write_outcome', 'read_outcome', 'with_memory',
-           'run_generation', 'promoted_rows', 'Slices', 'slices_of', 'at_steps', 'demand_slices', 'scored_part',
-           'generation_table', 'revisions_of', 'slice_table', 'gain_of', 'gain_table', 'spoken_gain', 'verdict',
-           'plot_generations', 'plot_slices', 'generations_csv', 'read_generations']
+           'run_generation', 'promoted_rows', 'rows_after', 'Slices', 'slices_of', 'at_steps', 'demand_slices',
+           'scored_part', 'generation_table', 'revisions_of', 'slice_table', 'scaled_table', 'gain_of', 'gain_table',
+           'spoken_gain', 'verdict', 'plot_generations', 'plot_slices', 'generations_csv', 'read_generations']
 
 # %% ../../nbs/demand/45_generations.ipynb #gen-imports
 import gc
@@ -29,7 +29,8 @@ from ..core.basics import read_tensors, whole, write_tensors
 from ..core.distributions import DECILES
 from ..core.forecaster import Forecaster
 from ..core.frequency import season_for
-from ..core.metrics import Pit, coverage, same_target, volatility, wql
+from ..core.metrics import Pit, coverage, mase, same_target
+from ..core.metrics import scaled_quantile_loss, volatility, wql
 from ..core.neural import fingerprint
 from ..core.panel import Panel
 from .board import described
@@ -419,6 +420,20 @@ def promoted_rows(
         found.append(discount <= np.log(below))
     return np.logical_or.reduce(found) if found else None
 
+
+def rows_after(
+    panel: Panel,  # full history
+    promoted: np.ndarray,  # (row,) bool
+    rows: int = 4,  # how long a promotion is felt
+) -> np.ndarray:  # (row,) bool
+    "Rows without a promotion that follow closely on one."
+    count = np.diff(panel.indptr)
+    place = np.arange(len(promoted)) - np.repeat(panel.indptr[:-1], count)
+    found = np.zeros(len(promoted), bool)
+    for lag in range(1, rows + 1):
+        found[lag:] |= promoted[:-lag] & (place[lag:] >= lag)
+    return found & ~promoted
+
 # %% ../../nbs/demand/45_generations.ipynb #slices_of
 class Slices(NamedTuple):
     "Parts of the cells that are scored, and the parts that there are not."
@@ -436,16 +451,19 @@ def slices_of(
     # columns that tell promotions; "auto": found by their names; None: none
     promotions: str | Sequence[str] | None = "auto",
 ) -> Slices:
-    "The cells of new, intermittent, seasonal and promoted demand."
+    "The cells of new, intermittent, seasonal, promoted and once promoted demand."
     season = season_for(panel) if season is None else whole("season", season)
     steps = np.asarray(origins)[:, None] + np.arange(1, horizon + 1)
     masks = demand_slices(panel, horizon, origins, season)
     absent = {}
     promoted = promoted_rows(panel, price, promotions)
     if promoted is None:
-        absent["promoted"] = "no column tells prices or promotions"
+        for name in ("promoted", "after a promotion"):
+            absent[name] = "no column tells prices or promotions"
     else:
         masks["promoted"] = at_steps(panel, promoted, steps)
+        after = rows_after(panel, promoted)
+        masks["after a promotion"] = at_steps(panel, after, steps)
     sold = at_steps(panel, np.nan_to_num(np.asarray(panel.y)) != 0, steps)
     for name in [n for n, mask in masks.items() if not (mask & sold).any()]:
         del masks[name]
@@ -562,6 +580,38 @@ def slice_table(
     columns = ["slice", "generation", "series", "cells"]
     columns += ["wql", "wql_0.5", "wql_0.9", "coverage80"]
     return pd.DataFrame(rows, columns=columns)
+
+# %% ../../nbs/demand/45_generations.ipynb #scaled_table
+def scaled_table(
+    outcomes: Sequence[Outcome],  # in the order of the line; the first is the baseline
+    panel: Panel,  # full history
+    origins: np.ndarray,  # (origin,) calendar steps, of `origins_of`
+    season: int,  # rows in a season
+) -> pd.DataFrame:  # one row a generation: SQL, WQL, MASE, skill
+    """Scores in the terms of fev-bench (Shchur et al. 2025): means over origins.
+
+    Series whose history does not move have no scale and are left out of SQL and MASE.
+    """
+    step = np.arange(len(panel.y)) - np.repeat(
+        panel.indptr[:-1] - panel.start, np.diff(panel.indptr)
+    )
+    there = [outcome for outcome in outcomes if not outcome.refused]
+    table = {}
+    for outcome in there:
+        rows = []
+        levels = np.asarray(outcome.levels)
+        middle = int(np.argmin(np.abs(levels - 0.5)))
+        for k, origin in enumerate(origins):
+            past = np.where(step <= origin, panel.y, np.nan)
+            y, q = outcome.y[:, k], outcome.quantiles[:, k]
+            sql = scaled_quantile_loss(y, q, levels, past, season, panel.indptr)
+            error = mase(y, q[..., middle], past, season, panel.indptr)
+            rows.append((np.nanmean(sql), wql(y, q, levels).mean(), np.nanmean(error)))
+        table[outcome.name] = np.array(rows)
+    first = table[there[0].name][:, 1]
+    skill = {k: 1 - np.exp(np.log(v[:, 1] / first).mean()) for k, v in table.items()}
+    made = pd.DataFrame({k: v.mean(0) for k, v in table.items()}, ["SQL", "WQL", "MASE"])
+    return made.T.assign(skill=skill).rename_axis("generation")
 
 # %% ../../nbs/demand/45_generations.ipynb #gain_table
 def gain_of(
