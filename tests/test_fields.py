@@ -300,6 +300,25 @@ def test_a_zarr_without_names_of_axes_is_opened_when_they_are_told(tmp_path, ver
         open_field(tmp_path / "plain.zarr")
 
 
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_the_list_of_a_zarr_root_is_believed_but_not_without_its_arrays(tmp_path):
+    field = rain()
+    path = tmp_path / "listed.zarr"
+    field.to_zarr(path, consolidated=True)
+    # who else is adding to it has not changed the list yet
+    about = (path / "rain" / "zarr.json").read_text()
+    longer = about.replace("12,", "13,", 1)
+    assert longer != about
+    (path / "rain" / "zarr.json").write_text(longer)
+    assert np.array_equal(open_field(path), field)
+    (path / "rain" / "zarr.json").unlink()
+    assert np.array_equal(open_field(path), field)
+    # zarr would read a latitude of nothing but zeros
+    shutil.rmtree(path / "lat")
+    with pytest.raises(LabError, match="lacks arrays that its root lists: lat"):
+        open_field(path)
+
+
 def test_places_that_are_no_field_say_what_to_do(tmp_path):
     (tmp_path / "knmi" / "raw" / "more").mkdir(parents=True)
     (tmp_path / "knmi" / "raw" / "more" / "RAD_NL25_1.h5").touch()

@@ -10,9 +10,12 @@ __all__ = ['default_settings', 'published_training', 'as_taken', 'FieldTask', 'c
 
 # %% ../../nbs/earth/40_nowcaster.ipynb #imports-basics
 import contextlib
+import fcntl
 import hashlib
+import json
 import os
 import re
+import shutil
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from ..core.basics import LabError, as_json, needs, one_of, path_of
+from ..core.basics import LabError, as_json, atomic, needs, one_of, path_of
 from ..core.basics import read_tensors
 from ..core.basics import refuse, whole, within_memory, yes_or_no
 from ..core.fit import Fitted, Training, fit as train
@@ -761,7 +764,13 @@ class Nowcaster(Saved):
         variable: str | Sequence[str] | None = None,  # as in `open_field`
         dims: Mapping[str, str] | Sequence[str] | None = None,  # as in `open_field`
     ) -> Any:  # (window, future, row, column, channel); of a `DataArray`, a `DataArray`
-        "The frames after each window; of a field, those after its last frame."
+        """The frames after each window; of a field, those after its last frame.
+
+        Asked again, also after `save` and `load`, the same windows in the same batches
+        give the same bits on one machine. One window alone and the same among others
+        agree to rounding (about 1e-6 of the scale): a matrix product of another size
+        may add its terms in another order.
+        """
         self.parts()
         if not isinstance(fields, Fields):
             if indices is not None:
@@ -1119,7 +1128,7 @@ def forecast(
     """
     return field_forecast(model, source, origin, variable, dims, fill).to_xarray()
 
-# %% ../../nbs/earth/40_nowcaster.ipynb #append
+# %% ../../nbs/earth/40_nowcaster.ipynb #as-rows
 _UNITS = "microseconds since 1970-01-01"
 
 
@@ -1187,52 +1196,220 @@ def _other_grid(rows: xr.Dataset, there: xr.Dataset) -> list[str]:
             lines.append(f"the coordinate {name} differs")
     return lines
 
+# %% ../../nbs/earth/40_nowcaster.ipynb #forecast_store
+_NO_STORE = "this is no zarr store of forecasts"
+_ANOTHER = "Give the store another name; append makes it"
+# a root that a killed process was writing
+_TORN = re.compile(r"\.zarr\.json\.\d+\.tmp")
 
-def _opened_store(place: Path, rows: xr.Dataset) -> xr.Dataset:
-    "The forecasts of a store, their times of the kind that the new ones have."
+
+@contextlib.contextmanager
+def _only_writer(place: Path) -> Iterator[None]:
+    "While this lasts, others who append to this folder wait."
+    place.mkdir(parents=True, exist_ok=True)
+    folder = os.open(place, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        except OSError:
+            words = f"{place} cannot be locked; let only one process append to it"
+            warnings.warn(words, stacklevel=4)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _count(about: dict[str, Any]) -> int | None:
+    "How many forecasts an array holds, by its description; None: it is for all."
+    axes = about.get("dimension_names") or [None]
+    return about["shape"][0] if axes[0] == "origin" else None
+
+
+def _put(file: Path, note: dict[str, Any]) -> None:
+    "Write JSON where the file does not say so already."
+    if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != note:
+        with atomic(file) as tmp:
+            tmp.write_text(json.dumps(note, indent=2), encoding="utf-8")
+
+
+def _commit(place: Path, root: dict[str, Any], arrays: dict[str, Any]) -> None:
+    "Let a store hold these arrays: its root in one stroke, then what repeats it."
+    listed = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    _put(place / "zarr.json", {**root, "consolidated_metadata": listed})
+    for name, about in arrays.items():
+        _put(place / name / "zarr.json", about)
+
+
+def _cut(place: Path, arrays: dict[str, Any]) -> dict[str, Any]:
+    "Descriptions of one length, for a store that an earlier version left half-written."
+    counts = {n: c for n, about in arrays.items() if (c := _count(about)) is not None}
+    if len(set(counts.values())) < 2:
+        return arrays
+    kept = min(counts.values())
+    words = f"{place} was left half-written: its first {kept} forecasts are kept"
+    warnings.warn(words, stacklevel=4)
+    made = {n: {**arrays[n], "shape": [kept, *arrays[n]["shape"][1:]]} for n in counts}
+    return {**arrays, **made}
+
+
+def _descriptions(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    "The root of a store and its arrays' descriptions. Refuses what holds no forecasts."
+    try:
+        root = json.loads((place / "zarr.json").read_text(encoding="utf-8"))
+        files = sorted(place.glob("*/zarr.json"))
+        own = {f.parent.name: json.loads(f.read_text(encoding="utf-8")) for f in files}
+        if root["zarr_format"] != 3 or root["node_type"] != "group":
+            raise ValueError("no group")
+        listed = root.pop("consolidated_metadata", None)
+        arrays = dict(own if listed is None else listed["metadata"])
+        held = {n: _count(about) for n, about in arrays.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        refuse(_NO_STORE, [place], _ANOTHER, OSError)
+    if arrays and not {"origin", "time"} <= set(held):
+        refuse("the store holds no forecasts", [place], _ANOTHER)
+    if listed is None:
+        return root, _cut(place, arrays)
+    # what `append` left never knows more than the root does
+    more = [
+        n for n, a in own.items() if n in held and (_count(a) or 0) > (held[n] or 0)
+    ]
+    if more:
+        mend = "Where they are whole, say so: zarr.consolidate_metadata(path)"
+        what = f"others added to the store {place}, and its root does not know"
+        refuse(what, [f"{n} is longer" for n in more], mend)
+    return root, arrays
+
+
+def _last_chunks(place: Path, arrays: dict[str, Any]) -> dict[str, bool]:
+    "Files where the next forecast goes; True: forecasts lie in them already."
+    found = {}
+    for name, about in arrays.items():
+        if (count := _count(about)) is None:
+            continue
+        naming = about["chunk_key_encoding"]
+        if naming != {"name": "default", "configuration": {"separator": "/"}}:
+            refuse(f"the chunks of {place} have other names than append gives", [name])
+        size = about["chunk_grid"]["configuration"]["chunk_shape"][0]
+        first = place / name / "c" / str(count // size)
+        files = [first] if first.is_file() else first.rglob("*")
+        for file in files:
+            if file.is_file():
+                live = count % size > 0 and not file.name.startswith(".")
+                found[file.relative_to(place).as_posix()] = live
+    return found
+
+
+def _clear_rest(place: Path, arrays: dict[str, Any]) -> None:
+    "Remove what a killed process was writing, where it can have been."
+    folders = [place, *(place / n for n in arrays), *(place / n / "c" for n in arrays)]
+    for folder in folders:
+        for file in folder.glob(".*.tmp"):
+            file.unlink(missing_ok=True)
+    if not arrays:
+        # chunks of a first forecast that was not finished
+        for folder in [f.parent for f in place.glob("*/c")]:
+            if len(list(folder.iterdir())) == 1:
+                shutil.rmtree(folder)
+
+
+def _write(
+    place: Path,
+    rows: xr.Dataset,  # one forecast that fits
+    root: dict[str, Any],  # of the store
+    arrays: dict[str, Any],  # descriptions of what it holds
+) -> None:
+    "Add a forecast: chunks beyond the end, then the root, then what repeats it."
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+
+    as_buffer = default_buffer_prototype().buffer.from_bytes
+    # xarray writes into memory, where it finds what it would find on disk
+    found = {"zarr.json": json.dumps(root).encode()}
+    found |= {f"{n}/zarr.json": json.dumps(a).encode() for n, a in arrays.items()}
+    last = _last_chunks(place, arrays)
+    found |= {key: (place / key).read_bytes() for key, live in last.items() if live}
+    held: dict[str, Any] = {key: as_buffer(text) for key, text in found.items()}
+    memory = zarr.storage.MemoryStore(held)
+    if arrays:
+        same = [n for n, v in rows.coords.items() if "origin" not in v.dims]
+        new = rows.drop_vars(same)
+        new.to_zarr(memory, append_dim="origin", consolidated=False)
+    else:
+        how: dict[str, Any] = dict(encoding=_encoding(rows), zarr_format=3)
+        rows.to_zarr(memory, mode="w", consolidated=False, **how)
+    written = {key: value.to_bytes() for key, value in held.items()}
+    for key in last:
+        if key not in written:
+            (place / key).unlink()
+    for key, text in written.items():
+        if not key.endswith("zarr.json") and text != found.get(key):
+            with atomic(place / key) as tmp:
+                tmp.write_bytes(text)
+    ends = "/zarr.json"
+    told = {
+        k.removesuffix(ends): json.loads(t) for k, t in written.items() if ends in k
+    }
+    _commit(place, json.loads(written["zarr.json"]), told)
+
+# %% ../../nbs/earth/40_nowcaster.ipynb #append
+def _check_times(rows: xr.Dataset, encoding: dict[Any, Any]) -> None:
+    "Refuse times that a new store would not keep exactly."
+    if lines := _unkept(rows, encoding):
+        mend = "Round the times of the field: da.time.dt.round('us')"
+        refuse("times are finer than a store keeps them", lines, mend)
+
+
+def _check_fits(place: Path, rows: xr.Dataset) -> None:
+    "Refuse a forecast that a store has, or that cannot stand beside what it has."
     same = xr.coders.CFDatetimeCoder(use_cftime=rows["origin"].dtype == object or None)
     try:
-        there = xr.open_zarr(place, consolidated=False, chunks=None, decode_times=same)
+        there = xr.open_zarr(place, chunks=None, decode_times=same)
     except (OSError, ValueError, KeyError, TypeError) as e:
-        mend = "Give the store another name; append makes it"
-        refuse("this is no zarr store of forecasts", [place], mend, type(e))
-    if "origin" not in there.dims or "time" not in there:
-        mend = "Give the store another name; append makes it"
-        refuse("the store holds no forecasts", [place], mend)
-    return there
+        refuse(_NO_STORE, [place], _ANOTHER, type(e))
+    with there:
+        if lines := _other_grid(rows, there):
+            mend = "Append to another store"
+            refuse(f"the forecast does not fit the store {place}", lines, mend)
+        kept = {n: there[n].encoding for n in _encoding(rows)}
+        if lines := _unkept(rows, kept):
+            mend = "Append to another store"
+            refuse(f"the store {place} keeps times more coarsely", lines, mend)
+        origin = rows["origin"].values[0]
+        if (there["origin"].values == origin).any():
+            mend = "It was appended before"
+            refuse(f"the store {place} has this origin", [origin], mend)
 
 
 def append(
     path: str | os.PathLike,  # zarr folder, made when it is not there or empty
     forecast: xr.DataArray | FieldForecast,  # of `forecast`
 ) -> None:
-    "Add a forecast to a zarr store. Refuses an origin that is there, or another grid."
+    """Add a forecast to a zarr store, whole or not at all.
+
+    Whatever kills the process, `xr.open_zarr(path)` finds the earlier forecasts or all
+    of them. Another process that appends waits. Refuses an origin that is there,
+    another grid, and a store that was added to by other means.
+    """
     needs("zarr", extra="earth")
     place, rows = path_of(path), _as_rows(forecast)
-    fresh = not place.exists() or (place.is_dir() and not any(place.iterdir()))
-    with warnings.catch_warnings():
+    if place.is_file():
+        refuse(_NO_STORE, [place], _ANOTHER, NotADirectoryError)
+    if not place.exists():
+        _check_times(rows, _encoding(rows))
+    with _only_writer(place), warnings.catch_warnings():
         # zarr's third format has no word for texts yet, and says so each time
-        warnings.simplefilter("ignore")
-        if fresh:
-            encoding = _encoding(rows)
-            if lines := _unkept(rows, encoding):
-                mend = "Round the times of the field: da.time.dt.round('us')"
-                refuse("times are finer than a store keeps them", lines, mend)
-            rows.to_zarr(place, mode="w", encoding=encoding, consolidated=False)
-            return
-        with _opened_store(place, rows) as there:
-            if lines := _other_grid(rows, there):
-                mend = "Append to another store"
-                refuse(f"the forecast does not fit the store {path}", lines, mend)
-            kept = {n: there[n].encoding for n in _encoding(rows)}
-            if lines := _unkept(rows, kept):
-                mend = "Append to another store"
-                refuse(f"the store {path} keeps times more coarsely", lines, mend)
-            origin = rows["origin"].values[0]
-            if (there["origin"].values == origin).any():
-                mend = "It was appended before"
-                refuse(f"the store {path} has this origin", [origin], mend)
-        rows.to_zarr(place, append_dim="origin", consolidated=False)
+        warnings.filterwarnings("ignore", module="zarr")
+        if all(_TORN.fullmatch(f.name) for f in place.iterdir()):
+            # a store without forecasts: files beside its root are known to be its own
+            _commit(place, {"zarr_format": 3, "node_type": "group"}, {})
+        root, arrays = _descriptions(place)
+        _clear_rest(place, arrays)
+        if arrays:
+            _commit(place, root, arrays)
+            _check_fits(place, rows)
+        else:
+            _check_times(rows, _encoding(rows))
+        _write(place, rows, root, arrays)
 
 # %% ../../nbs/earth/40_nowcaster.ipynb #Stream
 class Stream:

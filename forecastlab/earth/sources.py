@@ -155,14 +155,28 @@ def h5_file(
 _ENGINES = {"zarr": "zarr", "netcdf3": "scipy", "hdf5": "h5netcdf"}
 
 
+def _listed(place: Path) -> set[str] | None:
+    "The arrays that a zarr root lists (consolidated metadata); None: it has no list."
+    import zarr
+
+    root: Any = zarr.open_group(place, mode="r")
+    found = root.metadata.consolidated_metadata
+    return None if found is None else set(found.metadata)
+
+
 def _refuse_lost(place: Path) -> None:
-    "Refuse a group of zarr with an array whose description is gone."
+    "Refuse a group of zarr with an array that is gone, or its description."
+    listed = _listed(place) or set()
+    mend = "Copy the whole folder again, with its hidden files"
+    # of what is listed and not there, zarr would read a fill value
+    if gone := [name for name in sorted(listed) if not (place / name).is_dir()]:
+        refuse(f"{place} lacks arrays that its root lists", gone, mend, OSError)
     for folder in sorted(p for p in place.iterdir() if p.is_dir()):
         described = any((folder / name).is_file() for name in _ZARR)
+        described = described or folder.name in listed
         chunks = (folder / "c").is_dir() or any(folder.glob("[0-9]*"))
         if chunks and not described and folder.name != "c":
             what = "zarr.json, or .zarray of version 2"
-            mend = "Copy the whole folder again, with its hidden files"
             refuse(f"an array lacks its description ({what})", [folder], mend, OSError)
 
 
@@ -226,8 +240,8 @@ def open_dataset(
     if kind == "zarr":
         if (unnamed := _unnamed_zarr(path_of(path))) is not None:
             return unnamed
-        # a folder is listed quickly: a list of its names is not needed
-        more = dict(consolidated=False)
+        # a list is believed where there is one, as xarray does: it is replaced at once
+        more = dict(consolidated=_listed(path_of(path)) is not None)
     with reading(path):
         found = xr.open_dataset(path_of(path), engine=engine, chunks=None, **more)
         # a time that cannot be understood is found out now
