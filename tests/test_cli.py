@@ -222,6 +222,17 @@ def test_every_example_in_the_help_works(capsys, here, monkeypatch, runs_of_many
     assert fetched == ["online_retail"]
 
 
+def test_a_parameter_file_is_run_by_its_name(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        cli, "run", lambda name, given, **more: asked.append((name, given)) or "r"
+    )
+    assert command(capsys, "run", "demand_m5", "-p", "horizon", "9")[0] == 0
+    name, given = asked[0]
+    assert name == "demand_forecast"
+    assert given == from_file("demand_m5") | dict(horizon="9")
+
+
 EARLY = """
 import json, sys
 from forecastlab.core.basics import LabError

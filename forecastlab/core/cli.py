@@ -154,7 +154,16 @@ def _list(a):
     return 0
 
 # %% ../../nbs/core/99_cli.ipynb #_run
+def _file_by_name(a):
+    "A parameter file's name stands for its pipeline, with its parameters."
+    files = parameter_files()
+    if a.name in files and a.name not in pipelines():
+        a.file.insert(0, files[a.name])
+        a.name = belongs_to(files[a.name])
+
+
 def _run(a):
+    _file_by_name(a)
     given = {}
     for file in a.file:
         given |= from_file(file, find(a.name))
@@ -449,6 +458,7 @@ examples:
   forecastlab run demand_forecast
   forecastlab run demand_forecast -p data sales.csv -p horizon 8
   forecastlab run demand_forecast -f demand_m5.yaml --out runs/m5
+  forecastlab run demand_m5
   forecastlab run demand_forecast --resume
 
 `forecastlab list` shows the pipelines, `forecastlab list demand_forecast` the

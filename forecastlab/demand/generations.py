@@ -610,7 +610,9 @@ def scaled_table(
         table[outcome.name] = np.array(rows)
     first = table[there[0].name][:, 1]
     skill = {k: 1 - np.exp(np.log(v[:, 1] / first).mean()) for k, v in table.items()}
-    made = pd.DataFrame({k: v.mean(0) for k, v in table.items()}, ["SQL", "WQL", "MASE"])
+    made = pd.DataFrame(
+        {k: v.mean(0) for k, v in table.items()}, ["SQL", "WQL", "MASE"]
+    )
     return made.T.assign(skill=skill).rename_axis("generation")
 
 # %% ../../nbs/demand/45_generations.ipynb #gain_table
