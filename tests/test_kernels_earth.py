@@ -15,7 +15,9 @@ from forecastlab.earth.attention import CrossAttention, SelfAttention, choose_ba
 from forecastlab.earth.attention import cross_attention_ref, grid_of
 from forecastlab.earth.attention import self_attention_ref
 from forecastlab.earth.cuboid import CrossCuboid, Cuboid, decompose
+from forecastlab.earth.earthformer import Earthformer
 from forecastlab.earth.parity import parity, parity_cases
+from forecastlab.earth.presets import preset
 from forecastlab.kernels import conv_chain as chain
 from forecastlab.kernels import cuboid_attention as cuboid_kernels
 from forecastlab.kernels import group_norm
@@ -216,6 +218,48 @@ def test_layers_attend_by_kernels(vectors):
         choose_backend(module, "triton")
         leaves = [*inputs, *module.parameters()]
         agree((lambda *a: reference(module, *a), module), leaves, *inputs)
+
+
+@kernel
+@pytest.mark.parametrize("vectors", ["none", "shared"])
+def test_layers_add_to_their_input_whoever_attends(vectors):
+    layer = SelfAttention(4, 1, Cuboid((2, 1, 2)), vectors=vectors)
+    cross = CrossAttention(4, 1, CrossCuboid((1, 2), (0, 0)), 5, vectors=vectors)
+    x, memory = some(1, 2, 2, 3, 4), some(1, 2, 2, 3, 4, seed=1)
+    told = (some(1, 2, 4),) if vectors != "none" else ()
+    for module, inputs in ((layer, (x, *told)), (cross, (x, memory, *told))):
+        module.double().to(device()).eval()
+        for backend in ("torch", "triton"):
+            choose_backend(module, backend)
+            heard, added = module(*inputs), module(*inputs, add=True)
+            if isinstance(heard, tuple):
+                assert_close(added[1], heard[1])
+                heard, added = heard[0], added[0]
+            assert_close(added, x + heard)
+
+
+@kernel
+@pytest.mark.parametrize("vectors", [0, 2])
+def test_a_whole_model_says_the_same_by_kernels(vectors):
+    settings = preset(
+        "enso",
+        input_shape=(2, 4, 4, 1),
+        target_shape=(1, 4, 4, 1),
+        width=4,
+        heads=1,
+        encoder_depth=(1, 1),
+        decoder_depth=(1, 1),
+        vectors=vectors,
+    )
+    torch.manual_seed(0)
+    model = Earthformer(settings).double().to(device()).eval()
+    x = some(1, 2, 4, 4, 1)
+    found = {}
+    for backend in ("torch", "triton"):
+        choose_backend(model, backend)
+        with torch.no_grad():
+            found[backend] = model(x)
+    assert_close(found["triton"], found["torch"], rtol=1e-9, atol=1e-9)
 
 
 @kernel

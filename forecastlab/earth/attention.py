@@ -244,7 +244,8 @@ def self_attention_by_kernels(
     layer: Any,  # SelfAttention
     x: Tensor,  # (batch, frames, rows, columns, channel)
     vectors: Tensor | None,  # (batch, vector, channel) global vectors
-) -> Tensor | tuple[Tensor, Tensor]:  # to be added to x; and to the vectors
+    add: bool,  # add what tokens hear to x
+) -> Tensor | tuple[Tensor, Tensor]:  # for the tokens; to be added to the vectors
     "What a layer of self-attention answers, by kernels."
     grid = grid_of(tuple(x.shape), layer.cuboid)
     dropout = layer.attention_dropout if layer.training else 0.0
@@ -253,7 +254,8 @@ def self_attention_by_kernels(
     tokens = layer.norm(x)
     maps = layer.qkv(tokens)
     if vectors is None:
-        return _mixed(layer, cuboid_attention_triton(maps, plan, None, table))
+        heard = _mixed(layer, cuboid_attention_triton(maps, plan, None, table))
+        return x + heard if add else heard
     told = layer.global_vec_norm(vectors)
     if layer.vectors == "shared":
         of_vectors = layer.split(layer.global_qkv(told), 3)
@@ -269,7 +271,8 @@ def self_attention_by_kernels(
     collected = collected.flatten(2)
     if layer.global_proj is not None:
         collected = layer.global_proj(collected)
-    return _mixed(layer, heard), layer.drop(collected)
+    heard = _mixed(layer, heard)
+    return x + heard if add else heard, layer.drop(collected)
 
 
 def _mixed(layer: Any, heard: Tensor) -> Tensor:
@@ -282,7 +285,8 @@ def cross_attention_by_kernels(
     x: Tensor,  # (batch, frames, rows, columns, channel) who asks
     memory: Tensor,  # (batch, frames, rows, columns, channel) who is asked
     vectors: Tensor | None,  # (batch, vector, channel) global vectors
-) -> Tensor:  # to be added to x
+    add: bool,  # add it to x
+) -> Tensor:  # for the tokens
     "What a layer of cross-attention answers, by kernels."
     parts = layer.cuboid.parts
     box, other = (layer.cuboid.of(grid.shape[1]) for grid in (x, memory))
@@ -298,7 +302,8 @@ def cross_attention_by_kernels(
         of_vectors = layer.split(layer.l2g_global_kv_net(vectors), 2)
         extra = layer.l2g_q_net(tokens), *of_vectors
     known = CuboidPlan(asks, asked, *how), layer.kv_proj(memory), table, extra
-    return _mixed(layer, cuboid_attention_triton(layer.q_proj(tokens), *known))
+    heard = _mixed(layer, cuboid_attention_triton(layer.q_proj(tokens), *known))
+    return x + heard if add else heard
 
 # %% ../../nbs/earth/12_attention.ipynb #SelfAttention
 GLOBALS = ("none", "shared", "separate")
@@ -451,7 +456,7 @@ class SelfAttention(nn.Module, RelativeBias):
                 "global vectors are passed to a layer that has none, or not", mend=mend
             )
         if by_kernels(self, x, vectors):
-            return self_attention_by_kernels(self, x, vectors)
+            return self_attention_by_kernels(self, x, vectors, add)
         cut = self.cut(x)
         if cut.in_order and is_lean(x) and self.vectors != "separate":
             return self.lean(cut, x, vectors, add)
@@ -681,7 +686,7 @@ class CrossAttention(nn.Module, RelativeBias):
             here, there = (tuple(grid.shape[2:4]) for grid in (x, memory))
             refuse(f"rows and columns differ: {here} ask, the memory has {there}")
         if by_kernels(self, x, vectors):
-            return cross_attention_by_kernels(self, x, memory, vectors)
+            return cross_attention_by_kernels(self, x, memory, vectors, add)
         asks, asked = self.cut(x), self.cut(memory, front=True)
         dropout = self.attention_dropout if self.training else 0.0
         alike = is_lean(x) and memory.shape[-1] == x.shape[-1]
