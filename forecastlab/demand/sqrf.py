@@ -340,7 +340,7 @@ class PooledForest(Forecaster):
         h: int | None = None,  # steps ahead; None: `horizon`
         panel: Panel | None = None,  # histories to continue; None: the fitted panel
     ) -> list["AskedRows"]:  # products with a history, then those without; none empty
-        "The rows that a forecast asks about, and the forests that answer. Refuses alike."
+        "Rows that a forecast asks about, and the forests that answer. Refuses alike."
         return self._rows_of(*self._asked(h, panel))
 
     def _rows_of(self, panel: Panel, h: int) -> list["AskedRows"]:

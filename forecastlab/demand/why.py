@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from ..core.basics import one_of, readable, refuse, whole
 from ..core.forecast import dates_of
 from ..core.panel import Panel
-from ..core.plots import PALETTE, axes, date_ticks, plain_legend, quantities
+from ..core.plots import PALETTE, axes, date_ticks, quantities
 from ..core.sparse import Table, arrays
 from .bins import as_rows
 from .forest import Forest, SparseQuantileForest
@@ -210,7 +210,7 @@ def forest_contributions(
     forest: SparseQuantileForest,  # grown
     X: Table,  # (row, column) as in training
 ) -> tuple[float, np.ndarray]:  # the starting value; (row, column) float64
-    """What each column adds to the mean of a forest, from the mean of its training rows.
+    """What each column adds to the mean of a forest, from that of its training rows.
 
     Shapley values of the path-dependent game (Lundberg et al. 2020): the starting value
     and a row's contributions add up to `forest.mean(X)`. Missing values go the trees'
@@ -318,7 +318,7 @@ def contributions(
     steps: int | Sequence[int] | None = None,  # steps ahead, from 1; None: all
     by: str = "group",  # "group" of the design matrix, or "column"
 ) -> pd.DataFrame:  # unique_id, ds, step, group, (column, value,) contribution
-    """What moved each forecast's mean away from what a series of its size usually sells.
+    """What moved each forecast's mean away from what a series of its size sells.
 
     A row named "base" is where a forecast starts; it and the contributions add up to
     the mean of the forest, in units of the target and before it is rounded to whole
@@ -366,7 +366,7 @@ def _one_forecast(frame: pd.DataFrame, needed: Sequence[str], what: str) -> str:
             mend=f"Ask for one: {what}(model, series=..., steps=...)",
         )
     name, when, step = found.iloc[0]
-    return f"{name}, {_day(when)} ({step} ahead)"
+    return f"{name}, {_day(when)}, step {step}"
 
 
 def _day(when: Any) -> str:
@@ -397,6 +397,44 @@ def _parts(frame: pd.DataFrame, most: int) -> tuple[list[str], np.ndarray]:
     return [names[i] for i in order], sizes[order]
 
 
+def _digits(sizes: np.ndarray) -> int:
+    "Decimals that show three digits of the largest bar."
+    largest = np.abs(sizes).max(initial=0)
+    return int(np.clip(2 - np.floor(np.log10(largest)), 0, 9)) if largest > 0 else 0
+
+
+def _beside(ax: Axes, place: tuple[float, int], text: str) -> None:
+    "A number to the right of its bar."
+    ax.annotate(
+        text,
+        place,
+        (4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+        zorder=5,
+        bbox=dict(fc="white", ec="none", pad=1),
+    )
+
+
+def _ends(ax: Axes, base: float, end: float, digits: int) -> None:
+    "Lines where a forecast starts and where it ends, named above the axes."
+    outwards = 1 if end >= base else -1
+    lines = ((base, "base", "quiet", -outwards), (end, "forecast", "actual", outwards))
+    for value, name, colour, side in lines:
+        ax.axvline(value, color=PALETTE[colour], ls="--", lw=1.1, zorder=2)
+        ax.annotate(
+            f"{name} {value:,.{digits}f}",
+            (value, 1),
+            (0, 3),
+            xycoords=ax.get_xaxis_transform(),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            color=PALETTE[colour],
+            fontsize=9,
+        )
+
+
 def plot_contributions(
     ax: Axes | None,  # axes; None: a new figure
     frame: pd.DataFrame,  # of `contributions`, for one series and step
@@ -414,44 +452,25 @@ def plot_contributions(
     ends = base + np.cumsum(sizes)
     begins = np.append(base, ends[:-1])
     place = np.arange(len(sizes))
-    ax = axes(ax, (7, 0.9 + 0.3 * len(sizes)), title or told, xlabel)
+    place = np.arange(len(sizes))
+    ax = axes(ax, (7, 1.1 + 0.3 * len(sizes)), None, xlabel)
     colours = np.where(sizes >= 0, PALETTE["forecast"], PALETTE["notice"])
     ax.barh(place, sizes, left=begins, height=0.62, color=colours, zorder=3)
     ax.vlines(ends[:-1], place[:-1], place[1:], color=PALETTE["quiet"], lw=0.8)
-    right = np.maximum(begins, ends)
-    for at, edge, size in zip(place, right, sizes):
-        sign = "+" if size >= 0 else "\N{MINUS SIGN}"
-        ax.annotate(
-            f"{sign}{readable(abs(size), 3)}",
-            (edge, at),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-        )
-    end = ends[-1] if len(ends) else base
-    for value, name, colour in ((base, BASE, "quiet"), (end, "forecast", "actual")):
-        ax.axvline(value, color=PALETTE[colour], ls="--", lw=1.1, zorder=2)
-        left = value < (base + end) / 2 or (base == end and name == BASE)
-        ax.annotate(
-            f"{name} {readable(value, 3)}",
-            (value, 1),
-            (-3 if left else 3, 2),
-            xycoords=ax.get_xaxis_transform(),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            color=PALETTE[colour],
-            fontsize=9,
-        )
+    digits = _digits(sizes)
+    for at, edge, size in zip(place, np.maximum(begins, ends), sizes):
+        _beside(ax, (edge, at), f"{size:+,.{digits}f}".replace("-", "\N{MINUS SIGN}"))
+    end = float(ends[-1]) if len(ends) else base
+    _ends(ax, base, end, digits)
     ax.set_yticks(place, names)
     ax.set_ylim(len(sizes) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
-    ax.margins(x=0.14)
+    ax.use_sticky_edges = False
+    ax.margins(x=0.12)
     quantities(ax, "x")
     # room for the words above the axes
-    ax.title.set_position((0, 1))
-    ax.set_title(ax.get_title(loc="left"), loc="left", fontsize=11, pad=18)
+    ax.set_title(told if title is None else title, loc="left", fontsize=11, pad=18)
     return ax
 
 # %% ../../nbs/demand/38_why.ipynb #case_quantiles
@@ -485,9 +504,12 @@ def nearest_cases(
     Columns: unique_id, ds, step; the series of the case, its origin, the date and the
     target of what happened (`case`, `case_origin`, `case_ds`, `case_y`); that target in
     the size of the forecast series (`value`); `weight`; and what was known then (`case
-    ...`). The weights of a forecast add up to 1, unless `most` leaves some out. Refuses
-    what `predict` refuses, unknown series and steps, models that are no SQRF, and files
-    of versions that kept no cases.
+    ...`). The weights of a forecast add up to 1, unless `most` leaves some out.
+    Products without history have a forest of their own; a column that only one of the
+    two keeps is NaN for the other.
+
+    Refuses what `predict` refuses, unknown series and steps, models that are no SQRF,
+    and files of versions that kept no cases.
     """
     _checked_model(model, SQRF, "nearest cases")
     most = None if most is None else whole("most", most)
@@ -546,22 +568,16 @@ def plot_nearest_cases(
     """
     needed = ("case", "case_ds", "value", "weight")
     told = _one_forecast(frame, needed, "nearest_cases")
-    ax = axes(ax, (7, 3.2), title or told, None, ylabel)
+    ax = axes(ax, (7, 3.4), title or told, None, ylabel)
     own = (frame.case == frame.unique_id).to_numpy()
-    area = 900 * frame.weight.to_numpy() / max(frame.weight.max(), 0.02)
-    looks = (("other products", ~own, "fourth"), ("its own past", own, "notice"))
-    for label, which, colour in looks:
-        some = frame[which]
-        ax.scatter(
-            some.case_ds,
-            some.value,
-            s=area[which] * 0.3,
-            color=PALETTE[colour],
-            alpha=0.45,
-            lw=0,
-            zorder=3,
-            label=label if which.any() else None,
-        )
+    area = 280 * frame.weight.to_numpy() / frame.weight.max()
+    kinds = (("other products", ~own, "fourth"), ("its own past", own, "notice"))
+    for label, which, colour in kinds:
+        look = dict(color=PALETTE[colour], alpha=0.5, lw=0)
+        when, value = frame.case_ds[which], frame.value[which]
+        ax.scatter(when, value, s=area[which], zorder=3, **look)
+        ax.scatter([], [], s=50, label=label, **look)
+    ax.axvline(frame.ds.iloc[0], color=PALETTE["quiet"], ls=":", lw=1.2, zorder=2)
     found = case_quantiles(frame.value, frame.weight, levels)
     for level, value in zip(levels, found):
         ax.axhline(value, color=PALETTE["forecast"], lw=1.2, zorder=2)
@@ -577,4 +593,5 @@ def plot_nearest_cases(
         )
     date_ticks(ax, frame.case_ds)
     quantities(ax)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, fontsize=9)
     return ax
