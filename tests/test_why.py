@@ -322,6 +322,8 @@ def test_wrong_questions_are_refused(panel, model):
                 ask(model, panel, **wrong)
         with pytest.raises(LabError, match="has not been fitted"):
             ask(SQRF(5))
+        with pytest.raises(LabError, match="Panel"):
+            ask(model, panel.to_frame(), series="s1")
         with pytest.raises(LabError, match="this is a SeasonalNaive"):
             ask(SeasonalNaive(5).fit(panel.take([0])))
     with pytest.raises(LabError, match="this is a PooledForest"):

@@ -612,7 +612,7 @@ LANES = 16  # rows that walk down a tree side by side
 @njit(cache=True, nogil=True)
 def goes_left(
     x: np.floating,  # a value; NaN is missing
-    split: np.void,  # of `NODE`, no leaf
+    split: np.record,  # of `NODE`, no leaf
     column: int,  # its column
     trees: Trees,  # of a forest
     bins: Bins,  # of its columns

@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import ArrayLike
 from ..core.basics import one_of, readable, refuse, whole
 from ..core.forecast import dates_of
-from ..core.panel import Panel
+from ..core.panel import Panel, checked_panel
 from ..core.plots import PALETTE, axes, date_ticks, quantities
 from ..core.sparse import Table, arrays
 from .bins import as_rows
@@ -270,8 +270,8 @@ def _steps(steps: int | Sequence[int] | None, horizon: int) -> list[int]:
     "Steps ahead as a list. Refuses none, and what is no step."
     if steps is None:
         return list(range(1, horizon + 1))
-    asked = [steps] if np.ndim(steps) == 0 else list(steps)
-    if not asked:
+    asked: Any = [steps] if np.ndim(steps) == 0 else steps
+    if not len(asked):
         refuse("no step is asked for", mend="Pass steps=1, or None for all")
     return sorted({whole("steps", s) for s in asked})
 
@@ -283,13 +283,14 @@ def _asked(
     chosen = _steps(steps, model.horizon)
     panel = model.panel if panel is None else panel
     if panel is not None and series is not None:
-        panel = panel.select(series)
+        panel = checked_panel(panel).select(series)
         if not len(panel):
             refuse("no series is asked for", mend="Name one, or None for all")
     h = chosen[-1]
-    parts = [
-        p.only(np.isin(p.samples.step, chosen)) for p in model.asked_rows(h, panel)
-    ]
+    rows = model.asked_rows(h, panel)
+    # without a panel these rows are refused
+    assert panel is not None
+    parts = [p.only(np.isin(p.samples.step, chosen)) for p in rows]
     return panel, h, parts
 
 
@@ -411,7 +412,7 @@ def _digits(sizes: np.ndarray) -> int:
     return int(np.clip(2 - np.floor(np.log10(largest)), 0, 9)) if largest > 0 else 0
 
 
-def _beside(ax: Axes, place: tuple[float, int], text: str) -> None:
+def _beside(ax: Axes, place: tuple[float, float], text: str) -> None:
     "A number to the right of its bar."
     ax.annotate(
         text,
@@ -467,7 +468,11 @@ def plot_contributions(
     ax.vlines(ends[:-1], place[:-1], place[1:], color=PALETTE["quiet"], lw=0.8)
     digits = _digits(sizes)
     for at, edge, size in zip(place, np.maximum(begins, ends), sizes):
-        _beside(ax, (edge, at), f"{size:+,.{digits}f}".replace("-", "\N{MINUS SIGN}"))
+        _beside(
+            ax,
+            (float(edge), float(at)),
+            f"{size:+,.{digits}f}".replace("-", "\N{MINUS SIGN}"),
+        )
     end = float(ends[-1]) if len(ends) else base
     _ends(ax, base, end, digits)
     ax.set_yticks(place, names)
@@ -581,7 +586,7 @@ def plot_nearest_cases(
     area = 280 * frame.weight.to_numpy() / frame.weight.max()
     kinds = (("other products", ~own, "fourth"), ("its own past", own, "notice"))
     for label, which, colour in kinds:
-        look = dict(color=PALETTE[colour], alpha=0.5, lw=0)
+        look: dict[str, Any] = dict(color=PALETTE[colour], alpha=0.5, lw=0)
         when, value = frame.case_ds[which], frame.value[which]
         ax.scatter(when, value, s=area[which], zorder=3, **look)
         ax.scatter([], [], s=50, label=label, **look)
