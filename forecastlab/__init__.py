@@ -42,6 +42,8 @@ _home = {
     "DistributionEngine": "demand.distribution_engine",
     "PooledForest": "demand.sqrf",
     "SQRF": "demand.sqrf",
+    "contributions": "demand.why",
+    "nearest_cases": "demand.why",
     "BoostedTrees": "demand.trees",
     "AutoForecaster": "demand.auto",
     "XRLinear": "ranking.xrlinear",

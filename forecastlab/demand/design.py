@@ -628,7 +628,10 @@ def columns_of(
             begin_with("change of ")
             | usual_columns(panel, samples, windows[2], settled.positive)
         ),
-        "effect": lambda: effect_columns(panel, samples, settled.numbers, level),
+        # a covariate that is lacking is named by whoever compares the columns
+        "effect": lambda: effect_columns(
+            panel, samples, [n for n in settled.numbers if n in panel.known], level
+        ),
         "past": lambda: begin_with("past "),
         "product": lambda: begin_with("static "),
     }

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NODE', 'LANES', 'mixed', 'tree_key', 'in_bag', 'bag_of', 'bound_of', 'Targets', 'packed_targets', 'Rules', 'Grown',
-           'grown_tree', 'Trees', 'joined_trees', 'routed']
+           'grown_tree', 'Trees', 'joined_trees', 'goes_left', 'routed']
 
 # %% ../../nbs/demand/33_growth.ipynb #growth-imports
 from typing import NamedTuple
@@ -610,7 +610,13 @@ LANES = 16  # rows that walk down a tree side by side
 
 
 @njit(cache=True, nogil=True)
-def _goes_left(x, split, column, trees, bins):
+def goes_left(
+    x: np.floating,  # a value; NaN is missing
+    split: np.record,  # of `NODE`, no leaf
+    column: int,  # its column
+    trees: Trees,  # of a forest
+    bins: Bins,  # of its columns
+) -> np.bool_:
     "Where a value goes that is missing, or of a categorical column."
     if split.rule < 2:
         return split.rule == 1
@@ -640,7 +646,7 @@ def _walk(block, root, trees, bins, leaf):
                 v = block[first + k, split.feature]
                 left = v <= split.threshold
                 if split.rule >= 2 or np.isnan(v):
-                    left = _goes_left(v, split, split.feature, trees, bins)
+                    left = goes_left(v, split, split.feature, trees, bins)
                 at[k] = split.left + (0 if left else 1)
                 lane[still] = k
                 still += 1
