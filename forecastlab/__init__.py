@@ -42,6 +42,8 @@ _home = {
     "DistributionEngine": "demand.distribution_engine",
     "PooledForest": "demand.sqrf",
     "SQRF": "demand.sqrf",
+    "FeedForward": "demand.feed_forward",
+    "RecurrentPoint": "demand.recurrent",
     "BoostedTrees": "demand.trees",
     "AutoForecaster": "demand.auto",
     "XRLinear": "ranking.xrlinear",

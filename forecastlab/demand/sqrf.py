@@ -354,21 +354,21 @@ def in_units(
 
 
 def refuse_other_columns(
-    known: Sequence[str],  # a forest was grown on
-    asked: Sequence[str],  # it is asked for
+    known: Sequence[str],  # trained on
+    asked: Sequence[str],  # to be forecast from
 ) -> None:
-    "Refuse columns that a forest has not seen, and lacking ones, by name."
+    "Refuse columns that training has not seen, and lacking ones, by name."
     new = [n for n in asked if n not in known]
     if new:
         refuse(
-            "the forest has not seen these columns",
+            "training has not seen these columns",
             new,
             "Build the panel with the covariates and frequency trained on",
         )
     lacking = [n for n in known if n not in asked]
     if lacking:
         refuse(
-            "the forest was grown on columns that the panel lacks",
+            "training had columns that the panel lacks",
             lacking,
             "Build the panel with the covariates and frequency trained on",
         )
