@@ -9,7 +9,7 @@ __all__ = ['HEADLESS', 'ENOUGH', 'Point', 'PointSettings', 'PointNetwork', 'quan
 # %% ../../nbs/demand/48_recurrent.ipynb #rec-imports
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,7 @@ class PointSettings(RNNSettings):
     "The shape of the network, and how it reads windows."
 
     error: str = "absolute"  # the loss: "absolute" or "squared"
+    size: bool = False  # let the network see how large the series is beside the others
     levels: tuple[float, ...] = KNOTS  # where the quantiles of past errors are kept
 
     def __post_init__(self):
@@ -138,6 +139,7 @@ class RecurrentPoint(RecurrentForecaster):
     """
 
     Settings = PointSettings
+    defaults: ClassVar[dict] = dict(lr=1e-2, average=0.99, weight_decay=0.0)
 
     def __init__(
         self,
