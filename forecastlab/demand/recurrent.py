@@ -40,6 +40,7 @@ class Point(Law):
         nn.Module.__init__(self)
         self.error = one_of("error", error, ("absolute", "squared"))
         self.out = nn.Linear(inputs, 1)
+        nn.init.zeros_(self.out.weight)
         nn.init.constant_(self.out.bias, begin)
 
     def forward(
