@@ -273,7 +273,7 @@ def test_squared_errors_aim_at_the_mean_and_absolute_ones_at_the_median():
     z = torch.tensor([0.0, 0.0, 0.0, 1.0, 9.0])
     said = torch.linspace(0, 4, 41)
     for error, aim in (("absolute", 0.0), ("squared", 2.0)):
-        loss = Point(2, error).loss(dict(point=said[:, None]), z).mean(1)
+        loss = Point.loss({error: said[:, None]}, z).mean(1)
         assert said[loss.argmin()].item() == pytest.approx(aim)
 
 

@@ -324,6 +324,7 @@ class FeedForward(RowForecaster):
     # more fields of `Training`, such as dict(lr=1e-2, progress=False)
     training: dict[str, Any] | None = None
     name = "FeedForward"
+    # of the training
     defaults: ClassVar[dict] = dict(
         lr=2e-3, average=0.99, weight_decay=1e-3, validate_every=50, patience=10
     )

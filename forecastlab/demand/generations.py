@@ -161,10 +161,11 @@ def recurrent_distribution(
     panel: Panel,  # to be forecast
     seed: int,  # of what is drawn
 ) -> Forecaster:
-    "The same, and it says a law: draws of it are fed back."
+    "The same, and it says a law, Student's t: draws of it are fed back (DeepAR)."
     from forecastlab.quantile.recurrent import RecurrentForecaster
 
-    return RecurrentForecaster(horizon, training=dict(progress=False, seed=seed))
+    how = dict(lr=1e-2, progress=False, seed=seed)
+    return RecurrentForecaster(horizon, head="student", training=how)
 
 
 def mq_rnn(

@@ -46,18 +46,19 @@ class Point(Law):
     def forward(
         self,
         u: Tensor,  # (..., inputs) states
-    ) -> dict[str, Tensor]:  # "point": (...)
-        "What is said, in scaled units."
-        return dict(point=self.out(u)[..., 0])
+    ) -> dict[str, Tensor]:  # "absolute" or "squared": (...)
+        "What is said, in scaled units, under the name of its error."
+        return {self.error: self.out(u)[..., 0]}
 
-    def loss(  # type: ignore[override]
-        self,
+    @staticmethod
+    def loss(
         params: dict[str, Tensor],  # of `forward`
         z: Tensor,  # (...) scaled target
     ) -> Tensor:  # (...)
         "The error, absolute or squared."
-        e = z - params["point"]
-        return e.abs() if self.error == "absolute" else e**2
+        if "squared" in params:
+            return (z - params["squared"]) ** 2
+        return (z - params["absolute"]).abs()
 
     @staticmethod
     def draw(
@@ -66,7 +67,7 @@ class Point(Law):
         step: int,  # of the path
     ) -> Tensor:  # (...) in scaled units
         "The value."
-        return params["point"]
+        return next(iter(params.values()))
 
 # %% ../../nbs/demand/48_recurrent.ipynb #PointSettings
 HEADLESS = ("head", "pieces", "tails", "link", "draws")  # mean nothing to a point
