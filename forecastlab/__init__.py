@@ -44,6 +44,8 @@ _home = {
     "SQRF": "demand.sqrf",
     "contributions": "demand.why",
     "nearest_cases": "demand.why",
+    "FeedForward": "demand.feed_forward",
+    "RecurrentPoint": "demand.recurrent",
     "BoostedTrees": "demand.trees",
     "AutoForecaster": "demand.auto",
     "XRLinear": "ranking.xrlinear",

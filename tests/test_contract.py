@@ -32,10 +32,12 @@ from forecastlab.core.neural import NeuralForecaster
 from forecastlab.core.panel import Panel
 from forecastlab.demand.auto import AutoForecaster
 from forecastlab.demand.distribution_engine import DistributionEngine
+from forecastlab.demand.feed_forward import FeedForward
 from forecastlab.demand.launch import LaunchForecaster
 from forecastlab.demand.linear import PooledLinear
 from forecastlab.demand.mq import MQCNN, MQDense, MQRNN
 from forecastlab.demand.price_elasticity import PriceElasticity
+from forecastlab.demand.recurrent import RecurrentPoint
 from forecastlab.demand.seasonal_profile import SeasonalProfile
 from forecastlab.demand.sqrf import SQRF, PooledForest
 from forecastlab.demand.textbook import AutoETS, AutoTheta, CrostonSBA
@@ -69,6 +71,7 @@ MAKERS = {
     "RecurrentForecaster": lambda: RecurrentForecaster(
         HORIZON, hidden=8, draws=40, **NETWORK
     ),
+    "RecurrentPoint": lambda: RecurrentPoint(HORIZON, hidden=8, **NETWORK),
     "MQF2Forecaster": lambda: MQF2Forecaster(HORIZON, **SMALL),
     "EmpiricalQuantiles": lambda: EmpiricalQuantiles(HORIZON),
     "SeasonalNaive": lambda: SeasonalNaive(HORIZON),
@@ -82,6 +85,9 @@ MAKERS = {
     "LaunchForecaster": lambda: LaunchForecaster(HORIZON),
     "PooledForest": lambda: PooledForest(HORIZON, trees=8, smallest=5),
     "SQRF": lambda: SQRF(HORIZON, trees=8, smallest=5),
+    "FeedForward": lambda: FeedForward(
+        HORIZON, width=8, steps=8, training=QUIET | dict(validate_every=4)
+    ),
     "BoostedTrees": lambda: BoostedTrees(HORIZON, rounds=8, smallest=5),
     "Chooser": lambda: Chooser(board(), HORIZON, progress=False),
     "AutoForecaster": lambda: AutoForecaster(HORIZON, models=(), progress=False),

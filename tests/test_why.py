@@ -188,7 +188,7 @@ def test_base_and_contributions_are_the_mean_of_the_forest(make, panel, model):
     assert len(total) == 20
     wanted = np.empty(20)
     for asked in model.asked_rows():
-        wanted[asked.at] = asked.forest.mean(asked.matrix.X) * asked.matrix.level
+        wanted[asked.at] = asked.model.mean(asked.matrix.X) * asked.matrix.level
     np.testing.assert_allclose(total, wanted, atol=1e-9)
     columns = contributions(model, by="column")
     keys = ["unique_id", "step", "group"]
@@ -248,9 +248,9 @@ def test_cases_and_weights_are_the_forecast(model):
     inverted, mean = np.empty((20, 4)), np.empty(20)
     for part in asked:
         size = part.matrix.level
-        read = part.forest.predict(part.matrix.X, levels, interpolation="inverted")
+        read = part.model.predict(part.matrix.X, levels, interpolation="inverted")
         inverted[part.at] = read * size[:, None]
-        mean[part.at] = part.forest.mean(part.matrix.X) * size
+        mean[part.at] = part.model.mean(part.matrix.X) * size
     groups = cases.groupby(["unique_id", "step"], sort=False)
     for i, (_, own) in enumerate(groups):
         assert abs(own.weight.sum() - 1) < 1e-9

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['known_to_the_end', 'observed_series', 'refuse_unobserved', 'family_of', 'Saved', 'Forecaster', 'Model',
-           'checked_model', 'packed', 'check_shapes', 'unpacked', 'load_model']
+           'checked_model', 'packed', 'check_shapes', 'check_finite', 'unpacked', 'load_model']
 
 # %% ../../nbs/core/67_forecaster.ipynb #edacf09d
 import re
@@ -304,6 +304,20 @@ def check_shapes(
                 mend="Train and save it again",
                 kind=OSError,
             )
+
+
+def check_finite(
+    tensors: dict[str, Tensor],  # of a file
+) -> None:
+    "Refuse tensors in which a number is none."
+    lost = [n for n, x in tensors.items() if not x.isfinite().all()]
+    if lost:
+        refuse(
+            "weights of the file are NaN or infinite",
+            lost,
+            "Train and save it again",
+            OSError,
+        )
 
 
 def unpacked(

@@ -25,7 +25,7 @@ from .encoders import given_scale
 from .features import Recipe, Sizes, support_of
 from .fit import Fitted, Training, fit as train
 from .forecast import Forecast
-from .forecaster import Forecaster, known_to_the_end
+from .forecaster import Forecaster, check_finite, known_to_the_end
 from .frequency import context_of
 from .panel import Panel, checked_panel
 from .starts import can_hide, held_back, hidden_rows
@@ -615,14 +615,7 @@ class NeuralForecaster(Forecaster):
             network = model.network(model.settings, model.recipe.sizes())
             head = f"{k}."
             own = {n: v for n, v in tensors.items() if n.startswith(head)}
-            lost = [n for n, v in own.items() if not v.isfinite().all()]
-            if lost:
-                refuse(
-                    "weights of the file are NaN or infinite",
-                    lost,
-                    "Train and save it again",
-                    OSError,
-                )
+            check_finite(own)
             network.load_state_dict({n[len(head) :]: v for n, v in own.items()})
             model.networks.append(network.eval())
         return model

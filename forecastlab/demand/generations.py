@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['GENERATIONS', 'SEVERAL', 'Generation', 'seasonal_naive', 'patchwork', 'with_season', 'with_price', 'with_engine',
-           'pooled_forest', 'quantile_forest', 'mq_rnn', 'mq_cnn', 'all_together', 'chosen_generations', 'Outcome',
-           'outcome_of', 'refused_outcome', 'outcome_file', 'write_outcome', 'read_outcome', 'with_memory',
-           'run_generation', 'promoted_rows', 'rows_after', 'Slices', 'slices_of', 'at_steps', 'demand_slices',
-           'scored_part', 'generation_table', 'revisions_of', 'slice_table', 'scaled_table', 'gain_of', 'gain_table',
-           'spoken_gain', 'verdict', 'plot_generations', 'plot_slices', 'generations_csv', 'read_generations']
+           'pooled_forest', 'quantile_forest', 'feed_forward', 'recurrent_point', 'recurrent_distribution', 'mq_rnn',
+           'mq_cnn', 'all_together', 'chosen_generations', 'Outcome', 'outcome_of', 'refused_outcome', 'outcome_file',
+           'write_outcome', 'read_outcome', 'with_memory', 'run_generation', 'promoted_rows', 'rows_after', 'Slices',
+           'slices_of', 'at_steps', 'demand_slices', 'scored_part', 'generation_table', 'revisions_of', 'slice_table',
+           'scaled_table', 'gain_of', 'gain_table', 'spoken_gain', 'verdict', 'plot_generations', 'plot_slices',
+           'generations_csv', 'read_generations']
 
 # %% ../../nbs/demand/45_generations.ipynb #gen-imports
 import gc
@@ -40,7 +41,7 @@ from .board import described
 class Generation:
     "One step of the line."
 
-    name: str  # of its forecaster
+    name: str  # its place in the line, mostly that of its forecaster
     year: str  # when it stood in the line, as far as that is published
     line: str  # what was new
     # horizon, season, panel, seed -> forecaster that is not fitted
@@ -131,6 +132,44 @@ def quantile_forest(
     return SQRF(horizon, season, seed=seed)
 
 # %% ../../nbs/demand/45_generations.ipynb #gen-networks
+def feed_forward(
+    horizon: int,  # steps ahead
+    season: int,  # rows in a season; 1: none
+    panel: Panel,  # to be forecast
+    seed: int,  # of what is drawn
+) -> Forecaster:
+    "A network on the columns of the forest, trained on quantiles."
+    from forecastlab.demand.feed_forward import FeedForward
+
+    quiet = dict(progress=False)
+    return FeedForward(horizon, season, seed=seed, training=quiet)
+
+
+def recurrent_point(
+    horizon: int,  # steps ahead
+    season: int,  # not used: the lags of the frequency are read
+    panel: Panel,  # to be forecast
+    seed: int,  # of what is drawn
+) -> Forecaster:
+    "A recurrent network that reads the sales and says one number a step."
+    from forecastlab.demand.recurrent import RecurrentPoint
+
+    return RecurrentPoint(horizon, training=dict(progress=False, seed=seed))
+
+
+def recurrent_distribution(
+    horizon: int,  # steps ahead
+    season: int,  # not used: the lags of the frequency are read
+    panel: Panel,  # to be forecast
+    seed: int,  # of what is drawn
+) -> Forecaster:
+    "The same, and it says a law, Student's t: draws of it are fed back (DeepAR)."
+    from forecastlab.quantile.recurrent import RecurrentForecaster
+
+    how = dict(lr=1e-2, progress=False, seed=seed)
+    return RecurrentForecaster(horizon, head="student", training=how)
+
+
 def mq_rnn(
     horizon: int,  # steps ahead
     season: int,  # rows in a season; 1: none
@@ -194,8 +233,27 @@ _LINE = (
     Generation(
         "SQRF", "before 2017", "quantiles from the forest's leaves", quantile_forest
     ),
+    Generation(
+        "FeedForward",
+        "before 2017",
+        "a network on the forest's columns, trained on quantiles",
+        feed_forward,
+    ),
+    Generation(
+        "RecurrentPoint",
+        "before 2017",
+        "a network that reads the sales, for a point",
+        recurrent_point,
+    ),
+    Generation(
+        "RecurrentDistribution",
+        "2017",
+        "the same for a distribution, drawn step by step",
+        recurrent_distribution,
+    ),
     Generation("MQRNN", "2017", "one network for all quantiles and steps", mq_rnn),
     Generation("MQCNN", "2017", "convolutions that look further back", mq_cnn),
+    # later networks stand here: MQTransformer (2020)
     Generation("AutoForecaster", "today", "the average of the lab's own", all_together),
 )
 # name -> generation, in the order of the line

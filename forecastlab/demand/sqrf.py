@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['TELLING', 'FOREST_LEVELS', 'BEGINNING', 'learning_samples', 'beginning_samples', 'Cases', 'cases_of', 'AskedRows',
-           'PooledForest', 'some_rows', 'error_quantiles', 'in_units', 'refuse_other_columns', 'packed_forest',
-           'unpacked_forest', 'SQRF']
+           'RowForecaster', 'PooledForest', 'some_rows', 'error_quantiles', 'in_units', 'refuse_other_columns',
+           'own_tensors', 'packed_forest', 'unpacked_forest', 'SQRF']
 
 # %% ../../nbs/demand/36_sqrf.ipynb #sqrf-imports
 import json
 import tempfile
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 import numpy as np
@@ -174,13 +175,13 @@ def cases_of(
 
 @dataclass
 class AskedRows:
-    "Rows that a forecast asks about, and the forest that answers."
+    "Rows that a forecast asks about, and the model that answers."
 
     which: str  # "known": products with a history, "new": those without
     at: np.ndarray  # (row,) places in the forecast, series by series, step by step
     samples: Samples  # (row,) of the panel that is continued
     matrix: DesignMatrix  # (row, column) what is known
-    forest: SparseQuantileForest  # its targets are multiples of `matrix.level`
+    model: Any  # a forest, say; its targets are multiples of `matrix.level`
     cases: Cases | None  # it was grown on; None: they were not kept
     categories: Mapping[str, Sequence[str]]  # column of the panel -> names of codes
 
@@ -196,7 +197,7 @@ class AskedRows:
             matrix=some_rows(self.matrix, which),
         )
 
-# %% ../../nbs/demand/36_sqrf.ipynb #PooledForest
+# %% ../../nbs/demand/36_sqrf.ipynb #RowForecaster
 FOREST_LEVELS = (
     *(0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
     *(0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.975, 0.99),
@@ -206,13 +207,11 @@ BEGINNING = ("horizon", "calendar", "known", "product", "text")
 
 
 @dataclass
-class PooledForest(Forecaster):
-    """One random forest over all products; its spread is that of its own errors.
+class RowForecaster(Forecaster):
+    """Forecasts row by row of the design matrix: one model for all products and steps.
 
-    Breiman (2001). The point forecast is the mean of the leaves; a second forest, grown
-    on the earlier rows and asked about the later ones, tells the errors. Products that
-    were never observed are forecast as similar ones began. Refuses a panel without an
-    origin to learn from, and known covariates that end before the horizon.
+    There are two of them: "known", of products with a history, and "new", which knows
+    what is known of a product before it sells.
     """
 
     horizon: int = 8  # steps ahead that can be asked for
@@ -224,37 +223,44 @@ class PooledForest(Forecaster):
     lines: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see `Design`
     text: str | None = None  # static column of texts
     rows: int = 60_000  # most rows learned from
-    trees: int = 60  # of the forest
-    smallest: int = 20  # fewest rows in a leaf
-    features: float = 1 / 3  # share of the columns that a split may choose from
     weight: float = 0.5  # a row's say is level ** weight: 1 by units, 0 all alike
-    threads: int = 1  # that grow trees
-    seed: int = 0  # of the rows and of the trees
-    name = "PooledForest"
+    seed: int = 0  # of the rows, and of what learns from them
     newcomers = True
-    # what was learned: designs, forests, names behind codes, size of a beginning
+    # what was learned: designs, models, names behind codes, size of a beginning
     _designs: dict[str, Design] = field(default_factory=dict, init=False, repr=False)
-    _forests: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _models: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _categories: dict[str, list[str]] = field(
         default_factory=dict, init=False, repr=False
     )
     _columns: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
     _typical: float = field(default=1.0, init=False, repr=False)
+    # what was learned from, where a family keeps it
     _cases: dict[str, "Cases"] = field(default_factory=dict, init=False, repr=False)
-    # ("known", "new"; level) quantiles of past errors; SQRF has none
-    _errors: np.ndarray = field(
-        default_factory=lambda: np.empty((0, 0)), init=False, repr=False
-    )
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "rows", "trees", "smallest", "threads"):
+        for name in ("horizon", "rows"):
             whole(name, getattr(self, name))
         whole("seed", self.seed, 0)
-        number("features", self.features, 0, 1, "(]")
         number("weight", self.weight, 0)
         self.levels = tuple(check_levels(self.levels, increasing=True).tolist())
         self.groups = checked_groups(self.groups)
         self.lines = self._design(self.groups).lines
+
+    @abstractmethod
+    def _learn(self, which: str, matrix: DesignMatrix, cases: "Cases") -> None:
+        "Learn one of the two models from rows, and from what happened."
+
+    @abstractmethod
+    def _answer(self, which: str, matrix: DesignMatrix) -> np.ndarray:
+        "(row, level) quantiles of the ratio."
+
+    @abstractmethod
+    def _packed(self) -> tuple[dict, dict[str, Tensor]]:
+        "What a file must hold of the models."
+
+    @abstractmethod
+    def _unpack(self, note: dict, tensors: dict[str, Tensor]) -> None:
+        "Take the models out of a file; settings, designs and columns are there."
 
     def _design(self, groups: Sequence[str]) -> Design:
         return Design(groups, self.line, self.lines, self.season, self.text)
@@ -263,11 +269,11 @@ class PooledForest(Forecaster):
         self,
         panel: Panel,  # histories, and covariates in their roles
     ) -> Self:  # the fitted forecaster itself
-        "Grow the forest of products with a history, and that of beginnings."
+        "Learn from products with a history, and from beginnings."
         whole("horizon", self.horizon, most=2**20)
         self.panel = checked_panel(panel)
         self._categories = {n: list(c) for n, c in panel.categories.items()}
-        self._designs, self._forests, self._columns, self._cases = {}, {}, {}, {}
+        self._designs, self._models, self._columns, self._cases = {}, {}, {}, {}
         design = self._design(self.groups).fit(panel)
         assert design.settled is not None
         season = design.settled.season
@@ -280,7 +286,7 @@ class PooledForest(Forecaster):
         return self
 
     def _learn_beginnings(self, panel: Panel, samples: Samples) -> None:
-        "The forest of products without history."
+        "The model of products without history."
         begun = beginning_samples(panel, self.horizon)
         begun = samples if begun is None else begun
         design = Design(BEGINNING, season=self.season, text=self.text).fit(panel)
@@ -292,40 +298,6 @@ class PooledForest(Forecaster):
         self._columns["new"] = matrix.names
         self._learn("new", matrix, cases_of(panel, begun, matrix.level))
 
-    def _grown(self, matrix: DesignMatrix, ratio: np.ndarray) -> SparseQuantileForest:
-        "A forest on some rows."
-        forest = SparseQuantileForest(
-            trees=self.trees,
-            smallest=max(1, min(self.smallest, len(matrix) // 4)),
-            features=self.features,
-            seed=self.seed,
-            threads=self.threads,
-        )
-        weight = (matrix.level / matrix.level.mean()) ** self.weight
-        return forest.fit(matrix.X, ratio, weight=weight, categorical=matrix.codes)
-
-    def _learn(self, which: str, matrix: DesignMatrix, cases: "Cases") -> None:
-        "Grow the forest; learn errors from one that had not seen the later rows."
-        ratio, when = cases.y / matrix.level, cases.target
-        self._forests[which] = self._grown(matrix, ratio)
-        late = when >= np.quantile(when, 0.75)
-        if late.all() or late.sum() < 20:
-            late = np.arange(len(when)) % 4 == 3
-        early = some_rows(matrix, ~late)
-        before = self._grown(early, ratio[~late])
-        said = before.mean(some_rows(matrix, late).X)
-        weight = (matrix.level[late] / matrix.level.mean()) ** self.weight
-        relative = error_quantiles(ratio[late], said, weight, self.levels)
-        errors = dict(zip(("known",), self._errors))
-        errors[which] = relative
-        self._errors = np.stack([errors[k] for k in ("known", "new") if k in errors])
-
-    def _answer(self, which: str, matrix: DesignMatrix) -> np.ndarray:
-        "(row, level) quantiles of the ratio."
-        said = self._forests[which].mean(matrix.X)
-        at = ("known", "new").index(which)
-        return said[:, None] * self._errors[at]
-
     @property
     def longest(self) -> int | None:
         "The horizon that was trained."
@@ -333,14 +305,14 @@ class PooledForest(Forecaster):
 
     @property
     def _ready(self) -> bool:
-        return bool(self._forests)
+        return bool(self._models)
 
     def asked_rows(
         self,
         h: int | None = None,  # steps ahead; None: `horizon`
         panel: Panel | None = None,  # histories to continue; None: the fitted panel
     ) -> list["AskedRows"]:  # products with a history, then those without; none empty
-        "Rows that a forecast asks about, and the forests that answer. Refuses alike."
+        "Rows that a forecast asks about, and the models that answer. Refuses alike."
         return self._rows_of(*self._asked(h, panel))
 
     def _rows_of(self, panel: Panel, h: int) -> list["AskedRows"]:
@@ -363,13 +335,13 @@ class PooledForest(Forecaster):
     def _some_rows(
         self, which: str, panel: Panel, samples: Samples, at: np.ndarray
     ) -> "AskedRows":
-        "The rows of one forest."
+        "The rows of one model."
         own = some_samples(samples, at)
         level = np.full(len(own), self._typical) if which == "new" else None
         matrix = self._designs[which].rows(panel, own, level)
         refuse_other_columns(self._columns[which], matrix.names)
-        forest, cases = self._forests[which], self._cases.get(which)
-        return AskedRows(which, at, own, matrix, forest, cases, self._categories)
+        model, cases = self._models[which], self._cases.get(which)
+        return AskedRows(which, at, own, matrix, model, cases, self._categories)
 
     def _predict(self, panel: Panel, h: int, seed: int) -> Forecast:
         q = np.empty((len(panel) * h, len(self.levels)))
@@ -386,25 +358,19 @@ class PooledForest(Forecaster):
         return Forecast(panel, grid, self.name)
 
     def _state(self) -> tuple[dict, dict[str, Tensor]]:
-        settings = {n: v for n, v in asdict(self).items() if n[0] != "_"}
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         settings["lines"] = {n: list(g) for n, g in self.lines.items()}
-        note = dict(
+        note, tensors = self._packed()
+        note |= dict(
             settings=settings,
             columns=self._columns,
             categories=self._categories,
             typical=self._typical,
-            errors=len(self._errors) > 0,
             designs={n: d.note() for n, d in self._designs.items()},
             cases={n: c.note() for n, c in self._cases.items()},
         )
-        tensors: dict[str, Tensor] = {}
         for which, cases in self._cases.items():
             tensors |= {f"cases/{which}/{n}": x for n, x in cases.tensors().items()}
-        for which, forest in self._forests.items():
-            packed = packed_forest(forest)
-            tensors |= {f"{which}/{n}": x for n, x in packed.items()}
-        if len(self._errors):
-            tensors["errors"] = torch.from_numpy(self._errors)
         return note, tensors
 
     @classmethod
@@ -414,21 +380,88 @@ class PooledForest(Forecaster):
         model._columns, model._categories = note["columns"], note["categories"]
         model._typical = float(note["typical"])
         model._designs = {n: Design.of_note(d) for n, d in note["designs"].items()}
-        for which in model._designs:
-            begin = f"{which}/"
-            own = {
-                n.removeprefix(begin): x
-                for n, x in tensors.items()
-                if n.startswith(begin)
-            }
-            model._forests[which] = unpacked_forest(own)
+        model._unpack(note, tensors)
         # files of older versions kept no cases
         for which, told in note.get("cases", {}).items():
             model._cases[which] = Cases.of_file(told, tensors, f"cases/{which}/")
-        if note["errors"]:
-            check_shapes(tensors, errors=(2, len(model.levels)))
-            model._errors = tensors["errors"].numpy()
         return model
+
+# %% ../../nbs/demand/36_sqrf.ipynb #PooledForest
+@dataclass
+class PooledForest(RowForecaster):
+    """One random forest over all products; its spread is that of its own errors.
+
+    Breiman (2001). The point forecast is the mean of the leaves; a second forest, grown
+    on the earlier rows and asked about the later ones, tells the errors. Products that
+    were never observed are forecast as similar ones began. Refuses a panel without an
+    origin to learn from, and known covariates that end before the horizon.
+    """
+
+    trees: int = 60  # of the forest
+    smallest: int = 20  # fewest rows in a leaf
+    features: float = 1 / 3  # share of the columns that a split may choose from
+    threads: int = 1  # that grow trees
+    name = "PooledForest"
+    # ("known", "new"; level) quantiles of past errors; SQRF has none
+    _errors: np.ndarray = field(
+        default_factory=lambda: np.empty((0, 0)), init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("trees", "smallest", "threads"):
+            whole(name, getattr(self, name))
+        number("features", self.features, 0, 1, "(]")
+        super().__post_init__()
+
+    def _grown(self, matrix: DesignMatrix, ratio: np.ndarray) -> SparseQuantileForest:
+        "A forest on some rows."
+        forest = SparseQuantileForest(
+            trees=self.trees,
+            smallest=max(1, min(self.smallest, len(matrix) // 4)),
+            features=self.features,
+            seed=self.seed,
+            threads=self.threads,
+        )
+        weight = (matrix.level / matrix.level.mean()) ** self.weight
+        return forest.fit(matrix.X, ratio, weight=weight, categorical=matrix.codes)
+
+    def _learn(self, which: str, matrix: DesignMatrix, cases: Cases) -> None:
+        "Grow the forest; learn errors from one that had not seen the later rows."
+        ratio, when = cases.y / matrix.level, cases.target
+        self._models[which] = self._grown(matrix, ratio)
+        late = when >= np.quantile(when, 0.75)
+        if late.all() or late.sum() < 20:
+            late = np.arange(len(when)) % 4 == 3
+        early = some_rows(matrix, ~late)
+        before = self._grown(early, ratio[~late])
+        said = before.mean(some_rows(matrix, late).X)
+        weight = (matrix.level[late] / matrix.level.mean()) ** self.weight
+        relative = error_quantiles(ratio[late], said, weight, self.levels)
+        errors = dict(zip(("known",), self._errors))
+        errors[which] = relative
+        self._errors = np.stack([errors[k] for k in ("known", "new") if k in errors])
+
+    def _answer(self, which: str, matrix: DesignMatrix) -> np.ndarray:
+        "(row, level) quantiles of the ratio."
+        said = self._models[which].mean(matrix.X)
+        at = ("known", "new").index(which)
+        return said[:, None] * self._errors[at]
+
+    def _packed(self) -> tuple[dict, dict[str, Tensor]]:
+        tensors: dict[str, Tensor] = {}
+        for which, forest in self._models.items():
+            packed = packed_forest(forest)
+            tensors |= {f"{which}/{n}": x for n, x in packed.items()}
+        if len(self._errors):
+            tensors["errors"] = torch.from_numpy(self._errors)
+        return dict(errors=len(self._errors) > 0), tensors
+
+    def _unpack(self, note: dict, tensors: dict[str, Tensor]) -> None:
+        for which in self._designs:
+            self._models[which] = unpacked_forest(own_tensors(tensors, which))
+        if note["errors"]:
+            check_shapes(tensors, errors=(2, len(self.levels)))
+            self._errors = tensors["errors"].numpy()
 
 # %% ../../nbs/demand/36_sqrf.ipynb #some_rows
 def some_rows(
@@ -466,24 +499,33 @@ def in_units(
 
 
 def refuse_other_columns(
-    known: Sequence[str],  # a forest was grown on
-    asked: Sequence[str],  # it is asked for
+    known: Sequence[str],  # trained on
+    asked: Sequence[str],  # to be forecast from
 ) -> None:
-    "Refuse columns that a forest has not seen, and lacking ones, by name."
+    "Refuse columns that training has not seen, and lacking ones, by name."
     new = [n for n in asked if n not in known]
     if new:
         refuse(
-            "the forest has not seen these columns",
+            "training has not seen these columns",
             new,
             "Build the panel with the covariates and frequency trained on",
         )
     lacking = [n for n in known if n not in asked]
     if lacking:
         refuse(
-            "the forest was grown on columns that the panel lacks",
+            "training had columns that the panel lacks",
             lacking,
             "Build the panel with the covariates and frequency trained on",
         )
+
+
+def own_tensors(
+    tensors: dict[str, Tensor],  # of a file
+    which: str,  # how the names of some begin, before a stroke
+) -> dict[str, Tensor]:  # those, without it
+    "The tensors of one model among several."
+    begin = f"{which}/"
+    return {n.removeprefix(begin): x for n, x in tensors.items() if n.startswith(begin)}
 
 
 def packed_forest(
@@ -531,9 +573,9 @@ class SQRF(PooledForest):
 
     def _learn(self, which: str, matrix: DesignMatrix, cases: Cases) -> None:
         "Grow the forest; its leaves keep the cases."
-        forest = self._forests[which] = self._grown(matrix, cases.y / matrix.level)
+        forest = self._models[which] = self._grown(matrix, cases.y / matrix.level)
         self._cases[which] = cases.looking(matrix, forest.importance())
 
     def _answer(self, which: str, matrix: DesignMatrix) -> np.ndarray:
         "(row, level) quantiles of the ratio."
-        return self._forests[which].predict(matrix.X, self.levels)
+        return self._models[which].predict(matrix.X, self.levels)

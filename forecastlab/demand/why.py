@@ -339,7 +339,7 @@ def contributions(
     panel, h, parts = _asked(model, panel, series, steps)
     frames = []
     for asked in parts:
-        base, found = forest_contributions(asked.forest, asked.matrix.X)
+        base, found = forest_contributions(asked.model, asked.matrix.X)
         level = asked.matrix.level[:, None]
         found = np.column_stack([np.full(len(found), base), found]) * level
         groups = np.array([BASE, *asked.matrix.groups], object)
@@ -550,8 +550,8 @@ def _cases_of_rows(
             "the cases of this model were not kept: an older version saved it",
             mend="Fit it again",
         )
-    row, case, weight = _heaviest(asked.forest.weights(asked.matrix.X), most)
-    grown = asked.forest.forest
+    row, case, weight = _heaviest(asked.model.weights(asked.matrix.X), most)
+    grown = asked.model.forest
     ratio = np.empty(len(grown.order))
     ratio[grown.order] = grown.value
     frame = pd.DataFrame(_of_forecasts(panel, h, asked.at[row]), asked.at[row])

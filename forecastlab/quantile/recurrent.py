@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAWS', 'DEEP', 'NAMES', 'RNNSettings', 'Law', 'gamma', 'RecurrentNetwork', 'head_of', 'rnn_loss', 'sample_paths',
-           'RecurrentForecaster']
+           'RecurrentForecaster', 'without_past']
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #78a03ffc
 import warnings
@@ -433,7 +433,7 @@ class RecurrentForecaster(NeuralForecaster):
         centre = given.get("centre", False)
         given["link"] = link_of(given.get("link", "auto"), given["support"], centre)
         given |= given_scale(panel, given.get("floor", 0.0), centre)
-        return RNNSettings(**given | dict(context=context, horizon=self.horizon))
+        return self.Settings(**given | dict(context=context, horizon=self.horizon))
 
     def network(
         self,
@@ -469,7 +469,7 @@ class RecurrentForecaster(NeuralForecaster):
                 f" {named(list(panel.past))} will be ignored",
                 stacklevel=2,
             )
-        super().fit(_without_past(panel))
+        super().fit(without_past(panel))
         self.panel = panel
         return self
 
@@ -478,7 +478,7 @@ class RecurrentForecaster(NeuralForecaster):
         asked = copy(self)
         asked._identity = identities(panel.ids)
         predict = super(RecurrentForecaster, asked)._predict
-        return replace(predict(_without_past(panel), h, seed), panel=panel)
+        return replace(predict(without_past(panel), h, seed), panel=panel)
 
     def parameters(
         self,
@@ -525,8 +525,10 @@ class RecurrentForecaster(NeuralForecaster):
         return Counts(paths) if support == "count" else paths
 
 # %% ../../nbs/quantile/30_recurrent.ipynb #_settle
-def _without_past(panel: Panel) -> Panel:
-    "The panel as this family reads it."
+def without_past(
+    panel: Panel,  # any
+) -> Panel:
+    "The panel as this family reads it: no covariate known only up to the origin."
     if not panel.past:
         return panel
     categories = {n: c for n, c in panel.categories.items() if n not in panel.past}
