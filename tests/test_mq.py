@@ -677,7 +677,7 @@ def test_what_does_not_fit_the_training_is_refused(trained):
             dict(chanels=3, depth=2),
             (
                 "unknown settings: chanels, depth. Known: agnostic, batch|unknown"
-                " settings: chanels, depth. Known: agnostic, centre"
+                " settings: chanels, depth. Known: agnostic, average_origins, centre"
             ),
         ),
     ],

@@ -19,7 +19,8 @@ from ..core.basics import yes_or_no
 from ..core.distributions import DECILES, FINE, KNOTS, Counts
 from ..core.distributions import QuantileFunction, QuantileGrid
 from ..core.distributions import check_levels
-from ..core.encoders import Encoder, Reading, check_link, check_reading
+from ..core.encoders import Encoded, Encoder, Reading, check_link
+from ..core.encoders import check_reading
 from ..core.encoders import classical, given_scale, link_of, squashed
 from ..core.features import Recipe, Sizes, support_of
 from ..core.frequency import context_of, season_for
@@ -256,9 +257,11 @@ class MQNetwork(nn.Module):
         self,
         settings: MQSettings,  # all filled in
         sizes: Sizes,  # how many features of each kind there are
+        rows: int = 0,  # rows whose code is kept for `contexts`; 0: the origins
+        beside: int = 0,  # channels that `contexts` gives each horizon
     ):
         super().__init__()
-        self.settings, self.encoder = settings, Encoder(settings, sizes)
+        self.settings, self.encoder = settings, Encoder(settings, sizes, rows)
         self.start: nn.Linear | None = None
         # what the start says of each step is read, too
         said = 0
@@ -271,7 +274,8 @@ class MQNetwork(nn.Module):
             said = 1
         width = self.encoder.width + said * settings.horizon
         self.global_decoder = GlobalDecoder(width, settings)
-        self.local_decoder = LocalDecoder(self.encoder.ahead + said, settings)
+        own = self.encoder.ahead + said + beside
+        self.local_decoder = LocalDecoder(own, settings)
         # what the head hands out is in units of the start's usual error
         self.register_buffer("width", torch.ones(()))
         if settings.start == "classical":
@@ -300,14 +304,25 @@ class MQNetwork(nn.Module):
         Parameters have the shape (batch, fork, horizon, knot) or (batch, fork,
         horizon); loc and scale are (batch, fork).
         """
-        code, ahead, loc, scale = self.encoder(batch)
-        point = self.started(batch, loc, scale)
+        told = self.encoder.read(batch)
+        point = self.started(batch, told.loc, told.scale)
+        code, ahead = told.code, [told.ahead]
         if self.start is not None:
             said = squashed(point)
             code = torch.cat([code, said], -1)
-            ahead = torch.cat([ahead, said[..., None]], -1)
-        found = self.local_decoder(*self.global_decoder(code), ahead)
-        return self.widened(found, point), loc, scale
+            ahead.append(said[..., None])
+        ahead += self.contexts(batch, told, point)
+        found = self.local_decoder(*self.global_decoder(code), torch.cat(ahead, -1))
+        return self.widened(found, point), told.loc, told.scale
+
+    def contexts(
+        self,
+        batch: Batch,  # of windows
+        told: Encoded,  # what the encoder knows
+        point: Tensor,  # (batch, fork, horizon) of `started`
+    ) -> list[Tensor]:  # (batch, fork, horizon, channel) each
+        "More that each horizon may know; here nothing."
+        return []
 
     def started(
         self,
