@@ -121,13 +121,17 @@ def look_back(
     begun: Tensor,  # (batch, row) had the series begun?
 ) -> Tensor:  # (batch, fork, horizon, width)
     "`look_back_plainly`, all origins at once."
-    looks = key.shape[1] - query.shape[1] + 1
-    # (batch, fork, row, width)
-    keys = key.unfold(1, looks, 1).transpose(2, 3)
-    values = value.unfold(1, looks, 1).transpose(2, 3)
-    own = torch.arange(looks, device=begun.device) == looks - 1
-    counts = begun.unfold(1, looks, 1) | own
-    return F.scaled_dot_product_attention(query, keys, values, counts[:, :, None])
+    forks, horizon = query.shape[1:3]
+    rows = key.shape[1]
+    row = torch.arange(rows, device=key.device)
+    own = row[rows - forks :, None]
+    near = (row <= own) & (row >= own - (rows - forks))
+    # (batch, fork, row)
+    counts = near & (begun[:, None] | (row == own))
+    counts = counts.repeat_interleave(horizon, 1)
+    asked = query.flatten(1, 2)
+    found = F.scaled_dot_product_attention(asked, key, value, counts)
+    return found.unflatten(1, (forks, horizon))
 
 # %% ../../nbs/demand/54_mqtransformer.ipynb #HorizonAttention
 class HorizonAttention(nn.Module):
@@ -164,18 +168,14 @@ class HorizonAttention(nn.Module):
 
 # %% ../../nbs/demand/54_mqtransformer.ipynb #earlier
 def said_before(
-    x: Tensor,  # (batch, fork, horizon, channel) of each origin
-    compared: int,  # J, the origin's own included
-) -> Tensor:  # (batch, fork, horizon, J, channel), 0 where nothing was said
-    "What the last J origins said of each target, the latest first."
+    x: Tensor,  # (batch, fork, horizon, ...) of each origin
+    back: int,  # j, how many origins earlier
+) -> Tensor:  # (batch, fork, horizon, ...), 0 where nothing was said
+    "What the origin j rows earlier said of the same targets."
     forks, horizon = x.shape[1:3]
-    # room for origins before the first and for rows after the horizon
-    x = F.pad(x, (0, 0, 0, compared - 1, compared - 1, 0))
-    first = compared - 1
-    parts = [
-        x[:, first - j : first - j + forks, j : j + horizon] for j in range(compared)
-    ]
-    return torch.stack(parts, 3)
+    fork, step = min(back, forks), min(back, horizon)
+    said = x[:, : forks - fork, step:]
+    return F.pad(said, (*[0, 0] * (x.dim() - 3), 0, step, fork, 0))
 
 
 def was_said(
@@ -223,11 +223,14 @@ def hear(
     "`hear_plainly`, all origins at once."
     forks, horizon, width = query.shape[1:]
     compared = errors.shape[-1]
-    score = (query[..., None, :] * said_before(key, compared)).sum(-1)
-    score = score + (query @ weight)[..., None] * errors[:, :, None]
+    scores = [(query * said_before(key, j)).sum(-1) for j in range(compared)]
+    score = torch.stack(scores, -1) + (query @ weight)[..., None] * errors[:, :, None]
     there = was_said(forks, horizon, compared, query.device)
     share = (score / width**0.5).masked_fill(~there, -torch.inf).softmax(-1)
-    return (share[..., None] * said_before(value, compared)).sum(3)
+    found = share[..., :1] * value
+    for j in range(1, compared):
+        found = found + share[..., j : j + 1] * said_before(value, j)
+    return found
 
 # %% ../../nbs/demand/54_mqtransformer.ipynb #errors_of
 def errors_of(
