@@ -250,10 +250,11 @@ class CausalConvolutions(nn.Module):
         self,
         inputs: int,  # channels of a row
         settings: Reading,  # `channels`, `kernel`, `dilations`, `dropout`, `forks`
+        rows: int = 0,  # last rows that get a code, at least the forks; 0: the forks
     ):
         super().__init__()
         width = settings.channels
-        self.width, self.forks = width, settings.forks
+        self.width, self.forks = width, max(rows, settings.forks)
         # rows that an origin sees
         self.field = 1 + sum((settings.kernel - 1) * d for d in settings.dilations)
         self.enter = nn.Conv1d(inputs, width, 1)
@@ -268,8 +269,8 @@ class CausalConvolutions(nn.Module):
         self,
         rows: Tensor,  # (batch, context, channel)
         lags: Tensor | None,  # not read
-    ) -> Tensor:  # (batch, fork, width)
-        "The code of each origin."
+    ) -> Tensor:  # (batch, row, width), of which the last are the origins'
+        "The code of each of the last rows."
         need = self.forks + self.field - 1
         # (batch, channel, time)
         x = rows.transpose(1, 2)[..., -need:]
@@ -287,17 +288,18 @@ class Recurrent(nn.Module):
         self,
         inputs: int,  # channels of a row
         settings: Reading,  # `channels`, `layers`, `forks`
+        rows: int = 0,  # last rows that get a code, at least the forks; 0: the forks
     ):
         super().__init__()
-        self.width, self.forks = settings.channels, settings.forks
+        self.width, self.forks = settings.channels, max(rows, settings.forks)
         self.rnn = nn.LSTM(inputs, self.width, settings.layers, batch_first=True)
 
     def forward(
         self,
         rows: Tensor,  # (batch, context, channel)
         lags: Tensor | None,  # not read
-    ) -> Tensor:  # (batch, fork, width)
-        "The state after each origin."
+    ) -> Tensor:  # (batch, row, width), of which the last are the origins'
+        "The state after each of the last rows."
         return self.rnn(rows)[0][:, -self.forks :]
 
 
@@ -308,6 +310,7 @@ class DenseLags(nn.Module):
         self,
         inputs: int,  # past covariates at the origin
         settings: Reading,  # `context`, `forks`, `channels`, `layers`, `dropout`
+        rows: int = 0,  # not read: only origins have codes
     ):
         super().__init__()
         self.width = settings.channels
@@ -511,9 +514,7 @@ class Encoder(nn.Module):
         self.ahead = sizes.known + self.known.width
         past = sizes.past + self.past.width
         inputs = past if settings.encoder == "lags" else 3 + self.ahead + past
-        self.encoder: Any = ENCODERS[settings.encoder](inputs, settings)
-        if rows:
-            self.encoder.forks = max(rows, settings.forks)
+        self.encoder: Any = ENCODERS[settings.encoder](inputs, settings, rows)
         still = sizes.static + self.static.width
         future = settings.horizon * self.ahead
         beside = still + future + 2 + 5 * len(settings.recent) + settings.history
