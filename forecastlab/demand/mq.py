@@ -428,7 +428,8 @@ def _counts(batch: Batch, settings: MQSettings, h: int, back: int) -> Tensor:
 def _mean(parts: list[Tensor], weights: list[Tensor]) -> Tensor:
     "The weighted mean of tensors (series, horizon, ...)."
     shaped = [w.view(*w.shape, *[1] * (parts[0].dim() - 2)) for w in weights]
-    return sum(w * x for w, x in zip(shaped, parts)) / sum(shaped)
+    total = sum((w * x for w, x in zip(shaped, parts)), torch.zeros_like(parts[0]))
+    return total / sum(shaped, torch.zeros_like(shaped[0]))
 
 
 def _averaged(curves: list[dict], weights: list[Tensor]) -> dict[str, Any]:
