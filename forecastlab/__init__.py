@@ -28,6 +28,7 @@ _home = {
     "MQCNN": "demand.mq",
     "MQRNN": "demand.mq",
     "MQDense": "demand.mq",
+    "MQTransformer": "demand.mqtransformer",
     "SeasonalNaive": "demand.textbook",
     "EmpiricalQuantiles": "demand.textbook",
     "CrostonSBA": "demand.textbook",

@@ -36,6 +36,7 @@ from forecastlab.demand.feed_forward import FeedForward
 from forecastlab.demand.launch import LaunchForecaster
 from forecastlab.demand.linear import PooledLinear
 from forecastlab.demand.mq import MQCNN, MQDense, MQRNN
+from forecastlab.demand.mqtransformer import MQTransformer
 from forecastlab.demand.price_elasticity import PriceElasticity
 from forecastlab.demand.recurrent import RecurrentPoint
 from forecastlab.demand.seasonal_profile import SeasonalProfile
@@ -66,6 +67,9 @@ MAKERS = {
     "MQCNN": lambda: MQCNN(HORIZON, dilations=(1, 2), mixing=8, **SMALL),
     "MQRNN": lambda: MQRNN(HORIZON, mixing=8, **SMALL),
     "MQDense": lambda: MQDense(HORIZON, mixing=8, **SMALL),
+    "MQTransformer": lambda: MQTransformer(
+        HORIZON, dilations=(1, 2), mixing=8, attention=4, **SMALL
+    ),
     "PooledLinear": lambda: PooledLinear(HORIZON, 12, forks=4, training=QUIET),
     "MQCNN isqf": lambda: MQCNN(HORIZON, dilations=(1,), head="isqf", **SMALL),
     "RecurrentForecaster": lambda: RecurrentForecaster(

@@ -304,6 +304,34 @@ def test_excess_volatility_on_ragged_origins_is_the_plain_sum():
     assert_allclose(m.excess_volatility(y, f), expected)
 
 
+def test_revision_excess_on_ragged_origins_is_the_plain_sum_and_never_negative():
+    rng = np.random.default_rng(4)
+    levels = np.array([0.1, 0.5, 0.8])
+    q, y = rng.normal(size=(30, 7, 3)), rng.normal(size=30)
+    q[rng.random((30, 7)) < 0.4] = np.nan
+    q[0] = np.nan
+    q[1, 1:] = np.nan
+    y[2] = np.nan
+    expected = np.full((30, 3), np.nan)
+    size = moved = 0.0
+    for i, (rows, t) in enumerate(zip(q, y)):
+        rows = rows[~np.isnan(rows[:, 0])]
+        if len(rows) < 2 or np.isnan(t):
+            continue
+        expected[i] = 0
+        for old, new in zip(rows, rows[1:]):
+            gained = m.pinball(t, old, levels) - m.pinball(t, new, levels)
+            for k, a in enumerate(levels):
+                expected[i, k] += m.pinball(new[k], old[[k]], [a])[0] - gained[k]
+            size, moved = size + abs(t), moved + np.abs(new - old)
+    found = m.revision_excess(y, q, levels)
+    assert_allclose(found, expected, atol=1e-12)
+    assert np.nanmin(found) > -1e-12
+    sums = m.calm(y, q, levels)
+    assert_allclose(sums["sev"], np.nansum(expected, 0) / size)
+    assert_allclose(sums["sfpc"], moved / size)
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 5])
 def test_same_target_puts_every_forecast_in_its_place(step):
     f = np.arange(2 * 4 * 3.0).reshape(2, 4, 3)
@@ -594,6 +622,8 @@ def test_shares_are_shares_and_bounds_hold(pair):
             "no target was forecast from two origins",
         ),
         (lambda: m.excess_volatility([1.0, 2.0], [1.0, 2.0]), "Expected"),
+        (lambda: m.calm([1.0, 2.0], np.ones((2, 3)), [0.5]), "Expected"),
+        (lambda: m.calm([1.0], np.ones((1, 1, 1)), [0.5]), "no target was forecast"),
         (lambda: m.belief_movement([0.5, 1.5]), "beliefs are probabilities"),
         (
             lambda: m.score([1.0], [[1.0, 2.0]], [0.1, 0.9], scale=[1.0]),

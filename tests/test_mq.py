@@ -16,7 +16,7 @@ import torch
 
 from forecastlab.core.basics import read_tensors, write_tensors
 from forecastlab.core.backtest import as_known, plant
-from forecastlab.core.metrics import mean_wql
+from forecastlab.core.metrics import mean_wql, same_target, volatility
 from forecastlab.core.panel import Panel
 from forecastlab.core.windows import Windows, forked
 from forecastlab.core.encoders import ENCODERS, classical, running_scale
@@ -677,7 +677,7 @@ def test_what_does_not_fit_the_training_is_refused(trained):
             dict(chanels=3, depth=2),
             (
                 "unknown settings: chanels, depth. Known: agnostic, batch|unknown"
-                " settings: chanels, depth. Known: agnostic, centre"
+                " settings: chanels, depth. Known: agnostic, average_origins, centre"
             ),
         ),
     ],
@@ -1105,3 +1105,76 @@ def test_what_cannot_be_held_out_is_refused():
     training = QUIET | dict(validate_every=2)
     with pytest.raises(ValueError, match="long enough to hold out 3 rows.*has 4"):
         model(training=training).fit(plain(np.arange(4.0)))
+
+
+# --- earlier origins averaged in
+
+
+@pytest.mark.parametrize("head", ["grid", "isqf"])
+def test_earlier_origins_are_averaged_as_by_hand(head):
+    seen, levels = full().cut(36), [0.1, 0.3, 0.5, 0.9]
+    m = model(head=head, levels=(0.1, 0.3, 0.5, 0.7, 0.9), support="real").fit(seen)
+    alone = q(m.predict(3, seen), levels)
+    s, recipe = m.settings, m.recipe
+    w = Windows(recipe.apply(seen), s.context, s.horizon, cycles=recipe.cycles)
+    with torch.no_grad():
+        found, loc, scale = m.networks[0](w.read(*w.latest()))
+    each = []
+    for back in range(3):
+        row = s.forks - 1 - back
+        own = {
+            n: x[:, row] if x is not None and x.dim() > 2 else x
+            for n, x in found.items()
+        }
+        at, size = loc[:, row, None], scale[:, row, None]
+        if head == "grid":
+            x = own["values"][..., [0, 1, 2, 4]] * size[..., None] + at[..., None]
+        else:
+            distribution = m.networks[0].local_decoder.head.distribution
+            x = distribution(own, at, size).quantile(levels)
+        each.append(x.numpy())
+    np.testing.assert_allclose(each[0], alone, rtol=1e-3, atol=1e-3)
+    want = np.stack(
+        [
+            (each[0][:, 0] + each[1][:, 1] + each[2][:, 2]) / 3,
+            (each[0][:, 1] + each[1][:, 2]) / 2,
+            each[0][:, 2],
+        ],
+        1,
+    )
+    m.settings.average_origins = 3
+    np.testing.assert_allclose(
+        q(m.predict(3, seen), levels), want, rtol=2e-3, atol=2e-3
+    )
+    # a shorter horizon is the first steps of the longer one
+    assert np.array_equal(q(m.predict(2, seen)), q(m.predict(3, seen))[:, :2])
+
+
+def test_averaged_origins_are_calmer_and_read_nothing_later(tmp_path):
+    def said(m):
+        return np.stack([q(m.predict(3, full().cut(t)), [0.5]) for t in range(30, 37)])
+
+    seen = full().cut(36)
+    m = model(support="real", steps=20).fit(seen)
+    one = volatility(same_target(said(m)[..., 0].transpose(1, 0, 2)))
+    m.settings.average_origins = 1
+    assert np.array_equal(
+        q(m.predict()), q(model(support="real", steps=20).fit(seen).predict())
+    )
+    m.settings.average_origins = 3
+    assert volatility(same_target(said(m)[..., 0].transpose(1, 0, 2))) < 0.8 * one
+    m.save(tmp_path / "m")
+    assert np.array_equal(
+        q(MQCNN.load(tmp_path / "m").predict(3, seen)), q(m.predict())
+    )
+    planted, _ = as_known(plant(full(), 36), 36, 3)
+    assert np.array_equal(
+        q(m.predict(3, planted)), q(m.predict(3, as_known(full(), 36, 3)[0]))
+    )
+
+
+def test_more_origins_than_a_window_has_are_refused():
+    with pytest.raises(ValueError, match="must not exceed the 6 origins of a window"):
+        model(average_origins=7).fit(full().cut(36))
+    with pytest.raises(ValueError, match="average_origins must be a whole number"):
+        model(average_origins=-1)

@@ -6,11 +6,11 @@
 __all__ = ['LINKS', 'ENCODERS', 'Reading', 'check_reading', 'check_scale', 'check_link', 'link_of', 'given_scale',
            'typical_spread', 'running_scale', 'first_observed', 'CausalConvolutions', 'Recurrent', 'DenseLags',
            'squashed', 'recent_quantiles', 'seasonal_map', 'classical', 'carried', 'scaled_lags', 'scale_of',
-           'history_mean', 'Encoder']
+           'history_mean', 'Encoded', 'Encoder']
 
 # %% ../../nbs/core/65_encoders.ipynb #78a03ffc
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -250,10 +250,11 @@ class CausalConvolutions(nn.Module):
         self,
         inputs: int,  # channels of a row
         settings: Reading,  # `channels`, `kernel`, `dilations`, `dropout`, `forks`
+        rows: int = 0,  # last rows that get a code, at least the forks; 0: the forks
     ):
         super().__init__()
         width = settings.channels
-        self.width, self.forks = width, settings.forks
+        self.width, self.forks = width, max(rows, settings.forks)
         # rows that an origin sees
         self.field = 1 + sum((settings.kernel - 1) * d for d in settings.dilations)
         self.enter = nn.Conv1d(inputs, width, 1)
@@ -268,8 +269,8 @@ class CausalConvolutions(nn.Module):
         self,
         rows: Tensor,  # (batch, context, channel)
         lags: Tensor | None,  # not read
-    ) -> Tensor:  # (batch, fork, width)
-        "The code of each origin."
+    ) -> Tensor:  # (batch, row, width), of which the last are the origins'
+        "The code of each of the last rows."
         need = self.forks + self.field - 1
         # (batch, channel, time)
         x = rows.transpose(1, 2)[..., -need:]
@@ -287,17 +288,18 @@ class Recurrent(nn.Module):
         self,
         inputs: int,  # channels of a row
         settings: Reading,  # `channels`, `layers`, `forks`
+        rows: int = 0,  # last rows that get a code, at least the forks; 0: the forks
     ):
         super().__init__()
-        self.width, self.forks = settings.channels, settings.forks
+        self.width, self.forks = settings.channels, max(rows, settings.forks)
         self.rnn = nn.LSTM(inputs, self.width, settings.layers, batch_first=True)
 
     def forward(
         self,
         rows: Tensor,  # (batch, context, channel)
         lags: Tensor | None,  # not read
-    ) -> Tensor:  # (batch, fork, width)
-        "The state after each origin."
+    ) -> Tensor:  # (batch, row, width), of which the last are the origins'
+        "The state after each of the last rows."
         return self.rnn(rows)[0][:, -self.forks :]
 
 
@@ -308,6 +310,7 @@ class DenseLags(nn.Module):
         self,
         inputs: int,  # past covariates at the origin
         settings: Reading,  # `context`, `forks`, `channels`, `layers`, `dropout`
+        rows: int = 0,  # not read: only origins have codes
     ):
         super().__init__()
         self.width = settings.channels
@@ -478,6 +481,17 @@ def history_mean(
     return torch.where(count > 0, level / scale, usual).to(y.dtype)
 
 # %% ../../nbs/core/65_encoders.ipynb #Encoder
+class Encoded(NamedTuple):
+    "What an encoder knows of each origin, and of the rows before it."
+
+    code: Tensor  # (batch, fork, width) what each origin knows
+    ahead: Tensor  # (batch, fork, horizon, channel) covariates known ahead
+    loc: Tensor  # (batch, fork) what is subtracted
+    scale: Tensor  # (batch, fork) what is divided by
+    history: Tensor  # (batch, row, channel) codes of the last rows, alone
+    known: Tensor  # (batch, time, channel) covariates known ahead of the whole window
+
+
 class Encoder(nn.Module):
     """Windows to one code an origin, with what is known ahead.
 
@@ -488,6 +502,8 @@ class Encoder(nn.Module):
         self,
         settings: Reading,  # how windows are read
         sizes: Sizes,  # how many features of each kind there are
+        # rows whose own code is kept, at least the forks; 0: the forks. Not for "lags"
+        rows: int = 0,
     ):
         super().__init__()
         self.settings = settings
@@ -498,7 +514,7 @@ class Encoder(nn.Module):
         self.ahead = sizes.known + self.known.width
         past = sizes.past + self.past.width
         inputs = past if settings.encoder == "lags" else 3 + self.ahead + past
-        self.encoder: Any = ENCODERS[settings.encoder](inputs, settings)
+        self.encoder: Any = ENCODERS[settings.encoder](inputs, settings, rows)
         still = sizes.static + self.static.width
         future = settings.horizon * self.ahead
         beside = still + future + 2 + 5 * len(settings.recent) + settings.history
@@ -513,6 +529,14 @@ class Encoder(nn.Module):
         Gives the code (batch, fork, width), covariates known ahead (batch, fork,
         horizon, channel), and loc and scale, both (batch, fork).
         """
+        found = self.read(batch)
+        return found.code, found.ahead, found.loc, found.scale
+
+    def read(
+        self,
+        batch: Batch,  # of windows
+    ) -> Encoded:
+        "The same, with the codes of earlier rows and what is known of the window."
         s = self.settings
         y, observed = batch.y[:, : s.context], batch.observed[:, : s.context]
         loc, scale = scale_of(s, batch)
@@ -521,17 +545,17 @@ class Encoder(nn.Module):
         # (batch, context, channel)
         past = torch.cat([batch.past, self.past(batch.past_codes)], -1)
         if s.encoder == "lags":
-            code = self.encoder(None, self._lags(y, observed, loc, scale, past))
+            history = self.encoder(None, self._lags(y, observed, loc, scale, past))
         else:
             rows = self._rows(y, observed, loc, scale, known[:, : s.context], past)
-            code = self.encoder(rows, None)
+            history = self.encoder(rows, None)
         ahead = known[:, s.context - s.forks + 1 :].unfold(1, s.horizon, 1)
         ahead = ahead.transpose(2, 3)
         still = torch.cat([batch.static, self.static(batch.static_codes)], -1)
         # how much history there is
         age = observed.cumsum(1)[:, -s.forks :, None] / s.context
         parts = [
-            code,
+            history[:, -s.forks :],
             still[:, None].expand(-1, s.forks, -1),
             ahead.flatten(2),
             0.1 * (scale / s.unit).log()[..., None],
@@ -541,7 +565,7 @@ class Encoder(nn.Module):
             parts.append(squashed(history_mean(s, batch, loc, scale))[..., None])
         if s.recent:
             parts.append(recent_quantiles(y, observed, loc, scale, s.recent))
-        return torch.cat(parts, -1), ahead, loc, scale
+        return Encoded(torch.cat(parts, -1), ahead, loc, scale, history, known)
 
     def lags(
         self,

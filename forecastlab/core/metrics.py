@@ -6,7 +6,7 @@
 __all__ = ['pinball', 'wql', 'mean_wql', 'crps_weights', 'crps_quantiles', 'crps_samples', 'Pit', 'are_whole', 'pit',
            'share_below', 'pit_histogram', 'coverage', 'interval_share', 'width', 'calibration', 'calibration_error',
            'crossing', 'seasonal_scale', 'mase', 'scaled_quantile_loss', 'smape', 'energy_score', 'same_target',
-           'volatility', 'excess_volatility', 'belief_movement', 'score']
+           'volatility', 'excess_volatility', 'belief_movement', 'revision_excess', 'calm', 'score']
 
 # %% ../../nbs/core/50_metrics.ipynb #4cd02b7b
 from collections.abc import Sequence
@@ -121,7 +121,11 @@ def pinball(
     """
     y, _, q = _cells(y, 1, q=q)
     levels = _levels(levels, q)
-    u = y[..., None] - q
+    return _tilted(y[..., None] - q, levels)
+
+
+def _tilted(u: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    "The pinball loss of a gap u (..., level)."
     return np.maximum(levels * u, (levels - 1) * u)
 
 # %% ../../nbs/core/50_metrics.ipynb #wql
@@ -673,6 +677,65 @@ def belief_movement(
             mend="Append the outcome (0 or 1) as the last belief.",
         )
     return float((moved**2).sum(-1)[counted].sum() / resolved)
+
+# %% ../../nbs/core/50_metrics.ipynb #calm
+def revision_excess(
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    # (..., origin, level) successive quantiles of one target, NaN: none
+    q: ArrayLike,
+    levels: ArrayLike,  # (level,) strictly between 0 and 1
+) -> np.ndarray:  # (..., level) in the unit of y; NaN without a target or a revision
+    """Pinball loss of each revision less what it gained, summed over revisions.
+
+    Never negative; 0 where every revision goes towards the outcome and not past it
+    (Potosnak et al. 2025).
+    """
+    y, _ = _cells(y)
+    old, new, counted = _steps(y, q)
+    levels = _levels(levels, new)
+    y = y[..., None, None]
+    gained = _tilted(y - old, levels) - _tilted(y - new, levels)
+    excess = np.where(counted, _tilted(new - old, levels) - gained, 0.0).sum(-2)
+    return np.where(counted.any(-2), excess, np.nan)
+
+
+def _steps(
+    y: np.ndarray,  # (...,) targets
+    q: ArrayLike,  # (..., origin, level)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (..., origin-1, level) each
+    "Each quantile before and after a revision, and where there was one to score."
+    q = np.asarray(q, dtype=np.float64)
+    if q.ndim != y.ndim + 2 or q.shape[:-2] != y.shape:
+        refuse(
+            f"q has shape {q.shape}, y has {y.shape}",
+            mend=f"Expected {y.shape + ('origin', 'level')}.",
+        )
+    f, revised = _revisions(np.moveaxis(q, -1, 0))
+    counted = revised & ~np.isnan(y)[..., None]
+    found = f[..., :-1], f[..., 1:], counted
+    old, new, counted = (np.moveaxis(x, 0, -1) for x in found)
+    return old, new, counted
+
+
+def calm(
+    y: ArrayLike,  # (...,) targets, NaN where not scored
+    # (..., origin, level) successive quantiles of one target, NaN: none
+    q: ArrayLike,
+    levels: ArrayLike,  # (level,) strictly between 0 and 1
+) -> dict[str, np.ndarray]:  # "sev" and "sfpc", (level,) each
+    """Scaled excess volatility and scaled forecast percentage change of each level.
+
+    Sums over all targets and revisions, over the sum of |y| of the same revisions
+    (Potosnak et al. 2025). Smaller is calmer. NaN where all targets are 0. Refuses
+    forecasts that are never revised.
+    """
+    y, _ = _cells(y)
+    old, new, counted = _steps(y, q)
+    every = tuple(range(counted.ndim - 1))
+    size = np.where(counted, np.abs(y)[..., None, None], 0.0).sum(every)
+    moved = np.where(counted, np.abs(new - old), 0.0).sum(every)
+    excess = np.nansum(revision_excess(y, q, levels), tuple(range(y.ndim)))
+    return dict(sev=_ratio(excess, size), sfpc=_ratio(moved, size))
 
 # %% ../../nbs/core/50_metrics.ipynb #_at
 def _at(levels: np.ndarray, level: float) -> int | None:

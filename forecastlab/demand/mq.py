@@ -19,7 +19,8 @@ from ..core.basics import yes_or_no
 from ..core.distributions import DECILES, FINE, KNOTS, Counts
 from ..core.distributions import QuantileFunction, QuantileGrid
 from ..core.distributions import check_levels
-from ..core.encoders import Encoder, Reading, check_link, check_reading
+from ..core.encoders import Encoded, Encoder, Reading, check_link
+from ..core.encoders import check_reading
 from ..core.encoders import classical, given_scale, link_of, squashed
 from ..core.features import Recipe, Sizes, support_of
 from ..core.frequency import context_of, season_for
@@ -66,6 +67,9 @@ class MQSettings(Reading):
     weight: float = 0.5
     # is the mean of all history read, too?
     history: bool = True
+    # origins whose forecasts of a target are averaged: the last one and those before
+    # it, at most `forks`; 0 and 1: the last one alone
+    average_origins: int = 0
 
     @property
     def mapped(self) -> bool:
@@ -86,7 +90,7 @@ def check_decoding(
     "Refuse sizes and words that no decoder can have."
     for name in ("agnostic", "specific", "local"):
         whole(name, getattr(settings, name))
-    for name in ("mixing", "pieces", "season"):
+    for name in ("mixing", "pieces", "season", "average_origins"):
         whole(name, getattr(settings, name), 0)
     one_of("head", settings.head, ("grid", *HEADS))
     one_of("tails", settings.tails, ("exponential", "pareto"))
@@ -253,9 +257,11 @@ class MQNetwork(nn.Module):
         self,
         settings: MQSettings,  # all filled in
         sizes: Sizes,  # how many features of each kind there are
+        rows: int = 0,  # rows whose code is kept for `contexts`; 0: the origins
+        beside: int = 0,  # channels that `contexts` gives each horizon
     ):
         super().__init__()
-        self.settings, self.encoder = settings, Encoder(settings, sizes)
+        self.settings, self.encoder = settings, Encoder(settings, sizes, rows)
         self.start: nn.Linear | None = None
         # what the start says of each step is read, too
         said = 0
@@ -268,7 +274,8 @@ class MQNetwork(nn.Module):
             said = 1
         width = self.encoder.width + said * settings.horizon
         self.global_decoder = GlobalDecoder(width, settings)
-        self.local_decoder = LocalDecoder(self.encoder.ahead + said, settings)
+        own = self.encoder.ahead + said + beside
+        self.local_decoder = LocalDecoder(own, settings)
         # what the head hands out is in units of the start's usual error
         self.register_buffer("width", torch.ones(()))
         if settings.start == "classical":
@@ -297,24 +304,52 @@ class MQNetwork(nn.Module):
         Parameters have the shape (batch, fork, horizon, knot) or (batch, fork,
         horizon); loc and scale are (batch, fork).
         """
-        code, ahead, loc, scale = self.encoder(batch)
-        point: Tensor | None = None
+        told = self.encoder.read(batch)
+        point = self.started(batch, told.loc, told.scale)
+        code, ahead = told.code, [told.ahead]
         if self.start is not None:
-            lags = last_values(self.settings, batch, loc, scale)
-            # what is learned moves in units of the start's error
-            point = lags @ self.base.T + self.width * self.start(lags)
             said = squashed(point)
             code = torch.cat([code, said], -1)
-            ahead = torch.cat([ahead, said[..., None]], -1)
-        found = self.local_decoder(*self.global_decoder(code), ahead)
+            ahead.append(said[..., None])
+        ahead += self.contexts(batch, told, point)
+        found = self.local_decoder(*self.global_decoder(code), torch.cat(ahead, -1))
+        return self.widened(found, point), told.loc, told.scale
+
+    def contexts(
+        self,
+        batch: Batch,  # of windows
+        told: Encoded,  # what the encoder knows
+        point: Tensor,  # (batch, fork, horizon) of `started`
+    ) -> list[Tensor]:  # (batch, fork, horizon, channel) each
+        "More that each horizon may know; here nothing."
+        return []
+
+    def started(
+        self,
+        batch: Batch,  # of windows
+        loc: Tensor,  # (batch, fork) what is subtracted
+        scale: Tensor,  # (batch, fork) what is divided by
+    ) -> Tensor:  # (batch, fork, horizon), scaled; 0 where there is no start
+        "What the start says of each step."
+        if self.settings.start == "classical":
+            return self._decomposition(batch, loc, scale)
+        if self.start is None:
+            return loc.new_zeros(*loc.shape, self.settings.horizon)
+        lags = last_values(self.settings, batch, loc, scale)
+        # what is learned moves in units of the start's error
+        return lags @ self.base.T + self.width * self.start(lags)
+
+    def widened(
+        self,
+        found: dict[str, Tensor],  # of the local decoder, (batch, fork, horizon, ...)
+        point: Tensor,  # (batch, fork, horizon) of `started`
+    ) -> dict[str, Tensor]:
+        "What the head hands out, in units of the start's error and around the start."
         for name in ("values", "left", "right"):
             if found.get(name) is not None:
                 found[name] = found[name] * self.width
-        if self.settings.start == "classical":
-            point = self._decomposition(batch, loc, scale)
-        if point is not None:
-            found["values"] = found["values"] + point[..., None]
-        return found, loc, scale
+        found["values"] = found["values"] + point[..., None]
+        return found
 
     def _decomposition(self, batch, loc, scale) -> Tensor:
         "(batch, fork, horizon) the classical forecast, scaled."
@@ -360,16 +395,19 @@ SHARED = (0.001, 0.005, *(round(0.01 * i, 2) for i in range(1, 100)), 0.995, 0.9
 TAILS = ("left", "right", "left_shape", "right_shape")
 
 
-def _at_last_origin(found, loc, scale, h: int) -> dict[str, Any]:
-    """Parameters of the last origin, in the data's units.
+def _as_of(found, loc, scale, h: int, back: int = 0) -> dict[str, Any]:
+    """What an origin says of the next h rows, in the data's units.
 
-    (series, horizon, knot) and (series, horizon).
+    The last origin, or the one `back` rows earlier: of the same rows, as far as its
+    horizon reaches. (series, horizon, knot) and (series, horizon).
     """
-    loc, scale = loc[:, -1, None], scale[:, -1, None]
+    loc, scale = loc[:, -1 - back, None], scale[:, -1 - back, None]
+    steps = torch.arange(back, back + h, device=loc.device)
+    steps = steps.clamp(max=found["values"].shape[2] - 1)
     last = {}
     for name, x in found.items():
         shared = x is None or (name == "levels" and x.dim() == 1)
-        last[name] = x if shared else x[:, -1, :h].float()
+        last[name] = x if shared else x[:, -1 - back].index_select(1, steps).float()
     # rounding keeps the order
     values = last["values"] * scale[..., None] + loc[..., None]
     last["values"] = values.cummax(-1).values
@@ -379,8 +417,23 @@ def _at_last_origin(found, loc, scale, h: int) -> dict[str, Any]:
     return last
 
 
-def _averaged(curves: list[dict]) -> dict[str, Any]:
-    "The average of quantile functions, as parameters of one."
+def _counts(batch: Batch, settings: MQSettings, h: int, back: int) -> Tensor:
+    "(series, horizon) 1 where the origin `back` rows earlier says something of a row."
+    seen = batch.observed[:, : settings.context - back].sum(1) + batch.earlier[:, 0]
+    reached = torch.arange(back, back + h, device=seen.device) < settings.horizon
+    # the last origin always does
+    return ((seen > 0) | (back == 0))[:, None].float() * reached
+
+
+def _mean(parts: list[Tensor], weights: list[Tensor]) -> Tensor:
+    "The weighted mean of tensors (series, horizon, ...)."
+    shaped = [w.view(*w.shape, *[1] * (parts[0].dim() - 2)) for w in weights]
+    total = sum((w * x for w, x in zip(shaped, parts)), torch.zeros_like(parts[0]))
+    return total / sum(shaped, torch.zeros_like(shaped[0]))
+
+
+def _averaged(curves: list[dict], weights: list[Tensor]) -> dict[str, Any]:
+    "The weighted average of quantile functions, as parameters of one."
     if len(curves) == 1:
         return curves[0]
     members = [SplineQuantile(support="real", check=False, **c) for c in curves]
@@ -389,7 +442,7 @@ def _averaged(curves: list[dict]) -> dict[str, Any]:
     average: dict[str, Any] = dict(levels=members[0].levels)
     for name in ("values", *TAILS):
         parts = [getattr(m, name) for m in members]
-        average[name] = None if parts[0] is None else sum(parts) / len(parts)
+        average[name] = None if parts[0] is None else _mean(parts, weights)
     average["values"] = average["values"].cummax(-1).values
     return average
 
@@ -482,7 +535,14 @@ class MQForecaster(NeuralForecaster):
         given["link"] = link_of(link, given["support"]) if link == "log" else "identity"
         if given["link"] == "log":
             given.setdefault("start", "none")
-        return MQSettings(**given | self._start_for(panel, given))
+        settings = self.Settings(**given | self._start_for(panel, given))
+        if settings.average_origins > settings.forks:
+            refuse(
+                f"average_origins must not exceed the {settings.forks} origins of a"
+                f" window, got {settings.average_origins}",
+                mend="Pass a smaller one, or more forks",
+            )
+        return settings
 
     def _start_for(self, panel: Panel, given: dict[str, Any]) -> dict[str, Any]:
         "The start's settings: as asked for, or the one that errs least."
@@ -509,7 +569,7 @@ class MQForecaster(NeuralForecaster):
         if not (panel.length > given["least"]).any():
             # `fit` says so
             return Candidate("none", False, 0)
-        tried = MQSettings(**given | dict(start="auto"))
+        tried = self.Settings(**given | dict(start="auto"))
         losses = start_losses(panel, tried, given["season"], ways)
         if asked != "auto":
             losses = {c: x for c, x in losses.items() if c.start == asked}
@@ -570,14 +630,16 @@ class MQForecaster(NeuralForecaster):
         h: int,  # steps asked for
         seed: int,  # not used: nothing is drawn
     ) -> dict[str, Tensor | None]:  # name -> one row a series of the batch
-        "Quantile functions of one chunk of series, averaged over the members."
-        found = []
+        "Quantile functions of one chunk of series: of all members and origins asked."
+        found, weights = [], []
         for network in networks:
             scaled, loc, scale = network(batch)
-            found.append(_at_last_origin(scaled, loc, scale, h))
+            for back in range(max(1, self.settings.average_origins)):
+                found.append(_as_of(scaled, loc, scale, h, back))
+                weights.append(_counts(batch, self.settings, h, back))
         if self.settings.head == "grid":
-            return dict(values=sum(p["values"] for p in found) / len(found))
-        return _for_each_series(_averaged(found))
+            return dict(values=_mean([p["values"] for p in found], weights))
+        return _for_each_series(_averaged(found, weights))
 
     def distribution(
         self,
@@ -602,7 +664,8 @@ class MQCNN(MQForecaster):
 
     - the encoder: `channels`, `kernel`, `dilations`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
-    - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
+    - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`,
+      `average_origins`
     - the start: `start`, `season`, `smoothing`, `drift`, `penalty`, `late`
     - scale: `centre`, `cycle`, `squash`, `floor`, `unit`, `memory`, `history`
     - categories: `embedding`, `identity`, `unknown`
@@ -619,7 +682,8 @@ class MQRNN(MQForecaster):
 
     - the encoder: `channels`, `layers`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
-    - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
+    - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`,
+      `average_origins`
     - the start: `start`, `season`, `smoothing`, `drift`, `penalty`, `late`
     - scale: `centre`, `cycle`, `squash`, `floor`, `unit`, `memory`, `history`
     - categories: `embedding`, `identity`, `unknown`
@@ -636,7 +700,8 @@ class MQDense(MQForecaster):
 
     - the encoder: `channels`, `layers`, `recent`, `dropout`
     - the decoders: `mixing`, `agnostic`, `specific`, `local`
-    - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`
+    - the answer: `levels`, `head`, `pieces`, `tails`, `support`, `link`,
+      `average_origins`
     - the start: `start`, `season`, `smoothing`, `drift`, `penalty`, `late`
     - scale: `centre`, `cycle`, `squash`, `floor`, `unit`, `memory`, `history`
     - categories: `embedding`, `identity`, `unknown`
