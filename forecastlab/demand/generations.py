@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['GENERATIONS', 'SEVERAL', 'Generation', 'seasonal_naive', 'patchwork', 'with_season', 'with_price', 'with_engine',
            'pooled_forest', 'quantile_forest', 'feed_forward', 'recurrent_point', 'recurrent_distribution', 'mq_rnn',
-           'mq_cnn', 'all_together', 'chosen_generations', 'Outcome', 'outcome_of', 'refused_outcome', 'outcome_file',
-           'write_outcome', 'read_outcome', 'with_memory', 'run_generation', 'promoted_rows', 'rows_after', 'Slices',
-           'slices_of', 'at_steps', 'demand_slices', 'scored_part', 'generation_table', 'revisions_of', 'slice_table',
-           'scaled_table', 'gain_of', 'gain_table', 'spoken_gain', 'verdict', 'plot_generations', 'plot_slices',
-           'generations_csv', 'read_generations']
+           'mq_cnn', 'mq_transformer', 'all_together', 'chosen_generations', 'Outcome', 'outcome_of', 'refused_outcome',
+           'outcome_file', 'write_outcome', 'read_outcome', 'with_memory', 'run_generation', 'promoted_rows',
+           'rows_after', 'Slices', 'slices_of', 'at_steps', 'demand_slices', 'scored_part', 'generation_table',
+           'revisions_of', 'slice_table', 'scaled_table', 'gain_of', 'gain_table', 'spoken_gain', 'verdict',
+           'plot_generations', 'plot_slices', 'generations_csv', 'read_generations']
 
 # %% ../../nbs/demand/45_generations.ipynb #gen-imports
 import gc
@@ -196,6 +196,19 @@ def mq_cnn(
     return MQCNN(horizon, season=season, training=quiet)
 
 
+def mq_transformer(
+    horizon: int,  # steps ahead
+    season: int,  # rows in a season; 1: none
+    panel: Panel,  # to be forecast
+    seed: int,  # of what is drawn
+) -> Forecaster:
+    "Each step looks back at the weeks that were like it."
+    from forecastlab.demand.mqtransformer import MQTransformer
+
+    quiet = dict(progress=False, seed=seed)
+    return MQTransformer(horizon, season=season, training=quiet)
+
+
 def all_together(
     horizon: int,  # steps ahead
     season: int,  # rows in a season; 1: none
@@ -253,7 +266,12 @@ _LINE = (
     ),
     Generation("MQRNN", "2017", "one network for all quantiles and steps", mq_rnn),
     Generation("MQCNN", "2017", "convolutions that look further back", mq_cnn),
-    # later networks stand here: MQTransformer (2020)
+    Generation(
+        "MQTransformer",
+        "2020",
+        "each step looks back at weeks like its own",
+        mq_transformer,
+    ),
     Generation("AutoForecaster", "today", "the average of the lab's own", all_together),
 )
 # name -> generation, in the order of the line
