@@ -173,6 +173,34 @@ class Forecaster(Saved):
         with within_memory():
             return self._predict(panel, h, seed)
 
+    def update(
+        self,
+        # long frame unique_id, ds, y and covariates, or a `Panel`, of what came after
+        # the history
+        rows: Any,
+        future: Any = None,  # frame of known covariates after these rows
+        *,
+        # the history that they follow; None: the panel last fitted or updated
+        panel: Panel | None = None,
+        new_series: bool = False,  # may series begin that the panel does not know?
+    ) -> Self:  # the forecaster itself, what it learned unchanged
+        """Go on from new rows: `predict` then continues the longer histories.
+
+        It forecasts what `predict(h, panel=longer)` does, to the bit: scales and states
+        are those of the longer histories, learned numbers stay; a method that is
+        computed from each history alone is computed from the longer one. Refuses what
+        `Panel.extend` refuses, and then nothing has changed.
+        """
+        self._asked_when_ready()
+        panel = self.panel if panel is None else panel
+        if panel is None:
+            refuse(
+                "no panel that the new rows follow",
+                mend="Pass update(rows, panel=...); a file holds no panel",
+            )
+        self.panel = checked_panel(panel).extend(rows, future, new_series)
+        return self
+
     @property
     def longest(self) -> int | None:
         "The most steps that can be asked for; None: any number."
@@ -180,12 +208,7 @@ class Forecaster(Saved):
 
     def _asked(self, h: int | None, panel: Panel | None) -> tuple[Panel, int]:
         "The panel and the horizon of a forecast, checked."
-        if not self._ready:
-            refuse(
-                f"{self.name} has not been fitted",
-                mend="Call fit(panel) or load(path) first",
-                kind=RuntimeError,
-            )
+        self._asked_when_ready()
         panel = self.panel if panel is None else panel
         if panel is None:
             refuse("no panel to forecast from", mend="Pass predict(h, panel=...)")
@@ -207,6 +230,15 @@ class Forecaster(Saved):
         if not self.newcomers:
             refuse_unobserved(panel)
         return panel, h
+
+    def _asked_when_ready(self) -> None:
+        "Refuse to be asked before the forecaster was fitted."
+        if not self._ready:
+            refuse(
+                f"{self.name} has not been fitted",
+                mend="Call fit(panel) or load(path) first",
+                kind=RuntimeError,
+            )
 
     @property
     def _ready(self) -> bool:

@@ -47,7 +47,7 @@ class Panel:
     """Packed, checked series with covariates.
 
     Build one with `Panel.from_frame` or `Panel.from_parquet`. A panel is read, never
-    changed: `select`, `cut` and `recode` give new ones.
+    changed: `select`, `cut`, `extend` and `recode` give new ones.
     """
 
     ids: np.ndarray  # (series,) names
@@ -185,6 +185,24 @@ class Panel:
         hide = lambda column: hidden_after(column, panel.indptr, length)
         past = {n: hide(c) for n, c in panel.past.items()}
         return replace(panel, length=length, y=hide(panel.y), past=past)
+
+    def extend(
+        self,
+        # long frame unique_id, ds, y and covariates, or a `Panel`, of what came after
+        # the history
+        rows: Any,
+        future: Any = None,  # frame of known covariates after these rows
+        new_series: bool = False,  # may series begin that the panel does not know?
+    ) -> "Panel":  # its series first, in their order; then those that began
+        """The panel with new rows behind its histories (`core.extending`).
+
+        Refuses what `from_frame` refuses, rows that overlap the history or leave a gap
+        behind it, columns that are missing, and unless `new_series` series that the
+        panel does not know. A series without new rows stays as it is.
+        """
+        from forecastlab.core.extending import extended
+
+        return extended(self, rows, future, new_series)
 
     def actual(
         self,
