@@ -224,7 +224,17 @@ def _laid(
         static=static,
         categories=panel.categories | categories | words,
         whole_ids=panel.whole_ids,
+        at_least=_bounds(panel, rows, gathered),
     )
+
+
+def _bounds(panel: Panel, rows: Panel, gathered: np.ndarray) -> np.ndarray | None:
+    "Lower bounds of sold-out rows; None where neither knows any."
+    if panel.at_least is None and rows.at_least is None:
+        return None
+    nothing = lambda p: np.full(p.rows, np.nan, np.float32)
+    both = [nothing(p) if p.at_least is None else p.at_least for p in (panel, rows)]
+    return np.concatenate(both)[gathered]
 
 
 def _columns(panel: Panel, rows: Panel, gathered: np.ndarray) -> tuple[dict, dict]:

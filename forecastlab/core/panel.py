@@ -67,6 +67,9 @@ class Panel:
     categories: dict[str, list[str]] = field(default_factory=dict)
     # were the names whole numbers in the data? Frames then have them so again
     whole_ids: bool = False
+    # (row,) float32 what the target was at least, where it is not observed and stock
+    # ran out, else NaN; None: nothing is known of such rows
+    at_least: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,6 +91,13 @@ class Panel:
             return self.ids.astype(np.int64)
         except OverflowError:
             return self.ids.astype(np.uint64)
+
+    @property
+    def censored(self) -> np.ndarray:  # (row,) bool
+        "Rows of which a lower bound is all that is known."
+        if self.at_least is None:
+            return np.zeros(self.rows, bool)
+        return np.isfinite(self.at_least) & np.isnan(self.y)
 
     @property
     def last(self) -> np.ndarray:  # (series,)
@@ -161,6 +171,7 @@ class Panel:
             known={n: np.asarray(c[rows]) for n, c in self.known.items()},
             past={n: np.asarray(c[rows]) for n, c in self.past.items()},
             static={n: np.asarray(c[chosen]) for n, c in self.static.items()},
+            at_least=None if self.at_least is None else np.asarray(self.at_least[rows]),
         )
 
     def cut(
@@ -184,7 +195,8 @@ class Panel:
         length = np.minimum(panel.length, step - panel.start + 1)
         hide = lambda column: hidden_after(column, panel.indptr, length)
         past = {n: hide(c) for n, c in panel.past.items()}
-        return replace(panel, length=length, y=hide(panel.y), past=past)
+        bound = None if panel.at_least is None else hide(panel.at_least)
+        return replace(panel, length=length, y=hide(panel.y), past=past, at_least=bound)
 
     def extend(
         self,
@@ -259,7 +271,10 @@ class Panel:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        "The history as a long frame: unique_id, ds, y, and covariates by name."
+        """The history as a long frame: unique_id, ds, y, and covariates by name.
+
+        A panel that knows lower bounds has them in a column `at_least`.
+        """
         series = np.repeat(np.arange(len(self)), self.length)
         at = ranges(self.indptr[:-1], self.length)
         step = ranges(self.start, self.length)
@@ -272,6 +287,8 @@ class Panel:
             frame[n] = column[at]
             if n in self.categories:
                 frame[n] = np.asarray(self.categories[n], dtype=object)[column[at]]
+        if self.at_least is not None:
+            frame["at_least"] = self.at_least[at]
         return pd.DataFrame(frame)
 
     def save(
@@ -310,6 +327,9 @@ class Panel:
         static: Any = None,
         # column that is 0 where demand could not be observed (a stock-out)
         available: str | None = None,
+        # does a row where `available` is 0 say that demand was at least the target?
+        # False: it says nothing, whatever number stands there
+        censored: bool = False,
         # what a hole means: None refuses it, a number is its target, "missing" keeps
         # the row as not observed
         fill: float | str | None = None,
@@ -332,6 +352,7 @@ class Panel:
             known=known,
             past=past,
             available=available,
+            censored=censored,
             fill=fill,
             align_end=align_end,
             id=id,
@@ -359,6 +380,9 @@ class Panel:
         past: str | Iterable[str] = (),  # columns known only afterwards
         # column that is 0 where demand could not be observed (a stock-out)
         available: str | None = None,
+        # does a row where `available` is 0 say that demand was at least the target?
+        # False: it says nothing, whatever number stands there
+        censored: bool = False,
         # what a hole means: None refuses it, a number is its target, "missing" keeps
         # the row as not observed
         fill: float | str | None = None,
@@ -380,6 +404,7 @@ class Panel:
             known=known,
             past=past,
             available=available,
+            censored=censored,
             fill=fill,
             align_end=align_end,
             id=id,
@@ -405,6 +430,8 @@ def describe(
     for role in ("known", "past", "static"):
         if names := list(getattr(panel, role)):
             lines.append(fitting(f"  {role}: ", names))
+    if panel.at_least is not None:
+        lines.append(f"  sold out: {panel.censored.sum():,} rows with a lower bound")
     return "\n".join(lines)
 
 
@@ -571,6 +598,8 @@ def write_panel(
         columns = getattr(panel, role)
         files = column_files(role, columns)
         arrays |= {files[n]: c for n, c in columns.items()}
+    if panel.at_least is not None:
+        arrays["at_least.npy"] = panel.at_least
     for file, array in arrays.items():
         if not (folder / file).exists():
             np.save(folder / file, array)
@@ -588,6 +617,8 @@ def write_panel(
         "whole_ids": panel.whole_ids,
         "source": source,
     }
+    if panel.at_least is not None:
+        note["at_least"] = True
     (folder / "panel.json").write_text(json.dumps(note))
 
 # %% ../../nbs/core/10_panel.ipynb #open_panel
@@ -663,7 +694,8 @@ def _fault_of(
     if (panel.start < 0).any() or (panel.start + panel.length > steps).any():
         return "start.npy"
     moving = panel.known | panel.past
-    columns = [panel.y, *moving.values()]
+    bounds = [] if panel.at_least is None else [panel.at_least]
+    columns = [panel.y, *bounds, *moving.values()]
     if any(c.shape != (panel.rows,) for c in columns):
         return "arrays of different length"
     if any(c.shape != (len(panel),) for c in panel.static.values()):
@@ -707,6 +739,7 @@ def _opened(note: dict, folder: Path) -> Panel:
         **roles,
         categories=note["categories"],
         whole_ids=note.get("whole_ids", False),
+        at_least=mapped("at_least.npy") if note.get("at_least") else None,
     )
 
 # %% ../../nbs/core/10_panel.ipynb #checked_panel
