@@ -141,3 +141,53 @@ def test_what_does_not_fit_is_refused_in_words():
     bare = dataclasses.replace(rows, static={}, ids=np.array([*"abcdef"]))
     refused("static columns of series that begin", bare, new_series=True)
     refused("expected a pandas", 3)
+
+
+# --- plans that nobody has
+
+
+@pytest.mark.parametrize("make", [MQDense, RecurrentForecaster])
+def test_what_is_missing_ahead_is_refused_or_assumed(make):
+    df = table(48)
+    past = df[df.ds < np.sort(df.ds.unique())[44]]
+    panel = packed(past)
+    with warnings.catch_warnings(action="ignore"):
+        model = make(2, **SMALL).fit(panel)
+        with pytest.raises(LabError, match="end before.*assume.2, price='last'"):
+            model.predict()
+        ahead = panel.assume(2, price="last", promo="no")
+        found = model.predict(panel=ahead).quantile([0.1, 0.9])
+        assert found.isfinite().all()
+        # it is what a plan that says so would have said
+        last = past.groupby("unique_id").tail(1)
+        weeks = pd.to_timedelta([7, 14], "D")
+        plan = pd.concat([last.assign(ds=last.ds + w, promo="no") for w in weeks])
+        want = model.predict(panel=packed(past, plan)).quantile([0.1, 0.9])
+        assert found.equal(want)
+        hole = dataclasses.replace(ahead, known=dict(ahead.known))
+        hole.known["price"] = np.array(ahead.known["price"])
+        hole.known["price"][hole.indptr[3] - 1] = np.nan
+        with pytest.raises(LabError, match="1 values of 'price' are NaN.*: s2. Say"):
+            model.predict(panel=hole)
+        filled = hole.assume(2, price="last")
+        assert model.predict(panel=filled).quantile([0.1, 0.9]).equal(found)
+
+
+def test_what_cannot_be_assumed_is_refused_in_words():
+    panel = packed(table())
+
+    def refused(message, horizon=2, **how):
+        with pytest.raises(LabError, match=message):
+            panel.assume(horizon, **how)
+
+    refused("missing ahead: price, promo", 2)
+    refused("known ahead is called: warm", warm=3)
+    refused("'price' cannot be assumed to be nan", price=np.nan, promo="no")
+    refused("'promo' cannot be assumed to be 'maybe'.*one of", price=1, promo="maybe")
+    refused("'promo' cannot be assumed to be 1", price=1, promo=1)
+    refused("horizon must be", 0, price=1)
+    nothing = dataclasses.replace(panel, known=dict(panel.known))
+    nothing.known["price"] = np.full_like(panel.known["price"], np.nan)
+    for how in ("last", "usual"):
+        with pytest.raises(LabError, match="no value to go by: s0"):
+            nothing.assume(1, price=how, promo="no")

@@ -20,7 +20,7 @@ from torch import Tensor
 from .basics import LabError, named, read_tensors, refuse, whole
 from .basics import within_memory, write_tensors
 from .forecast import Forecast
-from .panel import Panel, checked_panel
+from .panel import Panel, checked_panel, ranges
 
 # %% ../../nbs/core/67_forecaster.ipynb #known_to_the_end
 def known_to_the_end(
@@ -28,15 +28,28 @@ def known_to_the_end(
     horizon: int,  # steps for which covariates are read
     names: list,  # known covariates that are read
 ) -> None:
-    "Refuse known covariates that end before the horizon."
+    "Refuse known covariates that end before the horizon, and holes in them."
     short = panel.ids[panel.ahead < horizon] if names else ()
     if len(short):
         refuse(
             f"known covariates ({named(names)}) end before the horizon of {horizon}"
             f" steps for {len(short):,} series",
             short,
-            "Pass the future rows: Panel.from_frame(df, ..., future=frame)",
+            "Pass the future rows: Panel.from_frame(df, ..., future=frame); or say what"
+            f" to assume: panel.assume({horizon}, {names[0]}='last')",
         )
+    rows = ranges(panel.indptr[:-1] + panel.length, np.full(len(panel), horizon))
+    for name in names:
+        column = panel.known.get(name)
+        # words have a code for what is unknown
+        if column is None or name in panel.categories:
+            continue
+        if (lost := np.isnan(column[rows])).any():
+            refuse(
+                f"{lost.sum():,} values of {name!r} are NaN within the horizon",
+                panel.ids[np.unique(np.flatnonzero(lost) // horizon)],
+                f"Say what to assume: panel.assume({horizon}, {name}='last')",
+            )
 
 # %% ../../nbs/core/67_forecaster.ipynb #refuse_unobserved
 def observed_series(

@@ -216,6 +216,21 @@ class Panel:
 
         return extended(self, rows, future, new_series)
 
+    def assume(
+        self,
+        horizon: int,  # steps after each series' history that shall be known
+        # known column -> "last", "usual" (of its history), a number, or a word
+        **how: Any,
+    ) -> "Panel":  # the same history; what was known ahead stays
+        """The panel with a plan where there is none, as assumed (`core.extending`).
+
+        Refuses columns that are not known ahead, those with rows missing of which
+        nothing is said, and values that a column cannot hold.
+        """
+        from forecastlab.core.extending import assumed
+
+        return assumed(self, horizon, how)
+
     def actual(
         self,
         last: np.ndarray,  # (series,) calendar step before the first one asked for
