@@ -4,6 +4,7 @@ Each family is built tiny, fitted once, and asked the same questions.
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import importlib
@@ -485,6 +486,41 @@ def test_what_is_not_known_yet_is_not_read(name):
     assert np.array_equal(found, want)
 
 
+# --- new rows
+
+
+def came_since(panel):
+    "Three more weeks of every series but one, and a series that began lately."
+    rng = np.random.default_rng(8)
+    weeks = panel.calendar[-1] + pd.to_timedelta(7 * np.arange(-16, 4), "D")
+    names = [*np.repeat(panel.ids[:-1], 3), *["t"] * 20]
+    ds = [*np.tile(weeks[-3:], len(panel) - 1), *weeks]
+    y = rng.poisson(4, len(ds)).astype(float)
+    return pd.DataFrame(dict(unique_id=names, ds=ds, y=y))
+
+
+@every_forecaster
+def test_new_rows_are_gone_on_from(name):
+    "As another panel is forecast: what was learned stays, histories are longer."
+    model, panel = fitted(name), sales()
+    rows = came_since(panel)
+    if name in BEFORE_THE_FIRST_SALE:
+        panel = dataclasses.replace(panel, y=np.zeros_like(panel.y))
+        rows["y"] = 0.0
+    both = pd.concat([panel.to_frame(), rows], ignore_index=True)
+    longer = Panel.from_frame(both, freq="W-SUN")
+    moved = copy.copy(model)
+    assert moved.update(rows, panel=panel, new_series=True) is moved
+    found, want = moved.predict(seed=3), model.predict(None, longer, seed=3)
+    assert list(found.ids) == [*panel.ids, "t"]
+    assert np.array_equal(q(found), q(want))
+    assert (found.dates == want.dates).all()
+    assert torch.equal(found.sample(5, seed=3), want.sample(5, seed=3))
+    # what was refused changed nothing
+    refuses(ValueError, "overlap the history", lambda: moved.update(rows))
+    assert np.array_equal(q(moved.predict(seed=3)), q(want))
+
+
 # --- what is refused
 
 
@@ -560,5 +596,6 @@ def test_the_place_of_checkpoints_is_saved_too(name, tmp_path):
 def test_an_unfitted_forecaster_says_so(name, tmp_path):
     model = MAKERS[name]()
     refuses(RuntimeError, "has not been fitted", lambda: model.predict(2, sales()))
+    refuses(RuntimeError, "has not been fitted", lambda: model.update(sales()))
     refuses(RuntimeError, "not been fitted", lambda: model.save(tmp_path / "model"))
     assert not list(tmp_path.iterdir())

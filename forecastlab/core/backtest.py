@@ -346,4 +346,5 @@ def plant(
         return np.where(later, instead, column).astype(column.dtype)
 
     past = {name: absurd(np.asarray(c)) for name, c in panel.past.items()}
-    return replace(panel, y=absurd(np.asarray(panel.y)), past=past)
+    bound = None if panel.at_least is None else absurd(np.asarray(panel.at_least))
+    return replace(panel, y=absurd(np.asarray(panel.y)), past=past, at_least=bound)

@@ -26,10 +26,12 @@ from .features import Recipe, Sizes, support_of
 from .fit import Fitted, Training, fit as train
 from .forecast import Forecast
 from .forecaster import Forecaster, check_finite, known_to_the_end
+from .forecaster import warn_of_bounds
 from .frequency import context_of
 from .panel import Panel, checked_panel
 from .starts import can_hide, held_back, hidden_rows
 from .streams import full_groups
+from .targets import sample_weights_of, step_weights_of
 from .windows import Batch, Windows
 
 # %% ../../nbs/core/68_neural.ipynb #default_context
@@ -53,9 +55,13 @@ class WindowTask:
         recipe: Recipe,  # learned from the panel
         batch: int,  # windows a step
         device: torch.device,  # where batches are gathered
+        # (series,) or (row,) weights in the loss; None: all alike
+        weights: np.ndarray | None = None,
+        step_weights: Tensor | None = None,  # (horizon,); None: all alike
     ):
         self.family, self.settings, self.recipe = family, settings, recipe
         self.batch = batch
+        self.weights, self.step_weights = weights, step_weights
         self.windows = Windows(
             recipe.apply(panel),
             settings.rows,
@@ -64,6 +70,8 @@ class WindowTask:
             device,
             recipe.cycles,
             complete=settings.forks == 1,
+            weights=weights,
+            step_weights=step_weights,
         )
 
     def draw(
@@ -96,7 +104,14 @@ class HeldOut:
         settings, recipe, device = task.settings, task.recipe, task.windows.device
         rows, horizon = settings.rows, settings.horizon
         self.windows = Windows(
-            recipe.apply(panel), rows, horizon, 1, device, recipe.cycles
+            recipe.apply(panel),
+            rows,
+            horizon,
+            1,
+            device,
+            recipe.cycles,
+            weights=task.weights,
+            step_weights=task.step_weights,
         )
         series = np.flatnonzero(kept.length < panel.length)
         hidden = int((panel.length - kept.length).max())
@@ -136,8 +151,7 @@ class HeldOut:
     def _without(self, batch: Batch) -> Batch:
         "The same windows, their horizon not observed."
         before = torch.arange(batch.y.shape[1], device=batch.y.device)
-        before = before < self.task.settings.rows
-        return replace(batch, y=batch.y * before, observed=batch.observed * before)
+        return batch.seen_where(before < self.task.settings.rows)
 
 # %% ../../nbs/core/68_neural.ipynb #device_of
 def device_of(
@@ -159,6 +173,8 @@ def fingerprint(
     words = [note, str(panel.freq), begin, names, panel.categories, list(panel.ids)]
     mark = hashlib.sha256(as_json(words).encode())
     covariates = [column for role in roles for column in role.values()]
+    if panel.at_least is not None:
+        covariates.append(panel.at_least)
     for column in (panel.y, panel.start, panel.length, panel.indptr, *covariates):
         mark.update(np.ascontiguousarray(column).data)
     return mark.hexdigest()[:8]
@@ -173,6 +189,8 @@ class NeuralForecaster(Forecaster):
     Settings: ClassVar[Any] = None  # dataclass of the family
     name = "network"  # column name in frames
     defaults: ClassVar[dict] = dict(lr=3e-3, average=0.99, weight_decay=0.0)  # training
+    weighs: ClassVar[bool] = False  # does its loss count weights of rows?
+    weighs_steps: ClassVar[bool] = False  # and those of steps ahead?
 
     def __init__(
         self,
@@ -188,6 +206,10 @@ class NeuralForecaster(Forecaster):
         training: dict | None = None,
         # folder for checkpoints; a killed training goes on from there
         checkpoint: str | PathLike | None = None,
+        # weights in the loss: a column of the panel by name, or numbers, (series,) or
+        # (row,); None: all alike
+        sample_weights: Any = None,
+        step_weights: Any = None,  # (horizon,) weights of steps ahead; None: all alike
         **settings: Any,  # fields of `Settings`
     ):
         check_names("settings", settings, self.Settings)
@@ -212,6 +234,7 @@ class NeuralForecaster(Forecaster):
         self.adaptive = not given and not self.training.validate_every
         if self.training.patience and not self.training.validate_every:
             refuse("patience needs validate_every", mend="Pass it in `training`, too")
+        self._set_weights(horizon, sample_weights, step_weights)
         self.horizon, self.context = horizon, context
         self.batch = None if batch is None else whole("batch", batch)
         self.members = whole("members", members)
@@ -233,6 +256,19 @@ class NeuralForecaster(Forecaster):
         # share of what the last layer learned that is kept: all of it, or half
         self.trust = 1.0
 
+    def _set_weights(self, horizon: int, samples: Any, steps: Any) -> None:
+        "Keep the weights asked for. Refuses those that the family's loss cannot count."
+        asked = dict(sample_weights=samples, step_weights=steps)
+        able = dict(sample_weights=self.weighs, step_weights=self.weighs_steps)
+        lost = [n for n, given in asked.items() if given is not None and not able[n]]
+        if lost:
+            refuse(f"the loss of {type(self).__name__} cannot count", lost)
+        found = step_weights_of(horizon, steps)
+        self.step_weights = None if found is None else found.tolist()
+        if samples is not None and not isinstance(samples, str):
+            samples = np.asarray(samples)
+        self.sample_weights = samples
+
     def __repr__(self) -> str:
         asked = dict(
             horizon=self.horizon,
@@ -244,6 +280,10 @@ class NeuralForecaster(Forecaster):
         usual = asdict(Training(**self.defaults | dict(steps=self.training.steps)))
         chosen = asdict(self.training).items()
         training = {name: value for name, value in chosen if value != usual[name]}
+        asked |= dict(step_weights=self.step_weights)
+        if self.sample_weights is not None:
+            name = self.sample_weights
+            asked |= dict(sample_weights=name if isinstance(name, str) else "given")
         asked |= self.options | dict(training=training or None)
         words = [f"{name}={x!r}" for name, x in asked.items() if x is not None]
         return f"{type(self).__name__}({', '.join(words)})"
@@ -377,6 +417,11 @@ class NeuralForecaster(Forecaster):
         panel = checked_panel(panel)
         # they may have been changed since
         self.check_early(self.options | dict(horizon=self.horizon), self.context)
+        if not self.censors:
+            warn_of_bounds(self.name, panel)
+        # refused before anything is forgotten
+        sample_weights_of(panel, self.sample_weights)
+        step_weights_of(self.horizon, self.step_weights)
         self.networks, self.fitted, self.reasons = [], [], {}
         self.stop, self.trust = None, 1.0
         kept, self.panel = panel, panel
@@ -435,7 +480,14 @@ class NeuralForecaster(Forecaster):
         self.recipe = Recipe.learn(panel, self.settings)
         where = device_of(self.training)
         return WindowTask(
-            type(self), panel, self.settings, self.recipe, self._batch, where
+            type(self),
+            panel,
+            self.settings,
+            self.recipe,
+            self._batch,
+            where,
+            sample_weights_of(panel, self.sample_weights),
+            step_weights_of(self.horizon, self.step_weights),
         )
 
     def _fit_as_long_as_it_helps(self, panel: Panel) -> None:
@@ -522,6 +574,11 @@ class NeuralForecaster(Forecaster):
         note = [asdict(self.settings), asdict(self.recipe), self._batch]
         if self.adaptive:
             note += [training.steps]
+        weights = sample_weights_of(panel, self.sample_weights)
+        if weights is not None:
+            note += [weights.tolist()]
+        if self.step_weights is not None:
+            note += [self.step_weights]
         mark = f"{self.name}-{int(panel.last.max())}-{fingerprint(panel, note)}"
         return Path(self.checkpoint) / f"{mark}-{member}.safetensors"
 
@@ -587,10 +644,15 @@ class NeuralForecaster(Forecaster):
             batch=self.batch,
             members=len(self.networks),
             checkpoint=None if self.checkpoint is None else str(self.checkpoint),
+            step_weights=self.step_weights,
         )
+        if isinstance(self.sample_weights, str):
+            note["sample_weights"] = self.sample_weights
         weights: dict[str, Tensor] = {}
         for k, network in enumerate(self.networks):
             weights |= {f"{k}.{n}": v for n, v in network.state_dict().items()}
+        if isinstance(self.sample_weights, np.ndarray):
+            weights["sample_weights"] = torch.from_numpy(self.sample_weights)
         return note, weights
 
     @classmethod
@@ -604,6 +666,11 @@ class NeuralForecaster(Forecaster):
             checkpoint=note.get("checkpoint"),
             **with_tuples(note["asked"]),
         )
+        if "sample_weights" in tensors:
+            model.sample_weights = tensors["sample_weights"].numpy()
+        else:
+            model.sample_weights = note.get("sample_weights")
+        model.step_weights = note.get("step_weights")
         model.adaptive = note.get("adaptive", False)
         model.stop = note.get("stop")
         model.trust = note.get("trust", 1.0)

@@ -72,6 +72,8 @@ class Roles:
     known: Any = ()
     past: Any = ()  # columns known only afterwards
     available: str | None = None  # column that is 0 where demand was not observed
+    # does a row where `available` is 0 say that demand was at least the target?
+    censored: bool = False
     # what a hole means: None refuses it, a number is its target, "missing" keeps the
     # row as not observed
     fill: float | str | None = None
@@ -84,6 +86,11 @@ class Roles:
         self.known = _names("known", self.known)
         self.past = _names("past", self.past)
         _check_fill(self.fill, self.align_end)
+        if yes_or_no("censored", self.censored) and self.available is None:
+            refuse(
+                "censored needs an `available` column",
+                mend="Name the column that is 0 where stock ran out",
+            )
         _one_role_each(self)
         self.freq = canonical_freq(self.freq)
 
@@ -836,7 +843,7 @@ def _sources(
 
 # %% ../../nbs/core/12_packing.ipynb #_settle_target
 def _settle_target(
-    panel: Panel,  # laid out
+    panel: Panel,  # laid out; its `at_least`, where it has one, is filled
     y: np.ndarray,  # (row,) changed in place
     came: np.ndarray,  # (row,) what came to each address
     future: np.ndarray,  # (row,) bool
@@ -844,6 +851,16 @@ def _settle_target(
 ) -> None:
     "Holes of the target become what `fill` says, hidden rows are not observed."
     missing = came == _NOBODY
+    if panel.at_least is not None:
+        hidden = came == _HIDDEN
+        panel.at_least[:] = np.nan
+        panel.at_least[hidden] = y[hidden]
+        _blame(
+            panel,
+            np.isinf(panel.at_least),
+            "targets of sold-out rows are infinite",
+            "Replace them, or leave them empty where nothing was counted",
+        )
     _blame(
         panel,
         missing & future,
@@ -1013,6 +1030,9 @@ def _constant(part: _Part, given: Iterable, roles: Roles) -> pa.Table:
     return rows
 
 # %% ../../nbs/core/12_packing.ipynb #_pack
+_BOUND = "\0"  # where the lower bounds of sold-out rows go; no column is called so
+
+
 def _pack(
     history: _Part,  # all rows up to now
     future: _Part | None,  # known covariates after them
@@ -1039,6 +1059,8 @@ def _pack(
     for n, said in categories.items():
         if not pa.types.is_dictionary(history.schema.field(n).type):
             _refuse_numbers_as_words(n, said)
+    if roles.censored:
+        panel.at_least = new(_BOUND, np.float32, panel.rows)
     later = _future_rows(panel)
     _settle_target(panel, columns[roles.target], came, later, roles.fill)
     for n in [*roles.known, *roles.past]:
@@ -1137,7 +1159,7 @@ def pack_parquet(
             FileExistsError,
         )
     with panel_folder(cache) as folder:
-        place = {roles.target: "y.npy"}
+        place = {roles.target: "y.npy", _BOUND: "at_least.npy"}
         place |= column_files("known", roles.known) | column_files("past", roles.past)
         new = lambda name, dtype, rows: _mapped(folder / place[name], dtype, rows)
         write_panel(_pack(history, ahead, static, roles, new), folder, source)
@@ -1168,5 +1190,9 @@ def _source(files: list[str], future: list[str], static: Any, roles: Roles) -> l
         with pa.ipc.new_stream(sink, table.schema) as out:
             out.write_table(table)
         static = hashlib.sha256(sink.getvalue()).hexdigest()
+    said = asdict(roles)
+    # caches of a time before it was known stay good
+    if not said["censored"]:
+        del said["censored"]
     # as it comes back from a file
-    return json.loads(json.dumps([seen, len(files), static, asdict(roles)]))
+    return json.loads(json.dumps([seen, len(files), static, said]))

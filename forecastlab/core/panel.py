@@ -47,7 +47,7 @@ class Panel:
     """Packed, checked series with covariates.
 
     Build one with `Panel.from_frame` or `Panel.from_parquet`. A panel is read, never
-    changed: `select`, `cut` and `recode` give new ones.
+    changed: `select`, `cut`, `extend` and `recode` give new ones.
     """
 
     ids: np.ndarray  # (series,) names
@@ -67,6 +67,9 @@ class Panel:
     categories: dict[str, list[str]] = field(default_factory=dict)
     # were the names whole numbers in the data? Frames then have them so again
     whole_ids: bool = False
+    # (row,) float32 what the target was at least, where it is not observed and stock
+    # ran out, else NaN; None: nothing is known of such rows
+    at_least: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,6 +91,13 @@ class Panel:
             return self.ids.astype(np.int64)
         except OverflowError:
             return self.ids.astype(np.uint64)
+
+    @property
+    def censored(self) -> np.ndarray:  # (row,) bool
+        "Rows of which a lower bound is all that is known."
+        if self.at_least is None:
+            return np.zeros(self.rows, bool)
+        return np.isfinite(self.at_least) & np.isnan(self.y)
 
     @property
     def last(self) -> np.ndarray:  # (series,)
@@ -161,6 +171,7 @@ class Panel:
             known={n: np.asarray(c[rows]) for n, c in self.known.items()},
             past={n: np.asarray(c[rows]) for n, c in self.past.items()},
             static={n: np.asarray(c[chosen]) for n, c in self.static.items()},
+            at_least=None if self.at_least is None else np.asarray(self.at_least[rows]),
         )
 
     def cut(
@@ -184,7 +195,41 @@ class Panel:
         length = np.minimum(panel.length, step - panel.start + 1)
         hide = lambda column: hidden_after(column, panel.indptr, length)
         past = {n: hide(c) for n, c in panel.past.items()}
-        return replace(panel, length=length, y=hide(panel.y), past=past)
+        bound = None if panel.at_least is None else hide(panel.at_least)
+        return replace(panel, length=length, y=hide(panel.y), past=past, at_least=bound)
+
+    def extend(
+        self,
+        # long frame unique_id, ds, y and covariates, or a `Panel`, of what came after
+        # the history
+        rows: Any,
+        future: Any = None,  # frame of known covariates after these rows
+        new_series: bool = False,  # may series begin that the panel does not know?
+    ) -> "Panel":  # its series first, in their order; then those that began
+        """The panel with new rows behind its histories (`core.extending`).
+
+        Refuses what `from_frame` refuses, rows that overlap the history or leave a gap
+        behind it, columns that are missing, and unless `new_series` series that the
+        panel does not know. A series without new rows stays as it is.
+        """
+        from forecastlab.core.extending import extended
+
+        return extended(self, rows, future, new_series)
+
+    def assume(
+        self,
+        horizon: int,  # steps after each series' history that shall be known
+        # known column -> "last", "usual" (of its history), a number, or a word
+        **how: Any,
+    ) -> "Panel":  # the same history; what was known ahead stays
+        """The panel with a plan where there is none, as assumed (`core.extending`).
+
+        Refuses columns that are not known ahead, those with rows missing of which
+        nothing is said, and values that a column cannot hold.
+        """
+        from forecastlab.core.extending import assumed
+
+        return assumed(self, horizon, how)
 
     def actual(
         self,
@@ -241,7 +286,10 @@ class Panel:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        "The history as a long frame: unique_id, ds, y, and covariates by name."
+        """The history as a long frame: unique_id, ds, y, and covariates by name.
+
+        A panel that knows lower bounds has them in a column `at_least`.
+        """
         series = np.repeat(np.arange(len(self)), self.length)
         at = ranges(self.indptr[:-1], self.length)
         step = ranges(self.start, self.length)
@@ -254,6 +302,8 @@ class Panel:
             frame[n] = column[at]
             if n in self.categories:
                 frame[n] = np.asarray(self.categories[n], dtype=object)[column[at]]
+        if self.at_least is not None:
+            frame["at_least"] = self.at_least[at]
         return pd.DataFrame(frame)
 
     def save(
@@ -292,6 +342,9 @@ class Panel:
         static: Any = None,
         # column that is 0 where demand could not be observed (a stock-out)
         available: str | None = None,
+        # does a row where `available` is 0 say that demand was at least the target?
+        # False: it says nothing, whatever number stands there
+        censored: bool = False,
         # what a hole means: None refuses it, a number is its target, "missing" keeps
         # the row as not observed
         fill: float | str | None = None,
@@ -314,6 +367,7 @@ class Panel:
             known=known,
             past=past,
             available=available,
+            censored=censored,
             fill=fill,
             align_end=align_end,
             id=id,
@@ -341,6 +395,9 @@ class Panel:
         past: str | Iterable[str] = (),  # columns known only afterwards
         # column that is 0 where demand could not be observed (a stock-out)
         available: str | None = None,
+        # does a row where `available` is 0 say that demand was at least the target?
+        # False: it says nothing, whatever number stands there
+        censored: bool = False,
         # what a hole means: None refuses it, a number is its target, "missing" keeps
         # the row as not observed
         fill: float | str | None = None,
@@ -362,6 +419,7 @@ class Panel:
             known=known,
             past=past,
             available=available,
+            censored=censored,
             fill=fill,
             align_end=align_end,
             id=id,
@@ -387,6 +445,8 @@ def describe(
     for role in ("known", "past", "static"):
         if names := list(getattr(panel, role)):
             lines.append(fitting(f"  {role}: ", names))
+    if panel.at_least is not None:
+        lines.append(f"  sold out: {panel.censored.sum():,} rows with a lower bound")
     return "\n".join(lines)
 
 
@@ -553,6 +613,8 @@ def write_panel(
         columns = getattr(panel, role)
         files = column_files(role, columns)
         arrays |= {files[n]: c for n, c in columns.items()}
+    if panel.at_least is not None:
+        arrays["at_least.npy"] = panel.at_least
     for file, array in arrays.items():
         if not (folder / file).exists():
             np.save(folder / file, array)
@@ -570,6 +632,8 @@ def write_panel(
         "whole_ids": panel.whole_ids,
         "source": source,
     }
+    if panel.at_least is not None:
+        note["at_least"] = True
     (folder / "panel.json").write_text(json.dumps(note))
 
 # %% ../../nbs/core/10_panel.ipynb #open_panel
@@ -645,7 +709,8 @@ def _fault_of(
     if (panel.start < 0).any() or (panel.start + panel.length > steps).any():
         return "start.npy"
     moving = panel.known | panel.past
-    columns = [panel.y, *moving.values()]
+    bounds = [] if panel.at_least is None else [panel.at_least]
+    columns = [panel.y, *bounds, *moving.values()]
     if any(c.shape != (panel.rows,) for c in columns):
         return "arrays of different length"
     if any(c.shape != (len(panel),) for c in panel.static.values()):
@@ -689,6 +754,7 @@ def _opened(note: dict, folder: Path) -> Panel:
         **roles,
         categories=note["categories"],
         whole_ids=note.get("whole_ids", False),
+        at_least=mapped("at_least.npy") if note.get("at_least") else None,
     )
 
 # %% ../../nbs/core/10_panel.ipynb #checked_panel

@@ -7,7 +7,7 @@ __all__ = ['REACH', 'Batch', 'calendar_features', 'continued', 'told_of', 'Windo
 
 # %% ../../nbs/core/20_windows.ipynb #45681245
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 import numpy as np
 import torch
@@ -39,6 +39,35 @@ class Batch:
     earlier: Tensor
     series: Tensor  # (batch,) position in the panel
     origin: Tensor  # (batch,) rows known
+    # (batch, time) what the target was at least where stock ran out, else 0; None: the
+    # panel knows no such rows
+    bound: Tensor | None = None
+    censored: Tensor | None = None  # (batch, time) 1 at these rows, else 0
+    weight: Tensor | None = None  # (batch, time) of each row in a loss; None: 1
+    step_weight: Tensor | None = None  # (batch, horizon) of each step; None: 1
+
+    @property
+    def target(self) -> Tensor:  # (batch, time)
+        "The target, or the lower bound where no more is known; 0 elsewhere."
+        return self.y if self.bound is None else self.y + self.bound
+
+    @property
+    def counts(self) -> Tensor:  # (batch, time)
+        "1 where a loss may look at `target`: an observed value or a lower bound."
+        if self.censored is None:
+            return self.observed
+        return self.observed + self.censored
+
+    def seen_where(
+        self,
+        keep: Tensor,  # (time,) or (batch, time) bool
+    ) -> Self:  # everything else as it was
+        "The same windows with fewer targets: the others are not observed."
+        names = ("y", "observed", "bound", "censored")
+        own = {n: getattr(self, n) for n in names}
+        return replace(
+            self, **{n: v if v is None else v * keep for n, v in own.items()}
+        )
 
     def __len__(self) -> int:
         return len(self.y)
@@ -48,7 +77,8 @@ class Batch:
         rows: slice | Tensor,  # which windows, as a tensor is indexed
     ) -> Self:  # as many windows as were picked
         "Some of the windows."
-        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{n: v if v is None else v[rows] for n, v in own.items()})
 
 # %% ../../nbs/core/20_windows.ipynb #calendar_features
 def _position(calendar, name) -> np.ndarray:
@@ -201,6 +231,10 @@ class Windows:
         # calendar cycles added to the known covariates; None: `cycles_of(panel)`
         cycles: tuple[str, ...] | None = None,
         complete: bool = True,  # draw only origins with a full horizon after them
+        # (row,) or (series,) weights in a loss, `core.targets`; None: all alike
+        weights: np.ndarray | None = None,
+        step_weights: Tensor
+        | None = None,  # (horizon,) of steps ahead; None: all alike
     ):
         self.panel, self.device = checked_panel(panel), torch.device(device)
         self.context = whole("context", context)
@@ -215,6 +249,7 @@ class Windows:
         with warnings.catch_warnings(action="ignore"):
             self.targets = torch.from_numpy(np.asarray(panel.y)).to(self.device)
         self.static, self.static_codes = _static_of(panel, self.device)
+        self._set_weights(weights, step_weights)
         self._set_calendar()
         self._set_origins(context_min, horizon if complete else 1)
 
@@ -229,6 +264,41 @@ class Windows:
 
     def _tensor(self, values) -> Tensor:
         return torch.as_tensor(np.asarray(values), device=self.device)
+
+    def _set_weights(self, weights, step_weights) -> None:
+        "Lower bounds and weights, as columns where there is one value a row."
+        panel, time = self.panel, self.context + self.horizon
+        mapped = isinstance(panel.y, np.memmap) and self.device.type == "cpu"
+        column = lambda values: _Column(values, time, self.device, mapped)
+        self.bounds = None if panel.at_least is None else column(panel.at_least)
+        self.row_weights = self.series_weights = None
+        if weights is not None:
+            given = np.asarray(weights, np.float32)
+            if len(given) == panel.rows and len(given) != len(panel):
+                self.row_weights = column(given)
+            else:
+                self.series_weights = self._tensor(given)
+        self.step_weights = step_weights
+        if step_weights is not None:
+            self.step_weights = step_weights.float().to(self.device)
+
+    def _in_losses(self, series, known, first, y, observed) -> dict[str, Tensor | None]:
+        "Lower bounds and weights of the windows, by field of `Batch`."
+        found: dict[str, Tensor | None] = {}
+        if self.bounds is not None:
+            bound = self.bounds(first)
+            inside = self.offsets >= -known[:, None]
+            inside &= self.offsets < (self.length[series] - known)[:, None]
+            censored = inside & (bound == bound) & ~observed
+            found["bound"] = torch.where(censored, bound, 0.0)
+            found["censored"] = censored.float()
+        if self.row_weights is not None:
+            found["weight"] = self.row_weights(first).nan_to_num()
+        elif self.series_weights is not None:
+            found["weight"] = self.series_weights[series, None].expand(y.shape)
+        if self.step_weights is not None:
+            found["step_weight"] = self.step_weights.expand(len(y), self.horizon)
+        return found
 
     def _set_calendar(self) -> None:
         "Calendar features as a view: row i is steps i .. i + time."
@@ -329,6 +399,7 @@ class Windows:
             earlier=self.earlier(series, known),
             series=series,
             origin=known,
+            **self._in_losses(series, known, first, y, observed),
         )
 
     def _ahead(self, series, known, first, y, inside) -> Tensor:

@@ -61,6 +61,8 @@ class PooledLinear(MQForecaster):
     """
 
     name, encoder = "PooledLinear", "lags"
+    # the start is all there is, and it is found without either
+    censors = weighs = weighs_steps = False
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ from ..core.neural import NeuralForecaster, default_context
 from ..core.panel import Panel
 from ..core.starts import STARTS, Candidate, Start, fitted_start
 from ..core.starts import last_values, plain_for, start_losses
+from ..core.targets import cut_off, level_at, pull_beyond, target_weights
 from ..core.windows import Batch, forked
 from ..kernels.quantile_loss import quantile_loss
 from ..quantile.heads import HEADS, Head, positive, step_table
@@ -371,22 +372,36 @@ def mq_loss(
     # (batch, fork)
     seen = batch.observed[:, :context].cumsum(1)[:, -forks:]
     weight = (scale / typical) ** settings.weight * (seen >= settings.least)
+    own = target_weights(batch, horizon, forks)
+    if own is not None:
+        weight = weight[..., None] * own
+    bound = None
+    if batch.censored is not None:
+        bound = forked(batch.censored, horizon, forks)
     if settings.head == "grid":
         origins = torch.arange(context - forks, context, device=loc.device)
+        values = found["values"]
+        if bound is not None:
+            z = forked(batch.target, horizon, forks) - loc[..., None]
+            z = (z / scale[..., None])[..., None]
+            levels = torch.tensor(settings.levels, device=z.device)
+            pull = pull_beyond(levels, level_at(levels, values, z))
+            values = cut_off(values, z, bound[..., None], pull)
         return quantile_loss(
-            found["values"],
-            batch.y,
+            values,
+            batch.target,
             origins,
             settings.levels,
-            batch.observed,
+            batch.counts,
             loc,
             scale,
             weight,
         )
     # (batch, fork, horizon)
-    z = (forked(batch.y, horizon, forks) - loc[..., None]) / scale[..., None]
-    weight = weight[..., None] * forked(batch.observed, horizon, forks)
-    crps = Head.loss(found, torch.where(weight > 0, z, 0.0))
+    z = (forked(batch.target, horizon, forks) - loc[..., None]) / scale[..., None]
+    each = weight if weight.dim() == 3 else weight[..., None]
+    weight = each * forked(batch.counts, horizon, forks)
+    crps = Head.loss(found, torch.where(weight > 0, z, 0.0), bound)
     return (weight * crps).sum(), weight.sum()
 
 # %% ../../nbs/demand/50_mq.ipynb #_at_last_origin
@@ -474,6 +489,7 @@ class MQForecaster(NeuralForecaster):
     "What MQ-CNN, MQ-RNN and the dense variant share."
 
     Settings = MQSettings
+    censors = weighs = weighs_steps = True
     encoder: ClassVar[str] = "cnn"  # how windows are read
 
     def __init__(

@@ -54,11 +54,15 @@ class Point(Law):
     def loss(
         params: dict[str, Tensor],  # of `forward`
         z: Tensor,  # (...) scaled target
+        # (...) 1 where `z` is all that is known to have been wanted; None: nowhere
+        censored: Tensor | None = None,
     ) -> Tensor:  # (...)
-        "The error, absolute or squared."
-        if "squared" in params:
-            return (z - params["squared"]) ** 2
-        return (z - params["absolute"]).abs()
+        "The error, absolute or squared; none above a target that is a lower bound."
+        (said,) = params.values()
+        error = z - said
+        if censored is not None:
+            error = torch.where(censored > 0, error.clamp(min=0), error)
+        return error**2 if "squared" in params else error.abs()
 
     @staticmethod
     def draw(

@@ -639,7 +639,12 @@ def without_effect(
     series = np.repeat(np.arange(len(panel)), np.diff(panel.indptr))
     seen[series[np.isfinite(y)]] = True
     # nothing would be left of a series: it stays as it is
-    return replace(panel, y=np.where(seen[series], y, panel.y))
+    kept = np.where(seen[series], y, panel.y)
+    if panel.at_least is None:
+        return replace(panel, y=kept)
+    bound = np.asarray(panel.at_least, float) / np.exp(strength * effect.rows)
+    bound = np.where(seen[series], bound, panel.at_least).astype(np.float32)
+    return replace(panel, y=kept, at_least=bound)
 
 
 def with_effect(

@@ -65,7 +65,8 @@ def _prepare(q, y, origins, levels, observed, loc, scale, weight):
     """Check everything, and bring it into one form.
 
     Returns targets without NaN, the mask, `loc`, `scale` and `weight` as
-    (batch, origin), and the levels as a tensor.
+    (batch, origin), and the levels as a tensor. A weight of each step stays
+    (batch, origin, horizon).
     """
     levels = tuple(check_levels(levels).tolist())
     _check_shapes(q, y, origins, levels, observed)
@@ -74,10 +75,10 @@ def _prepare(q, y, origins, levels, observed, loc, scale, weight):
     dtype = torch.promote_types(q.dtype, torch.float32)
     seen = ~y.isnan() if observed is None else observed != 0
     y = torch.where(seen, y, 0).to(dtype)
-    small = [
-        torch.as_tensor(x, dtype=dtype, device=q.device).expand(q.shape[:2])
-        for x in (loc, scale, weight)
+    given = [
+        torch.as_tensor(x, dtype=dtype, device=q.device) for x in (loc, scale, weight)
     ]
+    small = [x.expand(q.shape[: 3 if x.dim() == 3 else 2]) for x in given]
     return y, seen, *small, _level_tensor(levels, dtype, q.device)
 
 # %% ../../nbs/kernels/10_quantile_loss.ipynb #quantile_loss_ref
@@ -89,7 +90,8 @@ def quantile_loss_ref(
     observed: Tensor | None = None,  # (batch, time) what counts; None: y is not NaN
     loc: Tensor | float = 0.0,  # (batch, origin) or what broadcasts to it
     scale: Tensor | float = 1.0,  # (batch, origin) or what broadcasts to it
-    weight: Tensor | float = 1.0,  # (batch, origin) or what broadcasts to it
+    # (batch, origin) or what broadcasts to it; or (batch, origin, horizon)
+    weight: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor]:  # sum of losses, sum of weights
     "Multi-horizon quantile loss, as the formula reads (Wen et al. 2017, equation 1)."
     y, seen, shift, spread, weights, tau = _prepare(
@@ -100,7 +102,8 @@ def quantile_loss_ref(
     index = t.clamp(0, y.shape[1] - 1).flatten(1)
     target = y.gather(1, index).view(t.shape)
     inside = seen.gather(1, index).view(t.shape) & (t >= 0) & (t < y.shape[1])
-    w = torch.where(inside, weights[..., None], 0)
+    each = weights if weights.dim() == 3 else weights[..., None]
+    w = torch.where(inside, each, 0)
     z = torch.where(w != 0, (target - shift[..., None]) / spread[..., None], 0)
     u = z[..., None] - q  # (batch, origin, horizon, level)
     return (w[..., None] * u * (tau - (u < 0).to(u.dtype))).sum(), w.sum() * len(tau)
@@ -500,12 +503,16 @@ def quantile_loss(
     loc: Tensor | float = 0.0,
     # (batch, origin) or what broadcasts to it: y - loc is divided by it
     scale: Tensor | float = 1.0,
-    weight: Tensor | float = 1.0,  # (batch, origin) or what broadcasts to it
+    # (batch, origin) or what broadcasts to it; or (batch, origin, horizon)
+    weight: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor]:  # sum of losses, sum of weights: their ratio is the mean
     """Multi-horizon quantile loss with forking sequences (Wen et al. 2017).
 
-    Kernels on a GPU, in-place torch elsewhere.
+    Kernels on a GPU, in-place torch elsewhere. With a weight of each step it is
+    computed as the formula reads, which holds a few tensors of the size of `q`.
     """
+    if isinstance(weight, Tensor) and weight.dim() == 3:
+        return quantile_loss_ref(q, y, origins, levels, observed, loc, scale, weight)
     kernel = q.is_cuda and native() and q.dtype != torch.float64
     path = quantile_loss_triton if kernel else quantile_loss_torch
     return path(q, y, origins, levels, observed, loc, scale, weight)

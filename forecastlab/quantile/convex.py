@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARED', 'OWN', 'Product', 'lift', 'rise', 'slope', 'bend', 'Potential', 'cosines', 'ConvexMap', 'marginal_crps',
-           'path_score', 'energy_loss']
+           'path_score', 'beyond', 'energy_loss']
 
 # %% ../../nbs/quantile/40_convex.ipynb #ab3bb88b
 import math
@@ -526,18 +526,31 @@ def path_score(
         return joint
     return (1 - marginal) * joint + marginal * marginal_crps(w, z, seen)
 
+# %% ../../nbs/quantile/40_convex.ipynb #beyond
+def beyond(
+    paths: Tensor,  # (window, draw, horizon) of the model, none of those scored
+    z: Tensor,  # (window, horizon) what happened
+    censored: Tensor,  # (window, horizon) 1 where it is a lower bound
+) -> Tensor:  # (window, horizon) the same, with larger numbers at bounds
+    "Targets in which a path of the model's own stands in beyond lower bounds."
+    over = ((paths > z[:, None]) & (censored > 0)[:, None]).sum(-1)
+    best = over.argmax(1)
+    own = paths[torch.arange(len(z), device=z.device), best]
+    return torch.where(censored > 0, torch.maximum(own, z), z)
+
 # %% ../../nbs/quantile/40_convex.ipynb #_Pieces
 class _Pieces(torch.autograd.Function):
     "Weighted sum of path scores; gradients are taken at once, piece by piece."
 
     @staticmethod
-    def forward(ctx, z, seen, weight, draws, marginal, piece, *tensors):
+    def forward(ctx, z, seen, bound, weight, draws, marginal, piece, *tensors):
         grads = [torch.zeros_like(v) for v in tensors]
         total = z.new_zeros(())
         want = any(v.requires_grad for v in tensors)
         for i in range(0, len(z), piece):
             rows = slice(i, i + piece)
-            of_piece = z[rows], seen[rows], weight[rows]
+            cut = None if bound is None else bound[rows]
+            of_piece = z[rows], seen[rows], cut, weight[rows]
             # shared tensors go whole into every piece
             places = [rows if k < len(OWN) else slice(None) for k in range(len(grads))]
             parts = [v[place].detach() for v, place in zip(tensors, places)]
@@ -554,13 +567,14 @@ class _Pieces(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, up):
-        return (None,) * 6 + tuple(up * v for v in ctx.saved_tensors)
+        return (None,) * 7 + tuple(up * v for v in ctx.saved_tensors)
 
 
 def _score_of_piece(
     tensors: list[Tensor],
     z: Tensor,
     seen: Tensor,
+    censored: Tensor | None,
     weight: Tensor,
     draws: int,
     marginal: float,
@@ -569,6 +583,9 @@ def _score_of_piece(
     size = len(z), draws, z.shape[1]
     x = torch.randn(size, device=z.device, dtype=z.dtype)
     paths = _gradient_at(Potential(*tensors), x)
+    if censored is not None:
+        own = _gradient_at(Potential(*tensors), torch.randn_like(x)).detach()
+        z = beyond(own, z, censored)
     return (path_score(paths, z, seen, marginal) * weight).sum()
 
 # %% ../../nbs/quantile/40_convex.ipynb #energy_loss
@@ -580,6 +597,8 @@ def energy_loss(
     draws: int = 50,  # fresh draws of each window, at least 2
     marginal: float = 0.0,  # share of the marginal CRPS
     rows: int | None = None,  # draws held at once; None: what suits the device
+    # (window, horizon) 1 where the target is a lower bound (`beyond`); None: nowhere
+    censored: Tensor | None = None,
 ) -> Tensor:  # () weighted sum
     "Energy score of fresh draws, in pieces (Kan et al. 2022, section 3.2)."
     if draws < 2:
@@ -592,6 +611,7 @@ def energy_loss(
     return _Pieces.apply(
         torch.where(seen > 0, z, 0.0),
         seen,
+        censored,
         weight,
         draws,
         marginal,

@@ -19,6 +19,7 @@ from ..core.features import Recipe, Sizes, support_of
 from ..core.neural import NeuralForecaster
 from ..core.panel import Panel
 from ..core.streams import Source, normal_numbers, shared_generator
+from ..core.targets import target_weights
 from ..core.windows import Batch, forked
 from .convex import OWN, ConvexMap, Potential, energy_loss
 
@@ -149,15 +150,27 @@ def mqf2_loss(
     Kan et al. (2022), sections 3.1 and 3.2.
     """
     potential, loc, scale = network(batch)
-    y = forked(batch.y, s.horizon, s.forks)
+    y = forked(batch.target, s.horizon, s.forks)
     # (window, horizon)
     z = ((y - loc[..., None]) / scale[..., None]).flatten(0, 1)
-    seen = forked(batch.observed, s.horizon, s.forks).flatten(0, 1)
+    # a density needs the whole path, a score can do with bounds
+    counts = batch.counts if s.loss == "energy" else batch.observed
+    seen = forked(counts, s.horizon, s.forks).flatten(0, 1)
     # (batch, fork)
     old = batch.observed[:, : s.context].cumsum(1)[:, -s.forks :] >= s.least
     weight = ((scale / typical) ** s.weight * old).flatten() * seen.any(-1)
+    mine = target_weights(batch, s.horizon, s.forks)
+    if mine is not None:
+        # a path is scored as one: the mean weight of what counts in it
+        each = mine.flatten(0, 1) * seen
+        weight = weight * each.sum(-1) / seen.sum(-1).clamp(min=1)
     if s.loss == "energy":
-        score = energy_loss(potential, z, seen, weight, s.draws, s.marginal)
+        bound: Tensor | None = None
+        if batch.censored is not None:
+            bound = forked(batch.censored, s.horizon, s.forks).flatten(0, 1)
+        score = energy_loss(
+            potential, z, seen, weight, s.draws, s.marginal, censored=bound
+        )
         return score / s.horizon**0.5, weight.sum()
     weight = weight * seen.all(-1)
     complete = torch.where(seen > 0, z, potential.shift.detach())
@@ -306,7 +319,12 @@ class MQF2Forecaster(NeuralForecaster):
     Reads all covariates. Shorter horizons are the first steps of the trained one.
     """
 
-    Settings, name = MQF2Settings, "MQF2"
+    Settings, name, weighs = MQF2Settings, "MQF2", True
+
+    @property
+    def censors(self) -> bool:
+        "The energy score takes lower bounds; a likelihood of paths cannot."
+        return self.options.get("loss", MQF2Settings.loss) == "energy"
 
     def settings_for(
         self,
