@@ -233,8 +233,8 @@ class Windows:
         complete: bool = True,  # draw only origins with a full horizon after them
         # (row,) or (series,) weights in a loss, `core.targets`; None: all alike
         weights: np.ndarray | None = None,
-        step_weights: Tensor
-        | None = None,  # (horizon,) of steps ahead; None: all alike
+        # (horizon,) of steps ahead; None: all alike
+        step_weights: Tensor | None = None,
     ):
         self.panel, self.device = checked_panel(panel), torch.device(device)
         self.context = whole("context", context)
