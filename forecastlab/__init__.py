@@ -44,6 +44,7 @@ _home = {
     "SQRF": "demand.sqrf",
     "BoostedTrees": "demand.trees",
     "AutoForecaster": "demand.auto",
+    "ablations": "demand.ablations",
     "XRLinear": "ranking.xrlinear",
     "ExtremeClassifier": "ranking.estimator",
     "XRTransformer": "ranking.xrtransformer",
