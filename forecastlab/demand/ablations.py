@@ -96,7 +96,8 @@ def _without(panel: Panel, role: str, names: list[str]) -> Panel:
             columns[n] = np.zeros_like(columns[n])
         else:
             columns[n] = np.full_like(columns[n], columns[n].mean())
-    return replace(panel, **{role: columns})
+    changed: dict[str, Any] = {role: columns}
+    return replace(panel, **changed)
 
 # %% ../../nbs/demand/53_ablations.ipynb #ablations
 MEDIAN, UPPER = 0.5, 0.9  # levels that are asked about
@@ -123,11 +124,11 @@ def ablations(
     if panel is None:
         refuse("no panel to explain forecasts of", mend="Pass ablations(model, panel)")
     panel = checked_panel(panel)
-    h = getattr(model, "horizon", None) if h is None else h
+    ahead: Any = getattr(model, "horizon", None) if h is None else h
     at = np.arange(len(panel)) if series is None else panel.index(series)
 
     def asked(some: Panel) -> np.ndarray:  # (series, h, 2)
-        q = model.predict(h, some).quantile([MEDIAN, UPPER])
+        q = model.predict(ahead, some).quantile([MEDIAN, UPPER])
         return q.numpy()[at]
 
     full = asked(panel)
