@@ -49,6 +49,7 @@ _home = {
     "RecurrentPoint": "demand.recurrent",
     "BoostedTrees": "demand.trees",
     "AutoForecaster": "demand.auto",
+    "ablations": "demand.ablations",
     "XRLinear": "ranking.xrlinear",
     "ExtremeClassifier": "ranking.estimator",
     "XRTransformer": "ranking.xrtransformer",

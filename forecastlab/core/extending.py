@@ -371,8 +371,8 @@ def _filled(
         else:
             nothing = column == 0 if words is not None else np.isnan(column)
             carry_forward(column, nothing, panel.indptr, lead=False)
-    elif words is None and isinstance(said, Real) and np.isfinite(said):
-        column[hole] = said
+    elif words is None and isinstance(said, Real) and np.isfinite(float(said)):
+        column[hole] = float(said)
     else:
         can = "a number" if words is None else f"one of {named(words[1:], 5)}"
         refuse(
@@ -397,6 +397,7 @@ def _put_usual(panel: Panel, column: np.ndarray, hole: np.ndarray, coded: bool) 
     ):
         begin, end = panel.indptr[s], panel.indptr[s + 1]
         past = column[begin : begin + panel.length[s]]
+        usual: Any
         if coded:
             usual = np.bincount(past[past > 0], minlength=1).argmax()
         else:

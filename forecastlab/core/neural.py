@@ -270,7 +270,7 @@ class NeuralForecaster(Forecaster):
         self.sample_weights = samples
 
     def __repr__(self) -> str:
-        asked = dict(
+        asked: dict[str, Any] = dict(
             horizon=self.horizon,
             context=self.context,
             steps=None if self.adaptive else self.training.steps,

@@ -64,10 +64,9 @@ class Batch:
     ) -> Self:  # everything else as it was
         "The same windows with fewer targets: the others are not observed."
         names = ("y", "observed", "bound", "censored")
-        own = {n: getattr(self, n) for n in names}
-        return replace(
-            self, **{n: v if v is None else v * keep for n, v in own.items()}
-        )
+        given = {n: getattr(self, n) for n in names}
+        kept: dict[str, Any] = {n: v * keep for n, v in given.items() if v is not None}
+        return replace(self, **kept)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -77,8 +76,9 @@ class Batch:
         rows: slice | Tensor,  # which windows, as a tensor is indexed
     ) -> Self:  # as many windows as were picked
         "Some of the windows."
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{n: v if v is None else v[rows] for n, v in own.items()})
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        some: dict[str, Any] = {n: v[rows] for n, v in given.items() if v is not None}
+        return replace(self, **some)
 
 # %% ../../nbs/core/20_windows.ipynb #calendar_features
 def _position(calendar, name) -> np.ndarray:
@@ -233,7 +233,7 @@ class Windows:
         complete: bool = True,  # draw only origins with a full horizon after them
         # (row,) or (series,) weights in a loss, `core.targets`; None: all alike
         weights: np.ndarray | None = None,
-        # (horizon,) of steps ahead; None: all alike
+        # (horizon,) weights of steps ahead in a loss; None: all alike
         step_weights: Tensor | None = None,
     ):
         self.panel, self.device = checked_panel(panel), torch.device(device)
