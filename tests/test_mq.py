@@ -1110,10 +1110,14 @@ def test_what_cannot_be_held_out_is_refused():
 # --- earlier origins averaged in
 
 
-@pytest.mark.parametrize("head", ["grid", "isqf"])
-def test_earlier_origins_are_averaged_as_by_hand(head):
+@pytest.mark.parametrize(
+    "encoder, head", [("cnn", "grid"), ("cnn", "isqf"), ("rnn", "grid")]
+)
+def test_earlier_origins_are_averaged_as_by_hand(encoder, head):
     seen, levels = full().cut(36), [0.1, 0.3, 0.5, 0.9]
-    m = model(head=head, levels=(0.1, 0.3, 0.5, 0.7, 0.9), support="real").fit(seen)
+    m = model(encoder, head=head, levels=(0.1, 0.3, 0.5, 0.7, 0.9), support="real").fit(
+        seen
+    )
     alone = q(m.predict(3, seen), levels)
     s, recipe = m.settings, m.recipe
     w = Windows(recipe.apply(seen), s.context, s.horizon, cycles=recipe.cycles)
