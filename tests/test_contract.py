@@ -13,6 +13,7 @@ import json
 import pkgutil
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -320,6 +321,29 @@ def test_negative_targets_are_forecast_or_refused_in_words(name):
         assert np.isfinite(q(forecast())).all()
     else:
         assert (q(forecast()) < 0).any()
+
+
+@every_forecaster
+def test_lower_bounds_change_no_forecast_and_are_counted_or_told(name):
+    "Where stock ran out inputs are not observed; what cannot use the bounds says so."
+    model, panel = fitted(name), sales()
+    y = np.array(panel.y)
+    sold_out = panel.indptr[1:] - 3
+    bound = np.full_like(y, np.nan)
+    bound[sold_out], y[sold_out] = y[sold_out], np.nan
+    bare = dataclasses.replace(panel, y=y)
+    if name in BEFORE_THE_FIRST_SALE:
+        bare = dataclasses.replace(bare, y=np.where(np.isnan(y), y, 0))
+    known = dataclasses.replace(bare, at_least=bound)
+    want = q(model.predict(HORIZON, bare))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert np.array_equal(q(model.predict(HORIZON, known)), want)
+    told = [
+        str(w.message) for w in said if "does not count lower bounds" in str(w.message)
+    ]
+    assert bool(told) != model.censors
+    assert all("8 rows where stock ran out are left out" in words for words in told)
 
 
 # --- totals

@@ -17,6 +17,7 @@ from forecastlab.core.targets import cut_off, level_at, pull_beyond
 from forecastlab.core.windows import Windows
 from forecastlab.demand.linear import PooledLinear
 from forecastlab.demand.mq import MQCNN, MQDense, MQRNN
+from forecastlab.demand.seasonal_profile import SeasonalProfile
 from forecastlab.demand.textbook import EmpiricalQuantiles
 from forecastlab.quantile.mqf2 import MQF2Forecaster
 from forecastlab.quantile.recurrent import RecurrentForecaster
@@ -225,6 +226,31 @@ def test_levels_of_bounds_are_read_between_quantiles():
     )
 
 
+@pytest.mark.parametrize("name", ["cnn", "sqf"])
+def test_a_forecast_beyond_a_bound_costs_nothing_and_one_below_what_is_missing(name):
+    model = trained(name)
+    bare, loss = loss_of(model, [1, 2], [20, 20])
+    time = bare.y.shape[1]
+    last = (torch.arange(time) == time - 1).float().expand(2, -1)
+    hidden = bare.seen_where(last[0] == 0)
+
+    def bounded(z):
+        return dataclasses.replace(hidden, bound=z * last, censored=last)
+
+    without, mass = loss(hidden)
+    low, counted = loss(bounded(-10.0))
+    torch.testing.assert_close(low, without, atol=1e-3, rtol=1e-5)
+    assert counted > mass
+    high = [float(loss(bounded(z))[0] - without) for z in (1e3, 2e3)]
+    assert 0 < high[0] < high[1]
+    if name == "cnn":
+        found, loc, scale = model.networks[0](hidden)
+        q, tau = found["values"][:, 0, -1].detach(), torch.tensor(model.settings.levels)
+        z = (1e3 - loc) / scale
+        want = (tau * (z - q) * (scale / model.recipe.typical) ** 0).sum()
+        assert high[0] == pytest.approx(float(want), rel=1e-4)
+
+
 # --- weights
 
 WEIGHED = {
@@ -397,3 +423,24 @@ def test_weights_that_cannot_be_are_refused_in_words():
             f"loss of {make.__name__} cannot count: {asked}",
             lambda: make(2, **{asked: [1, 2]}),
         )
+
+
+def test_a_profile_is_taken_out_of_bounds_as_well():
+    "Wrapped around a network, that reads a panel in which seasons are divided out."
+    n, rows = 6, 120
+    rng = np.random.default_rng(0)
+    season = 1 + 0.9 * np.sin(2 * np.pi * np.arange(rows) / 7)
+    demand = rng.poisson(30 * season, (n, rows)).astype(float)
+    df = pd.DataFrame(
+        {
+            "unique_id": np.repeat([f"s{i}" for i in range(n)], rows),
+            "ds": np.tile(pd.date_range("2024-01-01", periods=rows), n),
+            "y": np.minimum(demand, 40).ravel(),
+            "in_stock": (demand < 40).astype(int).ravel(),
+        }
+    )
+    panel = Panel.from_frame(df, freq="D", **WAYS["censored"])
+    inner = MQDense(2, context=14, steps=2, batch=8, training=QUIET)
+    with pytest.warns(UserWarning, match="does not count lower bounds"):
+        found = SeasonalProfile(inner).fit(panel).predict()
+    assert found.quantile([0.1, 0.9]).isfinite().all()
