@@ -247,7 +247,8 @@ def test_a_forecast_beyond_a_bound_costs_nothing_and_one_below_what_is_missing(n
         found, loc, scale = model.networks[0](hidden)
         q, tau = found["values"][:, 0, -1].detach(), torch.tensor(model.settings.levels)
         z = (1e3 - loc) / scale
-        want = (tau * (z - q) * (scale / model.recipe.typical) ** 0).sum()
+        own = (scale / model.recipe.typical) ** model.settings.weight
+        want = (tau * (z - q) * own).sum()
         assert high[0] == pytest.approx(float(want), rel=1e-4)
 
 
