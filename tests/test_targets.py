@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from forecastlab.core.basics import LabError
+from forecastlab.core.datasets import read_panel
 from forecastlab.core.forecaster import load_model
 from forecastlab.core.panel import Panel
 from forecastlab.core.targets import cut_off, level_at, pull_beyond
@@ -111,6 +112,9 @@ def test_files_and_new_rows_bring_bounds(tmp_path):
     df.to_parquet(tmp_path / "f.parquet")
     for cache in (None, tmp_path / "cache", tmp_path / "cache"):
         found = Panel.from_parquet(tmp_path / "f.parquet", cache, **how)
+        np.testing.assert_array_equal(found.at_least, want.at_least)
+    for source in (df, tmp_path / "f.parquet"):
+        found = read_panel(source, **how)
         np.testing.assert_array_equal(found.at_least, want.at_least)
     with pytest.raises(LabError, match="other files or settings"):
         Panel.from_parquet(tmp_path / "f.parquet", tmp_path / "cache", freq=1)
@@ -247,7 +251,8 @@ def test_a_forecast_beyond_a_bound_costs_nothing_and_one_below_what_is_missing(n
         found, loc, scale = model.networks[0](hidden)
         q, tau = found["values"][:, 0, -1].detach(), torch.tensor(model.settings.levels)
         z = (1e3 - loc) / scale
-        want = (tau * (z - q) * (scale / model.recipe.typical) ** 0).sum()
+        own = (scale / model.recipe.typical) ** model.settings.weight
+        want = (tau * (z - q) * own).sum()
         assert high[0] == pytest.approx(float(want), rel=1e-4)
 
 

@@ -729,6 +729,8 @@ def read_panel(
     static: Any = None,
     # column that is 0 where demand could not be observed (a stock-out)
     available: str | None = None,
+    # does a row where `available` is 0 say that demand was at least the target?
+    censored: bool = False,
     # what a hole means: None refuses it, a number is its target, "missing" keeps the
     # row as not observed
     fill: float | str | None = None,
@@ -755,6 +757,7 @@ def read_panel(
         past=past,
         static=static if static is not None else (),
         available=available,
+        censored=censored,
         fill=fill,
         align_end=align_end,
         future=future,
@@ -779,6 +782,7 @@ def read_panel(
                 known=known,
                 past=past,
                 available=available,
+                censored=censored,
                 fill=fill,
                 align_end=align_end,
             )

@@ -26,7 +26,7 @@ from .features import Recipe, Sizes, support_of
 from .fit import Fitted, Training, fit as train
 from .forecast import Forecast
 from .forecaster import Forecaster, check_finite, known_to_the_end
-from .forecaster import warn_of_bounds
+from .forecaster import no_holes_ahead, warn_of_bounds
 from .frequency import context_of
 from .panel import Panel, checked_panel
 from .starts import can_hide, held_back, hidden_rows
@@ -605,7 +605,9 @@ class NeuralForecaster(Forecaster):
     def _predict(self, panel: Panel, h: int, seed: int) -> Forecast:
         assert self.recipe is not None
         # networks may read the covariates of the whole trained horizon
-        known_to_the_end(panel, self.settings.horizon, self.recipe.roles["known"])
+        ahead = self.recipe.roles["known"]
+        known_to_the_end(panel, self.settings.horizon, ahead)
+        no_holes_ahead(panel, self.settings.horizon, ahead)
         device = device_of(self.training)
         networks = [n.to(device).eval() for n in self.networks]
         windows = Windows(

@@ -40,6 +40,8 @@ class Settings:
     past: Any = ()  # columns known only afterwards
     static: Any = ()  # columns that do not change within a series, or a file of them
     available: str | None = None  # column that is 0 where nothing could be observed
+    # does a row where `available` is 0 say that demand was at least the target?
+    censored: bool = False
     fill: Any = None  # what a missing row means: None, a number, or "missing"
     align_end: bool = False  # extend every series to the last date (needs `fill`)
     future: Any = None  # file or frame of the known columns after the history
@@ -74,6 +76,7 @@ class Settings:
             known=self.known,
             past=self.past,
             available=self.available,
+            censored=self.censored,
             fill=self.fill,
             align_end=self.align_end,
             id="|".join(listed(self.id, "id")),
@@ -487,6 +490,7 @@ class Understood:
             past=s.past,
             static=self.static,
             available=s.available,
+            censored=s.censored,
             fill=s.fill,
             future=self.future,
             align_end=s.align_end,
