@@ -58,9 +58,8 @@ def network(panel=None, **settings):
 def in_double(batch):
     "The same windows in double precision."
     rows = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    return type(batch)(
-        **{n: x.double() if x.is_floating_point() else x for n, x in rows.items()}
-    )
+    number = {n: x for n, x in rows.items() if x is not None and x.is_floating_point()}
+    return dataclasses.replace(batch, **{n: x.double() for n, x in number.items()})
 
 
 # --- the two attentions

@@ -4,6 +4,7 @@ In memory and on the disk, and never another series or the future.
 """
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -391,6 +392,8 @@ def test_a_panel_larger_than_the_memory_limit_trains(tmp_path):
     p.save(tmp_path / "p")
     out = subprocess.run(
         [sys.executable, "-c", LARGER, tmp_path / "p", "50"],
+        # each thread has a heap of its own
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
     )

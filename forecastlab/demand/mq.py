@@ -184,7 +184,9 @@ class GridHead(nn.Module):
         below, above = F.softplus(raw[..., :middle]), F.softplus(raw[..., middle + 1 :])
         steps = torch.cat([below, raw[..., middle : middle + 1], above], -1)
         q = steps @ self.table.T
-        return dict(values=positive(q) if self.link == "log" else q)
+        q = positive(q) if self.link == "log" else q
+        # far from 0 a rounding is more than a small step
+        return dict(values=q if self.training else q.cummax(-1).values)
 
     @torch.no_grad()
     def begin(
