@@ -256,6 +256,7 @@ def test_mixed_precision_clipping_and_averaging_learn():
     assert mixed < 2 * plain
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_compiled_model_learns_the_same():
     plain = fit(net(0.0), draw, loss, Training(steps=20, **QUIET)).losses
@@ -334,6 +335,7 @@ def test_early_stopping_without_a_score_is_refused():
         )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_with_dropout_resume_bit_for_bit(tmp_path):
     """Each process draws masks of its own, seeded by step and rank, so a killed run

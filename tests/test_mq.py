@@ -402,6 +402,7 @@ def test_a_panel_on_disk_gives_the_same_forecast(tmp_path):
     assert np.array_equal(q(a.predict()), q(b.predict()))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
     code = """

@@ -789,6 +789,7 @@ def test_a_work_folder_of_another_training_is_refused(tmp_path):
         train()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """Data-parallel over gloo.
