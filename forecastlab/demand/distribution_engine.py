@@ -29,7 +29,7 @@ from ..core.frequency import recent_of, season_for, season_of
 from ..core.panel import Panel, checked_panel
 from .router import CLASSES, demand_classes
 from .seasonal_profile import MultipliedForecaster
-from .textbook import count_unit
+from .textbook import count_unit, to_units
 
 # %% ../../nbs/demand/18_distribution_engine.ipynb #engine-traits
 class Traits(NamedTuple):
@@ -427,9 +427,7 @@ def in_units(
     below: np.ndarray,  # (row,) bool: may fall below 0
 ) -> np.ndarray:  # (row, level)
     "Whole units where counted, and at least 0 unless the series fell below it."
-    q = np.where(below[:, None], q, q.clip(0))
-    one = np.where(unit > 0, unit, 1.0)[:, None]
-    return np.where(unit[:, None] > 0, np.ceil(q / one - 0.5).clip(0) * one, q)
+    return to_units(np.where(below[:, None], q, q.clip(0)), unit)
 
 
 def best_blend(

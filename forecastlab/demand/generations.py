@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GENERATIONS', 'SEVERAL', 'Generation', 'seasonal_naive', 'patchwork', 'with_season', 'with_price', 'with_engine',
-           'pooled_forest', 'quantile_forest', 'feed_forward', 'recurrent_point', 'recurrent_distribution', 'mq_rnn',
-           'mq_cnn', 'mq_transformer', 'all_together', 'chosen_generations', 'Outcome', 'outcome_of', 'refused_outcome',
+           'pooled_forest', 'quantile_forest', 'feed_forward', 'recurrent_point', 'recurrent_distribution',
+           'mq_network', 'all_together', 'chosen_generations', 'Outcome', 'outcome_of', 'refused_outcome',
            'outcome_file', 'write_outcome', 'read_outcome', 'with_memory', 'run_generation', 'promoted_rows',
            'rows_after', 'Slices', 'slices_of', 'at_steps', 'demand_slices', 'scored_part', 'generation_table',
            'revisions_of', 'slice_table', 'scaled_table', 'gain_of', 'gain_table', 'spoken_gain', 'verdict',
@@ -17,6 +17,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,43 +171,18 @@ def recurrent_distribution(
     return RecurrentForecaster(horizon, head="student", training=how)
 
 
-def mq_rnn(
-    horizon: int,  # steps ahead
-    season: int,  # rows in a season; 1: none
-    panel: Panel,  # to be forecast
-    seed: int,  # of what is drawn
-) -> Forecaster:
-    "All quantiles of all steps at once, from a recurrent network."
-    from forecastlab.demand.mq import MQRNN
+def mq_network(
+    module: str,  # below `forecastlab.demand`
+    name: str,  # of the class
+) -> Callable[[int, int, Panel, int], Forecaster]:  # a maker
+    "A maker of a network of the MQ family, with its defaults."
 
-    quiet = dict(progress=False, seed=seed)
-    return MQRNN(horizon, season=season, training=quiet)
+    def made(horizon: int, season: int, panel: Panel, seed: int) -> Forecaster:
+        kind = getattr(import_module(f"forecastlab.demand.{module}"), name)
+        quiet = dict(progress=False, seed=seed)
+        return kind(horizon, season=season, training=quiet)
 
-
-def mq_cnn(
-    horizon: int,  # steps ahead
-    season: int,  # rows in a season; 1: none
-    panel: Panel,  # to be forecast
-    seed: int,  # of what is drawn
-) -> Forecaster:
-    "The same, from dilated convolutions."
-    from forecastlab.demand.mq import MQCNN
-
-    quiet = dict(progress=False, seed=seed)
-    return MQCNN(horizon, season=season, training=quiet)
-
-
-def mq_transformer(
-    horizon: int,  # steps ahead
-    season: int,  # rows in a season; 1: none
-    panel: Panel,  # to be forecast
-    seed: int,  # of what is drawn
-) -> Forecaster:
-    "Each step looks back at the weeks that were like it."
-    from forecastlab.demand.mqtransformer import MQTransformer
-
-    quiet = dict(progress=False, seed=seed)
-    return MQTransformer(horizon, season=season, training=quiet)
+    return made
 
 
 def all_together(
@@ -264,13 +240,23 @@ _LINE = (
         "the same for a distribution, drawn step by step",
         recurrent_distribution,
     ),
-    Generation("MQRNN", "2017", "one network for all quantiles and steps", mq_rnn),
-    Generation("MQCNN", "2017", "convolutions that look further back", mq_cnn),
+    Generation(
+        "MQRNN",
+        "2017",
+        "one network for all quantiles and steps",
+        mq_network("mq", "MQRNN"),
+    ),
+    Generation(
+        "MQCNN",
+        "2017",
+        "convolutions that look further back",
+        mq_network("mq", "MQCNN"),
+    ),
     Generation(
         "MQTransformer",
         "2020",
         "each step looks back at weeks like its own",
-        mq_transformer,
+        mq_network("mqtransformer", "MQTransformer"),
     ),
     Generation("AutoForecaster", "today", "the average of the lab's own", all_together),
 )

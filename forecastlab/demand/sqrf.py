@@ -29,7 +29,7 @@ from .design import checked_groups, drawn_samples, latest_samples
 from .design import some_samples, target_at
 from .forest import SparseQuantileForest
 from .launch import first_sale
-from .textbook import count_unit
+from .textbook import count_unit, to_units
 
 # %% ../../nbs/demand/36_sqrf.ipynb #learning_samples
 def learning_samples(
@@ -493,9 +493,7 @@ def in_units(
     "Whole units where a history is counted (see `count_unit`)."
     histories = [panel.history(s) for s in range(len(panel))]
     unit = np.array([count_unit(y) if np.isfinite(y).any() else 0 for y in histories])
-    one = np.where(unit > 0, unit, 1.0)[:, None, None]
-    counts = np.ceil(q / one - 0.5).clip(0)
-    return np.where((unit > 0)[:, None, None], counts * one, q)
+    return to_units(q, unit)
 
 
 def refuse_other_columns(

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['masked_quantiles', 'TextbookForecaster', 'EmpiricalQuantiles', 'SeasonalNaive', 'count_quantiles', 'amount_quantiles',
-           'count_unit', 'CrostonSBA', 'tsb_rates', 'TSB', 'PooledClimatology', 'normal_within', 'capped_tails',
-           'quantiles_of_moments', 'SmoothingForecaster', 'has_season', 'AutoETS', 'AutoTheta', 'AutoARIMA']
+           'count_unit', 'to_units', 'CrostonSBA', 'tsb_rates', 'TSB', 'PooledClimatology', 'normal_within',
+           'capped_tails', 'quantiles_of_moments', 'SmoothingForecaster', 'has_season', 'AutoETS', 'AutoTheta',
+           'AutoARIMA']
 
 # %% ../../nbs/demand/10_textbook.ipynb #a642431d
 import os
@@ -322,14 +323,15 @@ def count_unit(
     return float(parts[fits & few].max(initial=0.0))
 
 
-def _to_units(
-    q: np.ndarray,  # (k, h, level) quantiles of quantities between counts
-    unit: np.ndarray,  # (k,) in which a series is counted; 0: it is not
-) -> np.ndarray:  # (k, h, level)
+def to_units(
+    q: np.ndarray,  # (row, ..., level) quantiles of quantities between counts
+    unit: np.ndarray,  # (row,) in which it is counted; 0: it is not
+) -> np.ndarray:  # (row, ..., level)
     "The smallest count whose upper half unit reaches a quantile, where counted."
-    one = np.where(unit > 0, unit, 1.0)[:, None, None]
+    unit = unit.reshape(-1, *[1] * (q.ndim - 1))
+    one = np.where(unit > 0, unit, 1.0)
     counts = np.ceil(q / one - 0.5).clip(0)
-    return np.where((unit > 0)[:, None, None], counts * one, q)
+    return np.where(unit > 0, counts * one, q)
 
 # %% ../../nbs/demand/10_textbook.ipynb #_carried
 def _carried(history: np.ndarray) -> np.ndarray:
@@ -587,7 +589,7 @@ class PooledClimatology(TextbookForecaster):
         own = masked_quantiles(y, self.levels)[:, None]
         q = own_weight * own + (1 - own_weight) * pooled
         unit = np.array([count_unit(panel.history(s)) for s in series])
-        return _to_units(q, unit).astype(np.float32)
+        return to_units(q, unit).astype(np.float32)
 
     def _state(self) -> tuple[dict, dict[str, torch.Tensor]]:
         note, tensors = super()._state()
@@ -652,7 +654,7 @@ def quantiles_of_moments(
     mean = np.asarray(mean, float)
     deviation = np.asarray(deviation, float)
     q = mean[..., None] + deviation[..., None] * special.ndtri(np.asarray(levels))
-    made = _to_units(q, unit).astype(np.float32)
+    made = to_units(q, unit).astype(np.float32)
     above = np.maximum(mean, deviation / 10)
     one = np.where(unit > 0, unit, 1.0)[:, None] + 0 * mean
     ratio = (deviation / one) ** 2 / np.maximum(above / one, 1e-300)
